@@ -1,0 +1,51 @@
+# The one door. `make` lists what there is; every recipe hands over to a script that can be read.
+STACK ?= dev
+export STACK YES CONFIRM ARGS SERVICE
+
+RUN := @sh operations/bootstrap.sh
+
+.DEFAULT_GOAL := help
+.PHONY: help up preview down destroy status logs open url env client doctor test check lock
+
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@echo "  STACK=dev|staging|prod (now: $(STACK))  YES=1 answers what deletes nothing  ARGS= goes to pulumi"
+
+up: ## check, plan, deploy, print the URL
+	$(RUN) up
+
+preview: ## what `make up` would change
+	$(RUN) preview
+
+down: ## stop it, keep the data
+	$(RUN) down
+
+destroy: ## delete it with all its data; asks for the stack's name (CONFIRM=)
+	$(RUN) destroy
+
+status: ## what runs, how it is, where
+	$(RUN) status
+
+logs: ## the last lines of every service, or all of SERVICE=
+	$(RUN) logs
+
+open: ## open it in the browser
+	$(RUN) open
+
+url: ## print the URL alone
+	$(RUN) url
+
+env: ## exports for plain pulumi: eval "$$(make -s env)"
+	$(RUN) env
+
+client: ## exports for MLflow's client: eval "$$(make -s client)"
+	$(RUN) client
+
+doctor: ## say what is wrong and what to type
+	$(RUN) doctor
+
+test: ## install, lint, check types, run every test that this machine can run
+	$(RUN) check
+
+lock: ## resolve the locked requirements again
+	@sh operations/lock.sh

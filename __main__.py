@@ -1,0 +1,40 @@
+"""MLflow on Docker: read the settings, check the host, wire the services, say where they are."""
+
+import pulumi
+
+from components import preconditions
+from components.daemon import Daemon, resolve_host
+from components.images import Images
+from components.minio import Minio
+from components.mlflow import Mlflow
+from components.networks import Networks
+from components.platform import Platform
+from components.postgres import Postgres
+from config import StackConfig
+
+config = StackConfig.load()
+daemon = Daemon(resolve_host(pulumi.Config("docker").get("host")))
+preconditions.require(daemon, postgres_major=config.postgres_major, traefik=config.traefik)
+
+platform = Platform(
+    daemon=daemon,
+    images=Images("images", config.images),
+    networks=Networks("networks", config.traefik, with_access=config.publishes_data),
+    protect_data=config.protect_data,
+)
+postgres = Postgres("postgres", config.postgres, platform=platform, major=config.postgres_major)
+minio = Minio("minio", config.object_store, platform=platform)
+mlflow = Mlflow(
+    "mlflow",
+    config.server,
+    platform=platform,
+    base=config.images.python,
+    database=postgres,
+    artifacts=minio,
+    route=config.route,
+)
+
+pulumi.export("url", mlflow.url)
+credentials = [*postgres.credentials, *minio.credentials, *mlflow.credentials]
+pulumi.export("credentials", {credential.key: credential.value for credential in credentials})
+pulumi.export("unsaved_credentials", [credential.key for credential in credentials if not credential.configured])

@@ -1,0 +1,52 @@
+#!/bin/sh
+# Makes the bucket and the identity that may use it, and proves that nobody else may. Runs to its end each time that
+# anything about it changes: every step may find its work done. Environment: ENDPOINT, BUCKET, MC_CONFIG_DIR.
+set -eu
+
+CONFIG=${CONFIG:-/run/config}
+SECRETS=${SECRETS:-/run/secrets}
+
+# Says what is wrong on stderr and ends. usage: die "what is wrong"
+die() {
+    echo "bootstrap: $*" >&2
+    exit 1
+}
+
+# mc writes into its configuration folder, and the secret is read-only.
+use_root_credentials() {
+    mkdir -p "$MC_CONFIG_DIR"
+    cp "$SECRETS/mc-config.json" "$MC_CONFIG_DIR/config.json"
+}
+
+# A root password file that MinIO did not find leaves it open to all the world.
+refuse_default_credentials() {
+    if MC_HOST_default="http://minioadmin:minioadmin@${ENDPOINT#http://}" mc --quiet ls default >/dev/null 2>&1; then
+        die "the object store accepts minioadmin:minioadmin: it started without its secrets. Run 'make up' again."
+    fi
+}
+
+make_bucket() {
+    mc --quiet mb --ignore-existing "store/$BUCKET"
+    mc --quiet anonymous set none "store/$BUCKET"
+}
+
+# The secret key comes through stdin: an argument would be in the process list.
+make_identity() {
+    mc --quiet admin policy create store mlflow "$CONFIG/mlflow-policy.json"
+    printf '%s\n%s\n' mlflow "$(cat "$SECRETS/mlflow-secret-key")" | mc --quiet admin user add store
+    attached=$(mc --json admin user info store mlflow)
+    case "$attached" in
+    *'"policyName":"mlflow"'*) ;;
+    *) mc --quiet admin policy attach store mlflow --user mlflow ;;
+    esac
+}
+
+main() {
+    use_root_credentials
+    refuse_default_credentials
+    make_bucket
+    make_identity
+    echo "bucket $BUCKET and identity mlflow are ready"
+}
+
+main "$@"

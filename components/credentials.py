@@ -1,0 +1,62 @@
+"""Every secret: generated here, overridden by the stack's config, handed on as the content of a file.
+
+A credential guards a service (a password; any new value will do, since the services follow their files at every
+start). A data key opens data at rest (only the old value will do). Both are made the same way; what differs is
+told by `Credential.kind`, and who may change it by docs/operations.md.
+"""
+
+import base64
+from typing import Literal
+
+import pulumi
+import pulumi_random as random
+
+LENGTH = 32
+"""Characters of A-Z, a-z and 0-9: 190 bits, and nothing that a URL, a shell or an ini file would want escaped."""
+
+
+class Credential(pulumi.ComponentResource):
+    """One secret value, under one name in the stack's config."""
+
+    key: str
+    """Its name in the config: `pulumi config set --secret <key>`."""
+    value: pulumi.Output[str]
+    """The configured value, or else the generated one. Always secret."""
+    configured: bool
+    """Whether the value came from the config. If not, losing the state would lose it."""
+
+    def __init__(
+        self,
+        name: str,
+        key: str,
+        *,
+        kind: Literal["password", "data key"] = "password",
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        """Generate a value, and prefer the configured one.
+
+        The generator is registered even where the config has a value: a resource that comes and goes with a setting
+        would leave "1 to delete" in the plan that follows the write-back.
+        """
+        super().__init__("mlflow:components:Credential", name, None, opts)
+        generated = random.RandomPassword(
+            name,
+            length=LENGTH,
+            special=False,
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                # Any of these would make a new password behind the back of the service that has the old one.
+                ignore_changes=["length", "special", "overrideSpecial", "keepers"],
+            ),
+        )
+        configured = pulumi.Config("mlflow").get_secret(key)
+        self.key = key
+        self.kind = kind
+        self.configured = configured is not None
+        self.value = pulumi.Output.secret(generated.result if configured is None else configured)
+        self.register_outputs({"key": key})
+
+
+def fernet_key(value: str) -> str:
+    """Return the Fernet key of a 32-character secret: its bytes in URL-safe base64."""
+    return base64.urlsafe_b64encode(value.encode()).decode()

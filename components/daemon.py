@@ -1,0 +1,151 @@
+"""What this project asks the Docker daemon itself, beside what the Pulumi provider does.
+
+The provider creates containers; whether they work, it does not say. The questions here are asked at `up` only:
+a preview never needs the daemon for anything but the provider's own greeting.
+"""
+
+import json
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.errors import APIError, DockerException, NotFound
+
+DEFAULT_HOST = "unix:///var/run/docker.sock"
+REQUEST_TIMEOUT_SECONDS = 30
+_clients = threading.local()
+
+
+def resolve_host(configured: str | None = None) -> str:
+    """Return the address of the Docker daemon.
+
+    In the order of the Docker command line, the stack's own setting first: `docker:host`, `DOCKER_HOST`,
+    `DOCKER_CONTEXT`, the context that `docker context use` chose, the local socket.
+    """
+    return configured or os.environ.get("DOCKER_HOST") or _context_host() or DEFAULT_HOST
+
+
+def _context_host() -> str | None:
+    folder = Path(os.environ.get("DOCKER_CONFIG", Path.home() / ".docker"))
+    try:
+        chosen = os.environ.get("DOCKER_CONTEXT") or json.loads((folder / "config.json").read_text()).get(
+            "currentContext"
+        )
+    except (OSError, ValueError):
+        return None
+    if chosen in (None, "", "default"):
+        return None
+    for path in folder.glob("contexts/meta/*/meta.json"):
+        meta = json.loads(path.read_text())
+        if meta.get("Name") == chosen:
+            host = meta["Endpoints"]["docker"].get("Host")
+            return str(host) if host else None
+    return None
+
+
+@dataclass(frozen=True)
+class State:
+    """A container at one moment."""
+
+    running: bool
+    status: str
+    exit_code: int
+    started_at: str
+    restarts: int
+    oom_killed: bool
+    error: str
+
+
+class Daemon:
+    """The Docker daemon at one address. Safe to use from several threads: each has a connection of its own."""
+
+    def __init__(self, host: str) -> None:
+        """Remember the address; the first question connects."""
+        self.host = host
+
+    @property
+    def api(self) -> docker.APIClient:
+        """The connection of this thread; raises `DockerException` where no daemon answers."""
+        client: docker.APIClient | None = getattr(_clients, "by_host", {}).get(self.host)
+        if client is None:
+            client = docker.APIClient(
+                base_url=self.host,
+                version="auto",
+                timeout=REQUEST_TIMEOUT_SECONDS,
+                use_ssh_client=self.host.startswith("ssh://"),
+            )
+            _clients.by_host = {**getattr(_clients, "by_host", {}), self.host: client}
+        return client
+
+    def inspect(self, container: str) -> dict[str, Any] | None:
+        """Return all that Docker knows of a container, by id or name, or None if there is no such container."""
+        try:
+            found: dict[str, Any] = self.api.inspect_container(container)
+        except NotFound:
+            return None
+        return found
+
+    def state(self, container: str) -> State | None:
+        """Return the state of a container by id or name, or None if there is no such container."""
+        found = self.inspect(container)
+        if found is None:
+            return None
+        state = found["State"]
+        return State(
+            running=state["Running"] and not state["Restarting"],
+            status=state["Status"],
+            exit_code=state["ExitCode"],
+            started_at=state["StartedAt"],
+            restarts=found["RestartCount"],
+            oom_killed=state["OOMKilled"],
+            error=state["Error"],
+        )
+
+    def run(self, container: str, command: list[str]) -> tuple[int, str]:
+        """Run a command in a container and return its exit code and what it printed; (126, reason) if it cannot."""
+        try:
+            created = self.api.exec_create(container, command)
+            output = self.api.exec_start(created["Id"])
+            return self.api.exec_inspect(created["Id"])["ExitCode"] or 0, output.decode(errors="replace").strip()
+        except (APIError, NotFound) as error:
+            return 126, str(error)
+
+    def logs(self, container: str, lines: int = 15) -> str:
+        """Return the last lines that a container printed, or nothing if it is gone."""
+        try:
+            return str(self.api.logs(container, tail=lines).decode(errors="replace")).rstrip()
+        except (APIError, NotFound):
+            return ""
+
+    def start(self, container: str) -> None:
+        """Start an existing container once more."""
+        self.api.start(container)
+
+    def networks(self) -> set[str]:
+        """Return the names of all networks."""
+        return {network["Name"] for network in self.api.networks()}
+
+    def volumes(self) -> set[str]:
+        """Return the names of all volumes."""
+        return {volume["Name"] for volume in self.api.volumes()["Volumes"] or []}
+
+    def has_image(self, name: str) -> bool:
+        """Whether an image of this name is on the host."""
+        try:
+            self.api.inspect_image(name)
+        except NotFound:
+            return False
+        return True
+
+    def pull(self, name: str) -> str | None:
+        """Pull an image; return why it could not be had, or None."""
+        try:
+            for event in self.api.pull(name, stream=True, decode=True):
+                if "error" in event:
+                    return str(event["error"])
+        except (APIError, DockerException) as error:
+            return str(getattr(error, "explanation", None) or error)
+        return None

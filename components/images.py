@@ -1,0 +1,106 @@
+"""Every image that is deployed or built on, in one place."""
+
+from typing import Any
+
+import pulumi
+import pulumi_docker as docker
+from pydantic import Field, model_validator
+
+from components.settings import NO_DIGEST, Digest, ImageName, Settings
+
+
+class Image(Settings):
+    """A container image: where it is, and exactly which one it is."""
+
+    ref: ImageName = Field(description="Registry, repository and tag. Point it at a mirror where there is one.")
+    digest: Digest = Field(
+        default=NO_DIGEST,
+        description="The manifest digest, looked up by `make pin`. With `none` the tag decides, and an image of this"
+        " name that is already on the host is used as it is: a local build, or one that was loaded from a file.",
+    )
+
+    @property
+    def name(self) -> str:
+        """What Docker is asked for: with the digest, if there is one."""
+        return self.ref if self.digest == NO_DIGEST else f"{self.ref}@{self.digest}"
+
+
+DEFAULTS = {
+    "postgres": {"ref": "docker.io/library/postgres:18.6"},
+    # MinIO's own images were deleted in September 2026; this is its maintained fork. See docs/adr/0001-minio-fork.md.
+    "minio": {
+        "ref": "docker.io/pgsty/silo:RELEASE.2026-09-16T00-00-00Z",
+        "digest": "sha256:635197cb9f36d01bee221d34d1c7d7960f6a95c48b0b6c01d99cd13bdae51a46",
+    },
+    "minioClient": {
+        "ref": "docker.io/pgsty/mc:RELEASE.2026-09-16T00-00-00Z",
+        "digest": "sha256:cfc83108c3abb371f8fb84d99c1fdc88f8c237e022409b0081fb7c0a3be634dd",
+    },
+    "python": {"ref": "docker.io/library/python:3.13-slim-trixie"},
+}
+
+
+def _completed(key: str, typed: dict[str, Any]) -> dict[str, Any]:
+    """Fill in what was not typed. The digest of another tag is another image's, so it does not come along."""
+    default = DEFAULTS.get(key, {})
+    ref = typed.get("ref", default.get("ref"))
+    same_tag = str(ref).rpartition(":")[2] == default.get("ref", "").rpartition(":")[2]
+    return {**(default if same_tag else {}), **typed}
+
+
+class ImagesSettings(Settings):
+    """What an operator may set under `mlflow:images`.
+
+    A mirror of the default needs its `ref` only and keeps the digest; another tag has no digest until one is given.
+    """
+
+    postgres: Image = Field(default=Image(**DEFAULTS["postgres"]), description="The database.")
+    minio: Image = Field(default=Image(**DEFAULTS["minio"]), description="The object store.")
+    minio_client: Image = Field(default=Image(**DEFAULTS["minioClient"]), description="Its bucket and identities job.")
+    python: Image = Field(default=Image(**DEFAULTS["python"]), description="What the MLflow image is built on.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_what_is_not_named(cls, values: Any) -> Any:  # noqa: ANN401 - pydantic hands over whatever was typed
+        if not isinstance(values, dict):
+            return values
+        return {
+            key: _completed(key, value) if isinstance(value, dict) else value for key, value in values.items()
+        }
+
+    def pulled(self) -> list[Image]:
+        """Every image that must be on the host before anything is deployed."""
+        return [self.postgres, self.minio, self.minio_client, self.python]
+
+
+class Images(pulumi.ComponentResource):
+    """The images that are pulled, by the ids that they have on the host.
+
+    A container takes the id: the same tag with other bytes replaces it, and a tag that moved cannot hide. An image
+    that is on the host under the asked name is not pulled again.
+    """
+
+    postgres: pulumi.Output[str]
+    """Id of the database's image."""
+    minio: pulumi.Output[str]
+    """Id of the object store's image."""
+    minio_client: pulumi.Output[str]
+    """Id of the object store's client's image."""
+
+    def __init__(self, name: str, settings: ImagesSettings, *, opts: pulumi.ResourceOptions | None = None) -> None:
+        """Register one `RemoteImage` for each image that is not built here."""
+        super().__init__("mlflow:components:Images", name, None, opts)
+        self.postgres = self._pull("postgres", settings.postgres)
+        self.minio = self._pull("minio", settings.minio)
+        self.minio_client = self._pull("minio-client", settings.minio_client)
+        self.register_outputs({"postgres": self.postgres, "minio": self.minio, "minio_client": self.minio_client})
+
+    def _pull(self, name: str, image: Image) -> pulumi.Output[str]:
+        pulled = docker.RemoteImage(
+            f"{name}-image",
+            name=image.name,
+            # Other stacks and other people use the same image; deleting it is theirs to decide.
+            keep_locally=True,
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        return pulled.image_id

@@ -1,0 +1,207 @@
+"""MinIO: the artifacts. Runs its maintained fork; see docs/adr/0001-minio-fork.md."""
+
+import json
+from pathlib import Path
+
+import pulumi
+import pulumi_docker as docker
+from pydantic import Field
+
+from components import names
+from components.credentials import Credential
+from components.platform import Platform
+from components.runtime import Files, HealthCheck, Job, Limits, Publish, Service, Workload
+from components.settings import Bucket, Cpus, Port, Settings
+
+PORT = 9000
+CONSOLE_PORT = 9001
+ROOT_USER = "mlflow-admin"
+USER = "mlflow"
+REGION = "us-east-1"
+"""What MinIO calls itself, and what a client must sign for."""
+ASSETS = Path(__file__).parent.parent / "assets" / "minio"
+
+
+class ObjectStoreSettings(Settings):
+    """What an operator may set under `mlflow:objectStore`."""
+
+    memory_mb: int = Field(default=1024, ge=512, le=1_048_576, description="Memory limit.")
+    cpus: Cpus = Field(default=1.0, description="Processors that it may use.")
+    bucket: Bucket = Field(
+        default="mlflow",
+        description="Where the artifacts are. Choose it before the first run: experiments remember their place.",
+    )
+    console_port: Port | None = Field(
+        default=None, description="Publish MinIO's console on this port of the host's loopback address."
+    )
+
+
+class Minio(pulumi.ComponentResource):
+    """One MinIO server with one bucket, on the internal network. Stateful.
+
+    Runs as root without a single capability: its image declares the data volume without an owner, so no other user
+    could write to a new one.
+    """
+
+    service: Service
+    """The server."""
+    bucket: str
+    """Where the artifacts are."""
+    ready: pulumi.Output[docker.Container]
+    """Once the bucket and its identities are there."""
+    credentials: list[Credential]
+    """What guards it."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: ObjectStoreSettings,
+        *,
+        platform: Platform,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        """Run the server, and the job that makes its bucket and the identity that may use it."""
+        super().__init__("mlflow:components:Minio", name, None, opts)
+        child = pulumi.ResourceOptions(parent=self)
+        self.bucket = settings.bucket
+        self.root_password = Credential(f"{name}-root-password", "minioRootPassword", opts=child)
+        self.password = Credential(f"{name}-password", "minioPassword", opts=child)
+        data = docker.Volume(
+            f"{name}-data",
+            name=names.minio_volume(pulumi.get_stack()),
+            opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True, protect=platform.protect_data),
+        )
+        with_console = settings.console_port is not None
+        self.service = Service(
+            name,
+            Workload(
+                image=platform.images.minio,
+                limits=Limits(memory_mb=settings.memory_mb, cpus=settings.cpus),
+                networks=platform.networks.backend_and(published=with_console),
+                entrypoint=["/usr/bin/silo"],
+                command=["server", "/data", "--console-address", f":{CONSOLE_PORT}"],
+                env={
+                    # Looked up in /run/secrets. A file that is missing is silently ignored, and the server starts
+                    # with minioadmin:minioadmin: the bootstrap job makes sure that it did not.
+                    "MINIO_ROOT_USER_FILE": "root-user",
+                    "MINIO_ROOT_PASSWORD_FILE": "root-password",
+                    "MINIO_BROWSER": "on" if with_console else "off",
+                    "MINIO_UPDATE": "off",
+                    "HOME": "/tmp",  # noqa: S108 - inside the container
+                    # Collect garbage before the kernel kills.
+                    "GOMEMLIMIT": f"{settings.memory_mb * 9 // 10}MiB",
+                },
+                files=[
+                    Files(
+                        f"{name}-secrets",
+                        "/run/secrets",
+                        {"root-user": ROOT_USER, "root-password": self.root_password.value},
+                        image=platform.images.minio,
+                        opts=child,
+                    )
+                ],
+                data={"/data": data.name},
+                tmpfs={"/tmp": "size=64m,mode=1777"},  # noqa: S108 - inside the container
+                user="0:0",
+            ),
+            HealthCheck(
+                # The other two answer before objects can be read or written.
+                command=["curl", "-fsS", "-o", "/dev/null", f"http://127.0.0.1:{PORT}/minio/health/cluster"],
+            ),
+            platform=platform,
+            grace_s=30,
+            publish=[Publish(port=settings.console_port, target=CONSOLE_PORT)] if settings.console_port else [],
+            opts=child,
+        )
+        bootstrap = Job(
+            f"{name}-bootstrap",
+            Workload(
+                image=platform.images.minio_client,
+                limits=Limits(memory_mb=256, cpus=1.0),
+                networks=[platform.networks.backend],
+                entrypoint=["sh", "/run/config/bootstrap.sh"],
+                env={"ENDPOINT": self.endpoint, "BUCKET": self.bucket, "MC_CONFIG_DIR": "/tmp/mc"},  # noqa: S108
+                files=[
+                    Files(
+                        f"{name}-bootstrap-secrets",
+                        "/run/secrets",
+                        {"mc-config.json": self._client_config(), "mlflow-secret-key": self.password.value},
+                        image=platform.images.minio_client,
+                        opts=child,
+                    ),
+                    Files(
+                        f"{name}-bootstrap-config",
+                        "/run/config",
+                        {
+                            "bootstrap.sh": (ASSETS / "bootstrap.sh").read_text(),
+                            "mlflow-policy.json": json.dumps(policy(self.bucket), indent=2),
+                        },
+                        image=platform.images.minio_client,
+                        opts=child,
+                    ),
+                ],
+                tmpfs={"/tmp": "size=16m,mode=1777"},  # noqa: S108 - inside the container
+                user="0:0",
+            ),
+            platform=platform,
+            after=[self.service.ready],
+            opts=child,
+        )
+        self.ready = bootstrap.done
+        self.credentials = [self.root_password, self.password]
+        self.register_outputs({"endpoint": self.endpoint, "bucket": self.bucket, "volume": data.name})
+
+    @property
+    def endpoint(self) -> str:
+        """URL of the S3 API, on the internal network."""
+        return f"http://{self.service.host}:{PORT}"
+
+    @property
+    def credentials_file(self) -> pulumi.Output[str]:
+        """The AWS credentials file of the identity that may use the bucket, and nothing else. Secret."""
+        return pulumi.Output.concat(
+            f"[default]\naws_access_key_id = {USER}\naws_secret_access_key = ", self.password.value, "\n"
+        )
+
+    def _client_config(self) -> pulumi.Output[str]:
+        """Return the configuration of `mc`, which would otherwise want the root password in its environment."""
+        return pulumi.Output.json_dumps(
+            {
+                "version": "10",
+                "aliases": {
+                    "store": {
+                        "url": self.endpoint,
+                        "accessKey": ROOT_USER,
+                        "secretKey": self.root_password.value,
+                        "api": "S3v4",
+                        "path": "on",
+                    }
+                },
+            }
+        )
+
+
+def policy(bucket: str) -> dict[str, object]:
+    """Return what MLflow may do: use its bucket. Not make another, nor see one, nor meet the administrator."""
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Action": ["s3:GetBucketLocation", "s3:ListBucket", "s3:ListBucketMultipartUploads"],
+                # Without the bucket itself beside its objects, a newer release refuses bucket-level calls.
+                "Resource": [f"arn:aws:s3:::{bucket}"],
+            },
+            {
+                "Effect": "Allow",
+                "Action": [
+                    "s3:AbortMultipartUpload",
+                    "s3:DeleteObject",
+                    "s3:GetObject",
+                    "s3:ListMultipartUploadParts",
+                    "s3:PutObject",
+                ],
+                "Resource": [f"arn:aws:s3:::{bucket}/*"],
+            },
+        ],
+    }

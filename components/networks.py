@@ -1,0 +1,56 @@
+"""The networks: who can talk to whom."""
+
+import pulumi
+import pulumi_docker as docker
+
+from components import names
+from components.traefik import TraefikSettings
+
+
+class Networks(pulumi.ComponentResource):
+    """`backend` has no way out and holds the data; `edge` is where the server meets its proxy.
+
+    A third, `access`, exists only where a person asked to publish a port of a data service: an internal network
+    publishes nothing.
+    """
+
+    backend: pulumi.Output[str]
+    """Id of the internal network of the data services."""
+    edge: pulumi.Output[str]
+    """Id of the network that the server shares with the proxy; its name, where it is somebody else's."""
+    edge_name: pulumi.Output[str]
+    """What Traefik calls it."""
+
+    def __init__(
+        self,
+        name: str,
+        traefik: TraefikSettings,
+        *,
+        with_access: bool,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        """Create the networks of this stack. An existing one is taken by its name, which needs no daemon in a plan."""
+        super().__init__("mlflow:components:Networks", name, None, opts)
+        # Ids: a network that was removed by hand has a new one, and whoever was on it is attached again.
+        self.backend = self._create("backend", internal=True).id
+        if traefik.mode == "existing":
+            self.edge = self.edge_name = pulumi.Output.from_input(traefik.network)
+        else:
+            edge = self._create("edge")
+            self.edge, self.edge_name = edge.id, edge.name
+        self._access = self._create("access").id if with_access else None
+        self.register_outputs({"backend": self.backend, "edge": self.edge})
+
+    def backend_and(self, *, published: bool) -> list[pulumi.Output[str]]:
+        """Return the networks of a data service, with a way to its published port if it has one."""
+        return [self.backend, self._access] if published and self._access else [self.backend]
+
+    def _create(self, service: str, *, internal: bool = False) -> docker.Network:
+        stack = pulumi.get_stack()
+        return docker.Network(
+            service,
+            name=names.physical(stack, service),
+            internal=internal,
+            labels=[{"label": names.STACK_LABEL, "value": stack}],
+            opts=pulumi.ResourceOptions(parent=self),
+        )

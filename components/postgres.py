@@ -1,0 +1,148 @@
+"""Postgres: everything that MLflow knows, but for the artifacts."""
+
+from pathlib import Path
+
+import pulumi
+import pulumi_docker as docker
+from pydantic import Field
+
+from components import names
+from components.credentials import Credential
+from components.platform import Platform
+from components.runtime import Files, HealthCheck, Limits, Publish, Service, Workload
+from components.settings import Cpus, Port, Settings
+
+PORT = 5432
+DATABASE = USER = "mlflow"
+UID = 999
+"""The user `postgres` of the official image's Debian variant. Alpine's is 70, and cannot take over its data."""
+ASSETS = Path(__file__).parent.parent / "assets" / "postgres"
+CRASH_RECOVERY_SECONDS = 600
+
+
+class PostgresSettings(Settings):
+    """What an operator may set under `mlflow:postgres`."""
+
+    memory_mb: int = Field(default=512, ge=256, le=1_048_576, description="Memory limit. A quarter is shared buffers.")
+    cpus: Cpus = Field(default=1.0, description="Processors that it may use.")
+    max_connections: int = Field(
+        default=100, ge=20, le=5000, description="Must cover 15 for each of the server's workers, and 25 beside them."
+    )
+    port: Port | None = Field(
+        default=None, description="Publish Postgres on this port of the host's loopback address, for a person with psql."
+    )
+
+
+class Postgres(pulumi.ComponentResource):
+    """One Postgres server with one database, on the internal network. Stateful.
+
+    Deliberately without a password for its superuser: `postgres` is let in through the socket inside the container
+    only (`docker exec -it mlflow-dev-postgres psql -U postgres`), where the operating system vouches for it.
+    """
+
+    service: Service
+    """The server; clients wait for it to be ready."""
+    credentials: list[Credential]
+    """What guards it."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: PostgresSettings,
+        *,
+        platform: Platform,
+        major: int,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        """Run the server on the data volume of `major`, which is never deleted by Pulumi."""
+        super().__init__("mlflow:components:Postgres", name, None, opts)
+        child = pulumi.ResourceOptions(parent=self)
+        image = platform.images.postgres
+        self.password = Credential(f"{name}-password", "postgresPassword", opts=child)
+        data = docker.Volume(
+            f"{name}-data",
+            name=names.postgres_volume(pulumi.get_stack(), major),
+            opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True, protect=platform.protect_data),
+        )
+        secrets = Files(
+            f"{name}-secrets", "/run/secrets", {"mlflow-password": self.password.value}, image=image, opts=child
+        )
+        config = Files(
+            f"{name}-config",
+            "/run/config",
+            {file.name: file.read_text() for file in sorted(ASSETS.iterdir())},
+            image=image,
+            opts=child,
+        )
+        self.service = Service(
+            name,
+            Workload(
+                image=image,
+                limits=Limits(memory_mb=settings.memory_mb, cpus=settings.cpus),
+                networks=platform.networks.backend_and(published=settings.port is not None),
+                entrypoint=["bash", "/run/config/start.sh"],
+                command=_parameters(settings),
+                files=[secrets, config],
+                data={_mount_point(major): data.name},
+                # Sockets and nothing else: data in a tmpfs would count as memory.
+                tmpfs={
+                    "/tmp": "size=64m,mode=1777",  # noqa: S108 - inside the container
+                    "/var/run/postgresql": f"size=1m,uid={UID},gid={UID},mode=0775",
+                },
+                user=f"{UID}:{UID}",
+                shm_mb=max(64, settings.memory_mb // 4),
+            ),
+            HealthCheck(
+                # By TCP: the server that start.sh runs first listens on the socket only.
+                command=["pg_isready", "-h", "127.0.0.1", "-U", USER, "-d", DATABASE],
+                start_period_s=CRASH_RECOVERY_SECONDS,
+                ready_within_s=CRASH_RECOVERY_SECONDS,
+            ),
+            platform=platform,
+            # A checkpoint of a large cache takes a while; SIGKILL would mean a crash recovery at the next start.
+            grace_s=90,
+            publish=[Publish(port=settings.port, target=PORT)] if settings.port else [],
+            opts=child,
+        )
+        self.credentials = [self.password]
+        self.register_outputs({"uri": self.uri, "volume": data.name})
+
+    @property
+    def uri(self) -> str:
+        """SQLAlchemy URL without a password; that is in `pgpass`.
+
+        The driver is named, since SQLAlchemy 2.1 made another one the default.
+        """
+        return f"postgresql+psycopg2://{USER}@{self.service.host}:{PORT}/{DATABASE}"
+
+    @property
+    def pgpass(self) -> pulumi.Output[str]:
+        """The line of libpq's password file. Secret."""
+        return pulumi.Output.concat(f"{self.service.host}:{PORT}:{DATABASE}:{USER}:", self.password.value, "\n")
+
+
+def _mount_point(major: int) -> str:
+    """Return where the volume goes: the official image moved its data with version 18."""
+    return "/var/lib/postgresql" if major >= 18 else "/var/lib/postgresql/data"  # noqa: PLR2004
+
+
+def _parameters(settings: PostgresSettings) -> list[str]:
+    """Return the server's parameters, from its memory by the rules of thumb of Postgres' own documentation.
+
+    A quarter for shared buffers, three quarters taken to be cache, the rest for sorting; see
+    https://www.postgresql.org/docs/18/runtime-config-resource.html.
+    """
+    memory = settings.memory_mb
+    values = {
+        "listen_addresses": "*",
+        "hba_file": "/run/config/pg_hba.conf",
+        "max_connections": settings.max_connections,
+        "shared_buffers": f"{memory // 4}MB",
+        "effective_cache_size": f"{memory * 3 // 4}MB",
+        "maintenance_work_mem": f"{max(16, memory // 16)}MB",
+        "work_mem": "4MB",
+        "wal_compression": "on",
+        "password_encryption": "scram-sha-256",
+        "log_line_prefix": "%m [%p] %q%u@%d ",
+    }
+    return [argument for key, value in values.items() for argument in ("-c", f"{key}={value}")]

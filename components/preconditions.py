@@ -1,0 +1,35 @@
+"""What must hold on the Docker host before the first change. Asked at `up` only, and all at once."""
+
+import pulumi
+
+from components import names
+from components.daemon import Daemon
+from components.traefik import TraefikSettings
+
+
+def unmet(daemon: Daemon, *, stack: str, postgres_major: int, traefik: TraefikSettings) -> list[str]:
+    """Return what stands in the way, each with what to type."""
+    problems = []
+    if traefik.mode == "existing" and traefik.network not in daemon.networks():
+        problems.append(
+            f"mlflow:traefik.network: there is no Docker network {traefik.network!r}\n"
+            f"    start your Traefik, which owns it, or type: docker network create {traefik.network}"
+        )
+    majors = {major for volume in daemon.volumes() if (major := names.postgres_major(stack, volume)) is not None}
+    if majors and postgres_major not in majors:
+        old = names.postgres_volume(stack, max(majors))
+        problems.append(
+            f"mlflow:images.postgres: version {postgres_major} would start on an empty database: this stack's data "
+            f"are in the volume {old}\n"
+            f"    go back to postgres:{max(majors)}, or move the data first: docs/operations.md#upgrade-postgres"
+        )
+    return problems
+
+
+def require(daemon: Daemon, *, postgres_major: int, traefik: TraefikSettings) -> None:
+    """Raise `RunError` with everything that stands in the way. A plan asks nothing."""
+    if pulumi.runtime.is_dry_run():
+        return
+    problems = unmet(daemon, stack=pulumi.get_stack(), postgres_major=postgres_major, traefik=traefik)
+    if problems:
+        raise pulumi.RunError("nothing was changed\n" + "\n".join(f"  {problem}" for problem in problems))

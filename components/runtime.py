@@ -1,0 +1,368 @@
+"""The one place where containers are made.
+
+A component says what its service needs; what every container owes its host is decided here: no capability that was
+not asked for, no new privileges, a read-only root, limits, rotated logs, a grace period, labels. So is what
+"deployed" means: a `Service` is ready when its own health check says so, a `Job` is done when it exited with 0, and
+`pulumi up` fails, again and again, until that is the case.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import pulumi
+import pulumi_docker as docker
+
+from components import names
+from components.daemon import Daemon, State
+from components.platform import Platform
+
+POLL_SECONDS = 0.5
+JOB_TIMEOUT_SECONDS = 900
+"""A migration of a large database takes minutes; a job that takes longer is said to hang."""
+_program_started = datetime.now(UTC).isoformat()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a container may use at most."""
+
+    memory_mb: int
+    cpus: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealthCheck:
+    """A command that succeeds in the container when the service does what its clients need."""
+
+    command: Sequence[str]
+    interval_s: int = 10
+    timeout_s: int = 5
+    retries: int = 3
+    start_period_s: int = 60
+    ready_within_s: int = 120
+    """How long `up` waits for the first success. Longer where a crash recovery may come first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publish:
+    """A port of the host."""
+
+    port: int
+    target: int
+    address: str = "127.0.0.1"
+
+
+class Files(pulumi.ComponentResource):
+    """Files in a volume of their own, for one consumer.
+
+    Docker cannot upload into a container with a read-only root. So the files are uploaded into the volume through a
+    container that never starts: it needs nothing but an image, and no program in it. They are root's, mode 0444, in
+    a volume that nobody but the consumer mounts.
+    """
+
+    volume: pulumi.Output[str]
+    """Name of the volume."""
+    path: str
+    """Where the consumer finds it."""
+    writer: docker.Container
+    """Is replaced when a file changes; whoever read the files must be replaced with it."""
+
+    def __init__(
+        self,
+        name: str,
+        path: str,
+        contents: Mapping[str, pulumi.Input[str]],
+        *,
+        image: pulumi.Input[str],
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        """Write `contents`, file name to content, into a new volume to be mounted at `path`."""
+        super().__init__("mlflow:runtime:Files", name, None, opts)
+        stack = pulumi.get_stack()
+        physical = names.physical(stack, name)
+        volume = docker.Volume(
+            name,
+            name=physical,
+            labels=[{"label": names.STACK_LABEL, "value": stack}],
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        self.path = path
+        self.volume = volume.name
+        self.writer = docker.Container(
+            f"{name}-writer",
+            name=physical,
+            image=image,
+            # Never started, so never given anything else: only the daemon writes through it.
+            start=False,
+            must_run=False,
+            network_mode="none",
+            volumes=[{"volume_name": volume.name, "container_path": path}],
+            uploads=[
+                {"file": f"{path}/{file}", "content": content, "permissions": "0444"}
+                for file, content in sorted(contents.items())
+            ],
+            labels=_labels(stack, name, "files"),
+            opts=pulumi.ResourceOptions(parent=self, delete_before_replace=True),
+        )
+        self.register_outputs({"volume": self.volume})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What a container needs. Everything else is the same for all."""
+
+    image: pulumi.Input[str]
+    limits: Limits
+    networks: Sequence[pulumi.Input[str]]
+    entrypoint: Sequence[str] | None = None
+    command: Sequence[str] | None = None
+    env: Mapping[str, pulumi.Input[str]] = field(default_factory=dict)
+    """Never a secret: those are files."""
+    files: Sequence[Files] = ()
+    data: Mapping[str, pulumi.Input[str]] = field(default_factory=dict)
+    """Path to volume name."""
+    tmpfs: Mapping[str, str] = field(default_factory=dict)
+    """Path to mount options. Counts as memory of the container."""
+    user: str | None = None
+    capabilities: Sequence[str] = ()
+    labels: Mapping[str, pulumi.Input[str]] = field(default_factory=dict)
+    shm_mb: int | None = None
+
+
+class Service(pulumi.ComponentResource):
+    """A container that runs for as long as the stack does, and is back after a reboot."""
+
+    host: str
+    """Its name on its networks."""
+    ready: pulumi.Output[docker.Container]
+    """For `depends_on` of whoever needs it to answer."""
+
+    def __init__(
+        self,
+        name: str,
+        workload: Workload,
+        health: HealthCheck,
+        *,
+        platform: Platform,
+        grace_s: int,
+        publish: Sequence[Publish] = (),
+        after: Sequence[pulumi.Input[pulumi.Resource]] = (),
+        replaced_with: Sequence[pulumi.Resource] = (),
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        """Run `workload`, started once everything in `after` is ready, stopped with `grace_s` seconds of notice."""
+        super().__init__("mlflow:runtime:Service", name, None, opts)
+        self.host = names.physical(pulumi.get_stack(), name)
+        container = docker.Container(
+            name,
+            **_arguments(self.host, name, "service", workload),
+            restart="unless-stopped",
+            # An init reaps what a health check that timed out leaves behind.
+            init=True,
+            healthcheck={
+                "tests": ["CMD", *health.command],
+                "interval": _duration(health.interval_s),
+                "timeout": _duration(health.timeout_s),
+                "start_period": _duration(health.start_period_s),
+                "retries": health.retries,
+            },
+            ports=[
+                {"internal": port.target, "external": port.port, "ip": port.address, "protocol": "tcp"}
+                for port in sorted(publish, key=lambda port: port.target)
+            ],
+            stop_timeout=grace_s,
+            # Unset, it means SIGTERM and SIGKILL in the same second.
+            destroy_grace_seconds=grace_s,
+            opts=_options(self, workload, after, replaced_with),
+        )
+        self.ready = _gate(container, lambda container_id: _until_healthy(platform.daemon, container_id, self.host, health))
+        self.register_outputs({"host": self.host})
+
+
+class Job(pulumi.ComponentResource):
+    """A container that runs once, to its end, whenever anything about it changes. What it does is idempotent."""
+
+    done: pulumi.Output[docker.Container]
+    """For `depends_on` of whoever needs its result."""
+    container: docker.Container
+    """For `replaced_with` of whoever must not live on beside a new run."""
+
+    def __init__(
+        self,
+        name: str,
+        workload: Workload,
+        *,
+        platform: Platform,
+        after: Sequence[pulumi.Input[pulumi.Resource]] = (),
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        """Run `workload` once everything in `after` is ready; one that failed is run again by the next `up`."""
+        super().__init__("mlflow:runtime:Job", name, None, opts)
+        physical = names.physical(pulumi.get_stack(), name)
+        self.container = docker.Container(
+            name,
+            **_arguments(physical, name, "job", workload),
+            restart="no",
+            must_run=False,
+            opts=_options(self, workload, after, ()),
+        )
+        self.done = _gate(self.container, lambda container_id: _until_done(platform.daemon, container_id, physical))
+        self.register_outputs({"name": physical})
+
+
+def _arguments(physical: str, name: str, role: str, workload: Workload) -> dict[str, pulumi.Input]:
+    """Return the arguments that services and jobs have in common."""
+    # Values are spelled as the provider reads them back: any other spelling is a change in every plan.
+    return {
+        "name": physical,
+        "image": workload.image,
+        "entrypoints": workload.entrypoint,
+        "command": workload.command,
+        "envs": [pulumi.Output.concat(key, "=", value) for key, value in sorted(workload.env.items())],
+        "user": workload.user,
+        "read_only": True,
+        "capabilities": {"drops": ["ALL"], "adds": [f"CAP_{name}" for name in sorted(workload.capabilities)]},
+        "security_opts": ["no-new-privileges:true"],
+        "memory": workload.limits.memory_mb,
+        "memory_swap": workload.limits.memory_mb,
+        "cpus": _cpus(workload.limits.cpus),
+        "shm_size": workload.shm_mb,
+        "tmpfs": dict(workload.tmpfs),
+        "network_mode": "bridge",
+        "networks_advanced": [{"name": network} for network in workload.networks],
+        "volumes": [
+            *({"volume_name": volume, "container_path": path} for path, volume in sorted(workload.data.items())),
+            *(
+                {"volume_name": files.volume, "container_path": files.path, "read_only": True}
+                for files in workload.files
+            ),
+        ],
+        "log_driver": "json-file",
+        "log_opts": {"max-size": "10m", "max-file": "5"},
+        "labels": [
+            *_labels(pulumi.get_stack(), name, role),
+            *({"label": key, "value": value} for key, value in sorted(workload.labels.items())),
+        ],
+    }
+
+
+def _options(
+    parent: pulumi.Resource,
+    workload: Workload,
+    after: Sequence[pulumi.Input[pulumi.Resource]],
+    replaced_with: Sequence[pulumi.Resource],
+) -> pulumi.ResourceOptions:
+    writers = [files.writer for files in workload.files]
+    return pulumi.ResourceOptions(
+        parent=parent,
+        depends_on=[*after, *writers],
+        # The name is fixed, so the old one has to go first; the engine does not see that by itself.
+        delete_before_replace=True,
+        # The provider reports these as updated and changes nothing.
+        replace_on_changes=["healthcheck", "init", "tmpfs"],
+        replace_with=[*writers, *replaced_with],
+        # Reported in random order where a container has two networks.
+        hide_diffs=["networkDatas"],
+    )
+
+
+def _labels(stack: str, service: str, role: str) -> list[dict[str, pulumi.Input[str]]]:
+    return [
+        {"label": names.STACK_LABEL, "value": stack},
+        {"label": names.SERVICE_LABEL, "value": service},
+        {"label": names.ROLE_LABEL, "value": role},
+    ]
+
+
+def _duration(seconds: int) -> str:
+    """Spell seconds as Go does: 90 is 1m30s, 60 is 1m0s."""
+    minutes, rest = divmod(seconds, 60)
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
+
+
+def _cpus(number: float) -> str:
+    """Spell a number of processors as Docker does: 1 is 1.0, 0.50 is 0.5."""
+    return str(float(number))
+
+
+def _gate(
+    container: docker.Container, probe: Callable[[str], Awaitable[None]]
+) -> pulumi.Output[docker.Container]:
+    """Return the container once `probe` has passed. It runs at every `up`, and never in a preview."""
+
+    async def check(container_id: str) -> docker.Container:
+        if not pulumi.runtime.is_dry_run():
+            await probe(container_id)
+        return container
+
+    return container.id.apply(check)
+
+
+async def _until_healthy(daemon: Daemon, container_id: str, name: str, health: HealthCheck) -> None:
+    """Ask the health check itself, rather than wait for Docker's next turn, until it succeeds."""
+    deadline = time.monotonic() + health.ready_within_s
+    first: State | None = None
+    while True:
+        state = await asyncio.to_thread(daemon.state, container_id)
+        first = first or state
+        said = "it is not running"
+        if state and state.running:
+            code, said = await asyncio.to_thread(daemon.run, container_id, list(health.command))
+            if code == 0:
+                return
+        if reason := _broken(state, first) or (f"not ready after {health.ready_within_s} s" if time.monotonic() > deadline else None):
+            log = await asyncio.to_thread(daemon.logs, container_id)
+            raise pulumi.RunError(explain(name, f"{reason}; its health check says: {said or 'nothing'}", log))
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def _broken(state: State | None, first: State | None) -> str | None:
+    """Return why waiting on would be in vain, if it would."""
+    if state is None or first is None:
+        return "it was removed by hand"
+    if state.oom_killed:
+        return "it ran out of memory: raise its memoryMb"
+    if state.restarts > first.restarts + 1:
+        return f"it keeps crashing (exit code {state.exit_code}, {state.restarts} restarts)"
+    if state.status in ("exited", "dead", "created"):
+        return f"it is {state.status} (exit code {state.exit_code}) {state.error}".rstrip()
+    return None
+
+
+async def _until_done(daemon: Daemon, container_id: str, name: str) -> None:
+    """Wait for a job's end. One that failed in an earlier `up` gets another run, since nothing else would."""
+    deadline = time.monotonic() + JOB_TIMEOUT_SECONDS
+    state = await asyncio.to_thread(daemon.state, container_id)
+    if state and _unfinished(state) and state.started_at < _program_started:
+        await asyncio.to_thread(daemon.start, container_id)
+        state = await asyncio.to_thread(daemon.state, container_id)
+    while state and (state.running or state.status == "created") and time.monotonic() < deadline:
+        await asyncio.sleep(POLL_SECONDS)
+        state = await asyncio.to_thread(daemon.state, container_id)
+    if state and state.status == "exited" and state.exit_code == 0:
+        return
+    log = await asyncio.to_thread(daemon.logs, container_id)
+    if state is None:
+        reason = "it was removed by hand"
+    elif state.running:
+        reason = f"still running after {JOB_TIMEOUT_SECONDS} s"
+    else:
+        reason = f"it exited with code {state.exit_code}"
+    raise pulumi.RunError(explain(name, reason, log))
+
+
+def _unfinished(state: State) -> bool:
+    return not state.running and not (state.status == "exited" and state.exit_code == 0)
+
+
+def explain(name: str, reason: str, log: str) -> str:
+    """Say what failed, what it printed last, and what to type."""
+    last = "\n".join(f"    {line}" for line in log.splitlines()) or "    (it printed nothing)"
+    return (
+        f"{name}: {reason}\n  its last lines:\n{last}\n"
+        f"  the whole log: docker logs {name}\n"
+        "  once the cause is mended: make up (or pulumi up --refresh); nothing that works has been undone"
+    )

@@ -1,0 +1,76 @@
+"""What every section of settings has in common, and the types that its fields share."""
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+NO_DIGEST = "none"
+
+
+class Settings(BaseModel):
+    """A section of the stack file: immutable, camelCase in YAML, and refusing every key that it does not know."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=False, validate_default=True
+    )
+
+
+def in_words(pattern: str, words: str) -> AfterValidator:
+    """Return a validator that refuses what does not match `pattern`, and says so in `words` instead."""
+
+    def check(value: str) -> str:
+        if re.fullmatch(pattern, value) is None:
+            raise ValueError(words)
+        return value
+
+    return AfterValidator(check)
+
+
+Port = Annotated[int, Field(ge=1024, le=65535)]
+Cpus = Annotated[float, Field(ge=0.1, le=64)]
+Hostname = Annotated[
+    str,
+    in_words(
+        r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*",
+        "must be a host name in lower case such as mlflow.example.com, without scheme, port or path",
+    ),
+]
+Address = Annotated[
+    str,
+    in_words(r"(\d{1,3}\.){3}\d{1,3}", "must be an IPv4 address of this host such as 127.0.0.1"),
+]
+NetworkName = Annotated[
+    str,
+    in_words(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "must be the name of a Docker network such as shared-network"),
+]
+Bucket = Annotated[
+    str,
+    in_words(
+        r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]",
+        "must be a bucket name: 3 to 63 lower-case letters, digits and hyphens",
+    ),
+]
+TraefikName = Annotated[
+    str,
+    in_words(r"[A-Za-z0-9_-]+", "must be a name from your Traefik's configuration, such as websecure"),
+]
+Middleware = Annotated[
+    str,
+    in_words(
+        r"[A-Za-z0-9_-]+@[a-z]+",
+        "must be <name>@<provider> as Traefik's dashboard shows it, such as authelia@docker",
+    ),
+]
+ImageName = Annotated[
+    str,
+    in_words(
+        r"[^\s@]+:(?!latest$)[A-Za-z0-9_][A-Za-z0-9_.-]*",
+        "must be <image>:<tag> with a tag other than latest; its digest has a key of its own",
+    ),
+]
+Digest = Annotated[
+    str,
+    in_words(rf"sha256:[0-9a-f]{{64}}|{NO_DIGEST}", f"must be sha256:<64 hex digits>, or {NO_DIGEST}"),
+]

@@ -1,0 +1,219 @@
+"""The settings of a stack: composed from every component's own, checked as a whole, and refused in words."""
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import pulumi
+from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from components.images import ImagesSettings
+from components.minio import ObjectStoreSettings
+from components.mlflow import BASE_MB, JOBS_MB, MAX_OVERFLOW, POOL_SIZE, WORKER_MB, Route, ServerSettings
+from components.postgres import PostgresSettings
+from components.settings import Hostname, Settings
+from components.traefik import TraefikSettings
+
+NAMESPACE = "mlflow"
+SECRETS = ("postgresPassword", "minioRootPassword", "minioPassword", "cryptoKekPassphrase", "webhookEncryptionKey")
+"""Keys that are not settings: each overrides one generated credential."""
+SPARE_CONNECTIONS = 25
+"""For the migration, a person with psql, a backup, an exporter, and Postgres' own reserve of three."""
+SUSPICIOUS = re.compile("passw|secret|token|key|credential", re.IGNORECASE)
+
+
+class StackConfig(Settings):
+    """Everything that can be set in `Pulumi.<stack>.yaml`, under `mlflow:`. Nothing has to be."""
+
+    hostname: Hostname | None = Field(
+        default=None,
+        description="The public name of the server. MLflow's allowed hosts and CORS origins follow from it.",
+    )
+    protect_data: bool = Field(
+        default=True,
+        description="Refuse to delete the data volumes from the stack. (They survive even without it: "
+        "only `make destroy` deletes data.)",
+    )
+    server: ServerSettings = Field(default=ServerSettings(), description="The MLflow tracking server.")
+    postgres: PostgresSettings = Field(default=PostgresSettings(), description="The database.")
+    object_store: ObjectStoreSettings = Field(default=ObjectStoreSettings(), description="Where artifacts are.")
+    traefik: TraefikSettings = Field(default=TraefikSettings(), description="The way in from outside.")
+    images: ImagesSettings = Field(default=ImagesSettings(), description="What is run, and what MLflow is built on.")
+
+    @classmethod
+    def load(cls) -> Self:
+        """Return the settings of the stack that is being deployed; raise `RunError` with everything that is wrong."""
+        values = {**pulumi.runtime.config.get_config_env(), **pulumi.runtime.config.CONFIG.get()}
+        hidden = pulumi.runtime.config._SECRET_KEYS.get()  # noqa: SLF001 - Config tells of one key at a time
+        prefix = f"{NAMESPACE}:"
+        try:
+            return cls.parse(
+                {key.removeprefix(prefix): _decoded(value) for key, value in values.items() if key.startswith(prefix)},
+                hidden=[key.removeprefix(prefix) for key in hidden],
+            )
+        except InvalidSettingsError as error:
+            raise pulumi.RunError(str(error)) from None
+
+    @classmethod
+    def parse(cls, values: Mapping[str, object], *, hidden: list[str] | None = None) -> Self:
+        """Check `values`, the YAML below `mlflow:`, and return them as settings.
+
+        Raises `InvalidSettingsError` with every problem at once. A value under a key in `hidden`, or whose name
+        sounds like a secret, is never repeated.
+        """
+        given = {key: value for key, value in values.items() if key not in SECRETS}
+        problems: list[str] = []
+        broken: set[str] = set()
+        try:
+            config = cls.model_validate(given)
+        except ValidationError as error:
+            details = error.errors(include_url=False)
+            problems = [_in_words(detail, hidden or []) for detail in details]
+            broken = {str(detail["loc"][0]) for detail in details}
+            # What can be read is still checked against the rest, so that one round is enough.
+            config = cls.model_validate({key: value for key, value in given.items() if key not in broken})
+        problems += [words for sections, words in _contradictions(config) if not broken.intersection(sections)]
+        if problems:
+            raise InvalidSettingsError(problems)
+        return config
+
+    @property
+    def postgres_major(self) -> int:
+        """The major version of the database, from its image's tag."""
+        major = _major(self.images.postgres.ref)
+        assert major is not None, "parse() refuses a tag without one"  # noqa: S101
+        return major
+
+    @property
+    def route(self) -> Route:
+        """The way in, as the server's component wants it."""
+        return Route(traefik=self.traefik, hostname=self.hostname)
+
+    @property
+    def publishes_data(self) -> bool:
+        """Whether a port of a data service is published, for which an internal network will not do."""
+        return bool(self.postgres.port or self.object_store.console_port)
+
+
+class InvalidSettingsError(ValueError):
+    """Settings that cannot be deployed, with a line for each reason."""
+
+    def __init__(self, problems: list[str]) -> None:
+        """Keep the lines, each `mlflow:path.to.key: what is wrong`."""
+        super().__init__("the settings of this stack are not valid\n" + "\n".join(f"  {line}" for line in problems))
+        self.problems = problems
+
+
+def _decoded(value: object) -> object:
+    """Undo Pulumi's encoding: a section arrives as JSON, a plain value as the text that was typed."""
+    if isinstance(value, str) and value[:1] in ("{", "["):
+        return json.loads(value)
+    return value
+
+
+def _major(ref: str) -> int | None:
+    match = re.search(r":(\d+)(?:[.-][^:]*)?$", ref)
+    return int(match.group(1)) if match else None
+
+
+def _contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
+    """Yield what is wrong between sections: which sections were read, and the words."""
+    server, traefik = config.server, config.traefik
+    needed = BASE_MB + WORKER_MB * server.workers + (JOBS_MB if server.jobs else 0)
+    if server.memory_mb < needed:
+        with_jobs = " and jobs" if server.jobs else ""
+        yield (
+            {"server"},
+            f"mlflow:server.memoryMb: must be at least {needed} for {server.workers} workers{with_jobs}, "
+            f"got {server.memory_mb}; raise it, or lower mlflow:server.workers",
+        )
+    connections = (POOL_SIZE + MAX_OVERFLOW) * server.workers + SPARE_CONNECTIONS
+    if config.postgres.max_connections < connections:
+        yield (
+            {"server", "postgres"},
+            f"mlflow:postgres.maxConnections: must be at least {connections} for mlflow:server.workers "
+            f"{server.workers}, got {config.postgres.max_connections}",
+        )
+    if traefik.mode == "existing" and config.hostname is None:
+        yield (
+            {"traefik", "hostname"},
+            "mlflow:hostname: is required when mlflow:traefik.mode is existing; type: "
+            "pulumi config set hostname mlflow.example.com",
+        )
+    if traefik.cert_resolver and not traefik.tls:
+        yield (
+            {"traefik"},
+            f"mlflow:traefik.certResolver: {traefik.cert_resolver!r} has no use while mlflow:traefik.tls is false; "
+            "set tls to true, or remove certResolver",
+        )
+    if _major(config.images.postgres.ref) is None:
+        yield (
+            {"images"},
+            "mlflow:images.postgres.ref: must have a tag that begins with the major version, such as postgres:18.6, "
+            f"got {config.images.postgres.ref!r}",
+        )
+    users: dict[int, str] = {}
+    for key, port in (
+        ("server.port", config.route.published_port(server)),
+        ("postgres.port", config.postgres.port),
+        ("objectStore.consolePort", config.object_store.console_port),
+    ):
+        if port and port in users:
+            yield (
+                {"server", "postgres", "objectStore", "traefik"},
+                f"mlflow:{key}: port {port} is already used by mlflow:{users[port]}",
+            )
+        elif port:
+            users[port] = key
+
+
+def _in_words(error: ErrorDetails, hidden: list[str]) -> str:
+    """Say what is wrong with one value: its path, the rule, the value unless it may be a secret."""
+    path = [str(part) for part in error["loc"]]
+    context: dict[str, Any] = error.get("ctx", {})
+    where = f"{NAMESPACE}:" + ".".join(path)
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        return f"{where}: no such setting{_nearest(path)}"
+    if kind == "missing":
+        return f"{where}: is required"
+    rule = {
+        "greater_than_equal": "must be at least {ge}",
+        "less_than_equal": "must be at most {le}",
+        "literal_error": "must be one of {expected}",
+        "value_error": "{error}",
+    }.get(kind, _type_rule(kind)).format(**context)
+    secret = path[0] in hidden or any(SUSPICIOUS.search(part) for part in path)
+    return f"{where}: {rule}" + ("" if secret else f", got {error['input']!r}")
+
+
+def _type_rule(kind: str) -> str:
+    """Return the words for a value of another type."""
+    for prefix, words in (
+        ("int", "must be a whole number"),
+        ("float", "must be a number"),
+        ("bool", "must be true or false"),
+        ("string", "must be a text"),
+        ("tuple", "must be a list"),
+        ("model", "must be a section of settings (key: value)"),
+        ("dict", "must be a section of settings (key: value)"),
+    ):
+        if kind.startswith(prefix):
+            return words
+    return f"is not valid ({kind})"
+
+
+def _nearest(path: list[str]) -> str:
+    """Return a hint for an unknown key: the nearest known one, else all of them."""
+    model: Any = StackConfig
+    for part in path[:-1]:
+        by_alias = {field.alias: field for field in model.model_fields.values()}
+        model = by_alias[part].annotation
+    known = [str(field.alias) for field in model.model_fields.values()]
+    if len(path) == 1:
+        known += SECRETS
+    close = difflib.get_close_matches(path[-1], known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known here: {', '.join(sorted(known))}"

@@ -1,0 +1,86 @@
+#!/bin/bash
+# Starts one role of the MLflow image: server | migrate | verify-data-keys, or any other command as it is.
+# Secrets come as files in /run/secrets. Only what MLflow cannot read from a file becomes an environment variable,
+# of the process that is exec'ed last and of no other.
+set -Eeuo pipefail
+
+SECRETS=${SECRETS:-/run/secrets}
+PRIVATE=${PRIVATE:-/run/mlflow} # a tmpfs of our own
+
+# Ends with a message on stderr. usage: die "what is wrong" "what to do"
+die() {
+    printf 'docker-entrypoint: %s\n' "$@" >&2
+    exit 1
+}
+
+# Checks that a secret is there and not empty. usage: require_secret pgpass
+require_secret() {
+    [ -s "$SECRETS/$1" ] ||
+        die "the secret $SECRETS/$1 is missing or empty" \
+            "it is written by the Pulumi program: run 'make up', which mends it"
+}
+
+# libpq ignores a password file that is not private to the user that runs it.
+use_pgpass() {
+    require_secret pgpass
+    (umask 077 && cat "$SECRETS/pgpass" >"$PRIVATE/pgpass")
+    export PGPASSFILE="$PRIVATE/pgpass"
+}
+
+use_object_store() {
+    require_secret aws-credentials
+    export AWS_SHARED_CREDENTIALS_FILE="$SECRETS/aws-credentials"
+}
+
+# MLflow reads its data keys from the environment only.
+use_data_keys() {
+    require_secret crypto-kek-passphrase
+    require_secret webhook-encryption-key
+    MLFLOW_CRYPTO_KEK_PASSPHRASE=$(<"$SECRETS/crypto-kek-passphrase")
+    MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY=$(<"$SECRETS/webhook-encryption-key")
+    export MLFLOW_CRYPTO_KEK_PASSPHRASE MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY
+}
+
+# The exporter merges whatever files it finds, so those of an earlier start would be counted again.
+fresh_metrics_directory() {
+    rm -rf "$PRIVATE/metrics"
+    mkdir -p "$PRIVATE/metrics"
+    export MLFLOW_EXPOSE_PROMETHEUS="$PRIVATE/metrics"
+}
+
+# What an upload left behind when the server was killed belongs to nobody.
+empty_scratch() {
+    [ -n "${TMPDIR:-}" ] || return 0
+    find "$TMPDIR" -mindepth 1 -delete
+}
+
+_main() {
+    case "${1:-server}" in
+    server)
+        use_pgpass
+        use_object_store
+        use_data_keys
+        fresh_metrics_directory
+        empty_scratch
+        exec mlflow server
+        ;;
+    migrate)
+        use_pgpass
+        # The command takes its address from argv only; the password is not in it.
+        exec mlflow db upgrade "$MLFLOW_BACKEND_STORE_URI"
+        ;;
+    verify-data-keys)
+        use_pgpass
+        use_data_keys
+        exec python /opt/mlflow-stack/verify_data_keys.py
+        ;;
+    *)
+        exec "$@"
+        ;;
+    esac
+}
+
+# Sourced by its tests, which call one function at a time.
+if [ "${BASH_SOURCE[0]}" = "$0" ]; then
+    _main "$@"
+fi

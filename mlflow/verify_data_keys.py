@@ -1,0 +1,75 @@
+"""Proves that the data keys of this deployment open what the database holds, before any server starts with them.
+
+MLflow encrypts gateway secrets under `MLFLOW_CRYPTO_KEK_PASSPHRASE` and webhook secrets under
+`MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY`, starts happily with the wrong ones, and fails at the first use.
+"""
+
+import os
+import sys
+from urllib.parse import urlsplit
+
+import psycopg2
+from cryptography.fernet import Fernet, InvalidToken
+from mlflow.exceptions import MlflowException
+from mlflow.utils.crypto import KEKManager, unwrap_dek
+
+KEEP = "put the old value back: `pulumi config set --secret {key}`, then `pulumi up`; nothing was changed"
+
+
+def main() -> int:
+    """Return 0 if every key opens what it should, else 1 with one line for each that does not."""
+    address = urlsplit(os.environ["MLFLOW_BACKEND_STORE_URI"].replace("+psycopg2", ""))
+    connection = psycopg2.connect(address.geturl())
+    problems = [
+        problem for problem in (gateway_problem(connection), webhook_problem(connection)) if problem
+    ]
+    for problem in problems:
+        sys.stderr.write(f"{problem}\n")
+    return 1 if problems else 0
+
+
+def any_row(connection, table, columns):
+    """Return a row of `table` as a tuple, or None: an empty database has no tables yet."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass(%s)", (table,))
+        if cursor.fetchone()[0] is None:
+            return None
+        cursor.execute(
+            f"SELECT {columns} FROM {table} WHERE {columns.split(',')[0]} IS NOT NULL LIMIT 1"  # noqa: S608 - constants
+        )
+        return cursor.fetchone()
+
+
+def gateway_problem(connection):
+    """Return what is wrong with the key of the gateway's secrets, or None."""
+    row = any_row(connection, "secrets", "wrapped_dek, kek_version")
+    if row is None:
+        return None
+    wrapped, version = bytes(row[0]), row[1]
+    try:
+        unwrap_dek(wrapped, KEKManager(kek_version=version).get_kek())
+    except (MlflowException, ValueError):
+        return (
+            "cryptoKekPassphrase does not open the gateway secrets in the database: "
+            + KEEP.format(key="cryptoKekPassphrase")
+        )
+    return None
+
+
+def webhook_problem(connection):
+    """Return what is wrong with the key of the webhooks' secrets, or None."""
+    row = any_row(connection, "webhooks", "secret")
+    if row is None:
+        return None
+    try:
+        Fernet(os.environ["MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"]).decrypt(row[0].encode())
+    except (InvalidToken, ValueError):
+        return (
+            "webhookEncryptionKey does not open the webhook secrets in the database: "
+            + KEEP.format(key="webhookEncryptionKey")
+        )
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

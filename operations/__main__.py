@@ -1,0 +1,47 @@
+"""`python -m operations VERB`: the door behind `make VERB`. STACK names the stack, dev by default."""
+
+import os
+import sys
+
+from docker.errors import DockerException
+
+from operations import deploy, look
+from operations.checkout import Stack
+from operations.console import StopError, say
+
+VERBS = {
+    "up": deploy.up,
+    "preview": deploy.preview,
+    "down": deploy.down,
+    "destroy": deploy.destroy,
+    "status": look.status,
+    "logs": look.logs,
+    "open": look.open_browser,
+    "url": look.url,
+    "env": look.env,
+    "client": look.client,
+    "doctor": look.doctor,
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Run one verb and return the exit code: 0 done, 1 could not be done, 2 no such verb, 130 interrupted."""
+    if len(arguments) != 1 or arguments[0] not in VERBS:
+        say(f"usage: python -m operations {'|'.join(VERBS)}")
+        return 2
+    try:
+        VERBS[arguments[0]](Stack(os.environ.get("STACK") or "dev"))
+    except StopError as error:
+        say(f"\nerror: {error}")
+        return 1
+    except DockerException as error:
+        say(f"\nerror: Docker: {error}\n  type: make doctor")
+        return 1
+    except KeyboardInterrupt:
+        say("\ninterrupted; the next `make up` goes on from here")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,54 @@
+#!/bin/sh
+# Makes the virtual environment in .venv if it is missing or out of date, then hands over to `python -m operations`.
+# Needs a POSIX shell and Python 3.11 with venv; says so where they are not. usage: bootstrap.sh VERB
+set -eu
+
+VENV=.venv
+PYTHON=${PYTHON:-python3}
+
+# Ends with what is wrong and what to type. usage: die "wrong" "to type"
+die() {
+    printf '%s\n' "error: $1" "  $2" >&2
+    exit 1
+}
+
+check_python() {
+    command -v "$PYTHON" >/dev/null 2>&1 ||
+        die "there is no $PYTHON" "Debian and Ubuntu: apt-get install python3 python3-venv; or set PYTHON=/path/to/python3.11"
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        die "needs Python 3.11 or newer, found $("$PYTHON" -V)" "install one, and set PYTHON=/path/to/it"
+    "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null ||
+        die "this Python has no venv module" "Debian and Ubuntu: apt-get install python3-venv"
+}
+
+# usage: up_to_date LOCK_FILE
+up_to_date() {
+    [ -x "$VENV/bin/python" ] && cmp -s "$1" "$VENV/$(basename "$1").installed"
+}
+
+# Installs a lock file; every package is checked against its hash. usage: install LOCK_FILE
+install() {
+    up_to_date "$1" && return
+    check_python
+    echo "installing $1 into $VENV" >&2
+    [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV" ||
+        die "$VENV could not be made" "remove it (rm -r $VENV) and try again"
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r "$1" ||
+        die "the packages of $1 could not be installed" "check that a package index is reachable (pip config list), then try again"
+    # Last, so that an installation that was cut short is done again.
+    cp "$1" "$VENV/$(basename "$1").installed"
+}
+
+main() {
+    cd "$(dirname "$0")/.."
+    if [ "${1:-}" = check ]; then
+        install requirements-dev.txt
+        shift
+        exec sh operations/check.sh "$@"
+    fi
+    # The development set contains the other one.
+    up_to_date requirements-dev.txt || install requirements.txt
+    exec "$VENV/bin/python" -m operations "$@"
+}
+
+main "$@"

@@ -1,0 +1,43 @@
+"""How the operations speak: progress on stderr, answers on stdout, one kind of failure."""
+
+import os
+import sys
+
+
+class StopError(Exception):
+    """The end of an operation that could not be done: what is wrong, then what to type. Never a traceback."""
+
+
+def say(text: str) -> None:
+    """Tell the person what is going on."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def answer(text: str) -> None:
+    """Print what was asked for."""
+    print(text, flush=True)
+
+
+def interactive() -> bool:
+    """Whether somebody is there to be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def confirmed(question: str) -> bool:
+    """Ask a question that deletes nothing. `YES=1` answers it; without a terminal nobody does."""
+    if os.environ.get("YES") == "1":
+        return True
+    if not interactive():
+        raise StopError(f"{question}\n  without a terminal, answer with YES=1")
+    say(f"{question} [y/N]")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def require_name(stack: str, question: str) -> None:
+    """Ask a question that deletes: only the stack's name will do, typed or in `CONFIRM`."""
+    given = os.environ.get("CONFIRM")
+    if given is None and interactive():
+        say(f"{question}\nType the stack's name to go on:")
+        given = sys.stdin.readline().strip()
+    if given != stack:
+        raise StopError(f"{question}\n  nothing was deleted; to go on, type: make destroy STACK={stack} CONFIRM={stack}")

@@ -1,0 +1,105 @@
+"""Bringing a stack up, planning it, stopping it, deleting it."""
+
+import os
+
+from components import names
+from operations import preflight
+from operations.checkout import Stack
+from operations.console import StopError, answer, interactive, require_name, say
+from operations.engine import Engine
+from operations.recovery import recover
+from operations.saved import save_credentials, tell_what_to_keep
+
+UNATTENDED = "dev"
+"""The stack that nobody is asked about."""
+
+
+def up(stack: Stack) -> None:
+    """Check, plan, deploy, save the secrets, print the URL."""
+    stack.settings  # noqa: B018 - wrong settings stop everything, before Docker is even looked at
+    preflight.require_docker(stack)
+    preflight.require_host(stack)
+    preflight.require_images(stack)
+    engine = Engine(stack)
+    engine.select()
+    recover(engine)
+    say(f"deploying {stack.name}; the first time builds the MLflow image, which takes a minute or two")
+    if engine.show("up", "--refresh", *_approval(stack, "deploy")):
+        raise StopError(
+            f"the deployment of {stack.name} did not complete; the reason is above, after 'error:'\n"
+            f"  what works was left as it is; mend the cause, then type: make up STACK={stack.name}"
+        )
+    tell_what_to_keep(engine, save_credentials(engine))
+    url = engine.outputs()["url"]
+    say(f"\nMLflow is ready. Use it from Python: eval \"$(make -s client STACK={stack.name})\"")
+    answer(url)
+
+
+def preview(stack: Stack) -> None:
+    """Show what `up` would change. Asks the Docker daemon nothing."""
+    stack.settings  # noqa: B018 - as in up
+    engine = Engine(stack)
+    engine.select()
+    if engine.show("preview"):
+        raise StopError(f"the plan of {stack.name} could not be made; the reason is above")
+
+
+def down(stack: Stack) -> None:
+    """Stop everything and keep the data."""
+    engine = Engine(stack)
+    engine.select()
+    recover(engine)
+    # The generators are forgotten with the rest: what they made must be in the config by then.
+    saved = save_credentials(engine)
+    if engine.show("destroy", "--exclude-protected", *_approval(stack, "stop")):
+        raise StopError(f"{stack.name} was not stopped completely; the reason is above; try again: make down")
+    tell_what_to_keep(engine, saved)
+    kept = _data_volumes(stack)
+    say(
+        f"\n{stack.name} is stopped. Its data are kept in {', '.join(kept) or 'no volume'}.\n"
+        f"Start it again: make up STACK={stack.name}\n"
+        f"Delete it with all its data: make destroy STACK={stack.name} CONFIRM={stack.name}"
+    )
+
+
+def destroy(stack: Stack) -> None:
+    """Delete everything, the data included, and prove that nothing is left."""
+    doomed = ", ".join(_data_volumes(stack)) or "no data volume"
+    require_name(stack.name, f"This deletes every run, model and artifact of {stack.name} ({doomed}), for ever.")
+    engine = Engine(stack)
+    engine.select()
+    recover(engine)
+    engine.call("state", "unprotect", "--all", "--yes")
+    if engine.show("destroy", "--yes"):
+        raise StopError(f"{stack.name} was not deleted completely; the reason is above; try again: make destroy")
+    for volume in _data_volumes(stack):
+        stack.daemon.api.remove_volume(volume)
+    left = leftovers(stack)
+    if left:
+        raise StopError(f"still there: {', '.join(left)}\n  remove them by hand: docker rm / docker volume rm")
+    say(f"{stack.name} is gone: no container, network or volume of it is left. Its secrets are still in {stack.path.name}.")
+
+
+def leftovers(stack: Stack) -> list[str]:
+    """Return every container, network and volume of this stack that is on the Docker host."""
+    api = stack.daemon.api
+    ours = {"label": f"{names.STACK_LABEL}={stack.name}"}
+    return sorted(
+        [container["Names"][0].lstrip("/") for container in api.containers(all=True, filters=ours)]
+        + [network["Name"] for network in api.networks(filters=ours)]
+        + [volume["Name"] for volume in api.volumes(filters=ours)["Volumes"] or []]
+        + _data_volumes(stack)
+    )
+
+
+def _data_volumes(stack: Stack) -> list[str]:
+    return sorted(volume for volume in stack.daemon.volumes() if names.is_data_volume(stack.name, volume))
+
+
+def _approval(stack: Stack, verb: str) -> list[str]:
+    """Return the option that spares Pulumi's question, where nobody needs to answer it or somebody has."""
+    if stack.name == UNATTENDED or os.environ.get("YES") == "1":
+        return ["--yes"]
+    if not interactive():
+        raise StopError(f"{verb} {stack.name}?\n  without a terminal, answer with YES=1")
+    return []

@@ -1,0 +1,200 @@
+"""The Pulumi engine: where it is, where its state and its passphrase are, and how it is called.
+
+A team's own choice always wins: its CLI, its backend, its passphrase or secrets provider. What is left open is
+filled in so that a fresh checkout works: a file backend and a generated passphrase, both outside the checkout.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import re
+import secrets
+import shutil
+import subprocess
+import tarfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from operations.checkout import ROOT, Stack, config_home, state_home
+from operations.console import StopError, say
+
+MINIMUM_VERSION = (3, 250)
+"""The oldest that knows `replaceWith`, which the program relies on."""
+INSTALLED_VERSION = "3.259.0"
+DOWNLOADS = "https://github.com/pulumi/pulumi/releases/download"
+LOCAL_CLI = ROOT / ".pulumi-cli"
+
+
+def find_cli() -> Path | None:
+    """Return the Pulumi CLI: the one on the PATH if it is recent enough, else the one in this checkout, else None."""
+    for candidate in (shutil.which("pulumi"), LOCAL_CLI / "pulumi" / "pulumi"):
+        if candidate and Path(candidate).exists() and _version(Path(candidate)) >= MINIMUM_VERSION:
+            return Path(candidate)
+    return None
+
+
+def _version(cli: Path) -> tuple[int, ...]:
+    printed = subprocess.run([cli, "version"], capture_output=True, text=True, check=False).stdout
+    match = re.match(r"v?(\d+)\.(\d+)", printed)
+    return tuple(int(part) for part in match.groups()) if match else (0, 0)
+
+
+def require_cli() -> Path:
+    """Return the Pulumi CLI, installed into this checkout if there is none; raise `StopError` if that fails."""
+    return find_cli() or install_cli()
+
+
+def install_cli(downloads: str = DOWNLOADS) -> Path:
+    """Download the pinned CLI into the checkout, and check it against the release's own checksums."""
+    system = {"Linux": "linux", "Darwin": "darwin"}.get(platform.system(), "windows")
+    machine = {"x86_64": "x64", "AMD64": "x64", "arm64": "arm64", "aarch64": "arm64"}.get(platform.machine(), "x64")
+    archive = f"pulumi-v{INSTALLED_VERSION}-{system}-{machine}.tar.gz"
+    release = f"{downloads}/v{INSTALLED_VERSION}"
+    say(f"installing Pulumi {INSTALLED_VERSION} into {LOCAL_CLI.name}/ (nothing else on this machine is touched)")
+    try:
+        checksums = _download(f"{release}/pulumi-{INSTALLED_VERSION}-checksums.txt").decode()
+        content = _download(f"{release}/{archive}")
+    except OSError as error:
+        raise StopError(
+            f"the Pulumi CLI is not on the PATH, and could not be downloaded: {error}\n"
+            f"  install Pulumi {'.'.join(map(str, MINIMUM_VERSION))} or newer yourself "
+            "(https://www.pulumi.com/docs/install/), then try again"
+        ) from None
+    expected = {line.split()[1].lstrip("*"): line.split()[0] for line in checksums.splitlines() if line.strip()}
+    found = hashlib.sha256(content).hexdigest()
+    if expected.get(archive) != found:
+        raise StopError(
+            f"{archive}: its SHA-256 is {found}, the release says {expected.get(archive, 'nothing')}; not installed"
+        )
+    part = LOCAL_CLI.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    (part / archive).write_bytes(content)
+    with tarfile.open(part / archive) as opened:
+        opened.extractall(part, filter="data")
+    (part / archive).unlink()
+    shutil.rmtree(LOCAL_CLI, ignore_errors=True)
+    part.rename(LOCAL_CLI)
+    return LOCAL_CLI / "pulumi" / "pulumi"
+
+
+def _download(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=60) as response:  # noqa: S310 - a constant https address
+        return bytes(response.read())
+
+
+def chosen_backend() -> str | None:
+    """Return the team's own backend, or None: then the local default is used."""
+    if url := os.environ.get("PULUMI_BACKEND_URL"):
+        return url
+    if os.environ.get("PULUMI_ACCESS_TOKEN"):
+        return "the backend of PULUMI_ACCESS_TOKEN"
+    project = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())
+    if url := (project.get("backend") or {}).get("url"):
+        return str(url)
+    home = Path(os.environ.get("PULUMI_HOME") or Path.home() / ".pulumi")
+    try:
+        return json.loads((home / "credentials.json").read_text()).get("current") or None
+    except (OSError, ValueError):
+        return None
+
+
+def passphrase_path(stack: Stack) -> Path:
+    """Where the generated passphrase of a stack is, one for each."""
+    return config_home() / f"{stack.name}.passphrase"
+
+
+class Engine:
+    """The Pulumi CLI for one stack, with everything that it needs in its environment."""
+
+    def __init__(self, stack: Stack) -> None:
+        """Find the CLI, the backend and the passphrase; raise `StopError` if one cannot be had."""
+        self.stack = stack
+        self.cli = require_cli()
+        self.exports = self._exports()
+        path = os.pathsep.join([str(ROOT / ".venv" / "bin"), str(self.cli.parent), os.environ.get("PATH", "")])
+        self.environment = os.environ | self.exports | {"PATH": path, "PULUMI_SKIP_UPDATE_CHECK": "true"}
+
+    def _exports(self) -> dict[str, str]:
+        """Return what plain `pulumi` needs in order to see the same stack as we do."""
+        exports = {"DOCKER_HOST": self.stack.daemon.host}
+        backend = chosen_backend()
+        if backend is None:
+            state_home().mkdir(parents=True, exist_ok=True, mode=0o700)
+            backend = exports["PULUMI_BACKEND_URL"] = state_home().as_uri()
+        ours = "PULUMI_CONFIG_PASSPHRASE" in os.environ or "PULUMI_CONFIG_PASSPHRASE_FILE" in os.environ
+        by_passphrase = "://" in backend and not backend.startswith("https://")
+        if by_passphrase and not ours and not self.stack.document.get("secretsprovider"):
+            exports["PULUMI_CONFIG_PASSPHRASE_FILE"] = str(self._passphrase())
+        return exports
+
+    def _passphrase(self) -> Path:
+        """Return the passphrase's file, made where nothing has been encrypted yet."""
+        path = passphrase_path(self.stack)
+        if path.exists():
+            return path
+        if self.stack.document.get("encryptionsalt"):
+            raise StopError(
+                f"{self.stack.path.name}: its secrets were encrypted elsewhere, and their passphrase is not here\n"
+                f"  put it into {path} (mode 0600), or set PULUMI_CONFIG_PASSPHRASE or PULUMI_CONFIG_PASSPHRASE_FILE\n"
+                "  without it they cannot be read; whoever deployed this stack first has it in the same place"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(32) + "\n")
+        say(f"made a passphrase for {self.stack.name}: {path} - keep a copy of it, it opens every secret of the stack")
+        return path
+
+    def call(self, *arguments: str, stdin: str | None = None) -> str:
+        """Run a quick `pulumi` command and return what it printed; raise `StopError` with its error."""
+        done = subprocess.run(
+            [self.cli, *arguments, "--stack", self.stack.name, "--non-interactive"],
+            cwd=ROOT, env=self.environment, input=stdin, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise StopError(self._explained(done.stderr.strip() or done.stdout.strip()))
+        return done.stdout
+
+    def show(self, *arguments: str) -> int:
+        """Run a `pulumi` command before the person's eyes and return its exit code."""
+        extra = os.environ.get("ARGS", "").split()
+        command = [str(self.cli), *arguments, "--stack", self.stack.name, *extra]
+        return subprocess.run(command, cwd=ROOT, env=self.environment, check=False).returncode
+
+    def _explained(self, error: str) -> str:
+        if "incorrect passphrase" in error:
+            source = self.environment.get("PULUMI_CONFIG_PASSPHRASE_FILE", "PULUMI_CONFIG_PASSPHRASE")
+            return (
+                f"{self.stack.path.name}: the passphrase in {source} is not the one that its secrets were encrypted with\n"
+                "  put the right one there; nothing was changed"
+            )
+        return f"pulumi: {error}"
+
+    def select(self) -> None:
+        """Make the stack in the backend if it is not there yet."""
+        listed = subprocess.run(
+            [self.cli, "stack", "ls", "--json"],
+            cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if listed.returncode:
+            raise StopError(self._explained(listed.stderr.strip()))
+        if self.stack.name not in {stack["name"].rpartition("/")[2] for stack in json.loads(listed.stdout)}:
+            self.call("stack", "init", "--no-select")
+
+    def outputs(self) -> dict[str, Any]:
+        """Return the stack's outputs, secrets in clear: never print them."""
+        found: dict[str, Any] = json.loads(self.call("stack", "output", "--json", "--show-secrets"))
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """Return the stack's state, secrets still encrypted."""
+        found: dict[str, Any] = json.loads(self.call("stack", "export"))["deployment"]
+        return found
+
+

@@ -1,0 +1,154 @@
+"""Looking at a deployment: status, logs, where it is and how to use it."""
+
+import os
+import urllib.error
+import urllib.request
+import webbrowser
+from datetime import UTC, datetime
+from typing import Any
+
+from components import names
+from operations import preflight
+from operations.checkout import Stack
+from operations.console import StopError, answer, say
+from operations.engine import Engine, chosen_backend, find_cli
+
+SERVICES = ("server", "postgres", "minio")
+
+
+def status(stack: Stack) -> None:
+    """Print what runs, how it is, and where. Raises `StopError` if something is not as it should be."""
+    rows = [_row(stack, service) for service in SERVICES]
+    jobs = [_job(stack, job) for job in ("minio-bootstrap", "verify-data-keys", "migrate")]
+    answer(f"{stack.name} on {stack.daemon.host}")
+    for name, state, detail in [*rows, *jobs]:
+        answer(f"  {name:<34} {state:<12} {detail}")
+    volumes = sorted(volume for volume in stack.daemon.volumes() if names.is_data_volume(stack.name, volume))
+    answer(f"  data: {', '.join(volumes) or 'none'}")
+    answer(f"  version: {_version(stack)}")
+    answer("  backup: none is configured yet; docs/operations.md#backup says what to copy until then")
+    wrong = [name for name, state, _ in rows if state != "healthy"] + [
+        name for name, state, _ in jobs if state not in ("done", "-")
+    ]
+    if wrong:
+        raise StopError(
+            f"not as it should be: {', '.join(wrong)}\n"
+            f"  make logs STACK={stack.name} SERVICE=... says why; make up STACK={stack.name} mends what can be mended"
+        )
+
+
+def _inspect(stack: Stack, service: str) -> dict[str, Any] | None:
+    found = stack.daemon.inspect(names.physical(stack.name, service))
+    return found if found and found["Config"]["Labels"].get(names.STACK_LABEL) == stack.name else None
+
+
+def _row(stack: Stack, service: str) -> tuple[str, str, str]:
+    name = names.physical(stack.name, service)
+    found = _inspect(stack, service)
+    if found is None:
+        return name, "missing", ""
+    state = found["State"]
+    health = state.get("Health", {}).get("Status", state["Status"]) if state["Running"] else state["Status"]
+    since = datetime.fromisoformat(state["StartedAt"][:19]).replace(tzinfo=UTC)
+    age = datetime.now(UTC) - since
+    detail = f"for {_age(age.total_seconds())}, {found['RestartCount']} restarts"
+    return name, health, detail if state["Running"] else f"exit code {state['ExitCode']}"
+
+
+def _job(stack: Stack, job: str) -> tuple[str, str, str]:
+    name = names.physical(stack.name, job)
+    found = _inspect(stack, job)
+    if found is None:
+        # `docker container prune` takes finished jobs; nothing is lost by that.
+        return name, "-", "finished and removed, or never run"
+    state = found["State"]
+    if state["Running"]:
+        return name, "running", ""
+    return (name, "done", "") if state["ExitCode"] == 0 else (name, "failed", f"exit code {state['ExitCode']}")
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(seconds)} s"
+
+
+def _version(stack: Stack) -> str:
+    code, printed = stack.daemon.run(
+        names.physical(stack.name, "server"),
+        ["python", "-c", "import importlib.metadata as m; print(m.version('mlflow'))"],
+    )
+    image = stack.settings.images
+    return f"MLflow {printed if code == 0 else 'unknown'}, {image.postgres.ref}, {image.minio.ref}"
+
+
+def logs(stack: Stack) -> None:
+    """Print the last lines of every service, or all of `SERVICE=`."""
+    chosen = os.environ.get("SERVICE")
+    for service in [chosen] if chosen else SERVICES:
+        name = names.physical(stack.name, service)
+        if _inspect(stack, service) is None:
+            raise StopError(f"there is no container {name}; services: {', '.join(SERVICES)}, or a job's name")
+        if not chosen:
+            answer(f"==> {name}")
+        answer(stack.daemon.logs(name, lines=2000 if chosen else 30))
+
+
+def url(stack: Stack) -> None:
+    """Print where MLflow is, and nothing else."""
+    answer(_url(stack))
+
+
+def _url(stack: Stack) -> str:
+    # The settings say it: no engine, no passphrase and no waiting.
+    settings = stack.settings
+    return settings.route.url(settings.server)
+
+
+def open_browser(stack: Stack) -> None:
+    """Open MLflow in the browser, or say where it is."""
+    address = _url(stack)
+    if not webbrowser.open(address):
+        say("there is no browser here; open this address where there is one:")
+        answer(address)
+
+
+def env(stack: Stack) -> None:
+    """Print the exports that make plain `pulumi` see what we see: eval "$(make -s env)"."""
+    engine = Engine(stack)
+    for key, value in {**engine.exports, "PATH": engine.environment["PATH"]}.items():
+        answer(f"export {key}='{value}'")
+
+
+def client(stack: Stack) -> None:
+    """Print what a client exports: eval "$(make -s client)"."""
+    address = _url(stack)
+    answer(f"export MLFLOW_TRACKING_URI='{address}'")
+    answer("# pip install mlflow")
+    answer("# python -c 'import mlflow; mlflow.log_metric(\"first\", 1)'")
+    try:
+        with urllib.request.urlopen(f"{address}/health", timeout=5):  # noqa: S310 - our own server
+            pass
+    except (urllib.error.URLError, OSError) as error:
+        say(f"{address} does not answer from here: {error}")
+
+
+def doctor(stack: Stack) -> None:
+    """Explain everything that is wrong, and what to type."""
+    problems = []
+    for check in (_settings, preflight.require_docker_as_it_is, preflight.require_host, status):
+        try:
+            check(stack)
+        except StopError as error:
+            problems.append(str(error))
+    cli = find_cli()
+    answer(f"pulumi: {cli or 'not installed; make up installs it into this checkout'}")
+    answer(f"backend: {chosen_backend() or 'local, in your home'}")
+    if problems:
+        raise StopError("\n".join(problems))
+    answer("nothing is wrong")
+
+
+def _settings(stack: Stack) -> None:
+    stack.settings  # noqa: B018 - raises

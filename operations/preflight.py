@@ -1,0 +1,210 @@
+"""Everything that can be known to go wrong before anything is changed, said all at once."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from docker.errors import DockerException
+from requests.exceptions import RequestException
+
+from components import names, preconditions
+from components.daemon import Daemon
+from config import StackConfig
+from operations.checkout import Stack
+from operations.console import StopError, confirmed, interactive, say
+
+MINIMUM_API = (1, 41)
+"""Docker 20.10."""
+MINIMUM_FREE_GB = 5
+"""The images take 2 GB unpacked, their layers as much again while they are pulled; the rest is for the first data."""
+
+
+def require_docker(stack: Stack) -> None:
+    """Make sure that a recent enough daemon answers. On Debian and Ubuntu, root gets one installed."""
+    daemon = stack.daemon
+    problem = docker_problem(daemon)
+    if problem and _can_install(daemon):
+        if interactive() and not confirmed("There is no Docker here. Install Debian's (apt-get install docker.io)?"):
+            raise StopError(problem)
+        _install_and_start()
+        problem = docker_problem(daemon)
+    if problem:
+        raise StopError(problem)
+
+
+def require_docker_as_it_is(stack: Stack) -> None:
+    """Raise `StopError` if no recent enough daemon answers. Installs nothing."""
+    if problem := docker_problem(stack.daemon):
+        raise StopError(problem)
+
+
+def docker_problem(daemon: Daemon) -> str | None:
+    """Return why the daemon cannot be used, and what to type, or None."""
+    try:
+        version = daemon.api.version()
+    except (DockerException, RequestException, OSError) as error:
+        return _unreachable(daemon.host, str(error))
+    if tuple(int(part) for part in version["ApiVersion"].split(".")) < MINIMUM_API:
+        return (
+            f"needs Docker 20.10 or newer, found {version['Version']} at {daemon.host}\n"
+            "  https://docs.docker.com/engine/install/"
+        )
+    return None
+
+
+def _unreachable(host: str, error: str) -> str:
+    path = Path(host.removeprefix("unix://"))
+    if "Permission denied" in error:
+        return (
+            f"no permission on Docker's socket {path}\n"
+            "  type: sudo usermod -aG docker $USER && newgrp docker\n"
+            "  (members of that group are root on this machine), then try again"
+        )
+    if host.startswith("unix://") and not path.exists():
+        where = "start Docker" if shutil.which("dockerd") else "install Docker: https://docs.docker.com/engine/install/"
+        return (
+            f"there is no Docker daemon at {host}\n  {where}\n"
+            "  or say where it is: DOCKER_HOST, `docker context use`, or `pulumi config set docker:host`"
+        )
+    return f"the Docker daemon at {host} does not answer: {error}\n  start it, then try again"
+
+
+def _can_install(daemon: Daemon) -> bool:
+    local = daemon.host == "unix:///var/run/docker.sock" and not Path("/var/run/docker.sock").exists()
+    release = Path("/etc/os-release")
+    family = release.read_text() if release.exists() else ""
+    return local and os.geteuid() == 0 and ("ID=debian" in family or "ID=ubuntu" in family)
+
+
+def _install_and_start() -> None:
+    if shutil.which("dockerd") is None:
+        say("installing Docker (docker.io and iptables, from this distribution)")
+        for command in (["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", "docker.io", "iptables"]):
+            done = subprocess.run(
+                command, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}, capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                raise StopError(f"{' '.join(command)} failed:\n{done.stderr.strip()}")
+    say("starting Docker")
+    start_daemon()
+
+
+def start_daemon() -> None:
+    """Start dockerd by the init system, or beside it where none runs; raise `StopError` if it does not come up."""
+    log = Path("/var/log/dockerd.log")
+    if Path("/run/systemd/system").exists():
+        subprocess.run(["systemctl", "enable", "--now", "docker"], check=False, capture_output=True)
+    else:
+        with log.open("ab") as output:
+            subprocess.Popen(["dockerd"], stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True)
+    for _ in range(60):
+        if docker_problem(Daemon("unix:///var/run/docker.sock")) is None:
+            return
+        time.sleep(0.5)
+    raise StopError(f"dockerd was started but does not answer; its log: {log} (or journalctl -u docker)")
+
+
+def require_host(stack: Stack) -> None:
+    """Raise `StopError` with everything about the host that stands in the way of this stack."""
+    settings, daemon = stack.settings, stack.daemon
+    problems = [
+        *preconditions.unmet(
+            daemon, stack=stack.name, postgres_major=settings.postgres_major, traefik=settings.traefik
+        ),
+        *_too_small(daemon, settings),
+        *_ports_taken(daemon, settings, stack.name),
+    ]
+    if problems:
+        raise StopError("nothing was changed\n" + "\n".join(f"  {problem}" for problem in problems))
+
+
+def _too_small(daemon: Daemon, settings: StackConfig) -> list[str]:
+    info = daemon.api.info()
+    problems = []
+    for key, section in (("server", settings.server), ("postgres", settings.postgres), ("objectStore", settings.object_store)):
+        if section.cpus > info["NCPU"]:
+            problems.append(f"mlflow:{key}.cpus: {section.cpus:g} asked for, the Docker host has {info['NCPU']}")
+    wanted = settings.server.memory_mb + settings.postgres.memory_mb + settings.object_store.memory_mb
+    available = info["MemTotal"] // 2**20
+    if wanted > available:
+        problems.append(
+            f"memory: the limits of server, postgres and objectStore add up to {wanted} MB, the Docker host has {available}"
+        )
+    root = Path(info["DockerRootDir"])
+    if daemon.host.startswith("unix://") and root.exists():
+        free = shutil.disk_usage(root).free / 2**30
+        if free < MINIMUM_FREE_GB:
+            problems.append(
+                f"disk: {free:.1f} GB free in {root}, needs {MINIMUM_FREE_GB}\n"
+                "    see what takes it: docker system df; free what nobody uses: docker image prune"
+            )
+    return problems
+
+
+def _ports_taken(daemon: Daemon, settings: StackConfig, stack: str) -> list[str]:
+    wanted = {
+        "server.port": (settings.server.bind_address, settings.route.published_port(settings.server)),
+        "postgres.port": ("127.0.0.1", settings.postgres.port),
+        "objectStore.consolePort": ("127.0.0.1", settings.object_store.console_port),
+    }
+    by_container = {
+        port["PublicPort"]: container
+        for container in daemon.api.containers()
+        for port in container["Ports"]
+        if "PublicPort" in port
+    }
+    problems = []
+    for key, (address, port) in wanted.items():
+        if not port:
+            continue
+        container = by_container.get(port)
+        if container and container["Labels"].get(names.STACK_LABEL) == stack:
+            continue
+        if container:
+            holder = f"the container {container['Names'][0].lstrip('/')}"
+        elif daemon.host.startswith("unix://") and _bound(address, port):
+            holder = f"another program (ss -ltnp 'sport = :{port}' names it)"
+        else:
+            continue
+        section, _, name = key.partition(".")
+        problems.append(
+            f"mlflow:{key}: port {port} of {address} is taken by {holder}\n"
+            f"    stop it, or choose another: pulumi config set --stack {stack} --path mlflow:{section}.{name} {port + 1}"
+        )
+    return problems
+
+
+def _bound(address: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError:
+            return True
+    return False
+
+
+def require_images(stack: Stack) -> None:
+    """Pull what is not on the host yet; raise `StopError` naming every image that cannot be had."""
+    daemon = stack.daemon
+    present: set[str] = set()
+    missing: list[tuple[str, str]] = []
+    for image in stack.settings.images.pulled():
+        if not daemon.has_image(image.name):
+            say(f"pulling {image.name}")
+            error = daemon.pull(image.name)
+            if error:
+                missing.append((image.name, error))
+                continue
+        present.add(image.name)
+    if missing:
+        lines = "\n".join(f"  {name}\n    {error}" for name, error in missing)
+        raise StopError(
+            f"{len(missing)} of {len(missing) + len(present)} images cannot be had; nothing was deployed\n{lines}\n"
+            "  behind a mirror, name it: pulumi config set --path mlflow:images.postgres.ref mirror.example.com/postgres:18.6\n"
+            "  without a registry, load them from a machine that has them: docker save … | docker load,\n"
+            "  and set their digest to none, since a loaded image has none"
+        )

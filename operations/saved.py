@@ -1,0 +1,31 @@
+"""Generated credentials, written into the stack's config once the deployment works with them.
+
+Until then they live in the state alone, and losing the state would lose them: the data keys, and with them what
+they encrypt. Afterwards the stack's file, which is meant to be committed, has them encrypted.
+"""
+
+from operations.console import say
+from operations.engine import Engine
+
+
+def save_credentials(engine: Engine) -> list[str]:
+    """Write every generated credential that the config does not have yet; return their keys."""
+    outputs = engine.outputs()
+    credentials: dict[str, str] = outputs.get("credentials", {})
+    known = {key.removeprefix("mlflow:") for key in engine.stack.values}
+    missing = [key for key in credentials if key not in known]
+    for key in missing:
+        # Through stdin: an argument would be in the process list.
+        engine.call("config", "set", "--secret", key, stdin=credentials[key])
+    return missing
+
+
+def tell_what_to_keep(engine: Engine, saved: list[str]) -> None:
+    """Say what changed in the stack's file, what to commit, and what to keep safe."""
+    if not saved:
+        return
+    path = engine.stack.path.name
+    passphrase = engine.exports.get("PULUMI_CONFIG_PASSPHRASE_FILE")
+    say(f"\n{path} now holds {len(saved)} generated secrets, encrypted. Commit it: git commit -m 'Secrets' {path}")
+    if passphrase:
+        say(f"Keep a copy of {passphrase} somewhere safe: it opens them, and exists nowhere else.")
