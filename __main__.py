@@ -3,7 +3,6 @@
 import pulumi
 
 from components import preconditions
-from components.daemon import Daemon, resolve_host
 from components.images import Images
 from components.minio import Minio
 from components.mlflow import Mlflow
@@ -13,11 +12,11 @@ from components.postgres import Postgres
 from config import StackConfig
 
 config = StackConfig.load()
-daemon = Daemon(resolve_host(pulumi.Config("docker").get("host")))
-preconditions.require(daemon, postgres_major=config.postgres_major, traefik=config.traefik)
+docker_host = pulumi.Config("docker").get("host")
+preconditions.require(docker_host, postgres_major=config.postgres_major, traefik=config.traefik)
 
 platform = Platform(
-    daemon=daemon,
+    docker_host=docker_host,
     images=Images("images", config.images),
     networks=Networks("networks", config.traefik, with_access=config.publishes_data),
     protect_data=config.protect_data,

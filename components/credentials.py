@@ -15,8 +15,8 @@ LENGTH = 32
 """Characters of A-Z, a-z and 0-9: 190 bits, and nothing that a URL, a shell or an ini file would want escaped."""
 
 
-class Credential(pulumi.ComponentResource):
-    """One secret value, under one name in the stack's config."""
+class Credential:
+    """One secret value, under one name in the stack's config. Belongs to the component that it guards."""
 
     key: str
     """Its name in the config: `pulumi config set --secret <key>`."""
@@ -31,20 +31,19 @@ class Credential(pulumi.ComponentResource):
         key: str,
         *,
         kind: Literal["password", "data key"] = "password",
-        opts: pulumi.ResourceOptions | None = None,
+        parent: pulumi.Resource,
     ) -> None:
         """Generate a value, and prefer the configured one.
 
         The generator is registered even where the config has a value: a resource that comes and goes with a setting
         would leave "1 to delete" in the plan that follows the write-back.
         """
-        super().__init__("mlflow:components:Credential", name, None, opts)
         generated = random.RandomPassword(
             name,
             length=LENGTH,
             special=False,
             opts=pulumi.ResourceOptions(
-                parent=self,
+                parent=parent,
                 # Any of these would make a new password behind the back of the service that has the old one.
                 ignore_changes=["length", "special", "overrideSpecial", "keepers"],
             ),
@@ -54,7 +53,6 @@ class Credential(pulumi.ComponentResource):
         self.kind = kind
         self.configured = configured is not None
         self.value = pulumi.Output.secret(generated.result if configured is None else configured)
-        self.register_outputs({"key": key})
 
 
 def fernet_key(value: str) -> str:

@@ -135,7 +135,7 @@ class Daemon:
     def has_image(self, name: str) -> bool:
         """Whether an image of this name is on the host."""
         try:
-            self.api.inspect_image(name)
+            self.api.inspect_image(name)  # type: ignore[no-untyped-call]
         except NotFound:
             return False
         return True

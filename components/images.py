@@ -64,9 +64,7 @@ class ImagesSettings(Settings):
     def _keep_what_is_not_named(cls, values: Any) -> Any:  # noqa: ANN401 - pydantic hands over whatever was typed
         if not isinstance(values, dict):
             return values
-        return {
-            key: _completed(key, value) if isinstance(value, dict) else value for key, value in values.items()
-        }
+        return {key: _completed(key, value) if isinstance(value, dict) else value for key, value in values.items()}
 
     def pulled(self) -> list[Image]:
         """Every image that must be on the host before anything is deployed."""

@@ -64,8 +64,8 @@ class Minio(pulumi.ComponentResource):
         super().__init__("mlflow:components:Minio", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
         self.bucket = settings.bucket
-        self.root_password = Credential(f"{name}-root-password", "minioRootPassword", opts=child)
-        self.password = Credential(f"{name}-password", "minioPassword", opts=child)
+        self.root_password = Credential(f"{name}-root-password", "minioRootPassword", parent=self)
+        self.password = Credential(f"{name}-password", "minioPassword", parent=self)
         data = docker.Volume(
             f"{name}-data",
             name=names.minio_volume(pulumi.get_stack()),
@@ -97,7 +97,7 @@ class Minio(pulumi.ComponentResource):
                         "/run/secrets",
                         {"root-user": ROOT_USER, "root-password": self.root_password.value},
                         image=platform.images.minio,
-                        opts=child,
+                        parent=self,
                     )
                 ],
                 data={"/data": data.name},
@@ -127,7 +127,7 @@ class Minio(pulumi.ComponentResource):
                         "/run/secrets",
                         {"mc-config.json": self._client_config(), "mlflow-secret-key": self.password.value},
                         image=platform.images.minio_client,
-                        opts=child,
+                        parent=self,
                     ),
                     Files(
                         f"{name}-bootstrap-config",
@@ -137,7 +137,7 @@ class Minio(pulumi.ComponentResource):
                             "mlflow-policy.json": json.dumps(policy(self.bucket), indent=2),
                         },
                         image=platform.images.minio_client,
-                        opts=child,
+                        parent=self,
                     ),
                 ],
                 tmpfs={"/tmp": "size=16m,mode=1777"},  # noqa: S108 - inside the container

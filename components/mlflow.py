@@ -105,8 +105,8 @@ class Mlflow(pulumi.ComponentResource):
         super().__init__("mlflow:components:Mlflow", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
         stack = pulumi.get_stack()
-        self.kek_passphrase = Credential("crypto-kek-passphrase", "cryptoKekPassphrase", kind="data key", opts=child)
-        self.webhook_key = Credential("webhook-encryption-key", "webhookEncryptionKey", kind="data key", opts=child)
+        self.kek_passphrase = Credential("crypto-kek-passphrase", "cryptoKekPassphrase", kind="data key", parent=self)
+        self.webhook_key = Credential("webhook-encryption-key", "webhookEncryptionKey", kind="data key", parent=self)
         published = route.published_port(settings)
         self.url = route.url(settings)
 
@@ -117,7 +117,9 @@ class Mlflow(pulumi.ComponentResource):
         }
         pgpass = {"pgpass": database.pgpass}
 
-        def run_once(job: str, role: str, secrets: dict[str, pulumi.Output[str]], after: pulumi.Output) -> Job:
+        def run_once(
+            job: str, role: str, secrets: dict[str, pulumi.Output[str]], after: pulumi.Output[docker.Container]
+        ) -> Job:
             return Job(
                 job,
                 Workload(
@@ -126,7 +128,7 @@ class Mlflow(pulumi.ComponentResource):
                     networks=[platform.networks.backend],
                     command=[role],
                     env={"MLFLOW_BACKEND_STORE_URI": database.uri},
-                    files=[Files(f"{job}-secrets", "/run/secrets", secrets, image=image, opts=child)],
+                    files=[Files(f"{job}-secrets", "/run/secrets", secrets, image=image, parent=self)],
                     tmpfs=_private_tmpfs(),
                 ),
                 platform=platform,
@@ -153,7 +155,9 @@ class Mlflow(pulumi.ComponentResource):
                 command=["server"],
                 env=_environment(settings, database, artifacts)
                 | {
-                    "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(allowed_hosts(names.physical(stack, "server"), route.hostname)),
+                    "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(
+                        allowed_hosts(names.physical(stack, "server"), route.hostname)
+                    ),
                     "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": self.url,
                 },
                 files=[
@@ -162,7 +166,7 @@ class Mlflow(pulumi.ComponentResource):
                         "/run/secrets",
                         pgpass | data_keys | {"aws-credentials": artifacts.credentials_file},
                         image=image,
-                        opts=child,
+                        parent=self,
                     )
                 ],
                 data={"/scratch": scratch.name},

@@ -29,7 +29,8 @@ class PostgresSettings(Settings):
         default=100, ge=20, le=5000, description="Must cover 15 for each of the server's workers, and 25 beside them."
     )
     port: Port | None = Field(
-        default=None, description="Publish Postgres on this port of the host's loopback address, for a person with psql."
+        default=None,
+        description="Publish Postgres on this port of the host's loopback address, for a person with psql.",
     )
 
 
@@ -58,21 +59,21 @@ class Postgres(pulumi.ComponentResource):
         super().__init__("mlflow:components:Postgres", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
         image = platform.images.postgres
-        self.password = Credential(f"{name}-password", "postgresPassword", opts=child)
+        self.password = Credential(f"{name}-password", "postgresPassword", parent=self)
         data = docker.Volume(
             f"{name}-data",
             name=names.postgres_volume(pulumi.get_stack(), major),
             opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True, protect=platform.protect_data),
         )
         secrets = Files(
-            f"{name}-secrets", "/run/secrets", {"mlflow-password": self.password.value}, image=image, opts=child
+            f"{name}-secrets", "/run/secrets", {"mlflow-password": self.password.value}, image=image, parent=self
         )
         config = Files(
             f"{name}-config",
             "/run/config",
             {file.name: file.read_text() for file in sorted(ASSETS.iterdir())},
             image=image,
-            opts=child,
+            parent=self,
         )
         self.service = Service(
             name,

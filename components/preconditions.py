@@ -1,13 +1,17 @@
 """What must hold on the Docker host before the first change. Asked at `up` only, and all at once."""
 
+from typing import TYPE_CHECKING
+
 import pulumi
 
 from components import names
-from components.daemon import Daemon
 from components.traefik import TraefikSettings
 
+if TYPE_CHECKING:
+    from components.daemon import Daemon
 
-def unmet(daemon: Daemon, *, stack: str, postgres_major: int, traefik: TraefikSettings) -> list[str]:
+
+def unmet(daemon: "Daemon", *, stack: str, postgres_major: int, traefik: TraefikSettings) -> list[str]:
     """Return what stands in the way, each with what to type."""
     problems = []
     if traefik.mode == "existing" and traefik.network not in daemon.networks():
@@ -26,10 +30,13 @@ def unmet(daemon: Daemon, *, stack: str, postgres_major: int, traefik: TraefikSe
     return problems
 
 
-def require(daemon: Daemon, *, postgres_major: int, traefik: TraefikSettings) -> None:
+def require(docker_host: str | None, *, postgres_major: int, traefik: TraefikSettings) -> None:
     """Raise `RunError` with everything that stands in the way. A plan asks nothing."""
     if pulumi.runtime.is_dry_run():
         return
+    from components.daemon import Daemon, resolve_host  # noqa: PLC0415 - see Platform.daemon
+
+    daemon = Daemon(resolve_host(docker_host))
     problems = unmet(daemon, stack=pulumi.get_stack(), postgres_major=postgres_major, traefik=traefik)
     if problems:
         raise pulumi.RunError("nothing was changed\n" + "\n".join(f"  {problem}" for problem in problems))

@@ -11,13 +11,16 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import pulumi
 import pulumi_docker as docker
 
 from components import names
-from components.daemon import Daemon, State
 from components.platform import Platform
+
+if TYPE_CHECKING:
+    from components.daemon import Daemon, State
 
 POLL_SECONDS = 0.5
 JOB_TIMEOUT_SECONDS = 900
@@ -55,7 +58,7 @@ class Publish:
     address: str = "127.0.0.1"
 
 
-class Files(pulumi.ComponentResource):
+class Files:
     """Files in a volume of their own, for one consumer.
 
     Docker cannot upload into a container with a read-only root. So the files are uploaded into the volume through a
@@ -77,17 +80,16 @@ class Files(pulumi.ComponentResource):
         contents: Mapping[str, pulumi.Input[str]],
         *,
         image: pulumi.Input[str],
-        opts: pulumi.ResourceOptions | None = None,
+        parent: pulumi.Resource,
     ) -> None:
         """Write `contents`, file name to content, into a new volume to be mounted at `path`."""
-        super().__init__("mlflow:runtime:Files", name, None, opts)
         stack = pulumi.get_stack()
         physical = names.physical(stack, name)
         volume = docker.Volume(
             name,
             name=physical,
             labels=[{"label": names.STACK_LABEL, "value": stack}],
-            opts=pulumi.ResourceOptions(parent=self),
+            opts=pulumi.ResourceOptions(parent=parent),
         )
         self.path = path
         self.volume = volume.name
@@ -105,9 +107,8 @@ class Files(pulumi.ComponentResource):
                 for file, content in sorted(contents.items())
             ],
             labels=_labels(stack, name, "files"),
-            opts=pulumi.ResourceOptions(parent=self, delete_before_replace=True),
+            opts=pulumi.ResourceOptions(parent=parent, delete_before_replace=True),
         )
-        self.register_outputs({"volume": self.volume})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +179,7 @@ class Service(pulumi.ComponentResource):
             destroy_grace_seconds=grace_s,
             opts=_options(self, workload, after, replaced_with),
         )
-        self.ready = _gate(container, lambda container_id: _until_healthy(platform.daemon, container_id, self.host, health))
+        self.ready = _gate(container, lambda container_id: _until_healthy(platform, container_id, self.host, health))
         self.register_outputs({"host": self.host})
 
 
@@ -209,11 +210,11 @@ class Job(pulumi.ComponentResource):
             must_run=False,
             opts=_options(self, workload, after, ()),
         )
-        self.done = _gate(self.container, lambda container_id: _until_done(platform.daemon, container_id, physical))
+        self.done = _gate(self.container, lambda container_id: _until_done(platform, container_id, physical))
         self.register_outputs({"name": physical})
 
 
-def _arguments(physical: str, name: str, role: str, workload: Workload) -> dict[str, pulumi.Input]:
+def _arguments(physical: str, name: str, role: str, workload: Workload) -> dict[str, Any]:
     """Return the arguments that services and jobs have in common."""
     # Values are spelled as the provider reads them back: any other spelling is a change in every plan.
     return {
@@ -269,7 +270,7 @@ def _options(
     )
 
 
-def _labels(stack: str, service: str, role: str) -> list[dict[str, pulumi.Input[str]]]:
+def _labels(stack: str, service: str, role: str) -> list[docker.ContainerLabelArgsDict]:
     return [
         {"label": names.STACK_LABEL, "value": stack},
         {"label": names.SERVICE_LABEL, "value": service},
@@ -288,9 +289,7 @@ def _cpus(number: float) -> str:
     return str(float(number))
 
 
-def _gate(
-    container: docker.Container, probe: Callable[[str], Awaitable[None]]
-) -> pulumi.Output[docker.Container]:
+def _gate(container: docker.Container, probe: Callable[[str], Awaitable[None]]) -> pulumi.Output[docker.Container]:
     """Return the container once `probe` has passed. It runs at every `up`, and never in a preview."""
 
     async def check(container_id: str) -> docker.Container:
@@ -301,8 +300,9 @@ def _gate(
     return container.id.apply(check)
 
 
-async def _until_healthy(daemon: Daemon, container_id: str, name: str, health: HealthCheck) -> None:
+async def _until_healthy(platform: Platform, container_id: str, name: str, health: HealthCheck) -> None:
     """Ask the health check itself, rather than wait for Docker's next turn, until it succeeds."""
+    daemon: Daemon = platform.daemon
     deadline = time.monotonic() + health.ready_within_s
     first: State | None = None
     while True:
@@ -313,13 +313,15 @@ async def _until_healthy(daemon: Daemon, container_id: str, name: str, health: H
             code, said = await asyncio.to_thread(daemon.run, container_id, list(health.command))
             if code == 0:
                 return
-        if reason := _broken(state, first) or (f"not ready after {health.ready_within_s} s" if time.monotonic() > deadline else None):
+        if reason := _broken(state, first) or (
+            f"not ready after {health.ready_within_s} s" if time.monotonic() > deadline else None
+        ):
             log = await asyncio.to_thread(daemon.logs, container_id)
             raise pulumi.RunError(explain(name, f"{reason}; its health check says: {said or 'nothing'}", log))
         await asyncio.sleep(POLL_SECONDS)
 
 
-def _broken(state: State | None, first: State | None) -> str | None:
+def _broken(state: "State | None", first: "State | None") -> str | None:
     """Return why waiting on would be in vain, if it would."""
     if state is None or first is None:
         return "it was removed by hand"
@@ -332,8 +334,9 @@ def _broken(state: State | None, first: State | None) -> str | None:
     return None
 
 
-async def _until_done(daemon: Daemon, container_id: str, name: str) -> None:
+async def _until_done(platform: Platform, container_id: str, name: str) -> None:
     """Wait for a job's end. One that failed in an earlier `up` gets another run, since nothing else would."""
+    daemon: Daemon = platform.daemon
     deadline = time.monotonic() + JOB_TIMEOUT_SECONDS
     state = await asyncio.to_thread(daemon.state, container_id)
     if state and _unfinished(state) and state.started_at < _program_started:
@@ -354,7 +357,7 @@ async def _until_done(daemon: Daemon, container_id: str, name: str) -> None:
     raise pulumi.RunError(explain(name, reason, log))
 
 
-def _unfinished(state: State) -> bool:
+def _unfinished(state: "State") -> bool:
     return not state.running and not (state.status == "exited" and state.exit_code == 0)
 
 

@@ -10,8 +10,6 @@ from urllib.parse import urlsplit
 
 import psycopg2
 from cryptography.fernet import Fernet, InvalidToken
-from mlflow.exceptions import MlflowException
-from mlflow.utils.crypto import KEKManager, unwrap_dek
 
 KEEP = "put the old value back: `pulumi config set --secret {key}`, then `pulumi up`; nothing was changed"
 
@@ -20,9 +18,7 @@ def main() -> int:
     """Return 0 if every key opens what it should, else 1 with one line for each that does not."""
     address = urlsplit(os.environ["MLFLOW_BACKEND_STORE_URI"].replace("+psycopg2", ""))
     connection = psycopg2.connect(address.geturl())
-    problems = [
-        problem for problem in (gateway_problem(connection), webhook_problem(connection)) if problem
-    ]
+    problems = [problem for problem in (gateway_problem(connection), webhook_problem(connection)) if problem]
     for problem in problems:
         sys.stderr.write(f"{problem}\n")
     return 1 if problems else 0
@@ -45,13 +41,16 @@ def gateway_problem(connection):
     row = any_row(connection, "secrets", "wrapped_dek, kek_version")
     if row is None:
         return None
+    # Imported where there is something to open: importing mlflow takes three seconds.
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415
+    from mlflow.utils.crypto import KEKManager, unwrap_dek  # noqa: PLC0415
+
     wrapped, version = bytes(row[0]), row[1]
     try:
         unwrap_dek(wrapped, KEKManager(kek_version=version).get_kek())
     except (MlflowException, ValueError):
-        return (
-            "cryptoKekPassphrase does not open the gateway secrets in the database: "
-            + KEEP.format(key="cryptoKekPassphrase")
+        return "cryptoKekPassphrase does not open the gateway secrets in the database: " + KEEP.format(
+            key="cryptoKekPassphrase"
         )
     return None
 
@@ -64,9 +63,8 @@ def webhook_problem(connection):
     try:
         Fernet(os.environ["MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"]).decrypt(row[0].encode())
     except (InvalidToken, ValueError):
-        return (
-            "webhookEncryptionKey does not open the webhook secrets in the database: "
-            + KEEP.format(key="webhookEncryptionKey")
+        return "webhookEncryptionKey does not open the webhook secrets in the database: " + KEEP.format(
+            key="webhookEncryptionKey"
         )
     return None
 

@@ -1,4 +1,4 @@
-"""This checkout: where things are, and which stack is meant."""
+"""The checkout: where things are, and which stack is meant."""
 
 import os
 import re

@@ -40,4 +40,6 @@ def require_name(stack: str, question: str) -> None:
         say(f"{question}\nType the stack's name to go on:")
         given = sys.stdin.readline().strip()
     if given != stack:
-        raise StopError(f"{question}\n  nothing was deleted; to go on, type: make destroy STACK={stack} CONFIRM={stack}")
+        raise StopError(
+            f"{question}\n  nothing was deleted; to go on, type: make destroy STACK={stack} CONFIRM={stack}"
+        )

@@ -31,7 +31,7 @@ def up(stack: Stack) -> None:
         )
     tell_what_to_keep(engine, save_credentials(engine))
     url = engine.outputs()["url"]
-    say(f"\nMLflow is ready. Use it from Python: eval \"$(make -s client STACK={stack.name})\"")
+    say(f'\nMLflow is ready. Use it from Python: eval "$(make -s client STACK={stack.name})"')
     answer(url)
 
 
@@ -77,7 +77,7 @@ def destroy(stack: Stack) -> None:
     left = leftovers(stack)
     if left:
         raise StopError(f"still there: {', '.join(left)}\n  remove them by hand: docker rm / docker volume rm")
-    say(f"{stack.name} is gone: no container, network or volume of it is left. Its secrets are still in {stack.path.name}.")
+    say(f"{stack.name} is gone: no container, network or volume is left. Its secrets are still in {stack.path.name}.")
 
 
 def leftovers(stack: Stack) -> list[str]:

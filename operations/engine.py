@@ -171,7 +171,7 @@ class Engine:
         if "incorrect passphrase" in error:
             source = self.environment.get("PULUMI_CONFIG_PASSPHRASE_FILE", "PULUMI_CONFIG_PASSPHRASE")
             return (
-                f"{self.stack.path.name}: the passphrase in {source} is not the one that its secrets were encrypted with\n"
+                f"{self.stack.path.name}: the passphrase in {source} is not the one that encrypted its secrets\n"
                 "  put the right one there; nothing was changed"
             )
         return f"pulumi: {error}"
@@ -196,5 +196,3 @@ class Engine:
         """Return the stack's state, secrets still encrypted."""
         found: dict[str, Any] = json.loads(self.call("stack", "export"))["deployment"]
         return found
-
-

@@ -84,7 +84,11 @@ def _install_and_start() -> None:
         say("installing Docker (docker.io and iptables, from this distribution)")
         for command in (["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", "docker.io", "iptables"]):
             done = subprocess.run(
-                command, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}, capture_output=True, text=True, check=False
+                command,
+                env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
+                capture_output=True,
+                text=True,
+                check=False,
             )
             if done.returncode:
                 raise StopError(f"{' '.join(command)} failed:\n{done.stderr.strip()}")
@@ -99,7 +103,9 @@ def start_daemon() -> None:
         subprocess.run(["systemctl", "enable", "--now", "docker"], check=False, capture_output=True)
     else:
         with log.open("ab") as output:
-            subprocess.Popen(["dockerd"], stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True)
+            subprocess.Popen(
+                ["dockerd"], stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True
+            )
     for _ in range(60):
         if docker_problem(Daemon("unix:///var/run/docker.sock")) is None:
             return
@@ -124,14 +130,18 @@ def require_host(stack: Stack) -> None:
 def _too_small(daemon: Daemon, settings: StackConfig) -> list[str]:
     info = daemon.api.info()
     problems = []
-    for key, section in (("server", settings.server), ("postgres", settings.postgres), ("objectStore", settings.object_store)):
+    for key, section in (
+        ("server", settings.server),
+        ("postgres", settings.postgres),
+        ("objectStore", settings.object_store),
+    ):
         if section.cpus > info["NCPU"]:
             problems.append(f"mlflow:{key}.cpus: {section.cpus:g} asked for, the Docker host has {info['NCPU']}")
     wanted = settings.server.memory_mb + settings.postgres.memory_mb + settings.object_store.memory_mb
     available = info["MemTotal"] // 2**20
     if wanted > available:
         problems.append(
-            f"memory: the limits of server, postgres and objectStore add up to {wanted} MB, the Docker host has {available}"
+            f"memory: the limits of server, postgres and objectStore add up to {wanted} MB, the host has {available}"
         )
     root = Path(info["DockerRootDir"])
     if daemon.host.startswith("unix://") and root.exists():
@@ -172,7 +182,7 @@ def _ports_taken(daemon: Daemon, settings: StackConfig, stack: str) -> list[str]
         section, _, name = key.partition(".")
         problems.append(
             f"mlflow:{key}: port {port} of {address} is taken by {holder}\n"
-            f"    stop it, or choose another: pulumi config set --stack {stack} --path mlflow:{section}.{name} {port + 1}"
+            f"    stop it, or choose another: pulumi config set -s {stack} --path mlflow:{section}.{name} {port + 1}"
         )
     return problems
 
@@ -204,7 +214,7 @@ def require_images(stack: Stack) -> None:
         lines = "\n".join(f"  {name}\n    {error}" for name, error in missing)
         raise StopError(
             f"{len(missing)} of {len(missing) + len(present)} images cannot be had; nothing was deployed\n{lines}\n"
-            "  behind a mirror, name it: pulumi config set --path mlflow:images.postgres.ref mirror.example.com/postgres:18.6\n"
+            "  behind a mirror, name it: pulumi config set --path mlflow:images.postgres.ref MIRROR/postgres:18.6\n"
             "  without a registry, load them from a machine that has them: docker save … | docker load,\n"
             "  and set their digest to none, since a loaded image has none"
         )

@@ -89,12 +89,8 @@ def _refuse_strangers(engine: Engine, state: dict[str, Any]) -> None:
         for resource in state.get("resources") or []
         if resource["type"] == CONTAINER
     }
-    found = engine.stack.daemon.api.containers(
-        all=True, filters={"label": f"{names.STACK_LABEL}={engine.stack.name}"}
-    )
-    strangers = sorted(
-        name for container in found for name in [container["Names"][0].lstrip("/")] if name not in known
-    )
+    found = engine.stack.daemon.api.containers(all=True, filters={"label": f"{names.STACK_LABEL}={engine.stack.name}"})
+    strangers = sorted(name for container in found for name in [container["Names"][0].lstrip("/")] if name not in known)
     if strangers:
         raise StopError(
             f"{len(strangers)} containers of a stack {engine.stack.name} are here that this state does not know: "
