@@ -14,6 +14,9 @@ import pulumi_random as random
 LENGTH = 32
 """Characters of A-Z, a-z and 0-9: 190 bits, and nothing that a URL, a shell or an ini file would want escaped."""
 
+FERNET_KEY_LENGTH = 44
+"""Of a key that somebody brings along from an older deployment."""
+
 
 class Credential:
     """One secret value, under one name in the stack's config. Belongs to the component that it guards."""
@@ -56,5 +59,7 @@ class Credential:
 
 
 def fernet_key(value: str) -> str:
-    """Return the Fernet key of a 32-character secret: its bytes in URL-safe base64."""
+    """Return the Fernet key of a 32-character secret: its bytes in URL-safe base64. A key of 44 characters is one."""
+    if len(value) == FERNET_KEY_LENGTH:
+        return value
     return base64.urlsafe_b64encode(value.encode()).decode()

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pulumi
 import pulumi_docker as docker
@@ -181,7 +182,7 @@ class Minio(pulumi.ComponentResource):
         )
 
 
-def policy(bucket: str) -> dict[str, object]:
+def policy(bucket: str) -> dict[str, Any]:
     """Return what MLflow may do: use its bucket. Not make another, nor see one, nor meet the administrator."""
     return {
         "Version": "2012-10-17",

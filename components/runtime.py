@@ -160,7 +160,9 @@ class Service(pulumi.ComponentResource):
         container = docker.Container(
             name,
             **_arguments(self.host, name, "service", workload),
-            restart="unless-stopped",
+            # Not "unless-stopped": when dockerd 20.10 comes back after a crash it stops what survived, remembers that
+            # as somebody's wish, and leaves it stopped.
+            restart="always",
             # An init reaps what a health check that timed out leaves behind.
             init=True,
             healthcheck={

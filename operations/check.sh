@@ -1,0 +1,36 @@
+#!/bin/sh
+# Everything that `make test` checks, in the order of its speed. usage: check.sh [pytest options]
+set -eu
+
+BIN=.venv/bin
+
+step() {
+    echo "==> $*" >&2
+}
+
+# Tracked shell files, by ending and by their first line.
+shell_files() {
+    git ls-files '*.sh' .ci/run
+}
+
+lint() {
+    step "ruff, mypy"
+    "$BIN/ruff" format --check --quiet .
+    "$BIN/ruff" check --quiet .
+    "$BIN/mypy" --no-error-summary
+    step "shellcheck, shfmt, hadolint"
+    shell_files | xargs "$BIN/shellcheck"
+    shell_files | xargs "$BIN/shfmt" --indent 4 --diff
+    "$BIN/hadolint" mlflow/Dockerfile
+    step "zizmor, actionlint"
+    "$BIN/zizmor" --offline --quiet .github/workflows
+    if command -v actionlint >/dev/null; then actionlint; else echo "actionlint is not installed: skipped" >&2; fi
+}
+
+main() {
+    lint
+    step "pytest"
+    exec "$BIN/python" -m pytest "$@"
+}
+
+main "$@"

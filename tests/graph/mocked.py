@@ -1,0 +1,231 @@
+"""Runs the whole program under Pulumi's mocks and keeps everything that it registered, options included."""
+
+import json
+import runpy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import pytest
+import yaml
+from google.protobuf import json_format
+from pulumi.runtime import rpc
+from pulumi.runtime.mocks import MockCallArgs, MockMonitor, MockResourceArgs, Mocks
+
+from components import daemon
+from components.daemon import State
+
+ROOT = Path(__file__).parents[2]
+ENVELOPE = rpc._special_sig_key
+"""The key under which Pulumi marks a value as secret on the wire."""
+CONTAINER = "docker:index/container:Container"
+VOLUME = "docker:index/volume:Volume"
+NETWORK = "docker:index/network:Network"
+IMAGE = "docker:index/remoteImage:RemoteImage"
+PASSWORD = "random:index/randomPassword:RandomPassword"
+
+
+class Provider(Mocks):
+    """Answers as the providers do: ids, image ids, and passwords that are secret."""
+
+    def new_resource(self, args: MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
+        outputs = dict(args.inputs)
+        if args.typ == PASSWORD:
+            # The engine marks it; the mocks do not.
+            outputs["result"] = pulumi.Output.secret(f"generated-{args.name}".ljust(32, "x"))
+        if args.typ == IMAGE:
+            outputs["imageId"] = f"sha256:{args.name}"
+        return f"{args.name}-id", outputs
+
+    def call(self, args: MockCallArgs) -> tuple[dict[str, Any], None]:
+        raise AssertionError(f"the program asked the provider for {args.token}")
+
+
+class Recorder(MockMonitor):
+    """Keeps every registration, and refuses two of one name, as the engine would."""
+
+    def __init__(self, mocks: Mocks) -> None:
+        super().__init__(mocks)
+        self.requests: dict[str, Any] = {}
+
+    def RegisterResource(self, request: Any) -> Any:  # noqa: ANN401, N802 - as in Pulumi
+        urn = self.make_urn(request.parent, request.type, request.name)
+        assert urn not in self.requests, f"registered twice: {urn}"
+        self.requests[urn] = request
+        return super().RegisterResource(request)  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True)
+class Resource:
+    urn: str
+    type: str
+    name: str
+    inputs: dict[str, Any]
+    """Secrets still in their envelope."""
+    request: Any
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        found: dict[str, Any] = unwrapped(self.inputs)
+        return found
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {label["label"]: label["value"] for label in self.plain["labels"]}
+
+    @property
+    def envs(self) -> dict[str, str]:
+        return dict(entry.split("=", 1) for entry in self.plain.get("envs", []))
+
+    @property
+    def networks(self) -> list[str]:
+        return [network["name"] for network in self.plain.get("networksAdvanced", [])]
+
+
+def unwrapped(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, dict):
+        if ENVELOPE in value and "value" in value:
+            return unwrapped(value["value"])
+        return {key: unwrapped(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [unwrapped(entry) for entry in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def in_clear(value: Any) -> str:  # noqa: ANN401
+    """Return everything in `value` that is not in a secret's envelope, as text."""
+    if isinstance(value, dict):
+        if ENVELOPE in value:
+            return ""
+        return " ".join(f"{key} {in_clear(entry)}" for key, entry in value.items())
+    if isinstance(value, list):
+        return " ".join(in_clear(entry) for entry in value)
+    return str(value)
+
+
+@dataclass
+class Graph:
+    stack: str
+    resources: list[Resource]
+    exports: dict[str, Any] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    """What the Docker daemon was asked."""
+
+    def of(self, kind: str) -> list[Resource]:
+        return [resource for resource in self.resources if resource.type == kind]
+
+    def named(self, kind: str, name: str) -> Resource:
+        return next(resource for resource in self.of(kind) if resource.name == name)
+
+    @property
+    def containers(self) -> dict[str, Resource]:
+        """The containers that run: services and jobs."""
+        return {
+            resource.name: resource
+            for resource in self.of(CONTAINER)
+            if resource.labels["mlflow.role"] in ("service", "job")
+        }
+
+    @property
+    def services(self) -> dict[str, Resource]:
+        return {name: found for name, found in self.containers.items() if found.labels["mlflow.role"] == "service"}
+
+    @property
+    def jobs(self) -> dict[str, Resource]:
+        return {name: found for name, found in self.containers.items() if found.labels["mlflow.role"] == "job"}
+
+    @property
+    def writers(self) -> dict[str, Resource]:
+        return {found.name: found for found in self.of(CONTAINER) if found.labels["mlflow.role"] == "files"}
+
+
+class HealthyDaemon:
+    """A Docker daemon on which everything works at once."""
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        self.asked: list[str] = []
+        _daemons.append(self)
+
+    def _answer(self, question: str) -> None:
+        self.asked.append(question)
+
+    def state(self, container: str) -> State:
+        self._answer(f"state {container}")
+        job = any(job in container for job in ("bootstrap", "verify", "migrate"))
+        return State(
+            running=not job,
+            status="exited" if job else "running",
+            exit_code=0,
+            started_at="2999-01-01T00:00:00Z",
+            restarts=0,
+            oom_killed=False,
+            error="",
+        )
+
+    def run(self, container: str, command: list[str]) -> tuple[int, str]:
+        self._answer(f"run {container} {command[0]}")
+        return 0, ""
+
+    def logs(self, container: str, lines: int = 15) -> str:
+        return f"{container} {lines}"
+
+    def networks(self) -> set[str]:
+        self._answer("networks")
+        return {"shared-network"}
+
+    def volumes(self) -> set[str]:
+        self._answer("volumes")
+        return set()
+
+
+_daemons: list[HealthyDaemon] = []
+
+
+def values_of(stack: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / f"Pulumi.{stack}.yaml").read_text())["config"]
+    return found
+
+
+def build(
+    stack: str,
+    *,
+    preview: bool = False,
+    values: dict[str, Any] | None = None,
+    secrets: dict[str, str] | None = None,
+    daemon_class: type = HealthyDaemon,
+) -> Graph:
+    """Run `__main__.py` as Pulumi would and return what it registered."""
+    _daemons.clear()
+    pulumi.runtime.reset_options()
+    mocks = Provider()
+    recorder = Recorder(mocks)
+    pulumi.runtime.set_mocks(mocks, project="mlflow", stack=stack, preview=preview, monitor=recorder)
+    config = {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in (values if values is not None else values_of(stack)).items()
+    }
+    secret = {f"mlflow:{key}": value for key, value in (secrets or {}).items()}
+    pulumi.runtime.set_all_config({**config, **secret}, secret_keys=list(secret))
+    graph = Graph(stack, [])
+    patched = pytest.MonkeyPatch()
+    patched.setattr(daemon, "Daemon", daemon_class)
+
+    @pulumi.runtime.test  # type: ignore[untyped-decorator]
+    def program() -> None:
+        runpy.run_path(str(ROOT / "__main__.py"))
+
+    try:
+        program()
+        root = pulumi.runtime.get_root_resource()
+        assert root is not None
+        graph.exports = dict(root.outputs)  # type: ignore[attr-defined]
+    finally:
+        patched.undo()
+    graph.resources = [
+        Resource(urn, request.type, request.name, json_format.MessageToDict(request.object), request)
+        for urn, request in recorder.requests.items()
+    ]
+    graph.asked = [question for one in _daemons for question in one.asked]
+    return graph

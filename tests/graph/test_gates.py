@@ -1,0 +1,147 @@
+"""Gates: what "deployed" means, and how a failure reads."""
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+import pulumi
+import pytest
+
+from components import runtime
+from components.daemon import State
+from components.runtime import HealthCheck, _until_done, _until_healthy
+
+HEALTH = HealthCheck(command=["check"], ready_within_s=1)
+
+
+def state(status: str = "running", **changes: Any) -> State:  # noqa: ANN401
+    values = {
+        "running": status == "running",
+        "status": status,
+        "exit_code": 0,
+        "started_at": "2999-01-01",
+        "restarts": 0,
+        "oom_killed": False,
+        "error": "",
+    }
+    return State(**{**values, **changes})
+
+
+@dataclass
+class Script:
+    """A daemon that answers from a list, its last answer for ever, and a platform that has it."""
+
+    states: list[State | None]
+    checks: list[tuple[int, str]] = field(default_factory=lambda: [(0, "")])
+    started: int = 0
+
+    @property
+    def daemon(self) -> "Script":
+        return self
+
+    def state(self, _container: str) -> State | None:
+        return self.states.pop(0) if len(self.states) > 1 else self.states[0]
+
+    def run(self, _container: str, _command: list[str]) -> tuple[int, str]:
+        return self.checks.pop(0) if len(self.checks) > 1 else self.checks[0]
+
+    def logs(self, _container: str) -> str:
+        return "last words"
+
+    def start(self, _container: str) -> None:
+        self.started += 1
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "POLL_SECONDS", 0.01)
+
+
+def in_a_loop_of_its_own(gate: Coroutine[Any, Any, None]) -> None:
+    # asyncio.run() would leave the thread without a loop, which Pulumi's mocks want.
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(gate)
+    finally:
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+
+def wait_healthy(script: Script) -> None:
+    in_a_loop_of_its_own(_until_healthy(script, "id", "mlflow-dev-x", HEALTH))  # type: ignore[arg-type]
+
+
+def wait_done(script: Script) -> None:
+    in_a_loop_of_its_own(_until_done(script, "id", "mlflow-dev-x"))  # type: ignore[arg-type]
+
+
+def failure(wait: Any, script: Script) -> str:  # noqa: ANN401
+    with pytest.raises(pulumi.RunError) as caught:
+        wait(script)
+    return str(caught.value)
+
+
+def test_a_service_is_ready_when_its_health_check_succeeds() -> None:
+    wait_healthy(Script([state()], [(1, "no"), (1, "no"), (0, "yes")]))
+
+
+def test_a_service_that_never_answers_fails_with_what_its_check_says_and_its_last_lines() -> None:
+    assert failure(wait_healthy, Script([state()], [(1, "connection refused")])) == (
+        "mlflow-dev-x: not ready after 1 s; its health check says: connection refused\n"
+        "  its last lines:\n"
+        "    last words\n"
+        "  the whole log: docker logs mlflow-dev-x\n"
+        "  once the cause is mended: make up (or pulumi up --refresh); nothing that works has been undone"
+    )
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (None, "it was removed by hand"),
+        (state("exited", exit_code=3), "it is exited (exit code 3)"),
+        (state("restarting", restarts=2, exit_code=1), "it keeps crashing (exit code 1, 2 restarts)"),
+        (state("exited", oom_killed=True), "it ran out of memory: raise its memoryMb"),
+        (state("created", error="port is already allocated"), "it is created (exit code 0) port is already allocated"),
+    ],
+)
+def test_waiting_ends_early_where_it_would_be_in_vain(broken: State | None, reason: str) -> None:
+    assert f"mlflow-dev-x: {reason}" in failure(wait_healthy, Script([state(), broken], [(1, "")]))
+
+
+def test_one_restart_is_forgiven() -> None:
+    wait_healthy(Script([state("restarting"), state(restarts=1)]))
+
+
+def test_a_job_that_ended_well_is_done() -> None:
+    script = Script([state(), state(), state("exited")])
+    wait_done(script)
+    assert script.started == 0
+
+
+def test_a_job_that_failed_just_now_fails_the_up_with_its_last_lines() -> None:
+    script = Script([state("exited", exit_code=7)])
+    assert "mlflow-dev-x: it exited with code 7\n  its last lines:\n    last words" in failure(wait_done, script)
+    assert script.started == 0
+
+
+def test_a_job_that_failed_in_an_earlier_up_gets_another_run() -> None:
+    script = Script([state("exited", exit_code=7, started_at="2000-01-01"), state(), state("exited")])
+    wait_done(script)
+    assert script.started == 1
+
+
+def test_a_job_that_failed_again_fails_the_up_again() -> None:
+    script = Script([state("exited", exit_code=7, started_at="2000-01-01"), state("exited", exit_code=8)])
+    assert "it exited with code 8" in failure(wait_done, script)
+    assert script.started == 1
+
+
+def test_a_job_that_was_removed_by_hand_says_so() -> None:
+    assert "it was removed by hand" in failure(wait_done, Script([None]))
+
+
+def test_a_job_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "JOB_TIMEOUT_SECONDS", 0.05)
+    assert "still running after 0.05 s" in failure(wait_done, Script([state()]))

@@ -1,0 +1,402 @@
+"""Invariants over everything that the program registers, for each stack that we ship."""
+
+import json
+import re
+from collections.abc import Callable
+
+import pulumi
+import pytest
+
+from components.daemon import State
+from tests.graph.mocked import (
+    CONTAINER,
+    ENVELOPE,
+    IMAGE,
+    NETWORK,
+    PASSWORD,
+    ROOT,
+    VOLUME,
+    Graph,
+    in_clear,
+    unwrapped,
+)
+
+Program = Callable[..., Graph]
+
+
+def test_the_entry_point_is_a_table_of_contents() -> None:
+    lines = (ROOT / "__main__.py").read_text().splitlines()
+    code = [line for line in lines if line.strip() and not line.startswith(("import", "from", '"""'))]
+    assert len(code) <= 30
+    assert not re.search(r"^\s*(if|for|while|def|class)\b", "\n".join(code), re.MULTILINE)
+
+
+# --- every container that runs -------------------------------------------------------------------------------------
+
+
+def test_every_container_is_hardened(graph: Graph) -> None:
+    for name, container in graph.containers.items():
+        plain = container.plain
+        assert plain["readOnly"] is True, name
+        assert plain["capabilities"]["drops"] == ["ALL"], name
+        assert plain["capabilities"].get("adds", []) == [], name
+        assert plain["securityOpts"] == ["no-new-privileges:true"], name
+        assert "privileged" not in plain, name
+        assert not any("docker.sock" in json.dumps(volume) for volume in plain["volumes"]), name
+        assert not any("hostPath" in volume for volume in plain["volumes"]), name
+
+
+def test_every_container_has_limits(graph: Graph) -> None:
+    for name, container in graph.containers.items():
+        # Without memorySwap equal to memory, every preview shows a change.
+        assert container.plain["memorySwap"] == container.plain["memory"] > 0, name
+        assert re.fullmatch(r"\d+\.\d+", container.plain["cpus"]), name
+
+
+def test_every_log_is_rotated(graph: Graph) -> None:
+    for name, container in graph.containers.items():
+        assert container.plain["logDriver"] == "json-file", name
+        assert container.plain["logOpts"] == {"max-size": "10m", "max-file": "5"}, name
+
+
+def test_every_container_can_be_found_by_its_labels(graph: Graph) -> None:
+    for container in graph.of(CONTAINER):
+        assert container.labels["mlflow.stack"] == graph.stack
+        assert container.plain["name"].startswith(f"mlflow-{graph.stack}-")
+
+
+def test_every_image_is_taken_by_its_id(graph: Graph) -> None:
+    for container in graph.of(CONTAINER):
+        assert container.plain["image"].startswith("sha256:")
+
+
+def test_every_service_has_a_health_check_a_grace_period_and_comes_back(graph: Graph) -> None:
+    assert set(graph.services) == {"server", "postgres", "minio"}
+    for name, service in graph.services.items():
+        assert service.plain["healthcheck"]["tests"][0] == "CMD", name
+        assert service.plain["restart"] == "always", name
+        assert service.plain["destroyGraceSeconds"] == service.plain["stopTimeout"] >= 30, name
+
+
+def test_every_job_runs_once(graph: Graph) -> None:
+    assert set(graph.jobs) == {"minio-bootstrap", "verify-data-keys", "migrate"}
+    for job in graph.jobs.values():
+        assert job.plain["restart"] == "no"
+        assert job.plain["mustRun"] is False
+
+
+def test_a_container_of_a_fixed_name_goes_before_its_successor_comes(graph: Graph) -> None:
+    for container in graph.of(CONTAINER):
+        assert container.request.deleteBeforeReplace, container.name
+
+
+def test_what_the_provider_cannot_update_is_replaced(graph: Graph) -> None:
+    for name, container in graph.containers.items():
+        assert {"healthcheck", "init", "tmpfs"} <= set(container.request.replaceOnChanges), name
+
+
+def test_a_container_that_reads_a_file_is_replaced_with_it(graph: Graph) -> None:
+    for name, container in graph.containers.items():
+        mounted = {volume["volumeName"] for volume in container.plain["volumes"]}
+        writers = {writer.urn for writer in graph.writers.values() if writer.plain["name"] in mounted}
+        assert writers, name
+        assert writers <= set(container.request.replace_with), name
+
+
+def test_a_writer_never_starts(graph: Graph) -> None:
+    for writer in graph.writers.values():
+        assert writer.plain["start"] is False
+        assert writer.plain["mustRun"] is False
+
+
+def test_files_are_mounted_read_only_and_by_one_consumer(graph: Graph) -> None:
+    for writer in graph.writers.values():
+        volume = writer.plain["name"]
+        mounts = [
+            entry
+            for container in graph.containers.values()
+            for entry in container.plain["volumes"]
+            if entry["volumeName"] == volume
+        ]
+        assert [entry["readOnly"] for entry in mounts] == [True], volume
+
+
+# --- networks and ports --------------------------------------------------------------------------------------------
+
+
+def test_the_data_are_on_a_network_without_a_way_out(graph: Graph) -> None:
+    assert graph.named(NETWORK, "backend").plain["internal"] is True
+    for name in ("postgres", "minio", *graph.jobs):
+        assert graph.containers[name].networks == ["backend-id"], name
+
+
+def test_the_server_is_on_the_data_network_and_on_its_edge(graph: Graph) -> None:
+    edge = "edge-id" if graph.stack == "dev" else "shared-network"
+    assert graph.containers["server"].networks == ["backend-id", edge]
+
+
+def test_nothing_is_published_but_devs_server_on_loopback(graph: Graph) -> None:
+    published = {name: container.plain.get("ports", []) for name, container in graph.containers.items()}
+    expected = [{"internal": 5000, "external": 5000, "ip": "127.0.0.1", "protocol": "tcp"}]
+    for name, ports in published.items():
+        assert ports == (expected if (graph.stack, name) == ("dev", "server") else []), name
+
+
+def test_a_port_of_a_data_service_is_published_on_loopback_through_a_network_of_its_own(program: Program) -> None:
+    graph = program("dev", values={"mlflow:postgres": {"port": 5433}, "mlflow:objectStore": {"consolePort": 9001}})
+    assert graph.services["postgres"].networks == ["backend-id", "access-id"]
+    assert graph.services["postgres"].plain["ports"] == [
+        {"internal": 5432, "external": 5433, "ip": "127.0.0.1", "protocol": "tcp"}
+    ]
+    assert graph.services["minio"].networks == ["backend-id", "access-id"]
+    assert graph.services["minio"].envs["MINIO_BROWSER"] == "on"
+    assert graph.services["server"].networks == ["backend-id", "edge-id"]
+
+
+def test_the_console_is_off_unless_it_is_published(graph: Graph) -> None:
+    assert graph.services["minio"].envs["MINIO_BROWSER"] == "off"
+
+
+def test_traefik_always_learns_whether_and_how_to_route(graph: Graph) -> None:
+    labels = graph.services["server"].labels
+    if graph.stack == "dev":
+        assert labels["traefik.enable"] == "false"
+        return
+    router = f"traefik.http.routers.mlflow-{graph.stack}-server"
+    assert labels["traefik.enable"] == "true"
+    assert labels["traefik.docker.network"] == "shared-network"
+    assert labels[f"{router}.middlewares"] == "authelia@docker,secureHeaders@docker"
+    assert labels[f"{router}.tls.certresolver"] == "cloudflare"
+
+
+def test_allowed_hosts_and_origins_follow_from_the_hostname(graph: Graph) -> None:
+    envs = graph.services["server"].envs
+    if graph.stack == "prod":
+        assert "mlflow.example.com,mlflow.example.com:*" in envs["MLFLOW_SERVER_ALLOWED_HOSTS"]
+        assert envs["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] == "https://mlflow.example.com"
+    # Without it the health check gets 403, and Traefik never routes.
+    assert "127.0.0.1:*" in envs["MLFLOW_SERVER_ALLOWED_HOSTS"]
+
+
+# --- secrets -------------------------------------------------------------------------------------------------------
+
+
+def test_no_secret_is_anywhere_but_in_a_file(graph: Graph) -> None:
+    passwords = [f"generated-{resource.name}" for resource in graph.of(PASSWORD)]
+    assert len(passwords) == 5
+    for resource in graph.resources:
+        everything = json.dumps(unwrapped(resource.inputs))
+        clear = in_clear(resource.inputs)
+        for password in passwords:
+            assert password not in clear, resource.urn
+            if resource.name not in graph.writers:
+                assert password not in everything, resource.urn
+
+
+def test_every_secret_reaches_a_file(graph: Graph) -> None:
+    files = json.dumps([writer.plain["uploads"] for writer in graph.writers.values()])
+    for resource in graph.of(PASSWORD):
+        if resource.name != "webhook-encryption-key":  # in base64
+            assert f"generated-{resource.name}" in files
+
+
+def test_an_exported_credential_is_secret(graph: Graph) -> None:
+    exports = graph.exports
+    assert set(exports) == {"url", "credentials", "unsaved_credentials"}
+
+    @pulumi.runtime.test  # type: ignore[untyped-decorator]
+    async def check() -> None:
+        for value in exports["credentials"].values():
+            assert await value.is_secret()
+
+    check()
+
+
+def test_a_configured_secret_wins_and_its_generator_stays(program: Program) -> None:
+    graph = program("dev", secrets={"postgresPassword": "my-own-password"})
+    uploads = json.dumps(graph.writers["postgres-secrets-writer"].plain["uploads"])
+    assert "my-own-password" in uploads
+    assert "generated" not in uploads
+    # One that came and went with the setting would be deleted by the plan after the write-back.
+    assert "postgres-password" in [resource.name for resource in graph.of(PASSWORD)]
+    assert "my-own-password" not in " ".join(in_clear(resource.inputs) for resource in graph.resources)
+    assert graph.exports["unsaved_credentials"] == [
+        "minioRootPassword",
+        "minioPassword",
+        "cryptoKekPassphrase",
+        "webhookEncryptionKey",
+    ]
+
+
+def test_a_writers_uploads_are_secret_where_they_hold_one(graph: Graph) -> None:
+    for name, writer in graph.writers.items():
+        in_envelopes = [ENVELOPE in upload["content"] for upload in writer.inputs["uploads"]]
+        assert any(in_envelopes) == ("secrets" in name), name
+
+
+def test_a_password_is_long_and_needs_no_escaping(graph: Graph) -> None:
+    for password in graph.of(PASSWORD):
+        assert password.plain == {"length": 32, "special": False}
+        assert {"length", "special"} <= set(password.request.ignoreChanges)
+
+
+# --- data ----------------------------------------------------------------------------------------------------------
+
+
+def test_data_volumes_survive_the_stack_and_are_protected_outside_dev(graph: Graph) -> None:
+    data = {volume.plain["name"]: volume for volume in graph.of(VOLUME) if volume.request.retainOnDelete}
+    assert set(data) == {f"mlflow-{graph.stack}-postgres-18-data", f"mlflow-{graph.stack}-minio-data"}
+    for volume in data.values():
+        assert volume.request.protect is (graph.stack != "dev")
+        # The edit of a label replaces a volume.
+        assert "labels" not in volume.plain
+
+
+def test_only_data_volumes_are_protected(graph: Graph) -> None:
+    for resource in graph.resources:
+        if not resource.request.retainOnDelete:
+            assert not resource.request.protect, resource.urn
+
+
+@pytest.mark.parametrize(("tag", "path"), [("18.6", "/var/lib/postgresql"), ("17.11", "/var/lib/postgresql/data")])
+def test_the_mount_point_follows_the_postgres_major(program: Program, tag: str, path: str) -> None:
+    graph = program("dev", values={"mlflow:images": {"postgres": {"ref": f"postgres:{tag}"}}})
+    major = tag.split(".", maxsplit=1)[0]
+    assert {"volumeName": f"mlflow-dev-postgres-{major}-data", "containerPath": path} in graph.services[
+        "postgres"
+    ].plain["volumes"]
+
+
+def test_uploads_are_spooled_on_a_volume_not_in_memory(graph: Graph) -> None:
+    server = graph.services["server"].plain
+    assert {"volumeName": f"mlflow-{graph.stack}-server-scratch", "containerPath": "/scratch"} in server["volumes"]
+    assert graph.services["server"].envs["TMPDIR"] == "/scratch"
+
+
+# --- order ---------------------------------------------------------------------------------------------------------
+
+
+def depends(graph: Graph, later: str, earlier: str) -> bool:
+    """Whether container `later` waits, directly or not, for container `earlier`."""
+    by_urn = {resource.urn: resource for resource in graph.resources}
+    seen: set[str] = set()
+    waiting = [graph.containers[later].urn]
+    while waiting:
+        urn = waiting.pop()
+        if urn in seen:
+            continue
+        seen.add(urn)
+        waiting += by_urn[urn].request.dependencies if urn in by_urn else []
+    return graph.containers[earlier].urn in seen
+
+
+@pytest.mark.parametrize(
+    ("later", "earlier"),
+    [
+        ("minio-bootstrap", "minio"),
+        ("verify-data-keys", "postgres"),
+        ("migrate", "verify-data-keys"),
+        ("server", "migrate"),
+        ("server", "minio-bootstrap"),
+    ],
+)
+def test_services_start_in_the_order_of_their_needs(graph: Graph, later: str, earlier: str) -> None:
+    assert depends(graph, later, earlier)
+
+
+def test_a_migration_never_runs_under_the_old_server(graph: Graph) -> None:
+    assert graph.jobs["migrate"].urn in graph.services["server"].request.replace_with
+
+
+def test_a_new_image_migrates(graph: Graph) -> None:
+    assert graph.jobs["migrate"].plain["image"] == graph.services["server"].plain["image"]
+
+
+# --- plans and gates -----------------------------------------------------------------------------------------------
+
+
+def test_a_preview_asks_the_docker_daemon_nothing(program: Program) -> None:
+    assert program("prod", preview=True).asked == []
+
+
+def test_a_preview_knows_every_resource(program: Program) -> None:
+    # None is made inside an apply, where a plan could not see it.
+    planned = {resource.urn for resource in program("dev", preview=True).resources}
+    assert planned == {resource.urn for resource in program("dev").resources}
+
+
+def test_an_up_asks_every_service_and_job_whether_it_works(graph: Graph) -> None:
+    asked = " ".join(graph.asked)
+    for name in graph.services:
+        assert f"run {name}-id" in asked
+    for name in graph.jobs:
+        assert f"state {name}-id" in asked
+
+
+def test_an_image_has_a_content_hash_and_is_never_deleted_by_its_tag(graph: Graph) -> None:
+    for image in graph.of(IMAGE):
+        assert image.plain["keepLocally"] is True
+    built = graph.named(IMAGE, "mlflow-image").plain
+    assert built["name"].startswith("localhost/mlflow-server:")
+    assert built["triggers"]["content"].startswith(built["name"].rpartition(":")[2])
+    assert built["build"]["context"] == "mlflow"
+
+
+class BrokenDaemon:
+    """A daemon on which Postgres crashes."""
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+
+    def state(self, container: str) -> State:
+        return State(
+            running=False,
+            status="exited",
+            exit_code=3,
+            started_at="2999",
+            restarts=0,
+            oom_killed=False,
+            error=container,
+        )
+
+    def logs(self, container: str) -> str:
+        return f"FATAL: {container} is unhappy"
+
+    def networks(self) -> set[str]:
+        return set()
+
+    def volumes(self) -> set[str]:
+        return {"mlflow-dev-postgres-17-data"}
+
+
+def test_settings_that_are_wrong_stop_the_program_before_any_resource(program: Program) -> None:
+    with pytest.raises(pulumi.RunError, match=r"mlflow:postgres\.memoryMb: must be at least 256, got 1"):
+        program("dev", values={"mlflow:postgres": {"memoryMb": 1}})
+
+
+def test_a_database_of_another_major_stops_the_program_before_any_resource(program: Program) -> None:
+    with pytest.raises(pulumi.RunError) as caught:
+        program("dev", daemon_class=BrokenDaemon)
+    assert "version 18 would start on an empty database" in str(caught.value)
+    assert "mlflow-dev-postgres-17-data" in str(caught.value)
+
+
+def test_a_missing_proxy_network_is_named_with_the_line_to_type(program: Program) -> None:
+    class NoNetwork(BrokenDaemon):
+        def volumes(self) -> set[str]:
+            return set()
+
+    with pytest.raises(pulumi.RunError, match="docker network create shared-network"):
+        program("prod", daemon_class=NoNetwork)
+
+
+def test_every_component_registers_what_it_offers() -> None:
+    for path in (ROOT / "components").glob("*.py"):
+        text = path.read_text()
+        classes = text.count("(pulumi.ComponentResource)")
+        assert text.count("self.register_outputs({") == classes, path.name
+        assert "register_outputs({})" not in text, path.name
+
+
+def test_a_stack_without_any_setting_deploys(program: Program) -> None:
+    assert len(program("dev", values={}).services) == 3

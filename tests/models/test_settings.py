@@ -1,0 +1,203 @@
+"""Settings: what is refused, and in which words."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.images import DEFAULTS
+from components.mlflow import allowed_hosts
+from config import SECRETS, InvalidSettingsError, StackConfig
+
+ROOT = Path(__file__).parents[2]
+STACKS = ("dev", "staging", "prod")
+SHA = "sha256:" + "a" * 64
+
+
+def stack_values(stack: str) -> dict[str, object]:
+    values = yaml.safe_load((ROOT / f"Pulumi.{stack}.yaml").read_text())["config"]
+    return {key.removeprefix("mlflow:"): value for key, value in values.items()}
+
+
+def problems(values: dict[str, object], hidden: list[str] | None = None) -> list[str]:
+    with pytest.raises(InvalidSettingsError) as caught:
+        StackConfig.parse(values, hidden=hidden)
+    return caught.value.problems
+
+
+REFUSED = [
+    ({"postgres": {"memoryMb": 64}}, "mlflow:postgres.memoryMb: must be at least 256, got 64"),
+    ({"postgres": {"memroyMb": 512}}, "mlflow:postgres.memroyMb: no such setting; did you mean memoryMb?"),
+    ({"hostnam": "a"}, "mlflow:hostnam: no such setting; did you mean hostname?"),
+    ({"postgresPasswrd": "a"}, "mlflow:postgresPasswrd: no such setting; did you mean postgresPassword?"),
+    (
+        {"traefik": {"zzz": 1}},
+        "mlflow:traefik.zzz: no such setting; known here: certResolver, entryPoint, middlewares, mode, network, tls",
+    ),
+    ({"images": {"minio": {"tag": "x"}}}, "mlflow:images.minio.tag: no such setting; known here: digest, ref"),
+    ({"server": {"workers": "many"}}, "mlflow:server.workers: must be a whole number, got 'many'"),
+    ({"server": {"workers": 2.5}}, "mlflow:server.workers: must be a whole number, got 2.5"),
+    ({"server": {"cpus": "fast"}}, "mlflow:server.cpus: must be a number, got 'fast'"),
+    ({"server": {"jobs": "perhaps"}}, "mlflow:server.jobs: must be true or false, got 'perhaps'"),
+    ({"server": {"port": 80}}, "mlflow:server.port: must be at least 1024, got 80"),
+    ({"server": {"port": 70000}}, "mlflow:server.port: must be at most 65535, got 70000"),
+    (
+        {"server": {"logLevel": "loud"}},
+        "mlflow:server.logLevel: must be one of 'debug', 'info', 'warning' or 'error', got 'loud'",
+    ),
+    ({"server": "big"}, "mlflow:server: must be a section of settings (key: value), got 'big'"),
+    ({"traefik": {"middlewares": "authelia"}}, "mlflow:traefik.middlewares: must be a list, got 'authelia'"),
+    (
+        {"traefik": {"middlewares": ["authelia"]}},
+        "mlflow:traefik.middlewares.0: must be <name>@<provider> as Traefik's dashboard shows it, such as "
+        "authelia@docker, got 'authelia'",
+    ),
+    (
+        {"hostname": "https://mlflow.example.com"},
+        "mlflow:hostname: must be a host name in lower case such as mlflow.example.com, without scheme, port or path, "
+        "got 'https://mlflow.example.com'",
+    ),
+    (
+        {"images": {"postgres": {"ref": "postgres:latest"}}},
+        "mlflow:images.postgres.ref: must be <image>:<tag> with a tag other than latest; its digest has a key of its "
+        "own, got 'postgres:latest'",
+    ),
+    (
+        {"images": {"postgres": {"ref": "postgres:bookworm"}}},
+        "mlflow:images.postgres.ref: must have a tag that begins with the major version, such as postgres:18.6, "
+        "got 'postgres:bookworm'",
+    ),
+    (
+        {"images": {"minio": {"digest": "sha256:1234"}}},
+        "mlflow:images.minio.digest: must be sha256:<64 hex digits>, or none, got 'sha256:1234'",
+    ),
+    (
+        {"server": {"memoryMb": 600}},
+        "mlflow:server.memoryMb: must be at least 768 for 2 workers, got 600; raise it, or lower mlflow:server.workers",
+    ),
+    (
+        {"server": {"memoryMb": 2048, "jobs": True}},
+        "mlflow:server.memoryMb: must be at least 2304 for 2 workers and jobs, got 2048; raise it, or lower "
+        "mlflow:server.workers",
+    ),
+    (
+        {"server": {"workers": 8, "memoryMb": 4096}},
+        "mlflow:postgres.maxConnections: must be at least 145 for mlflow:server.workers 8, got 100",
+    ),
+    (
+        {"traefik": {"tls": False, "certResolver": "cloudflare"}},
+        "mlflow:traefik.certResolver: 'cloudflare' has no use while mlflow:traefik.tls is false; set tls to true, "
+        "or remove certResolver",
+    ),
+    (
+        {"traefik": {"mode": "existing"}},
+        "mlflow:hostname: is required when mlflow:traefik.mode is existing; type: "
+        "pulumi config set hostname mlflow.example.com",
+    ),
+    (
+        {"postgres": {"port": 5000}},
+        "mlflow:postgres.port: port 5000 is already used by mlflow:server.port",
+    ),
+    (
+        {"postgres": {"port": 9001}, "objectStore": {"consolePort": 9001}},
+        "mlflow:objectStore.consolePort: port 9001 is already used by mlflow:postgres.port",
+    ),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), REFUSED, ids=[message.split(": ")[0] for _, message in REFUSED])
+def test_a_wrong_setting_is_refused_in_exactly_these_words(values: dict[str, object], message: str) -> None:
+    assert problems(values) == [message]
+
+
+def test_all_problems_come_at_once_with_contradictions_among_what_can_be_read() -> None:
+    found = problems(
+        {
+            "postgres": {"memoryMb": 64, "memroyMb": 1},
+            "server": {"memoryMb": 600},
+            "traefik": {"tls": False, "certResolver": "x"},
+        }
+    )
+    assert [line.split(": ")[0] for line in found] == [
+        "mlflow:postgres.memoryMb",
+        "mlflow:postgres.memroyMb",
+        "mlflow:server.memoryMb",
+        "mlflow:traefik.certResolver",
+    ]
+
+
+def test_a_contradiction_with_a_section_that_cannot_be_read_is_not_guessed() -> None:
+    # 8 workers need 145 connections, but what maxConnections is, nobody knows yet.
+    found = problems({"server": {"workers": 8, "memoryMb": 4096}, "postgres": {"maxConnections": "lots"}})
+    assert found == ["mlflow:postgres.maxConnections: must be a whole number, got 'lots'"]
+
+
+def test_no_value_is_repeated_that_may_be_a_secret() -> None:
+    assert "hunter2" not in str(problems({"server": {"adminPassword": "hunter2"}}))
+    assert "hunter2" not in str(problems({"server": {"workers": "hunter2"}}, hidden=["server"]))
+
+
+def test_nothing_needs_to_be_set() -> None:
+    assert StackConfig.parse({}).route.published_port(StackConfig.parse({}).server) == 5000
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_every_stack_file_is_valid(stack: str) -> None:
+    StackConfig.parse(stack_values(stack))
+
+
+def test_prod_is_protected_and_behind_traefik() -> None:
+    prod = StackConfig.parse(stack_values("prod"))
+    assert prod.protect_data
+    assert prod.traefik.network == "shared-network"
+    assert prod.traefik.middlewares == ("authelia@docker", "secureHeaders@docker")
+    assert prod.route.published_port(prod.server) is None
+    assert prod.route.url(prod.server) == "https://mlflow.example.com"
+
+
+def test_the_stack_files_we_ship_hold_no_secret() -> None:
+    for stack in STACKS:
+        text = (ROOT / f"Pulumi.{stack}.yaml").read_text()
+        assert "secure:" not in text
+        assert "encryptionsalt" not in text
+
+
+def test_generated_secrets_are_no_settings() -> None:
+    StackConfig.parse(dict.fromkeys(SECRETS, "anything"))
+
+
+def test_a_mirror_keeps_the_digest() -> None:
+    config = StackConfig.parse({"images": {"minio": {"ref": "mirror.example.com/silo:RELEASE.2026-09-16T00-00-00Z"}}})
+    assert config.images.minio.digest == DEFAULTS["minio"]["digest"]
+
+
+def test_another_tag_does_not_keep_the_digest_of_the_default() -> None:
+    config = StackConfig.parse({"images": {"minio": {"ref": "docker.io/pgsty/silo:RELEASE.2027-01-01T00-00-00Z"}}})
+    assert config.images.minio.digest == "none"
+
+
+def test_a_digest_is_part_of_what_docker_is_asked_for() -> None:
+    config = StackConfig.parse({"images": {"postgres": {"ref": "postgres:18.6", "digest": SHA}}})
+    assert config.images.postgres.name == f"postgres:18.6@{SHA}"
+
+
+@pytest.mark.parametrize(
+    ("ref", "major"),
+    [("postgres:18.6", 18), ("mirror:5000/library/postgres:17.11-bookworm", 17), ("docker.io/library/postgres:18", 18)],
+)
+def test_the_postgres_major_comes_from_the_tag(ref: str, major: int) -> None:
+    assert StackConfig.parse({"images": {"postgres": {"ref": ref}}}).postgres_major == major
+
+
+def test_a_name_is_allowed_with_and_without_a_port() -> None:
+    # MLflow compares the whole Host header; `name:*` does not match the bare name.
+    assert allowed_hosts("mlflow-dev-server", "mlflow.example.com") == [
+        "mlflow.example.com",
+        "mlflow.example.com:*",
+        "mlflow-dev-server",
+        "mlflow-dev-server:*",
+        "localhost",
+        "localhost:*",
+        "127.0.0.1",
+        "127.0.0.1:*",
+    ]

@@ -1,0 +1,307 @@
+"""The shell scripts, one function at a time, with stand-ins for the programs that they call."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ENTRYPOINT = ROOT / "mlflow" / "docker-entrypoint.sh"
+START = ROOT / "assets" / "postgres" / "start.sh"
+BOOTSTRAP = ROOT / "assets" / "minio" / "bootstrap.sh"
+TRIM = ROOT / "mlflow" / "trim.sh"
+INSTALL = ROOT / "operations" / "bootstrap.sh"
+
+
+class Sandbox:
+    """A folder with secrets, a private folder, and programs that write down how they were called."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        for name in ("secrets", "private", "bin", "scratch"):
+            (path / name).mkdir()
+        self.calls = path / "calls"
+        self.environment = {
+            "PATH": f"{path / 'bin'}:{os.environ['PATH']}",
+            "SECRETS": str(path / "secrets"),
+            "PRIVATE": str(path / "private"),
+            "CONFIG": str(path / "config"),
+            "TMPDIR": str(path / "scratch"),
+        }
+
+    def secret(self, name: str, content: str) -> None:
+        (self.path / "secrets" / name).write_text(content)
+
+    def program(self, name: str, body: str = "") -> None:
+        file = self.path / "bin" / name
+        file.write_text(f'#!/bin/bash\necho "{name} $*" >>{self.calls}\n{body}\n')
+        file.chmod(0o755)
+
+    def called(self) -> list[str]:
+        return self.calls.read_text().splitlines() if self.calls.exists() else []
+
+    def source(self, script: Path, commands: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return self.run("bash", "-c", f". {script}\n{commands}", **more)
+
+    def run(self, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
+        environment = {**self.environment, **more}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=self.path)
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Sandbox:
+    return Sandbox(tmp_path)
+
+
+def mlflow_secrets(sandbox: Sandbox) -> None:
+    sandbox.secret("pgpass", "host:5432:mlflow:mlflow:pg-secret\n")
+    sandbox.secret("aws-credentials", "aws_secret_access_key = aws-secret")
+    sandbox.secret("crypto-kek-passphrase", "kek-secret")
+    sandbox.secret("webhook-encryption-key", "webhook-secret")
+
+
+# --- the MLflow image's entrypoint ---------------------------------------------------------------------------------
+
+
+def test_the_server_gets_files_for_its_passwords_and_variables_for_its_data_keys_only(sandbox: Sandbox) -> None:
+    mlflow_secrets(sandbox)
+    sandbox.program("mlflow", "env")
+    done = sandbox.run("bash", str(ENTRYPOINT), "server")
+    assert done.returncode == 0, done.stderr
+    environment = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+    assert environment["MLFLOW_CRYPTO_KEK_PASSPHRASE"] == "kek-secret"
+    assert environment["MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"] == "webhook-secret"
+    assert "pg-secret" not in done.stdout
+    assert "aws-secret" not in done.stdout
+    assert sandbox.called() == ["mlflow server"]
+
+
+def test_the_password_file_is_private_to_its_user(sandbox: Sandbox) -> None:
+    mlflow_secrets(sandbox)
+    done = sandbox.source(ENTRYPOINT, 'use_pgpass; stat -c %a "$PGPASSFILE"')
+    assert done.stdout.strip() == "600"
+
+
+@pytest.mark.parametrize("name", ["pgpass", "aws-credentials", "crypto-kek-passphrase", "webhook-encryption-key"])
+@pytest.mark.parametrize("how", ["missing", "empty"])
+def test_a_missing_or_empty_secret_is_named_and_nothing_starts(sandbox: Sandbox, name: str, how: str) -> None:
+    mlflow_secrets(sandbox)
+    sandbox.program("mlflow")
+    if how == "missing":
+        (sandbox.path / "secrets" / name).unlink()
+    else:
+        sandbox.secret(name, "")
+    done = sandbox.run("bash", str(ENTRYPOINT), "server")
+    assert done.returncode == 1
+    assert f"the secret {sandbox.path}/secrets/{name} is missing or empty" in done.stderr
+    assert "make up" in done.stderr
+    assert sandbox.called() == []
+
+
+def test_no_secret_is_printed(sandbox: Sandbox) -> None:
+    mlflow_secrets(sandbox)
+    sandbox.program("mlflow")
+    done = sandbox.run("bash", str(ENTRYPOINT), "server")
+    assert "secret" not in done.stdout + done.stderr
+
+
+def test_the_migration_gets_an_address_without_a_password_and_no_data_key(sandbox: Sandbox) -> None:
+    mlflow_secrets(sandbox)
+    sandbox.program("mlflow", "env")
+    done = sandbox.run("bash", str(ENTRYPOINT), "migrate", MLFLOW_BACKEND_STORE_URI="postgresql+psycopg2://m@db/m")
+    assert sandbox.called() == ["mlflow db upgrade postgresql+psycopg2://m@db/m"]
+    assert "kek-secret" not in done.stdout
+
+
+def test_the_metrics_folder_is_empty_at_every_start(sandbox: Sandbox) -> None:
+    (sandbox.path / "private" / "metrics").mkdir()
+    (sandbox.path / "private" / "metrics" / "counter_7.db").write_text("of a dead process")
+    done = sandbox.source(ENTRYPOINT, 'fresh_metrics_directory; ls -A "$MLFLOW_EXPOSE_PROMETHEUS" | wc -l')
+    assert done.stdout.strip() == "0"
+
+
+def test_what_a_killed_server_spooled_is_removed(sandbox: Sandbox) -> None:
+    (sandbox.path / "scratch" / "half").mkdir()
+    (sandbox.path / "scratch" / "half" / "upload").write_text("x")
+    sandbox.source(ENTRYPOINT, "empty_scratch")
+    assert list((sandbox.path / "scratch").iterdir()) == []
+
+
+def test_any_other_command_runs_as_it_is(sandbox: Sandbox) -> None:
+    assert sandbox.run("bash", str(ENTRYPOINT), "echo", "a b").stdout == "a b\n"
+
+
+# --- Postgres ------------------------------------------------------------------------------------------------------
+
+
+def postgres_programs(sandbox: Sandbox, *, psql: str = "") -> None:
+    sandbox.program(
+        "initdb", 'for a; do case $a in --pgdata=*) mkdir -p "${a#*=}"; echo 18 >"${a#*=}/PG_VERSION";; esac; done'
+    )
+    sandbox.program("pg_ctl")
+    sandbox.program("psql", psql)
+    sandbox.program("postgres")
+    sandbox.secret("mlflow-password", "pg-secret")
+
+
+def start(sandbox: Sandbox) -> subprocess.CompletedProcess[str]:
+    return sandbox.run("bash", str(START), "-c", "max_connections=100", PGDATA=str(sandbox.path / "18" / "docker"))
+
+
+def test_a_new_cluster_is_made_beside_its_place_and_moved_there_whole(sandbox: Sandbox) -> None:
+    postgres_programs(sandbox)
+    done = start(sandbox)
+    assert done.returncode == 0, done.stderr
+    assert (sandbox.path / "18" / "docker" / "PG_VERSION").exists()
+    assert not (sandbox.path / "18" / "docker.new").exists()
+    assert f"--pgdata={sandbox.path}/18/docker.new" in sandbox.called()[0]
+    assert "--auth-host=reject" in sandbox.called()[0]
+
+
+def test_what_a_kill_left_of_a_new_cluster_is_thrown_away(sandbox: Sandbox) -> None:
+    postgres_programs(sandbox)
+    half = sandbox.path / "18" / "docker.new"
+    half.mkdir(parents=True)
+    (half / "rubbish").write_text("x")
+    assert start(sandbox).returncode == 0
+    assert not (sandbox.path / "18" / "docker" / "rubbish").exists()
+
+
+def test_an_existing_cluster_is_left_as_it_is(sandbox: Sandbox) -> None:
+    postgres_programs(sandbox)
+    data = sandbox.path / "18" / "docker"
+    data.mkdir(parents=True)
+    (data / "PG_VERSION").write_text("18")
+    start(sandbox)
+    assert not any(call.startswith("initdb") for call in sandbox.called())
+
+
+def test_files_that_are_no_database_are_not_touched(sandbox: Sandbox) -> None:
+    postgres_programs(sandbox)
+    data = sandbox.path / "18" / "docker"
+    data.mkdir(parents=True)
+    (data / "precious").write_text("x")
+    done = start(sandbox)
+    assert done.returncode == 1
+    assert "holds files but no PG_VERSION" in done.stderr
+    assert (data / "precious").exists()
+
+
+def test_roles_follow_the_secrets_at_every_start_before_anyone_can_connect(sandbox: Sandbox) -> None:
+    postgres_programs(sandbox)
+    start(sandbox)
+    steps = [call.split()[0] for call in sandbox.called()]
+    assert steps == ["initdb", "pg_ctl", "psql", "pg_ctl", "postgres"]
+    assert "listen_addresses=''" in sandbox.called()[1]
+    assert sandbox.called()[-1] == "postgres -c max_connections=100"
+
+
+def test_no_password_is_in_an_argument_or_a_log(sandbox: Sandbox) -> None:
+    postgres_programs(sandbox)
+    done = start(sandbox)
+    assert "pg-secret" not in done.stdout + done.stderr + "".join(sandbox.called())
+
+
+def test_roles_that_cannot_be_set_stop_the_server_and_say_so(sandbox: Sandbox) -> None:
+    postgres_programs(sandbox, psql="exit 3")
+    done = start(sandbox)
+    assert done.returncode == 1
+    assert "roles.sql failed" in done.stderr
+    assert not any(call.startswith("postgres ") for call in sandbox.called())
+
+
+def test_a_missing_postgres_secret_is_named(sandbox: Sandbox) -> None:
+    postgres_programs(sandbox)
+    (sandbox.path / "secrets" / "mlflow-password").unlink()
+    assert "mlflow-password is missing or empty" in start(sandbox).stderr
+
+
+# --- MinIO ---------------------------------------------------------------------------------------------------------
+
+
+def bootstrap(sandbox: Sandbox, mc: str) -> subprocess.CompletedProcess[str]:
+    sandbox.secret("mc-config.json", "{}")
+    sandbox.secret("mlflow-secret-key", "minio-secret")
+    sandbox.program("mc", mc)
+    return sandbox.run(
+        "sh", str(BOOTSTRAP), ENDPOINT="http://minio:9000", BUCKET="mlflow", MC_CONFIG_DIR=str(sandbox.path / "mc")
+    )
+
+
+REFUSES_DEFAULTS = (
+    'case "$*" in *"ls default"*) exit 1;; *"user info"*) echo "{}";; *"user add"*) cat >/dev/null;; esac'
+)
+
+
+def test_the_bucket_and_the_identity_are_made_and_may_be_there_already(sandbox: Sandbox) -> None:
+    done = bootstrap(sandbox, REFUSES_DEFAULTS)
+    assert done.returncode == 0, done.stderr
+    assert "mc --quiet mb --ignore-existing store/mlflow" in sandbox.called()
+    assert "mc --quiet admin user add store" in sandbox.called()
+    assert "mc --quiet admin policy attach store mlflow --user mlflow" in sandbox.called()
+
+
+def test_a_policy_that_is_attached_is_not_attached_again(sandbox: Sandbox) -> None:
+    attached = REFUSES_DEFAULTS.replace('echo "{}"', """echo '{"policyName":"mlflow"}'""")
+    bootstrap(sandbox, attached)
+    assert not any("policy attach" in call for call in sandbox.called())
+
+
+def test_the_secret_key_is_in_no_argument(sandbox: Sandbox) -> None:
+    bootstrap(sandbox, REFUSES_DEFAULTS)
+    assert "minio-secret" not in "".join(sandbox.called())
+
+
+def test_an_object_store_that_accepts_the_default_credentials_fails_the_job(sandbox: Sandbox) -> None:
+    done = bootstrap(sandbox, "exit 0")
+    assert done.returncode == 1
+    assert "accepts minioadmin:minioadmin" in done.stderr
+
+
+@pytest.mark.parametrize("step", ["mb --ignore", "admin policy create", "admin user add", "admin policy attach"])
+def test_every_step_that_fails_fails_the_job(sandbox: Sandbox, step: str) -> None:
+    failing = f'case "$*" in *"{step}"*) exit 1;; esac\n{REFUSES_DEFAULTS}'
+    assert bootstrap(sandbox, failing).returncode != 0
+
+
+# --- what builds and installs ---------------------------------------------------------------------------------------
+
+
+def test_trimming_keeps_s3_and_what_is_imported(tmp_path: Path) -> None:
+    site = tmp_path / "lib" / "python3.13" / "site-packages"
+    for folder in (
+        "botocore/data/s3", "botocore/data/sts", "botocore/data/ec2", "numpy/_core/tests", "numpy/testing",
+        "pandas/tests/io", "mlflow/server/js", "pip", "pip-26.dist-info",
+    ):  # fmt: skip
+        (site / folder).mkdir(parents=True)
+    (site / "botocore/data/endpoints.json").write_text("{}")
+    (site / "mlflow/server/js/main.js.map").write_text("x")
+    (site / "mlflow/server/js/main.js").write_text("x")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "pip3").write_text("x")
+    subprocess.run(["sh", TRIM, tmp_path], check=True)
+    left = {path.relative_to(site).as_posix() for path in site.rglob("*")}
+    assert {"botocore/data/s3", "botocore/data/sts", "botocore/data/endpoints.json", "numpy/testing"} <= left
+    assert "mlflow/server/js/main.js" in left
+    gone = {"botocore/data/ec2", "numpy/_core/tests", "pandas/tests", "pip", "mlflow/server/js/main.js.map"}
+    assert not gone & left
+
+
+def test_an_old_python_is_refused_with_what_to_do(sandbox: Sandbox) -> None:
+    sandbox.program("python3.8", 'case "$*" in -V) echo "Python 3.8.1";; *version_info*) exit 1;; esac')
+    (sandbox.path / "operations").mkdir()
+    (sandbox.path / "operations" / "bootstrap.sh").write_text(INSTALL.read_text())
+    (sandbox.path / "requirements.txt").write_text("")
+    done = sandbox.run("sh", "operations/bootstrap.sh", "url", PYTHON="python3.8")
+    assert done.returncode == 1
+    assert "needs Python 3.11 or newer, found Python 3.8.1" in done.stderr
+
+
+def test_a_python_without_venv_is_refused_with_what_to_install(sandbox: Sandbox) -> None:
+    sandbox.program("python3", 'case "$*" in *ensurepip*) exit 1;; esac')
+    (sandbox.path / "operations").mkdir()
+    (sandbox.path / "operations" / "bootstrap.sh").write_text(INSTALL.read_text())
+    (sandbox.path / "requirements.txt").write_text("")
+    done = sandbox.run("sh", "operations/bootstrap.sh", "url")
+    assert "apt-get install python3-venv" in done.stderr
