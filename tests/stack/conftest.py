@@ -1,0 +1,45 @@
+"""Real deployments. Skipped, with the reason, where daemon, engine or images are missing."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.stack.deployment import NO_DIGESTS, Deployment, free_port, missing
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark this folder's tests, and skip them where they cannot run."""
+    lacks = missing()
+    for item in items:
+        if item.path.parent.name == "stack":
+            item.add_marker(pytest.mark.stack)
+            if lacks:
+                item.add_marker(pytest.mark.skip(reason="needs " + "; ".join(lacks)))
+
+
+@pytest.fixture(scope="session")
+def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """Dev's settings, deployed."""
+    deployment = Deployment(tmp_path_factory.mktemp("dev"), "dev")
+    deployment.set("server.port", free_port())
+    try:
+        deployment.make("up")
+        yield deployment
+    finally:
+        deployment.remove()
+
+
+@pytest.fixture(scope="session")
+def prod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """Prod's settings, deployed beside dev, with a proxy's network of its own."""
+    deployment = Deployment(tmp_path_factory.mktemp("prod"), "prod")
+    network = f"{deployment.stack}-shared-network"
+    deployment.set("traefik.network", network)
+    deployment.set("images", NO_DIGESTS)
+    deployment.api.create_network(network)
+    try:
+        deployment.make("up")
+        yield deployment
+    finally:
+        deployment.remove()
+        deployment.api.remove_network(network)

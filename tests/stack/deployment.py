@@ -1,0 +1,177 @@
+"""A real deployment for the acceptance tests, by the real engine, of a copy of this checkout."""
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import docker
+import yaml
+
+from components import names
+from components.daemon import Daemon, resolve_host
+from operations import engine, preflight
+from operations.checkout import Stack
+
+ROOT = Path(__file__).parents[2]
+NO_DIGESTS = {"minio": {"digest": "none"}, "minioClient": {"digest": "none"}}
+"""Images that were built or loaded here have none."""
+
+
+def missing() -> list[str]:
+    """Return what this machine lacks for a deployment, of daemon, engine and images."""
+    daemon = Daemon(resolve_host())
+    if problem := preflight.docker_problem(daemon):
+        return [f"daemon: {problem.splitlines()[0]}"]
+    lacks = [] if engine.find_cli() else ["engine: no pulumi on the PATH"]
+    return lacks + [
+        f"image: {image.ref}" for image in Stack("dev").settings.images.pulled() if not daemon.has_image(image.ref)
+    ]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class Deployment:
+    """One stack in a checkout, a backend and a home of its own. Touches nothing that it did not make."""
+
+    folder: Path
+    settings: str
+    """Whose stack file it starts from: dev or prod."""
+    stack: str = field(default_factory=lambda: f"t{secrets.token_hex(3)}")
+    passphrase: str | None = None
+
+    def __post_init__(self) -> None:
+        self.checkout = self.folder / "checkout"
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for name in filter(None, listed.split("\0")):
+            target = self.checkout / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target)
+        (self.checkout / ".venv").symlink_to(ROOT / ".venv")
+        self.file = self.checkout / f"Pulumi.{self.stack}.yaml"
+        shutil.copy(ROOT / f"Pulumi.{self.settings}.yaml", self.file)
+        (self.folder / "state").mkdir()
+        self.environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("PULUMI_CONFIG")},
+            "PULUMI_BACKEND_URL": (self.folder / "state").as_uri(),
+            "XDG_CONFIG_HOME": str(self.folder / "config"),
+            "STACK": self.stack,
+            "YES": "1",
+        }
+        self.api = docker.APIClient(base_url=resolve_host(), version="auto")
+
+    def name(self, service: str) -> str:
+        return names.physical(self.stack, service)
+
+    def set(self, path: str, value: object) -> None:
+        """Set `section.key` in the stack's file."""
+        section, _, key = path.partition(".")
+        document = yaml.safe_load(self.file.read_text())
+        if key:
+            document["config"].setdefault(f"mlflow:{section}", {})[key] = value
+        else:
+            document["config"][f"mlflow:{section}"] = value
+        self.file.write_text(yaml.safe_dump(document, sort_keys=False))
+
+    def make(self, verb: str, *, ok: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run `make VERB` as a person without a terminal would."""
+        done = subprocess.run(
+            ["make", "-s", verb],
+            cwd=self.checkout,
+            env={**self.environment, **variables},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if ok:
+            assert done.returncode == 0, f"make {verb}\n{done.stdout}\n{done.stderr}\n{self.logs()}"
+        return done
+
+    def pulumi(self, *arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run plain `pulumi`, with the exports of `make env`."""
+        exports = dict(
+            line.removeprefix("export ").split("=", 1) for line in self.make("env").stdout.splitlines() if line
+        )
+        done = subprocess.run(
+            ["pulumi", *arguments, "--stack", self.stack, "--non-interactive"],
+            cwd=self.checkout,
+            env={**self.environment, **{key: value.strip("'") for key, value in exports.items()}},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if ok:
+            assert done.returncode == 0, f"pulumi {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def plan(self) -> dict[str, str]:
+        """Return what an `up` would do: logical name to operation, unchanged resources left out."""
+        steps = json.loads(self.pulumi("preview", "--json").stdout)["steps"]
+        return {
+            step["urn"].rpartition("::")[2]: step["op"]
+            for step in steps
+            if step["op"] in ("create", "update", "delete", "replace")
+        }
+
+    def client_day(self, uri: str, megabytes: int) -> str:
+        """Run `client_day.py` with this interpreter's MLflow client, and return what it printed."""
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", ROOT / "tests" / "stack" / "client_day.py", str(megabytes)],
+            cwd=self.folder,
+            env={**self.environment, "MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{self.logs()}"
+        return done.stdout
+
+    def inspect(self, service: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.api.inspect_container(self.name(service))
+        return found
+
+    def run(self, service: str, *command: str) -> tuple[int, str]:
+        """Run a command in a container."""
+        return Daemon(resolve_host()).run(self.name(service), list(command))
+
+    def containers(self) -> list[str]:
+        label = f"{names.STACK_LABEL}={self.stack}"
+        return sorted(
+            found["Names"][0].lstrip("/") for found in self.api.containers(all=True, filters={"label": label})
+        )
+
+    def logs(self) -> str:
+        """Return the end of every container's log, for a failure."""
+        daemon = Daemon(resolve_host())
+        return "\n".join(f"--- {name}\n{daemon.logs(name)}" for name in self.containers())
+
+    def credentials(self) -> dict[str, str]:
+        found: dict[str, str] = json.loads(
+            self.pulumi("stack", "output", "credentials", "--show-secrets", "--json").stdout
+        )
+        return found
+
+    def remove(self) -> None:
+        """Remove whatever of this stack is on the Docker host."""
+        label = {"label": f"{names.STACK_LABEL}={self.stack}"}
+        for container in self.api.containers(all=True, filters=label):
+            self.api.remove_container(container["Id"], force=True)
+        for network in self.api.networks(filters=label):
+            self.api.remove_network(network["Id"])
+        for volume in self.api.volumes()["Volumes"] or []:
+            if volume["Name"].startswith(f"mlflow-{self.stack}-"):
+                self.api.remove_volume(volume["Name"])

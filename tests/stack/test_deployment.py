@@ -1,0 +1,414 @@
+"""What a deployment must be, tried on a real one."""
+
+import base64
+import json
+import re
+import time
+import urllib.error
+import urllib.request
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.stack.deployment import Deployment
+
+EMPTY = "preview", "--expect-no-changes"
+
+
+def url(deployment: Deployment) -> str:
+    return deployment.make("url").stdout.strip()
+
+
+def ask(address: str, **headers: str) -> tuple[int, str]:
+    """GET an address and return the status and the body."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=10) as response:  # noqa: S310
+            return response.status, response.read().decode(errors="replace")
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode(errors="replace")
+
+
+def search(uri: str) -> list[str]:
+    """Return the names of all experiments."""
+    status, body = ask(f"{uri}/api/2.0/mlflow/experiments/search?max_results=100")
+    assert status == 200, body
+    return [experiment["name"] for experiment in json.loads(body)["experiments"]]
+
+
+# --- plans ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", ["dev", "prod"])
+def test_a_second_plan_is_empty_in_every_way_of_asking(settings: str, request: pytest.FixtureRequest) -> None:
+    deployment: Deployment = request.getfixturevalue(settings)
+    # `make up` has written the secrets back by now, so this is the plan after the write-back, too.
+    deployment.pulumi(*EMPTY)
+    deployment.pulumi(*EMPTY, "--refresh")
+    deployment.pulumi("refresh", "--yes", "--skip-preview")
+    deployment.pulumi(*EMPTY)
+
+
+def test_the_secrets_are_in_the_stacks_file_encrypted(dev: Deployment) -> None:
+    config = yaml.safe_load(dev.file.read_text())["config"]
+    credentials = dev.credentials()
+    assert len(credentials) == 5
+    for key, value in credentials.items():
+        assert set(config[f"mlflow:{key}"]) == {"secure"}
+        assert value not in dev.file.read_text()
+
+
+def test_a_second_clone_with_the_passphrase_plans_nothing(dev: Deployment, tmp_path: Any) -> None:  # noqa: ANN401
+    other = Deployment(tmp_path, "dev", stack=dev.stack)
+    other.file.write_text(dev.file.read_text())
+    other.environment["PULUMI_BACKEND_URL"] = dev.environment["PULUMI_BACKEND_URL"]
+    refused = other.make("preview", ok=False)
+    assert refused.returncode != 0
+    assert "its secrets were encrypted elsewhere, and their passphrase is not here" in refused.stderr
+    other.environment["XDG_CONFIG_HOME"] = dev.environment["XDG_CONFIG_HOME"]
+    other.pulumi(*EMPTY)
+
+
+def test_a_wrong_passphrase_is_said_to_be_wrong(dev: Deployment) -> None:
+    refused = dev.make("preview", ok=False, PULUMI_CONFIG_PASSPHRASE="wrong")
+    assert "the passphrase in PULUMI_CONFIG_PASSPHRASE is not the one that encrypted its secrets" in refused.stderr
+
+
+def test_dev_and_prod_have_different_passphrases(dev: Deployment, prod: Deployment) -> None:
+    def passphrase(deployment: Deployment) -> str:
+        path = deployment.folder / "config" / "pulumi-mlflow" / f"{deployment.stack}.passphrase"
+        assert path.stat().st_mode & 0o777 == 0o600
+        return path.read_text()
+
+    assert passphrase(dev) != passphrase(prod)
+
+
+SERVER = {"server": "replace"}
+CHANGES = [
+    ("server.logLevel", "debug", SERVER),
+    ("postgres.memoryMb", 512, {"postgres": "replace"}),
+    ("hostname", "mlflow.test.example", SERVER),
+    ("server.workers", 1, SERVER),
+    ("server.memoryMb", 2048, {"server": "update"}),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "expected"), CHANGES, ids=[change[0] for change in CHANGES])
+def test_a_change_touches_only_what_it_must(
+    dev: Deployment, path: str, value: object, expected: dict[str, str]
+) -> None:
+    before = dev.file.read_text()
+    try:
+        dev.set(path, value)
+        assert dev.plan() == expected
+    finally:
+        dev.file.write_text(before)
+
+
+def test_a_middleware_touches_only_the_server(prod: Deployment) -> None:
+    before = prod.file.read_text()
+    try:
+        prod.set("traefik.middlewares", ["authelia@docker"])
+        assert prod.plan() == SERVER
+    finally:
+        prod.file.write_text(before)
+
+
+def test_a_new_mlflow_image_is_built_migrates_and_is_served(dev: Deployment) -> None:
+    script = dev.checkout / "mlflow" / "healthcheck.py"
+    before = script.read_text()
+    try:
+        script.write_text(before + "# another image\n")
+        plan = dev.plan()
+    finally:
+        script.write_text(before)
+    assert plan == {
+        "mlflow-image": "replace",
+        "migrate": "replace",
+        "migrate-secrets-writer": "replace",
+        "verify-data-keys": "replace",
+        "verify-data-keys-secrets-writer": "replace",
+        "server": "replace",
+        "server-secrets-writer": "replace",
+    }
+
+
+def test_a_new_password_touches_only_who_holds_it(dev: Deployment) -> None:
+    before = dev.file.read_text()
+    try:
+        dev.pulumi("config", "set", "--secret", "minioPassword", "another-password-of-32-characters")
+        assert dev.plan() == {
+            "minio-bootstrap": "replace",
+            "minio-bootstrap-secrets-writer": "replace",
+            "server": "replace",
+            "server-secrets-writer": "replace",
+        }
+    finally:
+        dev.file.write_text(before)
+
+
+# --- a day ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_client_has_a_day_and_everything_is_there_after_every_container_was_replaced(dev: Deployment) -> None:
+    said = dev.client_day(url(dev), megabytes=600)
+    assert "600 MB up" in said
+    before = search(url(dev))
+    assert any(name.startswith("day-") for name in before)
+    for name in dev.containers():
+        dev.api.remove_container(name, force=True)
+    dev.make("up")
+    assert search(url(dev)) == before
+    dev.make("down")
+    assert dev.containers() == []
+    dev.make("up")
+    assert search(url(dev)) == before
+
+
+def test_the_web_interface_is_served_and_may_write(dev: Deployment) -> None:
+    address = url(dev)
+    status, page = ask(address)
+    assert status == 200
+    script = re.search(r'src="(static-files/[^"]+\.js)"', page)
+    assert script
+    assert ask(f"{address}/{script.group(1)}")[0] == 200
+    request = urllib.request.Request(  # noqa: S310
+        f"{address}/ajax-api/2.0/mlflow/experiments/search",
+        data=b'{"max_results": 1}',
+        headers={"Origin": address, "Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
+        assert response.status == 200
+
+
+def test_another_host_header_is_refused(dev: Deployment) -> None:
+    assert ask(f"{url(dev)}/api/2.0/mlflow/experiments/search?max_results=1", Host="evil.example")[0] == 403
+
+
+def test_the_server_counts_its_requests_for_prometheus(dev: Deployment) -> None:
+    status, body = ask(f"{url(dev)}/metrics")
+    assert status == 200
+    assert "mlflow_http_request_total" in body
+
+
+# --- secrets -------------------------------------------------------------------------------------------------------
+
+
+def test_no_secret_is_readable_anywhere(dev: Deployment) -> None:
+    credentials = dev.credentials()
+    values = {**credentials, "webhook": base64.urlsafe_b64encode(credentials["webhookEncryptionKey"].encode()).decode()}
+    places = {
+        "stack file": dev.file.read_text(),
+        "plan": dev.pulumi("preview", "--diff", "--json").stdout + dev.pulumi("preview", "--diff").stdout,
+        "up": (lambda done: done.stdout + done.stderr)(dev.make("up")),
+        "outputs": dev.pulumi("stack", "output", "--json").stdout,
+    }
+    for path in (dev.folder / "state").rglob("*"):
+        if path.is_file():
+            places[f"state {path.name}"] = path.read_text(errors="replace")
+    for name in dev.containers():
+        inspected = dev.api.inspect_container(name)
+        places[f"docker inspect {name}"] = json.dumps(inspected)
+        places[f"image of {name}"] = json.dumps(dev.api.inspect_image(inspected["Image"]))  # type: ignore[no-untyped-call]
+        places[f"history of {name}"] = json.dumps(dev.api.history(inspected["Image"]))
+        places[f"log of {name}"] = dev.api.logs(name).decode(errors="replace")
+    for where, text in places.items():
+        for key, value in values.items():
+            assert value not in text, f"{key} is readable in: {where}"
+
+
+def test_no_process_has_a_secret_in_its_arguments_or_environment_but_mlflows_own_keys(dev: Deployment) -> None:
+    credentials = dev.credentials()
+    data_keys = {"cryptoKekPassphrase", "webhookEncryptionKey"}
+    for service in ("server", "postgres", "minio"):
+        shell = 'for p in /proc/[0-9]*; do cat "$p/cmdline" "$p/environ" 2>/dev/null; done | tr "\\0" "\\n"'
+        _, seen = dev.run(service, "sh", "-c", shell)
+        assert "PATH=" in seen
+        for key, value in credentials.items():
+            if service == "server" and key in data_keys:
+                continue
+            assert value not in seen, f"{key} in a process of {service}"
+
+
+# --- access --------------------------------------------------------------------------------------------------------
+
+
+S3 = """
+import boto3, botocore, sys
+def client(key=None, secret=None):
+    config = botocore.config.Config(signature_version=botocore.UNSIGNED) if key is None else None
+    return boto3.client("s3", endpoint_url=sys.argv[1], aws_access_key_id=key, aws_secret_access_key=secret,
+                        region_name="us-east-1", config=config)
+def refused(call, **arguments):
+    try:
+        call(**arguments)
+    except botocore.exceptions.ClientError as error:
+        return error.response["Error"]["Code"] in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
+    return False
+own = boto3.Session().client("s3", endpoint_url=sys.argv[1], region_name="us-east-1")
+own.put_object(Bucket="mlflow", Key="probe", Body=b"x")
+assert own.get_object(Bucket="mlflow", Key="probe")["Body"].read() == b"x"
+own.delete_object(Bucket="mlflow", Key="probe")
+assert refused(client("minioadmin", "minioadmin").list_buckets), "default credentials"
+assert refused(client().list_objects_v2, Bucket="mlflow"), "anonymous"
+assert refused(own.create_bucket, Bucket="another"), "a bucket of its own making"
+assert refused(own.list_objects_v2, Bucket="mlflow2"), "another bucket"
+assert [bucket["Name"] for bucket in own.list_buckets()["Buckets"]] == ["mlflow"], "sees another bucket"
+print("ok")
+"""
+
+
+def test_the_object_store_lets_in_nobody_but_mlflow_and_mlflow_into_its_bucket_only(dev: Deployment) -> None:
+    endpoint = f"http://{dev.name('minio')}:9000"
+    code, said = dev.run(
+        "server", "env", "AWS_SHARED_CREDENTIALS_FILE=/run/secrets/aws-credentials", "python", "-c", S3, endpoint
+    )
+    assert (code, said.splitlines()[-1]) == (0, "ok"), said
+
+
+def test_mlflows_identity_cannot_make_users(dev: Deployment) -> None:
+    key = dev.credentials()["minioPassword"]
+    shell = f"mc alias set own http://127.0.0.1:9000 mlflow {key} >/dev/null && mc admin user add own eve evepassword"
+    code, said = dev.run("minio", "sh", "-c", f"MC_CONFIG_DIR=/tmp/test {shell}; code=$?; rm -rf /tmp/test; exit $code")
+    assert code != 0, said
+    assert "Access Denied" in said or "not allowed" in said
+
+
+def test_mlflows_role_is_no_superuser_and_sees_one_database(dev: Deployment) -> None:
+    script = (
+        "import psycopg2, os\n"
+        "c = psycopg2.connect(os.environ['MLFLOW_BACKEND_STORE_URI'].replace('+psycopg2', ''))\n"
+        "q = c.cursor()\n"
+        "q.execute('select rolsuper, rolcreatedb, rolcreaterole from pg_roles where rolname = current_user')\n"
+        "print(q.fetchone())\n"
+        "q.execute('select datname from pg_database where has_database_privilege(datname, $$connect$$) order by 1')\n"
+        "print(q.fetchall())\n"
+        "try:\n"
+        "    psycopg2.connect(os.environ['MLFLOW_BACKEND_STORE_URI'].replace('+psycopg2', '')[:-6] + 'postgres')\n"
+        "except psycopg2.OperationalError as error:\n"
+        "    print('refused')\n"
+    )
+    code, said = dev.run("server", "env", "PGPASSFILE=/run/mlflow/pgpass", "python", "-c", script)
+    assert code == 0, said
+    assert said.splitlines() == ["(False, False, False)", "[('mlflow',)]", "refused"]
+
+
+SCAN = """
+import socket, sys
+for host in sys.argv[1:]:
+    ports = []
+    for port in [*range(1, 1025), *range(1025, 10100), 15432, 33060]:
+        with socket.socket() as probe:
+            probe.settimeout(0.2)
+            if probe.connect_ex((host, port)) == 0:
+                ports.append(port)
+    print(host, ports)
+try:
+    socket.create_connection(("192.0.2.1", 443), timeout=1)
+except OSError as error:
+    print("out:", type(error).__name__, error.errno)
+"""
+
+
+def scan(deployment: Deployment, network: str, *services: str) -> str:
+    """Scan containers from a new one on `network`."""
+    container = deployment.api.create_container(
+        deployment.inspect("server")["Image"],
+        command=["python", "-c", SCAN, *[deployment.name(service) for service in services]],
+        labels={"mlflow.stack": deployment.stack},
+        host_config=deployment.api.create_host_config(network_mode=network),
+    )
+    deployment.api.start(container)
+    deployment.api.wait(container)
+    said = deployment.api.logs(container).decode()
+    deployment.api.remove_container(container)
+    return str(said)
+
+
+def test_only_the_listed_ports_answer_on_the_data_network_and_it_has_no_way_out(dev: Deployment) -> None:
+    said = scan(dev, dev.name("backend"), "server", "postgres", "minio").splitlines()
+    assert said[:3] == [
+        f"{dev.name('server')} [5000]",
+        f"{dev.name('postgres')} [5432]",
+        f"{dev.name('minio')} [9000]",
+    ]
+    assert "Network is unreachable" in said[3] or "101" in said[3]
+
+
+def test_the_data_services_cannot_be_reached_from_the_edge(dev: Deployment) -> None:
+    addresses = {
+        service: dev.inspect(service)["NetworkSettings"]["Networks"][dev.name("backend")]["IPAddress"]
+        for service in ("postgres", "minio")
+    }
+    script = (
+        "import socket, sys\n"
+        "for host, port in (('%s', 5432), ('%s', 9000), ('%s', 5432)):\n"
+        "    try:\n"
+        "        socket.create_connection((host, port), timeout=2)\n"
+        "        print('open', host)\n"
+        "    except OSError:\n"
+        "        print('closed')\n"
+    ) % (addresses["postgres"], addresses["minio"], dev.name("postgres"))
+    container = dev.api.create_container(
+        dev.inspect("server")["Image"],
+        command=["python", "-c", script],
+        labels={"mlflow.stack": dev.stack},
+        host_config=dev.api.create_host_config(network_mode=dev.name("edge")),
+    )
+    dev.api.start(container)
+    dev.api.wait(container)
+    said = dev.api.logs(container).decode().split()
+    dev.api.remove_container(container)
+    assert said == ["closed", "closed", "closed"]
+
+
+# --- the image -----------------------------------------------------------------------------------------------------
+
+
+def test_the_image_is_small_and_carries_no_build_tools(dev: Deployment) -> None:
+    image = dev.api.inspect_image(dev.inspect("server")["Image"])  # type: ignore[no-untyped-call]
+    assert image["Size"] < 450_000_000
+    assert image["Config"]["User"] == "10001:10001"
+    code, _ = dev.run("server", "sh", "-c", "command -v gcc cc make pip || ls /root/.cache")
+    assert code != 0
+
+
+def test_the_server_runs_without_rights_on_a_read_only_root(dev: Deployment) -> None:
+    _, said = dev.run("server", "sh", "-c", "id -u; grep CapEff /proc/1/status; touch /opt/x 2>&1")
+    assert said.splitlines()[0] == "10001"
+    assert said.splitlines()[1].split()[1] == "0000000000000000"
+    assert "Read-only file system" in said
+
+
+def test_the_server_stops_when_it_is_asked_to(dev: Deployment) -> None:
+    started = time.monotonic()
+    dev.api.stop(dev.name("server"), timeout=30)
+    assert time.monotonic() - started < 15
+    assert dev.inspect("server")["State"]["ExitCode"] == 0
+    dev.make("up")
+
+
+# --- side by side --------------------------------------------------------------------------------------------------
+
+
+def test_two_stacks_share_nothing(dev: Deployment, prod: Deployment) -> None:
+    def things(deployment: Deployment) -> set[str]:
+        found = set(deployment.containers())
+        for name in deployment.containers():
+            inspected = deployment.api.inspect_container(name)
+            found |= {mount["Name"] for mount in inspected["Mounts"] if "Name" in mount}
+            found |= {network["NetworkID"] for network in inspected["NetworkSettings"]["Networks"].values()}
+            found |= {str(ports) for ports in inspected["HostConfig"]["PortBindings"].values()}
+        return found - {""}
+
+    none = things(dev) & things(prod)
+    # The never-started writers are on Docker's own network "none".
+    assert {name for name in none if name.startswith("mlflow")} == set()
+    assert len(none) <= 1
+    assert ask(f"{url(dev)}/health")[0] == 200
+    assert prod.make("status").returncode == 0
+
+
+def test_prod_publishes_nothing(prod: Deployment) -> None:
+    for name in prod.containers():
+        assert not prod.api.inspect_container(name)["HostConfig"]["PortBindings"]
