@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -27,6 +28,10 @@ def ask(address: str, **headers: str) -> tuple[int, str]:
             return response.status, response.read().decode(errors="replace")
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode(errors="replace")
+
+
+def said_by(done: subprocess.CompletedProcess[str]) -> str:
+    return done.stdout + done.stderr
 
 
 def search(uri: str) -> list[str]:
@@ -200,7 +205,7 @@ def test_no_secret_is_readable_anywhere(dev: Deployment) -> None:
     places = {
         "stack file": dev.file.read_text(),
         "plan": dev.pulumi("preview", "--diff", "--json").stdout + dev.pulumi("preview", "--diff").stdout,
-        "up": (lambda done: done.stdout + done.stderr)(dev.make("up")),
+        "up": said_by(dev.make("up")),
         "outputs": dev.pulumi("stack", "output", "--json").stdout,
     }
     for path in (dev.folder / "state").rglob("*"):
@@ -210,7 +215,8 @@ def test_no_secret_is_readable_anywhere(dev: Deployment) -> None:
         inspected = dev.api.inspect_container(name)
         places[f"docker inspect {name}"] = json.dumps(inspected)
         places[f"image of {name}"] = json.dumps(dev.api.inspect_image(inspected["Image"]))  # type: ignore[no-untyped-call]
-        places[f"history of {name}"] = json.dumps(dev.api.history(inspected["Image"]))
+        history = dev.api.history(inspected["Image"])  # type: ignore[no-untyped-call]
+        places[f"history of {name}"] = json.dumps(history)
         places[f"log of {name}"] = dev.api.logs(name).decode(errors="replace")
     for where, text in places.items():
         for key, value in values.items():
@@ -342,13 +348,13 @@ def test_the_data_services_cannot_be_reached_from_the_edge(dev: Deployment) -> N
     }
     script = (
         "import socket, sys\n"
-        "for host, port in (('%s', 5432), ('%s', 9000), ('%s', 5432)):\n"
+        f"for host, port in (({addresses['postgres']!r}, 5432), ({addresses['minio']!r}, 9000), ('postgres', 5432)):\n"
         "    try:\n"
         "        socket.create_connection((host, port), timeout=2)\n"
         "        print('open', host)\n"
         "    except OSError:\n"
         "        print('closed')\n"
-    ) % (addresses["postgres"], addresses["minio"], dev.name("postgres"))
+    )
     container = dev.api.create_container(
         dev.inspect("server")["Image"],
         command=["python", "-c", script],
