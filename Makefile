@@ -5,7 +5,7 @@ export STACK YES CONFIRM ARGS SERVICE
 RUN := @sh operations/bootstrap.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help up preview down destroy status logs open url env client doctor test check lock
+.PHONY: help up preview down destroy status logs open url env client doctor test docs lock
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -46,6 +46,9 @@ doctor: ## say what is wrong and what to type
 
 test: ## install, lint, check types, run every test that this machine can run
 	$(RUN) check
+
+docs: ## write the settings reference from the models
+	@.venv/bin/python -m operations.reference
 
 lock: ## resolve the locked requirements again
 	@sh operations/lock.sh

@@ -1,0 +1,119 @@
+"""Writes docs/settings.md and docs/settings.schema.json from the settings' models: `make docs`.
+
+The schema completes `Pulumi.*.yaml` in editors. A test compares both with what is committed.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic.fields import FieldInfo
+
+from components.settings import Settings
+from config import NAMESPACE, SECRETS, StackConfig
+from operations.checkout import ROOT
+
+INTRODUCTION = """# Settings
+
+Generated from the models by `make docs`. Everything goes into `Pulumi.<stack>.yaml`, and nothing has to: each setting
+has a default. A section is set like this, or by `pulumi config set --path mlflow:server.workers 4`:
+
+```yaml
+config:
+  mlflow:server:
+    workers: 4
+```
+
+Wrong settings are refused before anything is changed, all at once, each with its path.
+"""
+
+SECRETS_TEXT = """## Secrets
+
+Generated, and written into the stack's file, encrypted, by the first `make up`. To bring your own, before or after
+(`docs/operations.md` says what each change means): `printf %s VALUE | pulumi config set --secret KEY`.
+
+| key | what it is |
+| --- | --- |
+| `mlflow:postgresPassword` | password of the role `mlflow` in Postgres |
+| `mlflow:minioRootPassword` | root password of MinIO (its user is `mlflow-admin`) |
+| `mlflow:minioPassword` | secret key of the identity `mlflow`, which may use its bucket and nothing else |
+| `mlflow:cryptoKekPassphrase` | data key: encrypts MLflow's gateway secrets in the database |
+| `mlflow:webhookEncryptionKey` | data key: encrypts the secrets of MLflow's webhooks in the database |
+"""
+
+
+def markdown() -> str:
+    """Return the page."""
+    parts = [INTRODUCTION, "## Top level\n", _table(StackConfig, f"{NAMESPACE}:", sections=False)]
+    for field in StackConfig.model_fields.values():
+        if section := _section(field):
+            parts += [f"\n## {field.alias}\n\n{field.description}\n", _table(section, f"{NAMESPACE}:{field.alias}.")]
+    return "\n".join([*parts, "\n" + SECRETS_TEXT])
+
+
+def schema() -> dict[str, Any]:
+    """Return a JSON Schema of a stack's file."""
+    model = StackConfig.model_json_schema(by_alias=True)
+    definitions = model.pop("$defs")
+    # What is not typed of an image is filled in.
+    definitions["Image"].pop("required")
+    properties = {f"{NAMESPACE}:{key}": value for key, value in model["properties"].items()}
+    secure = {"type": "object", "properties": {"secure": {"type": "string"}}, "required": ["secure"]}
+    properties |= {f"{NAMESPACE}:{key}": secure for key in SECRETS}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Pulumi.<stack>.yaml of MLflow on Docker",
+        "type": "object",
+        "properties": {
+            "config": {
+                "type": "object",
+                "properties": properties,
+                # Other namespaces, such as docker:host, are the provider's.
+                "patternProperties": {f"^(?!{NAMESPACE}:)": {}},
+                "additionalProperties": False,
+            }
+        },
+        "$defs": definitions,
+    }
+
+
+def _section(field: FieldInfo) -> type[Settings] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, Settings) else None
+
+
+def _table(model: type[Settings], prefix: str, *, sections: bool = True) -> str:
+    rows = ["| setting | default | what it does |", "| --- | --- | --- |"]
+    for field in model.model_fields.values():
+        section = _section(field)
+        if section and not sections:
+            continue
+        default = field.default
+        if isinstance(default, Settings):
+            shown = "<br>".join(f"`{key}: {value}`" for key, value in default.model_dump(by_alias=True).items())
+        else:
+            shown = "-" if default is None or default == () else f"`{json.dumps(default)}`"
+        rows.append(f"| `{prefix}{field.alias}` | {shown} | {_text(field)} |")
+    return "\n".join(rows)
+
+
+def _text(field: FieldInfo) -> str:
+    kind = field.annotation
+    choices = [str(choice) for choice in get_args(kind) if isinstance(choice, str)]
+    bounds = {type(rule).__name__: rule for rule in field.metadata}
+    words = [field.description or ""]
+    if choices:
+        words.append("One of " + ", ".join(f"`{choice}`" for choice in choices) + ".")
+    if "Ge" in bounds and "Le" in bounds:
+        words.append(f"{bounds['Ge'].ge} to {bounds['Le'].le}.")
+    return " ".join(words)
+
+
+def write(folder: Path) -> None:
+    """Write both files into `folder`."""
+    (folder / "settings.md").write_text(markdown())
+    (folder / "settings.schema.json").write_text(json.dumps(schema(), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    write(ROOT / "docs")

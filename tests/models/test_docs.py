@@ -1,0 +1,65 @@
+"""Documents: what is generated is current, what is linked exists, what is promised is there."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from operations import reference
+from operations.__main__ import VERBS
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+@pytest.mark.parametrize("name", ["settings.md", "settings.schema.json"])
+def test_the_settings_reference_is_current(name: str, tmp_path: Path) -> None:
+    reference.write(tmp_path)
+    assert (ROOT / "docs" / name).read_text() == (tmp_path / name).read_text(), "type: make docs"
+
+
+def test_the_schema_knows_every_key_of_the_stack_files() -> None:
+    properties = json.loads((ROOT / "docs" / "settings.schema.json").read_text())["properties"]["config"]["properties"]
+    for stack in ROOT.glob("Pulumi.*.yaml"):
+        for key in re.findall(r"^  (mlflow:\w+):", stack.read_text(), re.MULTILINE):
+            assert key in properties
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        if anchor:
+            assert anchor in anchors(file), target
+
+
+def test_every_page_that_an_error_names_exists_with_its_section() -> None:
+    for source in [*ROOT.glob("components/*.py"), *ROOT.glob("operations/*.py"), ROOT / "config.py"]:
+        for path, anchor in re.findall(r"(docs/[\w./-]+\.md)(?:#([\w-]+))?", source.read_text()):
+            assert (ROOT / path).exists(), f"{source.name}: {path}"
+            if anchor:
+                assert anchor in anchors(ROOT / path), f"{source.name}: {path}#{anchor}"
+
+
+def test_every_make_verb_in_a_document_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        for verb in re.findall(r"^\$? ?make (?:-s )?([a-z]+)|`make (?:-s )?([a-z]+)", page.read_text(), re.MULTILINE):
+            assert (verb[0] or verb[1]) in targets, f"{page.name}: make {verb}"
+    assert set(VERBS) <= targets
+
+
+def test_every_file_of_tests_is_collected() -> None:
+    for path in (ROOT / "tests").rglob("*.py"):
+        if re.search(r"^def test_", path.read_text(), re.MULTILINE):
+            assert path.name.startswith("test_"), path
