@@ -50,6 +50,8 @@ def _context_host() -> str | None:
 class State:
     """A container at one moment."""
 
+    image: str
+    """Id of the image that it runs."""
     running: bool
     status: str
     exit_code: int
@@ -95,6 +97,7 @@ class Daemon:
             return None
         state = found["State"]
         return State(
+            image=found["Image"],
             running=state["Running"] and not state["Restarting"],
             status=state["Status"],
             exit_code=state["ExitCode"],

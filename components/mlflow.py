@@ -15,7 +15,7 @@ from components.images import Image
 from components.minio import REGION, Minio
 from components.platform import Platform
 from components.postgres import Postgres
-from components.runtime import Files, HealthCheck, Job, Limits, Publish, Service, Workload
+from components.runtime import Files, HealthCheck, Job, Limits, Publish, Service, Workload, predecessor_gone
 from components.settings import Address, Cpus, Port, Settings
 from components.traefik import TraefikSettings
 
@@ -117,18 +117,16 @@ class Mlflow(pulumi.ComponentResource):
         }
         pgpass = {"pgpass": database.pgpass}
 
-        def run_once(
-            job: str, role: str, secrets: dict[str, pulumi.Output[str]], after: pulumi.Output[docker.Container]
-        ) -> Job:
+        def job(role: str, files: Files, after: pulumi.Output[docker.Container]) -> Job:
             return Job(
-                job,
+                role,
                 Workload(
                     image=image,
                     limits=Limits(memory_mb=768, cpus=1.0),
                     networks=[platform.networks.backend],
                     command=[role],
                     env={"MLFLOW_BACKEND_STORE_URI": database.uri},
-                    files=[Files(f"{job}-secrets", "/run/secrets", secrets, image=image, parent=self)],
+                    files=[files],
                     tmpfs=_private_tmpfs(),
                 ),
                 platform=platform,
@@ -136,9 +134,17 @@ class Mlflow(pulumi.ComponentResource):
                 opts=child,
             )
 
-        # Alone and first: a wrong key stops everything while the old server still runs.
-        verified = run_once("verify-data-keys", "verify-data-keys", pgpass | data_keys, database.service.ready)
-        migrated = run_once("migrate", "migrate", pgpass, verified.done)
+        def secrets(
+            consumer: str, contents: dict[str, pulumi.Output[str]], *after: pulumi.Output[docker.Container]
+        ) -> Files:
+            return Files(f"{consumer}-secrets", "/run/secrets", contents, image=image, parent=self, after=after)
+
+        # Alone and first: a key that does not open the data stops everything while the old server still runs. New
+        # files for the others would end it, since the engine deletes a consumer before it replaces its writer.
+        verified = job("verify-data-keys", secrets("verify-data-keys", pgpass | data_keys), database.service.ready)
+        migrate_secrets = secrets("migrate", pgpass, verified.done)
+        alone = predecessor_gone("server", image=image, once=migrate_secrets.writer, platform=platform)
+        migrated = job("migrate", migrate_secrets, alone)
 
         scratch = docker.Volume(
             "server-scratch",
@@ -161,12 +167,10 @@ class Mlflow(pulumi.ComponentResource):
                     "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": self.url,
                 },
                 files=[
-                    Files(
-                        "server-secrets",
-                        "/run/secrets",
+                    secrets(
+                        "server",
                         pgpass | data_keys | {"aws-credentials": artifacts.credentials_file},
-                        image=image,
-                        parent=self,
+                        verified.done,
                     )
                 ],
                 data={"/scratch": scratch.name},

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.5
 JOB_TIMEOUT_SECONDS = 900
 """A migration of a large database takes minutes; a job that takes longer is said to hang."""
+STOP_TIMEOUT_SECONDS = 120
 _program_started = datetime.now(UTC).isoformat()
 
 
@@ -81,8 +82,13 @@ class Files:
         *,
         image: pulumi.Input[str],
         parent: pulumi.Resource,
+        after: Sequence[pulumi.Input[pulumi.Resource]] = (),
     ) -> None:
-        """Write `contents`, file name to content, into a new volume to be mounted at `path`."""
+        """Write `contents`, file name to content, into a new volume to be mounted at `path`.
+
+        Replacing the writer deletes the consumer first. What must be proved while the old consumer still runs goes
+        into `after`.
+        """
         stack = pulumi.get_stack()
         physical = names.physical(stack, name)
         volume = docker.Volume(
@@ -107,7 +113,7 @@ class Files:
                 for file, content in sorted(contents.items())
             ],
             labels=_labels(stack, name, "files"),
-            opts=pulumi.ResourceOptions(parent=parent, delete_before_replace=True),
+            opts=pulumi.ResourceOptions(parent=parent, depends_on=[*after], delete_before_replace=True),
         )
 
 
@@ -300,6 +306,36 @@ def _gate(container: docker.Container, probe: Callable[[str], Awaitable[None]]) 
         return container
 
     return container.id.apply(check)
+
+
+def predecessor_gone(
+    service: str, *, image: pulumi.Input[str], once: docker.Container, platform: Platform
+) -> pulumi.Output[docker.Container]:
+    """Return `once` when no container of `service` runs from another image.
+
+    The engine starts deleting the old one before it goes on, and does not wait for the end of its grace period.
+    """
+    name = names.physical(pulumi.get_stack(), service)
+
+    async def check(values: list[str]) -> docker.Container:
+        if not pulumi.runtime.is_dry_run():
+            await _until_gone(platform, name, values[1])
+        return once
+
+    return pulumi.Output.all(once.id, image).apply(check)
+
+
+async def _until_gone(platform: Platform, name: str, image: str) -> None:
+    """Wait until container `name`, unless it runs from `image`, has stopped."""
+    deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
+    while True:
+        state = await asyncio.to_thread(platform.daemon.state, name)
+        if state is None or state.image == image or not state.running:
+            return
+        if time.monotonic() > deadline:
+            reason = f"still running after {STOP_TIMEOUT_SECONDS} s, and its successor must not start beside it"
+            raise pulumi.RunError(explain(name, reason, await asyncio.to_thread(platform.daemon.logs, name)))
+        await asyncio.sleep(POLL_SECONDS)
 
 
 async def _until_healthy(platform: Platform, container_id: str, name: str, health: HealthCheck) -> None:

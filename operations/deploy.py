@@ -1,10 +1,11 @@
 """Bringing a stack up, planning it, stopping it, deleting it."""
 
 import os
+import time
 
 from components import names
 from operations import preflight
-from operations.checkout import Stack
+from operations.checkout import ROOT, Stack
 from operations.console import StopError, answer, interactive, require_name, say
 from operations.engine import Engine
 from operations.recovery import recover
@@ -24,7 +25,9 @@ def up(stack: Stack) -> None:
     engine.select()
     recover(engine)
     say(f"deploying {stack.name}; the first time builds the MLflow image, which takes a minute or two")
+    started = time.time()
     if engine.show("up", "--refresh", *_approval(stack, "deploy")):
+        _show_build_log(started)
         raise StopError(
             f"the deployment of {stack.name} did not complete; the reason is above, after 'error:'\n"
             f"  what works was left as it is; mend the cause, then type: make up STACK={stack.name}"
@@ -33,6 +36,14 @@ def up(stack: Stack) -> None:
     url = engine.outputs()["url"]
     say(f'\nMLflow is ready. Use it from Python: eval "$(make -s client STACK={stack.name})"')
     answer(url)
+
+
+def _show_build_log(since: float) -> None:
+    """Show the end of an image build's log, if one ran: Pulumi's own error has its exit code only."""
+    log = ROOT / "build.log"
+    if log.exists() and log.stat().st_mtime >= since:
+        lines = log.read_text(errors="replace").splitlines()[-15:]
+        say("\nthe image's build ended with (all of it: build.log)\n" + "\n".join(f"  {line}" for line in lines))
 
 
 def preview(stack: Stack) -> None:

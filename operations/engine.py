@@ -153,13 +153,21 @@ class Engine:
 
     def call(self, *arguments: str, stdin: str | None = None) -> str:
         """Run a quick `pulumi` command and return what it printed; raise `StopError` with its error."""
-        done = subprocess.run(
-            [self.cli, *arguments, "--stack", self.stack.name, "--non-interactive"],
-            cwd=ROOT, env=self.environment, input=stdin, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        done = self._quietly(*arguments, stdin=stdin)
         if done.returncode:
             raise StopError(self._explained(done.stderr.strip() or done.stdout.strip()))
         return done.stdout
+
+    def _quietly(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.cli, *arguments, "--stack", self.stack.name, "--non-interactive"],
+            cwd=ROOT,
+            env=self.environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     def show(self, *arguments: str) -> int:
         """Run a `pulumi` command before the person's eyes and return its exit code."""
@@ -177,15 +185,13 @@ class Engine:
         return f"pulumi: {error}"
 
     def select(self) -> None:
-        """Make the stack in the backend if it is not there yet."""
-        listed = subprocess.run(
-            [self.cli, "stack", "ls", "--json"],
-            cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if listed.returncode:
-            raise StopError(self._explained(listed.stderr.strip()))
-        if self.stack.name not in {stack["name"].rpartition("/")[2] for stack in json.loads(listed.stdout)}:
+        """Make the stack in the backend if it is not there yet; raise `StopError` where the passphrase is wrong."""
+        # Shown to nobody: it is what asks for the passphrase, and says whether there is such a stack.
+        asked = self._quietly("config", "--json", "--show-secrets")
+        if "no stack named" in asked.stderr:
             self.call("stack", "init", "--no-select")
+        elif asked.returncode:
+            raise StopError(self._explained(asked.stderr.strip()))
 
     def outputs(self) -> dict[str, Any]:
         """Return the stack's outputs, secrets in clear: never print them."""

@@ -155,6 +155,7 @@ class HealthyDaemon:
         self._answer(f"state {container}")
         job = any(job in container for job in ("bootstrap", "verify", "migrate"))
         return State(
+            image="sha256:mlflow-image",
             running=not job,
             status="exited" if job else "running",
             exit_code=0,

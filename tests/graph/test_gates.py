@@ -10,13 +10,14 @@ import pytest
 
 from components import runtime
 from components.daemon import State
-from components.runtime import HealthCheck, _until_done, _until_healthy
+from components.runtime import HealthCheck, _until_done, _until_gone, _until_healthy
 
 HEALTH = HealthCheck(command=["check"], ready_within_s=1)
 
 
 def state(status: str = "running", **changes: Any) -> State:  # noqa: ANN401
     values = {
+        "image": "old",
         "running": status == "running",
         "status": status,
         "exit_code": 0,
@@ -140,6 +141,24 @@ def test_a_job_that_failed_again_fails_the_up_again() -> None:
 
 def test_a_job_that_was_removed_by_hand_says_so() -> None:
     assert "it was removed by hand" in failure(wait_done, Script([None]))
+
+
+def wait_gone(script: Script) -> None:
+    in_a_loop_of_its_own(_until_gone(script, "mlflow-dev-server", "new"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "states", [[None], [state(image="new")], [state("exited")], [state(), state(), state("exited")], [state(), None]]
+)
+def test_a_migration_waits_for_the_old_server_to_stop(states: list[State | None]) -> None:
+    wait_gone(Script(states))
+
+
+def test_a_migration_never_starts_beside_a_server_that_does_not_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "STOP_TIMEOUT_SECONDS", 0.05)
+    assert "mlflow-dev-server: still running after 0.05 s, and its successor must not start beside it" in failure(
+        wait_gone, Script([state()])
+    )
 
 
 def test_a_job_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -280,7 +280,7 @@ def depends(graph: Graph, later: str, earlier: str) -> bool:
     """Whether container `later` waits, directly or not, for container `earlier`."""
     by_urn = {resource.urn: resource for resource in graph.resources}
     seen: set[str] = set()
-    waiting = [graph.containers[later].urn]
+    waiting = [graph.named(CONTAINER, later).urn]
     while waiting:
         urn = waiting.pop()
         if urn in seen:
@@ -293,6 +293,9 @@ def depends(graph: Graph, later: str, earlier: str) -> bool:
 @pytest.mark.parametrize(
     ("later", "earlier"),
     [
+        # Their replacement deletes the server, which must live until the keys are known to be right.
+        ("migrate-secrets-writer", "verify-data-keys"),
+        ("server-secrets-writer", "verify-data-keys"),
         ("minio-bootstrap", "minio"),
         ("verify-data-keys", "postgres"),
         ("migrate", "verify-data-keys"),
@@ -306,6 +309,10 @@ def test_services_start_in_the_order_of_their_needs(graph: Graph, later: str, ea
 
 def test_a_migration_never_runs_under_the_old_server(graph: Graph) -> None:
     assert graph.jobs["migrate"].urn in graph.services["server"].request.replace_with
+
+
+def test_a_migration_asks_whether_the_old_server_has_stopped(graph: Graph) -> None:
+    assert f"state mlflow-{graph.stack}-server" in graph.asked
 
 
 def test_a_new_image_migrates(graph: Graph) -> None:
@@ -350,6 +357,7 @@ class BrokenDaemon:
 
     def state(self, container: str) -> State:
         return State(
+            image="",
             running=False,
             status="exited",
             exit_code=3,

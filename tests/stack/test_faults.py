@@ -1,0 +1,299 @@
+"""Bad input and bad luck, on a real deployment: each is told in words, and mended by the next `make up`."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.stack.deployment import Deployment
+from tests.stack.test_deployment import ask, search, url
+
+
+@contextmanager
+def changed(path: Path, old: str, new: str) -> Iterator[None]:
+    """Replace a text in a file of the deployment's checkout, for a while."""
+    before = path.read_text()
+    assert old in before
+    path.write_text(before.replace(old, new))
+    try:
+        yield
+    finally:
+        path.write_text(before)
+
+
+def refused(deployment: Deployment, verb: str = "up", **variables: str) -> str:
+    """Run a verb that must fail, without a traceback, and return its error."""
+    done = deployment.make(verb, ok=False, **variables)
+    assert done.returncode != 0
+    said = done.stdout + done.stderr
+    assert 'File "' not in done.stderr, said
+    return said
+
+
+def works(deployment: Deployment) -> None:
+    deployment.make("up")
+    deployment.make("status")
+    assert search(url(deployment))
+
+
+def test_wrong_settings_are_told_all_at_once_before_anything(dev: Deployment) -> None:
+    with changed(dev.file, "workers: 2", "wrokers: 2\n    cpus: none"):
+        said = refused(dev)
+    assert "mlflow:server.wrokers: no such setting; did you mean workers?" in said
+    assert "mlflow:server.cpus: must be a number, got 'none'" in said
+    assert "Updating" not in said
+
+
+def test_wrong_settings_stop_plain_pulumi_in_the_same_words(dev: Deployment) -> None:
+    with changed(dev.file, "workers: 2", "wrokers: 2"):
+        done = dev.pulumi("preview", ok=False)
+    assert done.returncode != 0
+    assert "mlflow:server.wrokers: no such setting; did you mean workers?" in done.stdout + done.stderr
+    assert "config.py" not in done.stdout + done.stderr
+
+
+def test_no_docker_is_told_with_what_to_do(dev: Deployment) -> None:
+    said = refused(dev, DOCKER_HOST="unix:///nowhere/docker.sock")
+    assert "there is no Docker daemon at unix:///nowhere/docker.sock" in said
+
+
+def test_a_stack_that_does_not_exist_is_told_with_those_that_do(dev: Deployment) -> None:
+    assert "there is no Pulumi.nope.yaml (there are: dev, prod, staging" in refused(dev, STACK="nope")
+
+
+def test_a_taken_port_is_told_with_its_holder_and_another(dev: Deployment) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        before = dev.file.read_text()
+        dev.set("postgres.port", port)
+        try:
+            said = refused(dev)
+        finally:
+            dev.file.write_text(before)
+    assert f"mlflow:postgres.port: port {port} of 127.0.0.1 is taken by another program" in said
+    assert f"--path mlflow:postgres.port {port + 1}" in said
+
+
+def test_a_missing_proxy_network_is_told_before_anything(prod: Deployment) -> None:
+    before = prod.file.read_text()
+    prod.set("traefik.network", "no-such-network")
+    try:
+        assert "type: docker network create no-such-network" in refused(prod)
+    finally:
+        prod.file.write_text(before)
+
+
+def test_every_image_that_cannot_be_had_is_told_in_one_error(dev: Deployment) -> None:
+    before = dev.file.read_text()
+    dev.set("images.postgres", {"ref": "registry.invalid/postgres:18.6"})
+    dev.set("images.minio", {"ref": "registry.invalid/silo:1", "digest": "none"})
+    try:
+        said = refused(dev)
+    finally:
+        dev.file.write_text(before)
+    assert "2 of 4 images cannot be had; nothing was deployed" in said
+    assert "registry.invalid/postgres:18.6" in said
+    assert "registry.invalid/silo:1" in said
+
+
+def test_data_of_another_postgres_major_stop_everything_before_anything(dev: Deployment) -> None:
+    before = dev.file.read_text()
+    dev.set("images.postgres", {"ref": "docker.io/library/postgres:19.0"})
+    try:
+        said = refused(dev)
+        plain = dev.pulumi("up", "--yes", "--skip-preview", ok=False)
+    finally:
+        dev.file.write_text(before)
+    for words in (said, plain.stdout + plain.stderr):
+        assert "version 19 would start on an empty database" in words
+        assert f"mlflow-{dev.stack}-postgres-18-data" in words
+    assert search(url(dev))
+
+
+def test_a_build_that_fails_shows_its_log_and_leaves_the_server_alone(dev: Deployment) -> None:
+    with changed(dev.checkout / "mlflow" / "trim.sh", "set -eu", "set -eu\necho the trim is broken; exit 3"):
+        said = refused(dev)
+    assert "the trim is broken" in said
+    assert search(url(dev))
+    works(dev)
+
+
+def test_a_server_that_crashes_fails_the_up_with_its_last_lines_and_fails_it_again(dev: Deployment) -> None:
+    entrypoint = dev.checkout / "mlflow" / "docker-entrypoint.sh"
+    with changed(entrypoint, "exec mlflow server", "echo the server is broken; exit 4"):
+        for _ in range(2):
+            said = refused(dev)
+            assert f"{dev.name('server')}: it keeps crashing" in said
+            assert "the server is broken" in said
+    works(dev)
+
+
+def test_a_migration_that_failed_is_run_again_by_the_next_up(dev: Deployment) -> None:
+    def role(login: str) -> None:
+        code, said = dev.run("postgres", "psql", "-U", "postgres", "-c", f"ALTER ROLE mlflow {login}")
+        assert code == 0, said
+
+    dev.api.remove_container(dev.name("migrate"), force=True)
+    role("NOLOGIN")
+    try:
+        assert "not permitted to log in" in refused(dev)
+    finally:
+        role("LOGIN")
+    works(dev)
+
+
+def test_a_data_key_that_does_not_open_the_data_is_refused_while_the_server_runs_on(dev: Deployment) -> None:
+    address = url(dev)
+    # A gateway secret as MLflow keeps it: its key, wrapped under the passphrase.
+    script = (
+        "import os, psycopg2, mlflow.utils.crypto as c\n"
+        "os.environ['MLFLOW_CRYPTO_KEK_PASSPHRASE'] = open('/run/secrets/crypto-kek-passphrase').read()\n"
+        "wrapped = c.wrap_dek(b'0' * 32, c.KEKManager().get_kek())\n"
+        "db = psycopg2.connect(os.environ['MLFLOW_BACKEND_STORE_URI'].replace('+psycopg2', ''))\n"
+        "q = db.cursor()\n"
+        'q.execute("insert into secrets (secret_id, secret_name, encrypted_value, wrapped_dek, kek_version, "\n'
+        "          \"masked_value, created_at, last_updated_at) values ('s', 's', 'x', %s, 1, '{}', 0, 0)\", (wrapped,))\n"
+        "db.commit()\n"
+    )
+    code, said = dev.run("server", "env", "PGPASSFILE=/run/mlflow/pgpass", "python", "-W", "ignore", "-c", script)
+    assert code == 0, said
+    server = dev.inspect("server")["Id"]
+    before = dev.file.read_text()
+    try:
+        dev.pulumi("config", "set", "--secret", "cryptoKekPassphrase", "another-key-of-thirty-two-letters")
+        said = refused(dev)
+        assert "cryptoKekPassphrase does not open the gateway secrets in the database" in said
+        assert "another-key" not in said
+        assert dev.inspect("server")["Id"] == server
+        assert search(address)
+    finally:
+        dev.file.write_text(before)
+    works(dev)
+    dev.run("postgres", "psql", "-U", "postgres", "-d", "mlflow", "-c", "delete from secrets")
+
+
+def test_a_new_image_waits_for_a_request_in_flight_before_it_migrates(dev: Deployment) -> None:
+    address = urllib.parse.urlsplit(url(dev))
+    since = int(time.time())
+    with (
+        socket.create_connection((address.hostname, address.port)) as upload,
+        changed(dev.checkout / "mlflow" / "healthcheck.py", '"""Succeeds', '"""It succeeds'),
+    ):
+        head = f"PUT /api/2.0/mlflow-artifacts/artifacts/slow HTTP/1.1\r\nHost: 127.0.0.1:{address.port}\r\n"
+        upload.sendall(f"{head}Content-Length: 1000000\r\n\r\nslow".encode())
+        dev.make("up")
+    events = dev.api.events(since=since, until=int(time.time()), decode=True, filters={"type": "container"})
+    order = [
+        (event["Action"], event["Actor"]["Attributes"]["name"].removeprefix(f"mlflow-{dev.stack}-"))
+        for event in events
+        if event["Action"] in ("start", "die")
+    ]
+    assert order.index(("die", "verify-data-keys")) < order.index(("die", "server"))
+    assert order.index(("die", "server")) < order.index(("start", "migrate"))
+    assert order.index(("die", "migrate")) < order.index(("start", "server"))
+
+
+@pytest.mark.parametrize("service", ["server", "postgres", "minio"])
+def test_a_service_stopped_by_hand_is_started(dev: Deployment, service: str) -> None:
+    dev.api.stop(dev.name(service), timeout=30)
+    works(dev)
+
+
+def test_a_network_and_everything_on_it_removed_by_hand_is_made_again(dev: Deployment) -> None:
+    for name in dev.api.inspect_network(dev.name("edge"))["Containers"]:
+        dev.api.disconnect_container_from_network(name, dev.name("edge"), force=True)
+    dev.api.remove_network(dev.name("edge"))
+    works(dev)
+
+
+def test_an_image_removed_by_hand_is_built_again(dev: Deployment) -> None:
+    image = dev.inspect("server")["Image"]
+    for name in dev.containers():
+        if dev.api.inspect_container(name)["Image"] == image:
+            dev.api.remove_container(name, force=True)
+    dev.api.remove_image(image, force=True)
+    works(dev)
+
+
+def test_the_secrets_of_a_service_removed_by_hand_are_written_again(dev: Deployment) -> None:
+    for name in ("server", "server-secrets"):
+        dev.api.remove_container(dev.name(name), force=True)
+    dev.api.remove_volume(dev.name("server-secrets"))
+    works(dev)
+
+
+def test_pruned_containers_are_made_again_and_nothing_restarts(dev: Deployment) -> None:
+    before = {service: dev.inspect(service)["Id"] for service in ("server", "postgres", "minio")}
+    for name in dev.containers():
+        if not dev.api.inspect_container(name)["State"]["Running"]:
+            dev.api.remove_container(name)
+    works(dev)
+    assert {service: dev.inspect(service)["Id"] for service in before} == before
+
+
+@pytest.mark.parametrize(
+    "moment", ["Network backend creating", "Container postgres creating", "Container server creating"]
+)
+def test_an_up_that_was_killed_is_mended_by_the_next(dev: Deployment, moment: str) -> None:
+    dev.make("down")
+    running = subprocess.Popen(
+        ["make", "-s", "up"],
+        cwd=dev.checkout,
+        env=dev.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert running.stdout
+    for line in running.stdout:
+        if moment.replace(" creating", "") in line and "creating" in line:
+            break
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    running.stdout.close()
+    works(dev)
+
+
+def test_a_second_up_at_the_same_time_is_refused(dev: Deployment) -> None:
+    dev.make("down")
+    first = subprocess.Popen(
+        ["make", "-s", "up"],
+        cwd=dev.checkout,
+        env=dev.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert first.stdout
+    for line in first.stdout:
+        if "Updating" in line:
+            break
+    said = refused(dev)
+    assert "is being changed by somebody else: process" in said
+    rest = first.stdout.read()
+    first.stdout.close()
+    assert first.wait() == 0, rest
+    assert ask(f"{url(dev)}/health")[0] == 200
+
+
+def test_destroy_wants_the_stacks_name_and_leaves_nothing(dev: Deployment) -> None:
+    assert "nothing was deleted; to go on, type: make destroy" in refused(dev, "destroy")
+    assert "nothing was deleted" in refused(dev, "destroy", CONFIRM="dev")
+    assert search(url(dev))
+    dev.make("destroy", CONFIRM=dev.stack)
+    assert dev.containers() == []
+    assert not any(volume["Name"].startswith(f"mlflow-{dev.stack}-") for volume in dev.api.volumes()["Volumes"] or [])
+    # And it can be had again.
+    works(dev)
