@@ -160,20 +160,24 @@ def _ports_taken(daemon: Daemon, settings: StackConfig, stack: str) -> list[str]
         "postgres.port": ("127.0.0.1", settings.postgres.port),
         "objectStore.consolePort": ("127.0.0.1", settings.object_store.console_port),
     }
+    running = daemon.api.containers(filters={"status": ["running", "restarting", "paused"]})
+    # Of our own, what they ask for: one that is about to be restarted holds no port for a moment.
+    ours = {
+        port
+        for container in running
+        if container["Labels"].get(names.STACK_LABEL) == stack
+        for port in _asked_for(daemon, container["Id"])
+    }
     by_container = {
-        port["PublicPort"]: container
-        for container in daemon.api.containers()
-        for port in container["Ports"]
-        if "PublicPort" in port
+        port["PublicPort"]: container for container in running for port in container["Ports"] if "PublicPort" in port
     }
     problems = []
     for key, (address, port) in wanted.items():
         if not port:
             continue
-        container = by_container.get(port)
-        if container and container["Labels"].get(names.STACK_LABEL) == stack:
+        if port in ours:
             continue
-        if container:
+        if container := by_container.get(port):
             holder = f"the container {container['Names'][0].lstrip('/')}"
         elif daemon.host.startswith("unix://") and _bound(address, port):
             holder = f"another program (ss -ltnp 'sport = :{port}' names it)"
@@ -185,6 +189,13 @@ def _ports_taken(daemon: Daemon, settings: StackConfig, stack: str) -> list[str]
             f"    stop it, or choose another: pulumi config set -s {stack} --path mlflow:{section}.{name} {port + 1}"
         )
     return problems
+
+
+def _asked_for(daemon: Daemon, container: str) -> list[int]:
+    """Return the ports of the host that a container publishes, whether or not it holds them just now."""
+    found = daemon.inspect(container)
+    bindings = (found["HostConfig"]["PortBindings"] or {}) if found else {}
+    return [int(binding["HostPort"]) for published in bindings.values() for binding in published or []]
 
 
 def _bound(address: str, port: int) -> bool:

@@ -1,8 +1,8 @@
 """What an `up` that was killed leaves behind, and how the next one gets past it."""
 
 import json
-import os
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -54,13 +54,16 @@ def _clear_stale_locks(engine: Engine) -> None:
 
 
 def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return pid > 0
+    """Whether `pid` is a Pulumi that still runs: not a zombie, and not somebody who got its number since."""
+    stat = Path(f"/proc/{pid}/stat")
+    if Path("/proc/self/stat").exists():
+        try:
+            command, _, rest = stat.read_text().rpartition(")")
+        except OSError:
+            return False
+        return rest.split()[0] != "Z" and "pulumi" in command
+    shown = subprocess.run(["ps", "-p", str(pid), "-o", "stat=,comm="], capture_output=True, text=True, check=False)
+    return "pulumi" in shown.stdout and not shown.stdout.strip().startswith("Z")
 
 
 def _remove_half_made(engine: Engine, resource: dict[str, Any]) -> None:
