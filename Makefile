@@ -5,7 +5,7 @@ export STACK YES CONFIRM ARGS SERVICE
 RUN := @sh operations/bootstrap.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help up preview down destroy status logs open url env client doctor test docs lock
+.PHONY: help up preview down destroy status logs open url env client doctor pin test docs lock
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -43,6 +43,9 @@ client: ## exports for MLflow's client: eval "$$(make -s client)"
 
 doctor: ## say what is wrong and what to type
 	$(RUN) doctor
+
+pin: ## look up the digests of the images that have none
+	$(RUN) pin
 
 test: ## install, lint, check types, run every test that this machine can run
 	$(RUN) check

@@ -5,7 +5,7 @@ import sys
 
 from docker.errors import DockerException
 
-from operations import deploy, look
+from operations import deploy, look, pin
 from operations.checkout import Stack
 from operations.console import StopError, say
 
@@ -21,6 +21,7 @@ VERBS = {
     "env": look.env,
     "client": look.client,
     "doctor": look.doctor,
+    "pin": pin.pin,
 }
 
 

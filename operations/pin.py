@@ -1,0 +1,36 @@
+"""`make pin`: look up the digest of every image that has none, and write it into the stack's file."""
+
+from docker.errors import APIError
+
+from components.images import ImagesSettings
+from components.settings import NO_DIGEST
+from operations.checkout import Stack
+from operations.console import StopError, answer
+from operations.engine import Engine
+
+
+def pin(stack: Stack) -> None:
+    """Ask the registries; raise `StopError` naming every image that they do not know. Nothing is made up."""
+    found: dict[str, str] = {}
+    unknown: list[str] = []
+    for name, field in ImagesSettings.model_fields.items():
+        image = getattr(stack.settings.images, name)
+        if image.digest != NO_DIGEST:
+            continue
+        try:
+            found[f"mlflow:images.{field.alias}.digest"] = digest(stack, image.ref)
+        except APIError as error:
+            unknown.append(f"  {image.ref}: {error.explanation}")
+    if found:
+        engine = Engine(stack)
+        for key, value in found.items():
+            engine.call("config", "set", "--path", key, value)
+            answer(f"{key}: {value}")
+    if unknown:
+        raise StopError("these have no digest that could be looked up, and stay as they are:\n" + "\n".join(unknown))
+
+
+def digest(stack: Stack, ref: str) -> str:
+    """Return the manifest digest of an image in its registry; raise `APIError` if there is none."""
+    manifest = stack.daemon.api.inspect_distribution(ref)  # type: ignore[no-untyped-call]
+    return str(manifest["Descriptor"]["digest"])

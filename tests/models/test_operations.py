@@ -1,0 +1,339 @@
+"""Operations: what can be known without a deployment."""
+
+import hashlib
+import io
+import json
+import os
+import platform
+import socket
+import subprocess
+import tarfile
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from docker.errors import APIError, DockerException
+
+from components.daemon import resolve_host
+from operations import checkout, console, engine, pin, preflight, recovery
+from operations.checkout import Stack
+from operations.console import StopError
+from operations.engine import Engine
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def bare_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home in which nobody has ever used Pulumi or Docker, and no terminal."""
+    for name in list(os.environ):
+        if name.startswith(("PULUMI_", "DOCKER_", "XDG_")) or name in ("YES", "CONFIRM", "STACK", "ARGS"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(console, "interactive", lambda: False)
+
+
+@pytest.fixture
+def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stack:
+    """Dev, in a checkout of the test's own."""
+    for name in ("Pulumi.yaml", "Pulumi.dev.yaml"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    monkeypatch.setattr(checkout, "ROOT", tmp_path)
+    monkeypatch.setattr(engine, "ROOT", tmp_path)
+    monkeypatch.setattr(engine, "LOCAL_CLI", tmp_path / ".pulumi-cli")
+    monkeypatch.setattr(engine, "require_cli", lambda: Path("/bin/true"))
+    return Stack("dev")
+
+
+# --- where Docker is -----------------------------------------------------------------------------------------------
+
+
+def context(home: Path, name: str, host: str) -> None:
+    folder = home / ".docker" / "contexts" / "meta" / "abc"
+    folder.mkdir(parents=True)
+    (folder / "meta.json").write_text(json.dumps({"Name": name, "Endpoints": {"docker": {"Host": host}}}))
+    (home / ".docker" / "config.json").write_text(json.dumps({"currentContext": name}))
+
+
+def test_the_docker_host_is_found_as_dockers_own_command_line_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert resolve_host() == "unix:///var/run/docker.sock"
+    context(tmp_path / "home", "colima", "unix:///colima.sock")
+    assert resolve_host() == "unix:///colima.sock"
+    monkeypatch.setenv("DOCKER_CONTEXT", "default")
+    assert resolve_host() == "unix:///var/run/docker.sock"
+    monkeypatch.setenv("DOCKER_HOST", "ssh://prod")
+    assert resolve_host() == "ssh://prod"
+    assert resolve_host("tcp://stack:2376") == "tcp://stack:2376"
+
+
+class Old:
+    host = "unix:///var/run/docker.sock"
+
+    @property
+    def api(self) -> Any:  # noqa: ANN401
+        return self
+
+    def version(self) -> dict[str, str]:
+        return {"ApiVersion": "1.40", "Version": "19.03.15"}
+
+
+def test_an_old_docker_is_refused_with_both_versions() -> None:
+    assert preflight.docker_problem(Old()) == (  # type: ignore[arg-type]
+        "needs Docker 20.10 or newer, found 19.03.15 at unix:///var/run/docker.sock\n"
+        "  https://docs.docker.com/engine/install/"
+    )
+
+
+class Failing:
+    host = "unix:///var/run/docker.sock"
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    @property
+    def api(self) -> Any:  # noqa: ANN401
+        raise self.error
+
+
+def test_no_permission_on_the_socket_is_told_with_the_line_to_type() -> None:
+    denied = DockerException("Error while fetching server API version: PermissionError(13, 'Permission denied')")
+    said = preflight.docker_problem(Failing(denied))  # type: ignore[arg-type]
+    assert said is not None
+    assert "sudo usermod -aG docker $USER && newgrp docker" in said
+
+
+def test_a_daemon_that_hangs_is_told(tmp_path: Path) -> None:
+    (tmp_path / "docker.sock").write_text("")
+    failing = Failing(requests.exceptions.ConnectionError("timed out"))
+    failing.host = f"unix://{tmp_path}/docker.sock"
+    said = preflight.docker_problem(failing)  # type: ignore[arg-type]
+    assert said is not None
+    assert "does not answer" in said
+
+
+# --- the host ------------------------------------------------------------------------------------------------------
+
+
+class Host:
+    """A daemon on a small host."""
+
+    host = "unix:///var/run/docker.sock"
+
+    def __init__(self, root: str = "/", cpus: int = 2, memory_mb: int = 8192) -> None:
+        self.root, self.cpus, self.memory_mb = root, cpus, memory_mb
+
+    @property
+    def api(self) -> Any:  # noqa: ANN401
+        return self
+
+    def info(self) -> dict[str, Any]:
+        return {"NCPU": self.cpus, "MemTotal": self.memory_mb * 2**20, "DockerRootDir": self.root}
+
+    def containers(self, **_filters: object) -> list[dict[str, Any]]:
+        return [{"Id": "x", "Names": ["/web"], "Labels": {}, "Ports": [{"PublicPort": 5000}]}]
+
+    def networks(self) -> set[str]:
+        return set()
+
+    def volumes(self) -> set[str]:
+        return set()
+
+
+def host_problems(stack: Stack, host: Host, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(Stack, "daemon", property(lambda _: host))
+    with pytest.raises(StopError) as caught:
+        preflight.require_host(stack)
+    return str(caught.value)
+
+
+def test_everything_about_the_host_is_told_at_once(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "MINIMUM_FREE_GB", 10**6)
+    said = host_problems(stack, Host(cpus=1, memory_mb=1024), monkeypatch)
+    assert said.startswith("nothing was changed\n")
+    assert "mlflow:server.cpus: 2 asked for, the Docker host has 1" in said
+    assert "add up to 1792 MB, the host has 1024" in said
+    assert "GB free in /, needs 1000000" in said
+    assert "mlflow:server.port: port 5000 of 127.0.0.1 is taken by the container web" in said
+    assert "--path mlflow:server.port 5001" in said
+
+
+# --- backend and passphrase ----------------------------------------------------------------------------------------
+
+
+def test_a_fresh_machine_gets_a_local_backend_and_a_private_passphrase(stack: Stack, tmp_path: Path) -> None:
+    exports = Engine(stack).exports
+    assert exports["PULUMI_BACKEND_URL"] == f"file://{tmp_path}/home/.local/state/pulumi-mlflow"
+    path = Path(exports["PULUMI_CONFIG_PASSPHRASE_FILE"])
+    assert path == tmp_path / "home/.config/pulumi-mlflow/dev.passphrase"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert len(path.read_text().strip()) > 40
+    assert Engine(stack).exports == exports, "the second time finds it"
+
+
+def test_secrets_of_another_machine_ask_for_its_passphrase(stack: Stack, tmp_path: Path) -> None:
+    stack.path.write_text(stack.path.read_text() + "encryptionsalt: v1:abc\n")
+    with pytest.raises(StopError, match="its secrets were encrypted elsewhere, and their passphrase is not here"):
+        Engine(stack)
+    assert not (tmp_path / "home/.config/pulumi-mlflow/dev.passphrase").exists()
+
+
+@pytest.mark.parametrize("variable", ["PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"])
+def test_a_teams_own_passphrase_wins(stack: Stack, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "")
+    assert "PULUMI_CONFIG_PASSPHRASE_FILE" not in Engine(stack).exports
+
+
+def test_a_secrets_provider_needs_no_passphrase(stack: Stack) -> None:
+    stack.path.write_text(stack.path.read_text() + "secretsprovider: awskms://alias/pulumi\n")
+    assert "PULUMI_CONFIG_PASSPHRASE_FILE" not in Engine(stack).exports
+
+
+@pytest.mark.parametrize("how", ["variable", "token", "login", "project"])
+def test_a_teams_own_backend_wins(stack: Stack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str) -> None:
+    if how == "variable":
+        monkeypatch.setenv("PULUMI_BACKEND_URL", "s3://states")
+    elif how == "token":
+        monkeypatch.setenv("PULUMI_ACCESS_TOKEN", "pul-123")
+    elif how == "login":
+        (tmp_path / "home" / ".pulumi").mkdir(parents=True)
+        (tmp_path / "home" / ".pulumi" / "credentials.json").write_text('{"current": "https://api.pulumi.com"}')
+    else:
+        (tmp_path / "Pulumi.yaml").write_text("name: mlflow\nbackend: {url: 's3://states'}\n")
+    exports = Engine(stack).exports
+    assert "PULUMI_BACKEND_URL" not in exports
+    # Pulumi Cloud keeps secrets itself; a bucket does not.
+    assert ("PULUMI_CONFIG_PASSPHRASE_FILE" in exports) == (how in ("variable", "project"))
+
+
+# --- the CLI -------------------------------------------------------------------------------------------------------
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Path]:
+    """A release of the CLI on a server of this machine."""
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(engine, "LOCAL_CLI", tmp_path / ".pulumi-cli")
+    folder = tmp_path / "served" / f"v{engine.INSTALLED_VERSION}"
+    folder.mkdir(parents=True)
+    name = f"pulumi-v{engine.INSTALLED_VERSION}-linux-x64.tar.gz"
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as archive:
+        entry = tarfile.TarInfo("pulumi/pulumi")
+        script = f"#!/bin/sh\necho v{engine.INSTALLED_VERSION}\n".encode()
+        entry.size, entry.mode = len(script), 0o755
+        archive.addfile(entry, io.BytesIO(script))
+    (folder / name).write_bytes(content.getvalue())
+    digest = hashlib.sha256(content.getvalue()).hexdigest()
+    sums = folder / f"pulumi-{engine.INSTALLED_VERSION}-checksums.txt"
+    sums.write_text(f"{'0' * 64}  another.tar.gz\n{digest}  {name}\n")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path / "served"))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_address[1]}", sums
+
+
+def test_a_missing_cli_is_installed_into_the_checkout(release: tuple[str, Path]) -> None:
+    cli = engine.install_cli(release[0])
+    assert cli == engine.LOCAL_CLI / "pulumi" / "pulumi"
+    assert engine._version(cli) >= engine.MINIMUM_VERSION
+
+
+def test_a_cli_with_another_checksum_is_not_installed(release: tuple[str, Path]) -> None:
+    release[1].write_text(release[1].read_text().replace("  pulumi", "0  pulumi"))
+    with pytest.raises(StopError, match="the release says"):
+        engine.install_cli(release[0])
+    assert not engine.LOCAL_CLI.exists()
+
+
+def test_a_cli_that_cannot_be_downloaded_is_told_with_what_to_do() -> None:
+    with pytest.raises(StopError, match=r"install Pulumi 3\.250 or newer yourself"):
+        engine.install_cli("http://127.0.0.1:9")
+
+
+# --- locks ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_process_is_alive_only_if_it_is_a_pulumi_that_runs() -> None:
+    assert not recovery._alive(os.getpid()), "this is no pulumi"
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    assert not recovery._alive(gone.pid)
+
+
+def test_a_zombie_holds_no_lock(tmp_path: Path) -> None:
+    program = tmp_path / "pulumi"
+    program.write_bytes(Path("/bin/sleep").read_bytes())
+    program.chmod(0o755)
+    running = subprocess.Popen([program, "60"])
+    try:
+        assert recovery._alive(running.pid)
+    finally:
+        running.kill()
+    while "Z" not in Path(f"/proc/{running.pid}/stat").read_text().rpartition(")")[2].split()[0]:
+        pass
+    assert not recovery._alive(running.pid)
+    running.wait()
+
+
+# --- answers -------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_terminal_nothing_waits_for_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StopError, match="answer with YES=1"):
+        console.confirmed("Install Docker?")
+    monkeypatch.setenv("YES", "1")
+    assert console.confirmed("Install Docker?")
+
+
+def test_deleting_wants_the_name_and_yes_is_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YES", "1")
+    with pytest.raises(StopError, match="CONFIRM=prod"):
+        console.require_name("prod", "This deletes everything.")
+    monkeypatch.setenv("CONFIRM", "prod")
+    console.require_name("prod", "This deletes everything.")
+
+
+@pytest.mark.parametrize("name", ["Prod", "my_stack", "-x", "a" * 40, "../x"])
+def test_a_stacks_name_must_do_as_a_docker_name(name: str) -> None:
+    with pytest.raises(StopError, match="a stack's name is in Docker names"):
+        Stack(name)
+
+
+# --- digests -------------------------------------------------------------------------------------------------------
+
+
+def test_pin_writes_what_the_registry_says_and_names_what_it_does_not_know(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ask(_stack: Stack, ref: str) -> str:
+        if "python" in ref:
+            raise APIError("no such manifest", explanation="no such manifest")
+        return "sha256:" + "a" * 64
+
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(pin, "digest", ask)
+    monkeypatch.setattr(Engine, "call", lambda _engine, *arguments: calls.append(arguments))
+    with pytest.raises(StopError, match=r"python:3\.13-slim-trixie: no such manifest"):
+        pin.pin(stack)
+    assert ("config", "set", "--path", "mlflow:images.postgres.digest", "sha256:" + "a" * 64) in calls
+    assert "mlflow:images.postgres.digest: sha256:aaa" in capsys.readouterr().out
+
+
+def test_a_port_in_use_is_seen() -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        assert preflight._bound("127.0.0.1", port)
+    assert not preflight._bound("127.0.0.1", port)
