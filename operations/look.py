@@ -49,8 +49,8 @@ def _row(stack: Stack, service: str) -> tuple[str, str, str]:
         return name, "missing", ""
     state = found["State"]
     health = state.get("Health", {}).get("Status", state["Status"]) if state["Running"] else state["Status"]
-    if health == "starting":
-        # Docker asks for the first time after an interval; whoever looks wants to know now.
+    if state["Running"] and health != "healthy":
+        # Docker's word is as old as its last turn; whoever looks wants to know now.
         code, _ = stack.daemon.run(name, found["Config"]["Healthcheck"]["Test"][1:])
         health = "healthy" if code == 0 else health
     since = datetime.fromisoformat(state["StartedAt"][:19]).replace(tzinfo=UTC)

@@ -160,8 +160,9 @@ def test_a_data_key_that_does_not_open_the_data_is_refused_while_the_server_runs
         "wrapped = c.wrap_dek(b'0' * 32, c.KEKManager().get_kek())\n"
         "db = psycopg2.connect(os.environ['MLFLOW_BACKEND_STORE_URI'].replace('+psycopg2', ''))\n"
         "q = db.cursor()\n"
-        "columns = 'secret_id, secret_name, encrypted_value, wrapped_dek, masked_value, created_at, last_updated_at'\n"
-        "q.execute(f'insert into secrets ({columns}) values (1, 1, %s, %s, 1, 0, 0)', (b'x', wrapped))\n"
+        "columns = 'secret_id, secret_name, encrypted_value, wrapped_dek, kek_version, masked_value, created_at'\n"
+        "q.execute(f'insert into secrets ({columns}, last_updated_at) '\n"
+        "          'values (1, 1, %s, %s, 1, 1, 0, 0)', (b'x', wrapped))\n"
         "db.commit()\n"
     )
     code, said = dev.run("server", "env", "PGPASSFILE=/run/mlflow/pgpass", "python", "-W", "ignore", "-c", script)
