@@ -26,7 +26,7 @@ destroy: ## delete it with all its data; asks for the stack's name (CONFIRM=)
 status: ## what runs, how it is, where
 	$(RUN) status
 
-logs: ## the last lines of every service, or all of SERVICE=
+logs: ## the last lines of every service, or many of SERVICE=
 	$(RUN) logs
 
 open: ## open it in the browser

@@ -22,6 +22,8 @@ SECRETS = ("postgresPassword", "minioRootPassword", "minioPassword", "cryptoKekP
 """Keys that are not settings: each overrides one generated credential."""
 SPARE_CONNECTIONS = 25
 """For the migration, a person with psql, a backup, an exporter, and Postgres' own reserve of three."""
+OLDEST_POSTGRES = 18
+"""The official image moved its data with this version, and the built-in collation is older by one."""
 SUSPICIOUS = re.compile("passw|secret|token|key|credential", re.IGNORECASE)
 
 
@@ -51,7 +53,11 @@ class StackConfig(Settings):
         prefix = f"{NAMESPACE}:"
         try:
             return cls.parse(
-                {key.removeprefix(prefix): _decoded(value) for key, value in values.items() if key.startswith(prefix)},
+                {
+                    key.removeprefix(prefix): _decoded(value)
+                    for key, value in values.items()
+                    if key.startswith(prefix) and key.removeprefix(prefix) not in SECRETS
+                },
                 hidden=[key.removeprefix(prefix) for key in hidden],
             )
         except InvalidSettingsError as error:
@@ -149,11 +155,17 @@ def _contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
             f"mlflow:traefik.certResolver: {traefik.cert_resolver!r} has no use while mlflow:traefik.tls is false; "
             "set tls to true, or remove certResolver",
         )
-    if _major(config.images.postgres.ref) is None:
+    if (_major(config.images.postgres.ref) or 0) < OLDEST_POSTGRES or "alpine" in config.images.postgres.ref:
         yield (
             {"images"},
-            "mlflow:images.postgres.ref: must have a tag that begins with the major version, such as postgres:18.6, "
-            f"got {config.images.postgres.ref!r}",
+            "mlflow:images.postgres.ref: must be the Debian variant with a tag that begins with a major version of at "
+            f"least {OLDEST_POSTGRES}, such as postgres:18.6, got {config.images.postgres.ref!r}",
+        )
+    if server.bind_address == "0.0.0.0" and config.hostname is None:  # noqa: S104
+        yield (
+            {"server", "hostname"},
+            "mlflow:hostname: is required when mlflow:server.bindAddress is 0.0.0.0: the server answers to the names "
+            "that it knows only",
         )
     users: dict[int, str] = {}
     for key, port in (

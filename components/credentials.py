@@ -6,6 +6,7 @@ told by `Credential.kind`, and who may change it by docs/operations.md.
 """
 
 import base64
+import re
 from typing import Literal
 
 import pulumi
@@ -14,6 +15,8 @@ import pulumi_random as random
 LENGTH = 32
 """Characters of A-Z, a-z and 0-9: 190 bits, and nothing that a URL, a shell or an ini file would want escaped."""
 
+ACCEPTED = r"[A-Za-z0-9_=-]{12,64}"
+"""No separator of a password file, an ini file or JSON."""
 FERNET_KEY_LENGTH = 44
 """Of a key that somebody brings along from an older deployment."""
 
@@ -55,11 +58,21 @@ class Credential:
         self.key = key
         self.kind = kind
         self.configured = configured is not None
-        self.value = pulumi.Output.secret(generated.result if configured is None else configured)
+        self.value = pulumi.Output.secret(generated.result if configured is None else configured.apply(self._checked))
+
+    def _checked(self, value: str) -> str:
+        """Refuse a value that somebody brought and that would break the file that it goes into. Never repeats it."""
+        if re.fullmatch(ACCEPTED, value) is None:
+            raise pulumi.RunError(
+                f"mlflow:{self.key}: must be 12 to 64 letters, digits, hyphens, underscores or equals signs"
+            )
+        return value
 
 
 def fernet_key(value: str) -> str:
     """Return the Fernet key of a 32-character secret: its bytes in URL-safe base64. A key of 44 characters is one."""
     if len(value) == FERNET_KEY_LENGTH:
         return value
+    if len(value) != LENGTH:
+        raise pulumi.RunError(f"mlflow:webhookEncryptionKey: must have {LENGTH} characters, or {FERNET_KEY_LENGTH}")
     return base64.urlsafe_b64encode(value.encode()).decode()

@@ -13,9 +13,12 @@ from typing import Any
 
 import docker
 from docker.errors import APIError, DockerException, NotFound
+from requests.exceptions import RequestException
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 REQUEST_TIMEOUT_SECONDS = 30
+UNREACHABLE = (DockerException, RequestException, OSError)
+"""What is raised where no daemon answers."""
 _clients = threading.local()
 
 
@@ -43,7 +46,17 @@ def _context_host() -> str | None:
         if meta.get("Name") == chosen:
             host = meta["Endpoints"]["docker"].get("Host")
             return str(host) if host else None
-    return None
+    # The local daemon instead would be somebody's production on a laptop.
+    raise DockerException(f"the Docker context {chosen!r} does not exist; `docker context ls` shows those that do")
+
+
+def _tls() -> docker.TLSConfig | bool:
+    """Return the client's certificates, from the variables that Docker's own command line reads."""
+    if not os.environ.get("DOCKER_TLS_VERIFY"):
+        return False
+    folder = Path(os.environ.get("DOCKER_CERT_PATH", Path.home() / ".docker"))
+    pair = (str(folder / "cert.pem"), str(folder / "key.pem"))
+    return docker.TLSConfig(client_cert=pair, ca_cert=str(folder / "ca.pem"), verify=True)
 
 
 @dataclass(frozen=True)
@@ -75,6 +88,7 @@ class Daemon:
         if client is None:
             client = docker.APIClient(
                 base_url=self.host,
+                tls=_tls(),
                 version="auto",
                 timeout=REQUEST_TIMEOUT_SECONDS,
                 use_ssh_client=self.host.startswith("ssh://"),
@@ -108,13 +122,15 @@ class Daemon:
         )
 
     def run(self, container: str, command: list[str]) -> tuple[int, str]:
-        """Run a command in a container and return its exit code and what it printed; (126, reason) if it cannot."""
+        """Run a command in a container and return its exit code and what it printed, or why it could not (126, 124)."""
         try:
             created = self.api.exec_create(container, command)
             output = self.api.exec_start(created["Id"])
             return self.api.exec_inspect(created["Id"])["ExitCode"] or 0, output.decode(errors="replace").strip()
         except (APIError, NotFound) as error:
             return 126, str(error)
+        except RequestException as error:
+            return 124, f"no answer within {REQUEST_TIMEOUT_SECONDS} s ({error.__class__.__name__})"
 
     def logs(self, container: str, lines: int = 15) -> str:
         """Return the last lines that a container printed, or nothing if it is gone."""

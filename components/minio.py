@@ -107,7 +107,15 @@ class Minio(pulumi.ComponentResource):
             ),
             HealthCheck(
                 # The other two answer before objects can be read or written.
-                command=["curl", "-fsS", "-o", "/dev/null", f"http://127.0.0.1:{PORT}/minio/health/cluster"],
+                command=[
+                    "curl",
+                    "-fsS",
+                    "--max-time",
+                    "4",
+                    "-o",
+                    "/dev/null",
+                    f"http://127.0.0.1:{PORT}/minio/health/cluster",
+                ],
             ),
             platform=platform,
             grace_s=30,

@@ -162,7 +162,7 @@ class Mlflow(pulumi.ComponentResource):
                 env=_environment(settings, database, artifacts)
                 | {
                     "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(
-                        allowed_hosts(names.physical(stack, "server"), route.hostname)
+                        allowed_hosts(names.physical(stack, "server"), route.hostname, settings.bind_address)
                     ),
                     "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": self.url,
                 },
@@ -206,9 +206,11 @@ GRACE_SECONDS = 20
 """How long a request in flight may take after a stop was asked for."""
 
 
-def allowed_hosts(service: str, hostname: str | None) -> list[str]:
+def allowed_hosts(service: str, hostname: str | None, bind_address: str) -> list[str]:
     """Return the Host headers that the server answers to. It compares the whole string, so each name comes twice."""
     hosts = [hostname, service, "localhost", "127.0.0.1"]
+    if bind_address not in ("0.0.0.0", "127.0.0.1"):  # noqa: S104
+        hosts.append(bind_address)
     return [pattern for host in hosts if host for pattern in (host, f"{host}:*")]
 
 
@@ -260,6 +262,8 @@ def _build(name: str, base: Image, *, opts: pulumi.ResourceOptions) -> pulumi.Ou
             "context": CONTEXT,
             "build_args": {"BASE_IMAGE": base.name},
             "builder": "default",
+            # With it, the id differs at each build on the containerd image store.
+            "provenance": "false",
             "build_log_file": "build.log",
         },
         triggers={"content": digest},

@@ -84,7 +84,7 @@ class Postgres(pulumi.ComponentResource):
                 entrypoint=["bash", "/run/config/start.sh"],
                 command=_parameters(settings),
                 files=[secrets, config],
-                data={_mount_point(major): data.name},
+                data={"/var/lib/postgresql": data.name},
                 # Sockets and nothing else: data in a tmpfs would count as memory.
                 tmpfs={
                     "/tmp": "size=64m,mode=1777",  # noqa: S108 - inside the container
@@ -120,11 +120,6 @@ class Postgres(pulumi.ComponentResource):
     def pgpass(self) -> pulumi.Output[str]:
         """The line of libpq's password file. Secret."""
         return pulumi.Output.concat(f"{self.service.host}:{PORT}:{DATABASE}:{USER}:", self.password.value, "\n")
-
-
-def _mount_point(major: int) -> str:
-    """Return where the volume goes: the official image moved its data with version 18."""
-    return "/var/lib/postgresql" if major >= 18 else "/var/lib/postgresql/data"  # noqa: PLR2004
 
 
 def _parameters(settings: PostgresSettings) -> list[str]:

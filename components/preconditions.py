@@ -34,9 +34,13 @@ def require(docker_host: str | None, *, postgres_major: int, traefik: TraefikSet
     """Raise `RunError` with everything that stands in the way. A plan asks nothing."""
     if pulumi.runtime.is_dry_run():
         return
-    from components.daemon import Daemon, resolve_host  # noqa: PLC0415 - see Platform.daemon
+    # See Platform.daemon.
+    from components.daemon import UNREACHABLE, Daemon, resolve_host  # noqa: PLC0415
 
-    daemon = Daemon(resolve_host(docker_host))
-    problems = unmet(daemon, stack=pulumi.get_stack(), postgres_major=postgres_major, traefik=traefik)
+    try:
+        daemon = Daemon(resolve_host(docker_host))
+        problems = unmet(daemon, stack=pulumi.get_stack(), postgres_major=postgres_major, traefik=traefik)
+    except UNREACHABLE as error:
+        problems = [f"the Docker daemon does not answer: {error}\n    type: make doctor"]
     if problems:
         raise pulumi.RunError("nothing was changed\n" + "\n".join(f"  {problem}" for problem in problems))

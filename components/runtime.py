@@ -134,7 +134,6 @@ class Workload:
     tmpfs: Mapping[str, str] = field(default_factory=dict)
     """Path to mount options. Counts as memory of the container."""
     user: str | None = None
-    capabilities: Sequence[str] = ()
     labels: Mapping[str, pulumi.Input[str]] = field(default_factory=dict)
     shm_mb: int | None = None
 
@@ -233,7 +232,7 @@ def _arguments(physical: str, name: str, role: str, workload: Workload) -> dict[
         "envs": [pulumi.Output.concat(key, "=", value) for key, value in sorted(workload.env.items())],
         "user": workload.user,
         "read_only": True,
-        "capabilities": {"drops": ["ALL"], "adds": [f"CAP_{name}" for name in sorted(workload.capabilities)]},
+        "capabilities": {"drops": ["ALL"]},
         "security_opts": ["no-new-privileges:true"],
         "memory": workload.limits.memory_mb,
         "memory_swap": workload.limits.memory_mb,

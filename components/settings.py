@@ -29,7 +29,17 @@ def in_words(pattern: str, words: str) -> AfterValidator:
 
 
 Port = Annotated[int, Field(ge=1024, le=65535)]
-Cpus = Annotated[float, Field(ge=0.1, le=64)]
+
+
+def _not_a_multiple_of_ten(value: float) -> float:
+    if value % 10 == 0:
+        raise ValueError(
+            f"must not be a multiple of ten: Docker's provider misreads it in every plan; use {value - 0.1}"
+        )
+    return value
+
+
+Cpus = Annotated[float, Field(ge=0.1, le=64), AfterValidator(_not_a_multiple_of_ten)]
 Hostname = Annotated[
     str,
     in_words(
@@ -39,7 +49,10 @@ Hostname = Annotated[
 ]
 Address = Annotated[
     str,
-    in_words(r"(\d{1,3}\.){3}\d{1,3}", "must be an IPv4 address of this host such as 127.0.0.1"),
+    in_words(
+        r"(25[0-5]|2[0-4]\d|1?\d?\d)(\.(25[0-5]|2[0-4]\d|1?\d?\d)){3}",
+        "must be an IPv4 address of this host such as 127.0.0.1",
+    ),
 ]
 NetworkName = Annotated[
     str,

@@ -3,8 +3,7 @@
 import os
 import sys
 
-from docker.errors import DockerException
-
+from components.daemon import UNREACHABLE
 from operations import deploy, look, pin
 from operations.checkout import Stack
 from operations.console import StopError, say
@@ -35,7 +34,7 @@ def main(arguments: list[str]) -> int:
     except StopError as error:
         say(f"\nerror: {error}")
         return 1
-    except DockerException as error:
+    except UNREACHABLE as error:
         say(f"\nerror: Docker: {error}\n  type: make doctor")
         return 1
     except KeyboardInterrupt:

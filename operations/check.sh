@@ -8,7 +8,7 @@ step() {
     echo "==> $*" >&2
 }
 
-# Tracked shell files, by ending and by their first line.
+# Every tracked shell file.
 shell_files() {
     git ls-files '*.sh' .ci/run
 }

@@ -35,7 +35,8 @@ def confirmed(question: str) -> bool:
 
 def require_name(stack: str, question: str) -> None:
     """Ask a question that deletes: only the stack's name will do, typed or in `CONFIRM`."""
-    given = os.environ.get("CONFIRM")
+    # make exports an empty one where there is none.
+    given = os.environ.get("CONFIRM") or None
     if given is None and interactive():
         say(f"{question}\nType the stack's name to go on:")
         given = sys.stdin.readline().strip()

@@ -55,7 +55,7 @@ def install_cli(downloads: str = DOWNLOADS) -> Path:
     machine = {"x86_64": "x64", "AMD64": "x64", "arm64": "arm64", "aarch64": "arm64"}.get(platform.machine(), "x64")
     archive = f"pulumi-v{INSTALLED_VERSION}-{system}-{machine}.tar.gz"
     release = f"{downloads}/v{INSTALLED_VERSION}"
-    say(f"installing Pulumi {INSTALLED_VERSION} into {LOCAL_CLI.name}/ (nothing else on this machine is touched)")
+    say(f"installing Pulumi {INSTALLED_VERSION} into {LOCAL_CLI.name}/ (its plugins go to ~/.pulumi)")
     try:
         checksums = _download(f"{release}/pulumi-{INSTALLED_VERSION}-checksums.txt").decode()
         content = _download(f"{release}/{archive}")
@@ -76,7 +76,10 @@ def install_cli(downloads: str = DOWNLOADS) -> Path:
     part.mkdir()
     (part / archive).write_bytes(content)
     with tarfile.open(part / archive) as opened:
-        opened.extractall(part, filter="data")
+        # Came with a patch release of 3.11 that Debian 12 does not have.
+        if hasattr(tarfile, "data_filter"):
+            opened.extraction_filter = staticmethod(tarfile.data_filter)
+        opened.extractall(part)  # noqa: S202 - its checksum was right
     (part / archive).unlink()
     shutil.rmtree(LOCAL_CLI, ignore_errors=True)
     part.rename(LOCAL_CLI)
@@ -122,14 +125,20 @@ class Engine:
 
     def _exports(self) -> dict[str, str]:
         """Return what plain `pulumi` needs in order to see the same stack as we do."""
-        exports = {"DOCKER_HOST": self.stack.daemon.host}
+        # Not where the stack's own file says it: in a shell it would speak for every stack.
+        exports = {} if self.stack.values.get("docker:host") else {"DOCKER_HOST": self.stack.daemon.host}
         backend = chosen_backend()
         if backend is None:
             state_home().mkdir(parents=True, exist_ok=True, mode=0o700)
             backend = exports["PULUMI_BACKEND_URL"] = state_home().as_uri()
-        ours = "PULUMI_CONFIG_PASSPHRASE" in os.environ or "PULUMI_CONFIG_PASSPHRASE_FILE" in os.environ
+        given = os.environ.get("PULUMI_CONFIG_PASSPHRASE_FILE")
+        # `make env` of another stack may have put its passphrase into this shell.
+        anothers = (
+            given is not None and Path(given).parent == config_home() and Path(given) != passphrase_path(self.stack)
+        )
+        theirs = "PULUMI_CONFIG_PASSPHRASE" in os.environ or (given is not None and not anothers)
         by_passphrase = "://" in backend and not backend.startswith("https://")
-        if by_passphrase and not ours and not self.stack.document.get("secretsprovider"):
+        if by_passphrase and not theirs and not self.stack.document.get("secretsprovider"):
             exports["PULUMI_CONFIG_PASSPHRASE_FILE"] = str(self._passphrase())
         return exports
 
@@ -173,7 +182,14 @@ class Engine:
         """Run a `pulumi` command before the person's eyes and return its exit code."""
         extra = os.environ.get("ARGS", "").split()
         command = [str(self.cli), *arguments, "--stack", self.stack.name, *extra]
-        return subprocess.run(command, cwd=ROOT, env=self.environment, check=False).returncode
+        with subprocess.Popen(command, cwd=ROOT, env=self.environment) as running:
+            while True:
+                try:
+                    return running.wait()
+                except KeyboardInterrupt:
+                    # Pulumi got it from the terminal, too, and winds up what it began: killing it now would leave a
+                    # lock and half a container.
+                    continue
 
     def _explained(self, error: str) -> str:
         if "incorrect passphrase" in error:
@@ -189,7 +205,8 @@ class Engine:
         # Shown to nobody: it is what asks for the passphrase, and says whether there is such a stack.
         asked = self._quietly("config", "--json", "--show-secrets")
         if "no stack named" in asked.stderr:
-            self.call("stack", "init", "--no-select")
+            provider = self.stack.document.get("secretsprovider")
+            self.call("stack", "init", "--no-select", *(["--secrets-provider", provider] if provider else []))
         elif asked.returncode:
             raise StopError(self._explained(asked.stderr.strip()))
 

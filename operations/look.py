@@ -139,20 +139,13 @@ def client(stack: Stack) -> None:
 
 
 def doctor(stack: Stack) -> None:
-    """Explain everything that is wrong, and what to type."""
-    problems = []
-    for check in (_settings, preflight.require_docker_as_it_is, preflight.require_host, status):
-        try:
-            check(stack)
-        except StopError as error:
-            problems.append(str(error))
+    """Explain what is wrong, and what to type: the settings, then Docker, then the host, then the deployment."""
     cli = find_cli()
     answer(f"pulumi: {cli or 'not installed; make up installs it into this checkout'}")
     answer(f"backend: {chosen_backend() or 'local, in your home'}")
-    if problems:
-        raise StopError("\n".join(problems))
-    answer("nothing is wrong")
-
-
-def _settings(stack: Stack) -> None:
+    # Each is of use only where those before it found nothing.
     stack.settings  # noqa: B018 - raises
+    preflight.require_docker_as_it_is(stack)
+    preflight.require_host(stack)
+    status(stack)
+    answer("nothing is wrong")

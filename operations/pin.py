@@ -11,21 +11,24 @@ from operations.engine import Engine
 
 def pin(stack: Stack) -> None:
     """Ask the registries; raise `StopError` naming every image that they do not know. Nothing is made up."""
-    found: dict[str, str] = {}
+    found: dict[str, tuple[str, str]] = {}
     unknown: list[str] = []
     for name, field in ImagesSettings.model_fields.items():
         image = getattr(stack.settings.images, name)
         if image.digest != NO_DIGEST:
             continue
         try:
-            found[f"mlflow:images.{field.alias}.digest"] = digest(stack, image.ref)
+            found[f"mlflow:images.{field.alias}"] = (image.ref, digest(stack, image.ref))
         except APIError as error:
             unknown.append(f"  {image.ref}: {error.explanation}")
     if found:
         engine = Engine(stack)
-        for key, value in found.items():
-            engine.call("config", "set", "--path", key, value)
-            answer(f"{key}: {value}")
+        engine.select()
+        for key, (ref, value) in found.items():
+            # Both: a digest that outlives its tag would go on running the old image under the new name.
+            engine.call("config", "set", "--path", f"{key}.ref", ref)
+            engine.call("config", "set", "--path", f"{key}.digest", value)
+            answer(f"{key}: {ref}@{value}")
     if unknown:
         raise StopError("these have no digest that could be looked up, and stay as they are:\n" + "\n".join(unknown))
 

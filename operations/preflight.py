@@ -1,5 +1,6 @@
 """Everything that can be known to go wrong before anything is changed, said all at once."""
 
+import errno
 import os
 import shutil
 import socket
@@ -7,11 +8,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from docker.errors import DockerException
-from requests.exceptions import RequestException
-
 from components import names, preconditions
-from components.daemon import Daemon
+from components.daemon import UNREACHABLE, Daemon
 from config import StackConfig
 from operations.checkout import Stack
 from operations.console import StopError, confirmed, interactive, say
@@ -45,7 +43,7 @@ def docker_problem(daemon: Daemon) -> str | None:
     """Return why the daemon cannot be used, and what to type, or None."""
     try:
         version = daemon.api.version()
-    except (DockerException, RequestException, OSError) as error:
+    except UNREACHABLE as error:
         return _unreachable(daemon.host, str(error))
     if tuple(int(part) for part in version["ApiVersion"].split(".")) < MINIMUM_API:
         return (
@@ -136,7 +134,9 @@ def _too_small(daemon: Daemon, settings: StackConfig) -> list[str]:
         ("objectStore", settings.object_store),
     ):
         if section.cpus > info["NCPU"]:
-            problems.append(f"mlflow:{key}.cpus: {section.cpus:g} asked for, the Docker host has {info['NCPU']}")
+            problems.append(
+                f"mlflow:{key}.cpus: {section.cpus:g} asked for, the Docker host has {info['NCPU']}; lower it"
+            )
     wanted = settings.server.memory_mb + settings.postgres.memory_mb + settings.object_store.memory_mb
     available = info["MemTotal"] // 2**20
     if wanted > available:
@@ -144,7 +144,9 @@ def _too_small(daemon: Daemon, settings: StackConfig) -> list[str]:
             f"memory: the limits of server, postgres and objectStore add up to {wanted} MB, the host has {available}"
         )
     root = Path(info["DockerRootDir"])
-    if daemon.host.startswith("unix://") and root.exists():
+    lacking = [image for image in settings.images.pulled() if not daemon.has_image(image.name)]
+    # With everything here already, a full disk is no reason not to start what was stopped.
+    if lacking and daemon.host.startswith("unix://") and root.exists():
         free = shutil.disk_usage(root).free / 2**30
         if free < MINIMUM_FREE_GB:
             problems.append(
@@ -160,6 +162,7 @@ def _ports_taken(daemon: Daemon, settings: StackConfig, stack: str) -> list[str]
         "postgres.port": ("127.0.0.1", settings.postgres.port),
         "objectStore.consolePort": ("127.0.0.1", settings.object_store.console_port),
     }
+    addresses = {address for address, _ in wanted.values()}
     running = daemon.api.containers(filters={"status": ["running", "restarting", "paused"]})
     # Of our own, what they ask for: one that is about to be restarted holds no port for a moment.
     ours = {
@@ -169,7 +172,11 @@ def _ports_taken(daemon: Daemon, settings: StackConfig, stack: str) -> list[str]
         for port in _asked_for(daemon, container["Id"])
     }
     by_container = {
-        port["PublicPort"]: container for container in running for port in container["Ports"] if "PublicPort" in port
+        (port["PublicPort"], host_address): container
+        for container in running
+        for port in container["Ports"]
+        if "PublicPort" in port
+        for host_address in ([port["IP"]] if port["IP"] not in ("0.0.0.0", "::") else addresses)  # noqa: S104
     }
     problems = []
     for key, (address, port) in wanted.items():
@@ -177,7 +184,7 @@ def _ports_taken(daemon: Daemon, settings: StackConfig, stack: str) -> list[str]
             continue
         if port in ours:
             continue
-        if container := by_container.get(port):
+        if container := by_container.get((port, address)):
             holder = f"the container {container['Names'][0].lstrip('/')}"
         elif daemon.host.startswith("unix://") and _bound(address, port):
             holder = f"another program (ss -ltnp 'sport = :{port}' names it)"
@@ -186,7 +193,7 @@ def _ports_taken(daemon: Daemon, settings: StackConfig, stack: str) -> list[str]
         section, _, name = key.partition(".")
         problems.append(
             f"mlflow:{key}: port {port} of {address} is taken by {holder}\n"
-            f"    stop it, or choose another: pulumi config set -s {stack} --path mlflow:{section}.{name} {port + 1}"
+            f"    stop it, or choose another in Pulumi.{stack}.yaml, under mlflow:{section}: {name}: {port + 1}"
         )
     return problems
 
@@ -203,8 +210,8 @@ def _bound(address: str, port: int) -> bool:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))
-        except OSError:
-            return True
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
     return False
 
 

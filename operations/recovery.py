@@ -11,7 +11,7 @@ from docker.errors import NotFound
 
 from components import names
 from operations.console import StopError, say
-from operations.engine import Engine
+from operations.engine import Engine, chosen_backend
 
 CONTAINER = "docker:index/container:Container"
 NETWORK = "docker:index/network:Network"
@@ -33,7 +33,7 @@ def recover(engine: Engine) -> None:
 
 def _clear_stale_locks(engine: Engine) -> None:
     """Cancel a lock whose owner, on this machine, is gone. Only a file backend tells who that is."""
-    backend = urlsplit(engine.environment.get("PULUMI_BACKEND_URL", ""))
+    backend = urlsplit((chosen_backend() or engine.environment["PULUMI_BACKEND_URL"]).replace("~", str(Path.home()), 1))
     if backend.scheme != "file":
         return
     folder = Path(unquote(backend.path)) / ".pulumi" / "locks" / "organization" / names.PROJECT / engine.stack.name

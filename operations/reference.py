@@ -59,6 +59,8 @@ def schema() -> dict[str, Any]:
     definitions["Image"].pop("required")
     properties = {f"{NAMESPACE}:{key}": value for key, value in model["properties"].items()}
     secure = {"type": "object", "properties": {"secure": {"type": "string"}}, "required": ["secure"]}
+    # Pulumi writes a value at the top level as text.
+    properties[f"{NAMESPACE}:protectData"] = {"enum": [True, False, "true", "false"], "default": True}
     properties |= {f"{NAMESPACE}:{key}": secure for key in SECRETS}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -12,8 +12,8 @@ def save_credentials(engine: Engine) -> list[str]:
     """Write every generated credential that the config does not have yet; return their keys."""
     outputs = engine.outputs()
     credentials: dict[str, str] = outputs.get("credentials", {})
-    known = {key.removeprefix("mlflow:") for key in engine.stack.values}
-    missing = [key for key in credentials if key not in known]
+    saved = {key.removeprefix("mlflow:") for key in engine.stack.values}
+    missing = [key for key in outputs.get("unsaved_credentials", []) if key not in saved]
     for key in missing:
         # Through stdin: an argument would be in the process list.
         engine.call("config", "set", "--secret", key, stdin=credentials[key])

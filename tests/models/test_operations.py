@@ -65,6 +65,9 @@ def test_the_docker_host_is_found_as_dockers_own_command_line_finds_it(
     assert resolve_host() == "unix:///var/run/docker.sock"
     context(tmp_path / "home", "colima", "unix:///colima.sock")
     assert resolve_host() == "unix:///colima.sock"
+    monkeypatch.setenv("DOCKER_CONTEXT", "colmia")
+    with pytest.raises(DockerException, match="the Docker context 'colmia' does not exist"):
+        resolve_host()
     monkeypatch.setenv("DOCKER_CONTEXT", "default")
     assert resolve_host() == "unix:///var/run/docker.sock"
     monkeypatch.setenv("DOCKER_HOST", "ssh://prod")
@@ -125,6 +128,8 @@ class Host:
 
     host = "unix:///var/run/docker.sock"
 
+    published_on = "0.0.0.0"
+
     def __init__(self, root: str = "/", cpus: int = 2, memory_mb: int = 8192) -> None:
         self.root, self.cpus, self.memory_mb = root, cpus, memory_mb
 
@@ -136,7 +141,10 @@ class Host:
         return {"NCPU": self.cpus, "MemTotal": self.memory_mb * 2**20, "DockerRootDir": self.root}
 
     def containers(self, **_filters: object) -> list[dict[str, Any]]:
-        return [{"Id": "x", "Names": ["/web"], "Labels": {}, "Ports": [{"PublicPort": 5000}]}]
+        return [{"Id": "x", "Names": ["/web"], "Labels": {}, "Ports": [{"PublicPort": 5000, "IP": self.published_on}]}]
+
+    def has_image(self, _name: str) -> bool:
+        return False
 
     def networks(self) -> set[str]:
         return set()
@@ -160,7 +168,15 @@ def test_everything_about_the_host_is_told_at_once(stack: Stack, monkeypatch: py
     assert "add up to 1792 MB, the host has 1024" in said
     assert "GB free in /, needs 1000000" in said
     assert "mlflow:server.port: port 5000 of 127.0.0.1 is taken by the container web" in said
-    assert "--path mlflow:server.port 5001" in said
+    assert "choose another in Pulumi.dev.yaml, under mlflow:server: port: 5001" in said
+
+
+def test_another_address_of_the_host_has_ports_of_its_own(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host()
+    host.published_on = "10.0.0.5"
+    monkeypatch.setattr(preflight, "_bound", lambda _address, _port: False)
+    monkeypatch.setattr(Stack, "daemon", property(lambda _: host))
+    preflight.require_host(stack)
 
 
 # --- backend and passphrase ----------------------------------------------------------------------------------------
@@ -187,6 +203,20 @@ def test_secrets_of_another_machine_ask_for_its_passphrase(stack: Stack, tmp_pat
 def test_a_teams_own_passphrase_wins(stack: Stack, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "")
     assert "PULUMI_CONFIG_PASSPHRASE_FILE" not in Engine(stack).exports
+
+
+def test_the_passphrase_of_another_stack_in_the_shell_is_not_this_ones(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    prod = tmp_path / "home/.config/pulumi-mlflow/prod.passphrase"
+    monkeypatch.setenv("PULUMI_CONFIG_PASSPHRASE_FILE", str(prod))
+    assert Engine(stack).exports["PULUMI_CONFIG_PASSPHRASE_FILE"].endswith("/dev.passphrase")
+
+
+def test_a_docker_host_of_the_stacks_own_is_not_put_into_a_shell(stack: Stack) -> None:
+    assert "DOCKER_HOST" in Engine(stack).exports
+    stack.path.write_text(stack.path.read_text() + "  docker:host: ssh://prod\n")
+    assert "DOCKER_HOST" not in Engine(stack).exports
 
 
 def test_a_secrets_provider_needs_no_passphrase(stack: Stack) -> None:
@@ -323,11 +353,13 @@ def test_pin_writes_what_the_registry_says_and_names_what_it_does_not_know(
 
     calls: list[tuple[str, ...]] = []
     monkeypatch.setattr(pin, "digest", ask)
+    monkeypatch.setattr(Engine, "select", lambda _engine: None)
     monkeypatch.setattr(Engine, "call", lambda _engine, *arguments: calls.append(arguments))
     with pytest.raises(StopError, match=r"python:3\.13-slim-trixie: no such manifest"):
         pin.pin(stack)
+    assert ("config", "set", "--path", "mlflow:images.postgres.ref", "docker.io/library/postgres:18.6") in calls
     assert ("config", "set", "--path", "mlflow:images.postgres.digest", "sha256:" + "a" * 64) in calls
-    assert "mlflow:images.postgres.digest: sha256:aaa" in capsys.readouterr().out
+    assert "mlflow:images.postgres: docker.io/library/postgres:18.6@sha256:aaa" in capsys.readouterr().out
 
 
 def test_a_port_in_use_is_seen() -> None:

@@ -64,8 +64,32 @@ REFUSED = [
     ),
     (
         {"images": {"postgres": {"ref": "postgres:bookworm"}}},
-        "mlflow:images.postgres.ref: must have a tag that begins with the major version, such as postgres:18.6, "
-        "got 'postgres:bookworm'",
+        "mlflow:images.postgres.ref: must be the Debian variant with a tag that begins with a major version of at "
+        "least 18, such as postgres:18.6, got 'postgres:bookworm'",
+    ),
+    (
+        {"images": {"postgres": {"ref": "postgres:17.11"}}},
+        "mlflow:images.postgres.ref: must be the Debian variant with a tag that begins with a major version of at "
+        "least 18, such as postgres:18.6, got 'postgres:17.11'",
+    ),
+    (
+        {"images": {"postgres": {"ref": "postgres:18.6-alpine"}}},
+        "mlflow:images.postgres.ref: must be the Debian variant with a tag that begins with a major version of at "
+        "least 18, such as postgres:18.6, got 'postgres:18.6-alpine'",
+    ),
+    (
+        {"server": {"bindAddress": "0.0.0.0"}},
+        "mlflow:hostname: is required when mlflow:server.bindAddress is 0.0.0.0: the server answers to the names that "
+        "it knows only",
+    ),
+    (
+        {"server": {"bindAddress": "999.1.1.1"}},
+        "mlflow:server.bindAddress: must be an IPv4 address of this host such as 127.0.0.1, got '999.1.1.1'",
+    ),
+    (
+        {"server": {"cpus": 10}},
+        "mlflow:server.cpus: must not be a multiple of ten: Docker's provider misreads it in every plan; use 9.9, "
+        "got 10",
     ),
     (
         {"images": {"minio": {"digest": "sha256:1234"}}},
@@ -176,6 +200,10 @@ def test_another_tag_does_not_keep_the_digest_of_the_default() -> None:
     assert config.images.minio.digest == "none"
 
 
+def test_an_address_that_the_server_is_published_on_is_allowed() -> None:
+    assert allowed_hosts("server", None, "192.168.1.10")[-2:] == ["192.168.1.10", "192.168.1.10:*"]
+
+
 def test_a_digest_is_part_of_what_docker_is_asked_for() -> None:
     config = StackConfig.parse({"images": {"postgres": {"ref": "postgres:18.6", "digest": SHA}}})
     assert config.images.postgres.name == f"postgres:18.6@{SHA}"
@@ -183,7 +211,7 @@ def test_a_digest_is_part_of_what_docker_is_asked_for() -> None:
 
 @pytest.mark.parametrize(
     ("ref", "major"),
-    [("postgres:18.6", 18), ("mirror:5000/library/postgres:17.11-bookworm", 17), ("docker.io/library/postgres:18", 18)],
+    [("postgres:18.6", 18), ("mirror:5000/library/postgres:19.1-bookworm", 19), ("docker.io/library/postgres:18", 18)],
 )
 def test_the_postgres_major_comes_from_the_tag(ref: str, major: int) -> None:
     assert StackConfig.parse({"images": {"postgres": {"ref": ref}}}).postgres_major == major
@@ -191,7 +219,7 @@ def test_the_postgres_major_comes_from_the_tag(ref: str, major: int) -> None:
 
 def test_a_name_is_allowed_with_and_without_a_port() -> None:
     # MLflow compares the whole Host header; `name:*` does not match the bare name.
-    assert allowed_hosts("mlflow-dev-server", "mlflow.example.com") == [
+    assert allowed_hosts("mlflow-dev-server", "mlflow.example.com", "0.0.0.0") == [
         "mlflow.example.com",
         "mlflow.example.com:*",
         "mlflow-dev-server",

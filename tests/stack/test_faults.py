@@ -80,7 +80,7 @@ def test_a_taken_port_is_told_with_its_holder_and_another(dev: Deployment) -> No
         finally:
             dev.file.write_text(before)
     assert f"mlflow:postgres.port: port {port} of 127.0.0.1 is taken by another program" in said
-    assert f"--path mlflow:postgres.port {port + 1}" in said
+    assert f"under mlflow:postgres: port: {port + 1}" in said
 
 
 def test_a_missing_proxy_network_is_told_before_anything(prod: Deployment) -> None:
