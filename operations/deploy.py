@@ -33,9 +33,9 @@ def up(stack: Stack) -> None:
             f"  what works was left as it is; mend the cause, then type: make up STACK={stack.name}"
         )
     tell_what_to_keep(engine, save_credentials(engine))
-    url = engine.outputs()["url"]
+    settings = stack.settings
     say(f'\nMLflow is ready. Use it from Python: eval "$(make -s client STACK={stack.name})"')
-    answer(url)
+    answer(settings.route.url(settings.server))
 
 
 def _show_build_log(since: float) -> None:
