@@ -369,12 +369,13 @@ def outside() -> Iterator[str]:
     try:
         for step in steps:
             subprocess.run(step.split(), check=True)
-        command = ["ip", "netns", "exec", space, sys.executable, "-m", "http.server", "--bind", far, "8099"]
-        listener = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(1)
-        yield f"{far}:8099"
-        listener.kill()
-        listener.wait()
+        listen = f"import socket; s = socket.create_server(({far!r}, 8099)); print(flush=True)\nwhile 1: s.accept()"
+        command = ["ip", "netns", "exec", space, sys.executable, "-c", listen]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as listener:
+            assert listener.stdout
+            listener.stdout.readline()
+            yield f"{far}:8099"
+            listener.kill()
     finally:
         subprocess.run(["ip", "netns", "del", space], check=False)
         subprocess.run(["ip", "link", "del", "mlo0"], check=False, stderr=subprocess.DEVNULL)
