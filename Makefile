@@ -35,10 +35,10 @@ open: ## open it in the browser
 url: ## print the URL alone
 	$(RUN) url
 
-env: ## exports for plain pulumi: eval "$$(make -s env)"
+env: ## exports for plain pulumi: eval "$(make -s env)"
 	$(RUN) env
 
-client: ## exports for MLflow's client: eval "$$(make -s client)"
+client: ## exports for MLflow's client: eval "$(make -s client)"
 	$(RUN) client
 
 doctor: ## say what is wrong and what to type

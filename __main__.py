@@ -3,6 +3,7 @@
 import pulumi
 
 from components import preconditions
+from components.credentials import warn_of_unsaved
 from components.images import Images
 from components.minio import Minio
 from components.mlflow import Mlflow
@@ -36,4 +37,4 @@ mlflow = Mlflow(
 pulumi.export("url", mlflow.url)
 credentials = [*postgres.credentials, *minio.credentials, *mlflow.credentials]
 pulumi.export("credentials", {credential.key: credential.value for credential in credentials})
-pulumi.export("unsaved_credentials", [credential.key for credential in credentials if not credential.configured])
+warn_of_unsaved(credentials)

@@ -7,6 +7,7 @@ told by `Credential.kind`, and who may change it by docs/operations.md.
 
 import base64
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 import pulumi
@@ -67,6 +68,16 @@ class Credential:
                 f"mlflow:{self.key}: must be 12 to 64 letters, digits, hyphens, underscores or equals signs"
             )
         return value
+
+
+def warn_of_unsaved(credentials: Sequence[Credential]) -> None:
+    """Say which values are in the state alone, and what saves them. `make up` does."""
+    keys = [credential.key for credential in credentials if not credential.configured]
+    if keys:
+        pulumi.log.warn(
+            f"generated secrets that are not in the stack's config yet: {', '.join(keys)}; `make up` writes them, "
+            "or: pulumi stack output credentials --show-secrets, then pulumi config set --secret for each"
+        )
 
 
 def fernet_key(value: str) -> str:

@@ -41,7 +41,8 @@ class Stack:
             known = ", ".join(sorted(path.name.split(".")[1] for path in ROOT.glob("Pulumi.*.yaml")))
             raise StopError(
                 f"STACK={name}: there is no {self.path.name} (there are: {known})\n"
-                f"  for a new environment: cp Pulumi.dev.yaml {self.path.name}"
+                f"  for a new environment: copy one of them to {self.path.name}, without its encryptionsalt and "
+                "`secure:` entries"
             )
 
     @property
@@ -50,7 +51,7 @@ class Stack:
         try:
             return yaml.safe_load(self.path.read_text()) or {}
         except yaml.YAMLError as error:
-            raise StopError(f"{self.path.name} is not YAML: {error}") from None
+            raise StopError(f"{self.path.name} is not YAML, nothing was read: {error}") from None
 
     @property
     def values(self) -> dict[str, Any]:

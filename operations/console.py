@@ -41,6 +41,8 @@ def require_name(stack: str, question: str) -> None:
         say(f"{question}\nType the stack's name to go on:")
         given = sys.stdin.readline().strip()
     if given != stack:
+        if given:
+            question = f"CONFIRM={given} is not the name of this stack, {stack}. {question}"
         raise StopError(
             f"{question}\n  nothing was deleted; to go on, type: make destroy STACK={stack} CONFIRM={stack}"
         )

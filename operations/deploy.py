@@ -24,7 +24,7 @@ def up(stack: Stack) -> None:
     engine = Engine(stack)
     engine.select()
     recover(engine)
-    say(f"deploying {stack.name}; the first time builds the MLflow image, which takes a minute or two")
+    say(f"deploying {stack.name} (where the MLflow image has changed, its build takes a minute or two)")
     started = time.time()
     if engine.show("up", "--refresh", *_approval(stack, "deploy")):
         _show_build_log(started)

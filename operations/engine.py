@@ -151,7 +151,8 @@ class Engine:
             raise StopError(
                 f"{self.stack.path.name}: its secrets were encrypted elsewhere, and their passphrase is not here\n"
                 f"  put it into {path} (mode 0600), or set PULUMI_CONFIG_PASSPHRASE or PULUMI_CONFIG_PASSPHRASE_FILE\n"
-                "  without it they cannot be read; whoever deployed this stack first has it in the same place"
+                "  without it they cannot be read; whoever deployed this stack first has it in the same place\n"
+                "  if this file is a copy of another stack's: remove its encryptionsalt and every `secure:` entry"
             )
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

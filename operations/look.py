@@ -18,6 +18,7 @@ SERVICES = ("server", "postgres", "minio")
 
 def status(stack: Stack) -> None:
     """Print what runs, how it is, and where. Raises `StopError` if something is not as it should be."""
+    _require_containers(stack)
     rows = [_row(stack, service) for service in SERVICES]
     jobs = [_job(stack, job) for job in ("minio-bootstrap", "verify-data-keys", "migrate")]
     answer(f"{stack.name} on {stack.daemon.host}")
@@ -35,6 +36,15 @@ def status(stack: Stack) -> None:
             f"not as it should be: {', '.join(wrong)}\n"
             f"  make logs STACK={stack.name} SERVICE=... says why; make up STACK={stack.name} mends what can be mended"
         )
+
+
+def _require_containers(stack: Stack) -> None:
+    """Raise `StopError` where nothing of the stack is there: it was stopped, or never deployed."""
+    label = f"{names.STACK_LABEL}={stack.name}"
+    if not stack.daemon.api.containers(all=True, filters={"label": label}):
+        kept = sorted(volume for volume in stack.daemon.volumes() if names.is_data_volume(stack.name, volume))
+        state = f"stopped; its data are kept in {', '.join(kept)}" if kept else "not deployed"
+        raise StopError(f"{stack.name} is {state}\n  type: make up STACK={stack.name}")
 
 
 def _inspect(stack: Stack, service: str) -> dict[str, Any] | None:
@@ -89,6 +99,7 @@ def _version(stack: Stack) -> str:
 
 def logs(stack: Stack) -> None:
     """Print the last lines of every service, or all of `SERVICE=`."""
+    _require_containers(stack)
     chosen = os.environ.get("SERVICE")
     for service in [chosen] if chosen else SERVICES:
         name = names.physical(stack.name, service)
@@ -135,7 +146,8 @@ def client(stack: Stack) -> None:
         with urllib.request.urlopen(f"{address}/health", timeout=5):  # noqa: S310 - our own server
             pass
     except (urllib.error.URLError, OSError) as error:
-        say(f"{address} does not answer from here: {error}")
+        reason = getattr(error, "reason", error)
+        say(f"{address} does not answer from here ({reason}); type: make status STACK={stack.name}")
 
 
 def doctor(stack: Stack) -> None:

@@ -4,6 +4,8 @@ Until then they live in the state alone, and losing the state would lose them: t
 they encrypt. Afterwards the stack's file, which is meant to be committed, has them encrypted.
 """
 
+import json
+
 from operations.console import say
 from operations.engine import Engine
 
@@ -12,8 +14,9 @@ def save_credentials(engine: Engine) -> list[str]:
     """Write every generated credential that the config does not have yet; return their keys."""
     outputs = engine.outputs()
     credentials: dict[str, str] = outputs.get("credentials", {})
-    saved = {key.removeprefix("mlflow:") for key in engine.stack.values}
-    missing = [key for key in outputs.get("unsaved_credentials", []) if key not in saved]
+    # Pulumi's own list: an imported environment may bring some.
+    known = {key.removeprefix("mlflow:") for key in json.loads(engine.call("config", "--json"))}
+    missing = [key for key in credentials if key not in known]
     for key in missing:
         # Through stdin: an argument would be in the process list.
         engine.call("config", "set", "--secret", key, stdin=credentials[key])

@@ -202,7 +202,7 @@ def test_every_secret_reaches_a_file(graph: Graph) -> None:
 
 def test_an_exported_credential_is_secret(graph: Graph) -> None:
     exports = graph.exports
-    assert set(exports) == {"url", "credentials", "unsaved_credentials"}
+    assert set(exports) == {"url", "credentials"}
 
     @pulumi.runtime.test  # type: ignore[untyped-decorator]
     async def check() -> None:
@@ -220,12 +220,17 @@ def test_a_configured_secret_wins_and_its_generator_stays(program: Program) -> N
     # One that came and went with the setting would be deleted by the plan after the write-back.
     assert "postgres-password" in [resource.name for resource in graph.of(PASSWORD)]
     assert "my-own-password" not in " ".join(in_clear(resource.inputs) for resource in graph.resources)
-    assert graph.exports["unsaved_credentials"] == [
-        "minioRootPassword",
-        "minioPassword",
-        "cryptoKekPassphrase",
-        "webhookEncryptionKey",
-    ]
+
+
+def test_secrets_that_are_in_the_state_alone_are_warned_of_by_name(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(pulumi.log, "warn", said.append)
+    program("dev", secrets={"postgresPassword": "my-own-password"})
+    assert len(said) == 1
+    assert "minioRootPassword, minioPassword, cryptoKekPassphrase, webhookEncryptionKey" in said[0]
+    assert "postgresPassword" not in said[0]
 
 
 @pytest.mark.parametrize("value", ["pass:word-with-a-colon", "short", "[1, 2, 3, 4, 5, 6]", "with a space in it"])
