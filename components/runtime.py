@@ -22,7 +22,7 @@ from components.platform import Platform
 if TYPE_CHECKING:
     from components.daemon import Daemon, State
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.2
 JOB_TIMEOUT_SECONDS = 900
 """A migration of a large database takes minutes; a job that takes longer is said to hang."""
 STOP_TIMEOUT_SECONDS = 120

@@ -22,11 +22,14 @@ def up(stack: Stack) -> None:
     preflight.require_host(stack)
     preflight.require_images(stack)
     engine = Engine(stack)
-    engine.select()
+    new = engine.select()
     recover(engine)
+    approval = _approval(stack, "deploy")
+    # The plan of a new stack says "create" 48 times: where nobody is asked about it, nobody waits for it.
+    plan = ["--skip-preview"] if new and approval else []
     say(f"deploying {stack.name} (where the MLflow image has changed, its build takes a minute or two)")
     started = time.time()
-    if engine.show("up", "--refresh", *_approval(stack, "deploy")):
+    if engine.show("up", "--refresh", *approval, *plan):
         _show_build_log(started)
         raise StopError(
             f"the deployment of {stack.name} did not complete; the reason is above, after 'error:'\n"

@@ -201,15 +201,20 @@ class Engine:
             )
         return f"pulumi: {error}"
 
-    def select(self) -> None:
-        """Make the stack in the backend if it is not there yet; raise `StopError` where the passphrase is wrong."""
+    def select(self) -> bool:
+        """Make the stack in the backend if it is not there yet, and return whether it was.
+
+        Raises `StopError` where the passphrase is wrong.
+        """
         # Shown to nobody: it is what asks for the passphrase, and says whether there is such a stack.
         asked = self._quietly("config", "--json", "--show-secrets")
         if "no stack named" in asked.stderr:
             provider = self.stack.document.get("secretsprovider")
             self.call("stack", "init", "--no-select", *(["--secrets-provider", provider] if provider else []))
-        elif asked.returncode:
+            return True
+        if asked.returncode:
             raise StopError(self._explained(asked.stderr.strip()))
+        return False
 
     def outputs(self) -> dict[str, Any]:
         """Return the stack's outputs, secrets in clear: never print them."""

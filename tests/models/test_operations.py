@@ -353,7 +353,7 @@ def test_pin_writes_what_the_registry_says_and_names_what_it_does_not_know(
 
     calls: list[tuple[str, ...]] = []
     monkeypatch.setattr(pin, "digest", ask)
-    monkeypatch.setattr(Engine, "select", lambda _engine: None)
+    monkeypatch.setattr(Engine, "select", lambda _engine: False)
     monkeypatch.setattr(Engine, "call", lambda _engine, *arguments: calls.append(arguments))
     with pytest.raises(StopError, match=r"python:3\.13-slim-trixie: no such manifest"):
         pin.pin(stack)
