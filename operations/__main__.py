@@ -34,6 +34,10 @@ def main(arguments: list[str]) -> int:
     except StopError as error:
         say(f"\nerror: {error}")
         return 1
+    except BrokenPipeError:
+        # `make status | head`. What Python would still flush at its end has no reader either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except UNREACHABLE as error:
         say(f"\nerror: Docker: {error}\n  type: make doctor")
         return 1

@@ -21,6 +21,8 @@ def up(stack: Stack) -> None:
     preflight.require_docker(stack)
     preflight.require_host(stack)
     preflight.require_images(stack)
+    if disk := preflight.disk_problem(stack.daemon):
+        say(f"warning: {disk}")
     engine = Engine(stack)
     new = engine.select()
     recover(engine)

@@ -28,14 +28,18 @@ def status(stack: Stack) -> None:
     answer(f"  data: {', '.join(volumes) or 'none'}")
     answer(f"  version: {_version(stack)}")
     answer("  backup: none is configured yet; docs/operations.md#backup says what to copy until then")
+    disk = preflight.disk_problem(stack.daemon)
     wrong = [name for name, state, _ in rows if state != "healthy"] + [
         name for name, state, _ in jobs if state not in ("done", "-")
     ]
+    problems = [disk] if disk else []
     if wrong:
-        raise StopError(
+        problems.append(
             f"not as it should be: {', '.join(wrong)}\n"
             f"  make logs STACK={stack.name} SERVICE=... says why; make up STACK={stack.name} mends what can be mended"
         )
+    if problems:
+        raise StopError("\n".join(problems))
 
 
 def _require_containers(stack: Stack) -> None:

@@ -18,6 +18,8 @@ MINIMUM_API = (1, 41)
 """Docker 20.10."""
 MINIMUM_FREE_GB = 5
 """The images take 2 GB unpacked, their layers as much again while they are pulled; the rest is for the first data."""
+NEARLY_FULL_GB = 1
+"""Below this, uploads begin to fail: an artifact is spooled on this disk before it is stored on it."""
 
 
 def require_docker(stack: Stack) -> None:
@@ -143,17 +145,25 @@ def _too_small(daemon: Daemon, settings: StackConfig) -> list[str]:
         problems.append(
             f"memory: the limits of server, postgres and objectStore add up to {wanted} MB, the host has {available}"
         )
-    root = Path(info["DockerRootDir"])
     lacking = [image for image in settings.images.pulled() if not daemon.has_image(image.name)]
     # With everything here already, a full disk is no reason not to start what was stopped.
-    if lacking and daemon.host.startswith("unix://") and root.exists():
-        free = shutil.disk_usage(root).free / 2**30
-        if free < MINIMUM_FREE_GB:
-            problems.append(
-                f"disk: {free:.1f} GB free in {root}, needs {MINIMUM_FREE_GB}\n"
-                "    see what takes it: docker system df; free what nobody uses: docker image prune"
-            )
+    if lacking and (problem := disk_problem(daemon, MINIMUM_FREE_GB)):
+        problems.append(problem)
     return problems
+
+
+def disk_problem(daemon: Daemon, minimum_gb: int = NEARLY_FULL_GB) -> str | None:
+    """Return what to do about a Docker disk with less than `minimum_gb` GiB free, or None. A remote one is not seen."""
+    root = Path(daemon.api.info()["DockerRootDir"])
+    if not daemon.host.startswith("unix://") or not root.exists():
+        return None
+    free = shutil.disk_usage(root).free / 2**30
+    if free >= minimum_gb:
+        return None
+    return (
+        f"disk: {free:.1f} GB free in {root}, needs {minimum_gb}\n"
+        "    see what takes it: docker system df; free what nobody uses: docker image prune"
+    )
 
 
 def _ports_taken(daemon: Daemon, settings: StackConfig, stack: str) -> list[str]:

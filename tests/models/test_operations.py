@@ -5,20 +5,23 @@ import io
 import json
 import os
 import platform
+import shutil
 import socket
 import subprocess
+import sys
 import tarfile
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import requests
 from docker.errors import APIError, DockerException
 
-from components.daemon import resolve_host
+from components.daemon import Daemon, resolve_host
 from operations import checkout, console, engine, pin, preflight, recovery
 from operations.checkout import Stack
 from operations.console import StopError
@@ -177,6 +180,25 @@ def test_another_address_of_the_host_has_ports_of_its_own(stack: Stack, monkeypa
     monkeypatch.setattr(preflight, "_bound", lambda _address, _port: False)
     monkeypatch.setattr(Stack, "daemon", property(lambda _: host))
     preflight.require_host(stack)
+
+
+def test_a_disk_that_is_nearly_full_is_told_even_where_nothing_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**28))
+    problem = preflight.disk_problem(cast("Daemon", Host()))
+    assert problem is not None
+    assert problem.startswith("disk: 0.2 GB free in /, needs 1\n    see what takes it: docker system df")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**31))
+    assert preflight.disk_problem(cast("Daemon", Host())) is None
+
+
+def test_a_reader_that_went_away_is_no_error_of_dockers() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "operations", "url"], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 # --- backend and passphrase ----------------------------------------------------------------------------------------

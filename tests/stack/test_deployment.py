@@ -227,6 +227,20 @@ def test_no_secret_is_readable_anywhere(dev: Deployment) -> None:
             assert value not in text, f"{key} is readable in: {where}"
 
 
+def test_no_layer_of_the_built_image_holds_a_secret(dev: Deployment) -> None:
+    values = {key: value.encode() for key, value in dev.credentials().items()}
+    marker = b"libpq ignores a password file"  # A comment of the entrypoint: the search does see the files.
+    values["the entrypoint"] = marker
+    image = dev.api.inspect_container(dev.name("server"))["Image"]
+    found: set[str] = set()
+    tail = b""
+    for chunk in dev.api.get_image(image):
+        window = tail + chunk
+        found |= {key for key, value in values.items() if value in window}
+        tail = window[-100:]
+    assert found == {"the entrypoint"}
+
+
 def test_no_process_has_a_secret_in_its_arguments_or_environment_but_mlflows_own_keys(dev: Deployment) -> None:
     credentials = dev.credentials()
     data_keys = {"cryptoKekPassphrase", "webhookEncryptionKey"}
