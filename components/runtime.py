@@ -22,7 +22,9 @@ from components.platform import Platform
 if TYPE_CHECKING:
     from components.daemon import Daemon, State
 
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.1
+PROBE_SECONDS = 0.5
+"""Between two runs of a health check, which take processor time from the service that they wait for."""
 JOB_TIMEOUT_SECONDS = 900
 """A migration of a large database takes minutes; a job that takes longer is said to hang."""
 STOP_TIMEOUT_SECONDS = 120
@@ -355,7 +357,7 @@ async def _until_healthy(platform: Platform, container_id: str, name: str, healt
         ):
             log = await asyncio.to_thread(daemon.logs, container_id)
             raise pulumi.RunError(explain(name, f"{reason}; its health check says: {said or 'nothing'}", log))
-        await asyncio.sleep(POLL_SECONDS)
+        await asyncio.sleep(PROBE_SECONDS)
 
 
 def _broken(state: "State | None", first: "State | None") -> str | None:

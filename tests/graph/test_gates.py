@@ -57,6 +57,7 @@ class Script:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(runtime, "PROBE_SECONDS", 0.01)
 
 
 def in_a_loop_of_its_own(gate: Coroutine[Any, Any, None]) -> None:
