@@ -3,9 +3,9 @@
 import pulumi
 
 from components import preconditions
+from components.artifacts import Artifacts
 from components.credentials import warn_of_unsaved
 from components.images import Images
-from components.minio import Minio
 from components.mlflow import Mlflow
 from components.networks import Networks
 from components.platform import Platform
@@ -14,27 +14,32 @@ from config import StackConfig
 
 config = StackConfig.load()
 docker_host = pulumi.Config("docker").get("host")
-preconditions.require(docker_host, postgres_major=config.postgres_major, traefik=config.traefik)
+preconditions.require(
+    docker_host,
+    postgres_major=config.postgres_major,
+    object_store=config.object_store,
+    traefik=config.traefik,
+)
 
 platform = Platform(
     docker_host=docker_host,
-    images=Images("images", config.images),
+    images=Images("images", config.images, stores=config.object_store.kinds),
     networks=Networks("networks", config.traefik, with_access=config.publishes_data),
     protect_data=config.protect_data,
 )
 postgres = Postgres("postgres", config.postgres, platform=platform, major=config.postgres_major)
-minio = Minio("minio", config.object_store, platform=platform)
+artifacts = Artifacts("artifacts", config.object_store, platform=platform).store
 mlflow = Mlflow(
     "mlflow",
     config.server,
     platform=platform,
     base=config.images.python,
     database=postgres,
-    artifacts=minio,
+    artifacts=artifacts,
     route=config.route,
 )
 
 pulumi.export("url", mlflow.url)
-credentials = [*postgres.credentials, *minio.credentials, *mlflow.credentials]
+credentials = [*postgres.credentials, *artifacts.credentials, *mlflow.credentials]
 pulumi.export("credentials", {credential.key: credential.value for credential in credentials})
 warn_of_unsaved(credentials)

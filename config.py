@@ -10,18 +10,28 @@ import pulumi
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from components.images import ImagesSettings
-from components.minio import ObjectStoreSettings
+from components.images import Image, ImagesSettings
 from components.mlflow import BASE_MB, JOBS_MB, MAX_OVERFLOW, POOL_SIZE, WORKER_MB, Route, ServerSettings
+from components.object_store import ObjectStoreSettings
 from components.postgres import PostgresSettings
 from components.settings import Hostname, Settings
 from components.traefik import TraefikSettings
 
 NAMESPACE = "mlflow"
-SECRETS = ("postgresPassword", "minioRootPassword", "minioPassword", "cryptoKekPassphrase", "webhookEncryptionKey")
+SECRETS = (
+    "postgresPassword",
+    "minioRootPassword",
+    "minioPassword",
+    "seaweedfsAdminPassword",
+    "seaweedfsPassword",
+    "cryptoKekPassphrase",
+    "webhookEncryptionKey",
+)
 """Keys that are not settings: each overrides one generated credential."""
 SPARE_CONNECTIONS = 25
 """For the migration, a person with psql, a backup, an exporter, and Postgres' own reserve of three."""
+SEAWEEDFS_MB = 1024
+"""Measured: three slow downloads and an upload of 600 MB each take 705 MB; with 512 it was killed."""
 OLDEST_POSTGRES = 18
 """The official image moved its data with this version, and the built-in collation is older by one."""
 SUSPICIOUS = re.compile("passw|secret|token|key|credential", re.IGNORECASE)
@@ -99,6 +109,11 @@ class StackConfig(Settings):
         return Route(traefik=self.traefik, hostname=self.hostname)
 
     @property
+    def pulled_images(self) -> list[Image]:
+        """Every image that must be on the host before anything is deployed."""
+        return self.images.pulled(self.object_store.kinds)
+
+    @property
     def publishes_data(self) -> bool:
         """Whether a port of a data service is published, for which an internal network will not do."""
         return bool(self.postgres.port or self.object_store.console_port)
@@ -167,6 +182,27 @@ def _contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
             "mlflow:hostname: is required when mlflow:server.bindAddress is 0.0.0.0: the server answers to the names "
             "that it knows only",
         )
+    yield from _object_store_contradictions(config.object_store)
+    yield from _ports_used_twice(config)
+
+
+def _object_store_contradictions(store: ObjectStoreSettings) -> Iterator[tuple[set[str], str]]:
+    if store.copy_from == store.kind:
+        yield (
+            {"objectStore"},
+            f"mlflow:objectStore.copyFrom: must be another store than mlflow:objectStore.kind, got {store.kind!r}",
+        )
+    if "seaweedfs" in store.kinds and store.memory_mb < SEAWEEDFS_MB:
+        yield (
+            {"objectStore"},
+            f"mlflow:objectStore.memoryMb: must be at least {SEAWEEDFS_MB} for seaweedfs, got {store.memory_mb}",
+        )
+    if store.console_port and "minio" not in store.kinds:
+        yield {"objectStore"}, f"mlflow:objectStore.consolePort: {store.kind} has no console; remove it"
+
+
+def _ports_used_twice(config: StackConfig) -> Iterator[tuple[set[str], str]]:
+    server = config.server
     users: dict[int, str] = {}
     for key, port in (
         ("server.port", config.route.published_port(server)),

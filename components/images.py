@@ -1,5 +1,6 @@
 """Every image that is deployed or built on, in one place."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pulumi
@@ -36,6 +37,7 @@ DEFAULTS = {
         "ref": "docker.io/pgsty/mc:RELEASE.2026-09-16T00-00-00Z",
         "digest": "sha256:cfc83108c3abb371f8fb84d99c1fdc88f8c237e022409b0081fb7c0a3be634dd",
     },
+    "seaweedfs": {"ref": "docker.io/chrislusf/seaweedfs:4.48"},
     "python": {"ref": "docker.io/library/python:3.13-slim-trixie"},
 }
 
@@ -55,8 +57,12 @@ class ImagesSettings(Settings):
     """
 
     postgres: Image = Field(default=Image(**DEFAULTS["postgres"]), description="The database.")
-    minio: Image = Field(default=Image(**DEFAULTS["minio"]), description="The object store.")
-    minio_client: Image = Field(default=Image(**DEFAULTS["minioClient"]), description="Its bucket and identities job.")
+    minio: Image = Field(default=Image(**DEFAULTS["minio"]), description="The object store `minio`.")
+    minio_client: Image = Field(
+        default=Image(**DEFAULTS["minioClient"]),
+        description="The job that makes MinIO's bucket and identities, and the one that copies between object stores.",
+    )
+    seaweedfs: Image = Field(default=Image(**DEFAULTS["seaweedfs"]), description="The object store `seaweedfs`.")
     python: Image = Field(default=Image(**DEFAULTS["python"]), description="What the MLflow image is built on.")
 
     @model_validator(mode="before")
@@ -66,9 +72,17 @@ class ImagesSettings(Settings):
             return values
         return {key: _completed(key, value) if isinstance(value, dict) else value for key, value in values.items()}
 
-    def pulled(self) -> list[Image]:
-        """Every image that must be on the host before anything is deployed."""
-        return [self.postgres, self.minio, self.minio_client, self.python]
+    def deployed(self, stores: Sequence[str]) -> dict[str, Image]:
+        """Return every image that runs as it is, with these object stores."""
+        by_store = {
+            "minio": {"minio": self.minio, "minio-client": self.minio_client},
+            "seaweedfs": {"seaweedfs": self.seaweedfs},
+        }
+        return {"postgres": self.postgres} | {key: image for kind in stores for key, image in by_store[kind].items()}
+
+    def pulled(self, stores: Sequence[str]) -> list[Image]:
+        """Return every image that must be on the host before anything is deployed."""
+        return [*self.deployed(stores).values(), self.python]
 
 
 class Images(pulumi.ComponentResource):
@@ -78,20 +92,38 @@ class Images(pulumi.ComponentResource):
     that is on the host under the asked name is not pulled again.
     """
 
-    postgres: pulumi.Output[str]
-    """Id of the database's image."""
-    minio: pulumi.Output[str]
-    """Id of the object store's image."""
-    minio_client: pulumi.Output[str]
-    """Id of the object store's client's image."""
-
-    def __init__(self, name: str, settings: ImagesSettings, *, opts: pulumi.ResourceOptions | None = None) -> None:
-        """Register one `RemoteImage` for each image that is not built here."""
+    def __init__(
+        self,
+        name: str,
+        settings: ImagesSettings,
+        *,
+        stores: Sequence[str],
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        """Register one `RemoteImage` for each image that is not built here; of the object stores, for `stores`."""
         super().__init__("mlflow:components:Images", name, None, opts)
-        self.postgres = self._pull("postgres", settings.postgres)
-        self.minio = self._pull("minio", settings.minio)
-        self.minio_client = self._pull("minio-client", settings.minio_client)
-        self.register_outputs({"postgres": self.postgres, "minio": self.minio, "minio_client": self.minio_client})
+        self._ids = {key: self._pull(key, image) for key, image in settings.deployed(stores).items()}
+        self.register_outputs({**self._ids})
+
+    @property
+    def postgres(self) -> pulumi.Output[str]:
+        """Id of the database's image."""
+        return self._ids["postgres"]
+
+    @property
+    def minio(self) -> pulumi.Output[str]:
+        """Id of MinIO's image."""
+        return self._ids["minio"]
+
+    @property
+    def minio_client(self) -> pulumi.Output[str]:
+        """Id of the image of MinIO's client."""
+        return self._ids["minio-client"]
+
+    @property
+    def seaweedfs(self) -> pulumi.Output[str]:
+        """Id of SeaweedFS' image."""
+        return self._ids["seaweedfs"]
 
     def _pull(self, name: str, image: Image) -> pulumi.Output[str]:
         pulled = docker.RemoteImage(

@@ -6,35 +6,16 @@ from typing import Any
 
 import pulumi
 import pulumi_docker as docker
-from pydantic import Field
 
 from components import names
 from components.credentials import Credential
+from components.object_store import ADMIN, ObjectStore, ObjectStoreSettings, client_config
 from components.platform import Platform
 from components.runtime import Files, HealthCheck, Job, Limits, Publish, Service, Workload
-from components.settings import Bucket, Cpus, Port, Settings
 
 PORT = 9000
 CONSOLE_PORT = 9001
-ROOT_USER = "mlflow-admin"
-USER = "mlflow"
-REGION = "us-east-1"
-"""What MinIO calls itself, and what a client must sign for."""
 ASSETS = Path(__file__).parent.parent / "assets" / "minio"
-
-
-class ObjectStoreSettings(Settings):
-    """What an operator may set under `mlflow:objectStore`."""
-
-    memory_mb: int = Field(default=1024, ge=512, le=1_048_576, description="Memory limit.")
-    cpus: Cpus = Field(default=1.0, description="Processors that it may use.")
-    bucket: Bucket = Field(
-        default="mlflow",
-        description="Where the artifacts are. Choose it before the first run: experiments remember their place.",
-    )
-    console_port: Port | None = Field(
-        default=None, description="Publish MinIO's console on this port of the host's loopback address."
-    )
 
 
 class Minio(pulumi.ComponentResource):
@@ -44,14 +25,8 @@ class Minio(pulumi.ComponentResource):
     could write to a new one.
     """
 
-    service: Service
-    """The server."""
-    bucket: str
-    """Where the artifacts are."""
-    ready: pulumi.Output[docker.Container]
-    """Once the bucket and its identities are there."""
-    credentials: list[Credential]
-    """What guards it."""
+    store: ObjectStore
+    """What its clients are handed."""
 
     def __init__(
         self,
@@ -64,16 +39,16 @@ class Minio(pulumi.ComponentResource):
         """Run the server, and the job that makes its bucket and the identity that may use it."""
         super().__init__("mlflow:components:Minio", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
-        self.bucket = settings.bucket
-        self.root_password = Credential(f"{name}-root-password", "minioRootPassword", parent=self)
-        self.password = Credential(f"{name}-password", "minioPassword", parent=self)
+        bucket = settings.bucket
+        root_password = Credential(f"{name}-root-password", "minioRootPassword", parent=self)
+        password = Credential(f"{name}-password", "minioPassword", parent=self)
         data = docker.Volume(
             f"{name}-data",
-            name=names.minio_volume(pulumi.get_stack()),
+            name=names.object_store_volume(pulumi.get_stack(), "minio"),
             opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True, protect=platform.protect_data),
         )
         with_console = settings.console_port is not None
-        self.service = Service(
+        service = Service(
             name,
             Workload(
                 image=platform.images.minio,
@@ -96,7 +71,7 @@ class Minio(pulumi.ComponentResource):
                     Files(
                         f"{name}-secrets",
                         "/run/secrets",
-                        {"root-user": ROOT_USER, "root-password": self.root_password.value},
+                        {"root-user": ADMIN, "root-password": root_password.value},
                         image=platform.images.minio,
                         parent=self,
                     )
@@ -122,6 +97,7 @@ class Minio(pulumi.ComponentResource):
             publish=[Publish(port=settings.console_port, target=CONSOLE_PORT)] if settings.console_port else [],
             opts=child,
         )
+        endpoint = f"http://{service.host}:{PORT}"
         bootstrap = Job(
             f"{name}-bootstrap",
             Workload(
@@ -129,12 +105,15 @@ class Minio(pulumi.ComponentResource):
                 limits=Limits(memory_mb=256, cpus=1.0),
                 networks=[platform.networks.backend],
                 entrypoint=["sh", "/run/config/bootstrap.sh"],
-                env={"ENDPOINT": self.endpoint, "BUCKET": self.bucket, "MC_CONFIG_DIR": "/tmp/mc"},  # noqa: S108
+                env={"ENDPOINT": endpoint, "BUCKET": bucket, "MC_CONFIG_DIR": "/tmp/mc"},  # noqa: S108
                 files=[
                     Files(
                         f"{name}-bootstrap-secrets",
                         "/run/secrets",
-                        {"mc-config.json": self._client_config(), "mlflow-secret-key": self.password.value},
+                        {
+                            "mc-config.json": client_config(store=(endpoint, root_password.value)),
+                            "mlflow-secret-key": password.value,
+                        },
                         image=platform.images.minio_client,
                         parent=self,
                     ),
@@ -143,7 +122,7 @@ class Minio(pulumi.ComponentResource):
                         "/run/config",
                         {
                             "bootstrap.sh": (ASSETS / "bootstrap.sh").read_text(),
-                            "mlflow-policy.json": json.dumps(policy(self.bucket), indent=2),
+                            "mlflow-policy.json": json.dumps(policy(bucket), indent=2),
                         },
                         image=platform.images.minio_client,
                         parent=self,
@@ -153,41 +132,18 @@ class Minio(pulumi.ComponentResource):
                 user="0:0",
             ),
             platform=platform,
-            after=[self.service.ready],
+            after=[service.ready],
             opts=child,
         )
-        self.ready = bootstrap.done
-        self.credentials = [self.root_password, self.password]
-        self.register_outputs({"endpoint": self.endpoint, "bucket": self.bucket, "volume": data.name})
-
-    @property
-    def endpoint(self) -> str:
-        """URL of the S3 API, on the internal network."""
-        return f"http://{self.service.host}:{PORT}"
-
-    @property
-    def credentials_file(self) -> pulumi.Output[str]:
-        """The AWS credentials file of the identity that may use the bucket, and nothing else. Secret."""
-        return pulumi.Output.concat(
-            f"[default]\naws_access_key_id = {USER}\naws_secret_access_key = ", self.password.value, "\n"
+        self.store = ObjectStore(
+            endpoint=endpoint,
+            bucket=bucket,
+            password=password,
+            admin_password=root_password,
+            ready=bootstrap.done,
+            credentials=[root_password, password],
         )
-
-    def _client_config(self) -> pulumi.Output[str]:
-        """Return the configuration of `mc`, which would otherwise want the root password in its environment."""
-        return pulumi.Output.json_dumps(
-            {
-                "version": "10",
-                "aliases": {
-                    "store": {
-                        "url": self.endpoint,
-                        "accessKey": ROOT_USER,
-                        "secretKey": self.root_password.value,
-                        "api": "S3v4",
-                        "path": "on",
-                    }
-                },
-            }
-        )
+        self.register_outputs({"endpoint": endpoint, "bucket": bucket, "volume": data.name})
 
 
 def policy(bucket: str) -> dict[str, Any]:

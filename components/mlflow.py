@@ -12,7 +12,7 @@ from pydantic import Field
 from components import names, traefik
 from components.credentials import Credential, fernet_key
 from components.images import Image
-from components.minio import REGION, Minio
+from components.object_store import REGION, ObjectStore
 from components.platform import Platform
 from components.postgres import Postgres
 from components.runtime import Files, HealthCheck, Job, Limits, Publish, Service, Workload, predecessor_gone
@@ -78,7 +78,7 @@ class Route:
 
 
 class Mlflow(pulumi.ComponentResource):
-    """The tracking server, its image and its migration. Keeps nothing itself: all state is in Postgres and MinIO.
+    """The tracking server, its image and its migration. Keeps nothing itself: Postgres and the object store do.
 
     Artifacts pass through the server, so a client needs no key of the object store. Presigned transfers stay off:
     they would send clients to an object store that they cannot reach.
@@ -97,7 +97,7 @@ class Mlflow(pulumi.ComponentResource):
         platform: Platform,
         base: Image,
         database: Postgres,
-        artifacts: Minio,
+        artifacts: ObjectStore,
         route: Route,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
@@ -214,7 +214,7 @@ def allowed_hosts(service: str, hostname: str | None, bind_address: str) -> list
     return [pattern for host in hosts if host for pattern in (host, f"{host}:*")]
 
 
-def _environment(settings: ServerSettings, database: Postgres, artifacts: Minio) -> dict[str, str]:
+def _environment(settings: ServerSettings, database: Postgres, artifacts: ObjectStore) -> dict[str, str]:
     return {
         "MLFLOW_BACKEND_STORE_URI": database.uri,
         "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{artifacts.bucket}/artifacts",

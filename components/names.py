@@ -7,6 +7,9 @@ all that anyone can find it by.
 import re
 
 PROJECT = "mlflow"
+OBJECT_STORES = ("minio", "seaweedfs")
+COPY = "copy-artifacts"
+"""The job between two of them."""
 
 STACK_LABEL = "mlflow.stack"
 SERVICE_LABEL = "mlflow.service"
@@ -24,9 +27,14 @@ def postgres_volume(stack: str, major: int) -> str:
     return physical(stack, f"postgres-{major}-data")
 
 
-def minio_volume(stack: str) -> str:
-    """Return the name of the object store's data volume: `mlflow-dev-minio-data`."""
-    return physical(stack, "minio-data")
+def object_store_volume(stack: str, kind: str) -> str:
+    """Return the name of an object store's data volume: `mlflow-dev-minio-data`."""
+    return physical(stack, f"{kind}-data")
+
+
+def object_store(stack: str, volume: str) -> str | None:
+    """Return the kind of object store whose data are in `volume`, or None if it is no such volume of this stack."""
+    return next((kind for kind in OBJECT_STORES if volume == object_store_volume(stack, kind)), None)
 
 
 def postgres_major(stack: str, volume: str) -> int | None:
@@ -37,4 +45,4 @@ def postgres_major(stack: str, volume: str) -> int | None:
 
 def is_data_volume(stack: str, volume: str) -> bool:
     """Whether `volume` holds what nobody can make again."""
-    return volume == minio_volume(stack) or postgres_major(stack, volume) is not None
+    return object_store(stack, volume) is not None or postgres_major(stack, volume) is not None

@@ -206,6 +206,7 @@ class Job(pulumi.ComponentResource):
         workload: Workload,
         *,
         platform: Platform,
+        timeout_s: int = JOB_TIMEOUT_SECONDS,
         after: Sequence[pulumi.Input[pulumi.Resource]] = (),
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
@@ -219,7 +220,7 @@ class Job(pulumi.ComponentResource):
             must_run=False,
             opts=_options(self, workload, after, ()),
         )
-        self.done = _gate(self.container, lambda container_id: _until_done(platform, container_id, physical))
+        self.done = _gate(self.container, lambda container_id: _until_done(platform, container_id, physical, timeout_s))
         self.register_outputs({"name": physical})
 
 
@@ -373,10 +374,10 @@ def _broken(state: "State | None", first: "State | None") -> str | None:
     return None
 
 
-async def _until_done(platform: Platform, container_id: str, name: str) -> None:
+async def _until_done(platform: Platform, container_id: str, name: str, timeout_s: int) -> None:
     """Wait for a job's end. One that failed in an earlier `up` gets another run, since nothing else would."""
     daemon: Daemon = platform.daemon
-    deadline = time.monotonic() + JOB_TIMEOUT_SECONDS
+    deadline = time.monotonic() + timeout_s
     state = await asyncio.to_thread(daemon.state, container_id)
     if state and _unfinished(state) and state.started_at < _program_started:
         await asyncio.to_thread(daemon.start, container_id)
@@ -390,7 +391,7 @@ async def _until_done(platform: Platform, container_id: str, name: str) -> None:
     if state is None:
         reason = "it was removed by hand"
     elif state.running:
-        reason = f"still running after {JOB_TIMEOUT_SECONDS} s"
+        reason = f"still running after {timeout_s} s"
     else:
         reason = f"it exited with code {state.exit_code}"
     raise pulumi.RunError(explain(name, reason, log))

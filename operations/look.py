@@ -13,14 +13,22 @@ from operations.checkout import Stack
 from operations.console import StopError, answer, say
 from operations.engine import Engine, chosen_backend, find_cli
 
-SERVICES = ("server", "postgres", "minio")
+
+def _services(stack: Stack) -> list[str]:
+    return ["server", "postgres", *stack.settings.object_store.kinds]
+
+
+def _jobs(stack: Stack) -> list[str]:
+    store = stack.settings.object_store
+    copying = [names.COPY] if store.copy_from else []
+    return [*(f"{kind}-bootstrap" for kind in store.kinds), *copying, "verify-data-keys", "migrate"]
 
 
 def status(stack: Stack) -> None:
     """Print what runs, how it is, and where. Raises `StopError` if something is not as it should be."""
     _require_containers(stack)
-    rows = [_row(stack, service) for service in SERVICES]
-    jobs = [_job(stack, job) for job in ("minio-bootstrap", "verify-data-keys", "migrate")]
+    rows = [_row(stack, service) for service in _services(stack)]
+    jobs = [_job(stack, job) for job in _jobs(stack)]
     answer(f"{stack.name} on {stack.daemon.host}")
     for name, state, detail in [*rows, *jobs]:
         answer(f"  {name:<34} {state:<12} {detail}")
@@ -97,18 +105,19 @@ def _version(stack: Stack) -> str:
         names.physical(stack.name, "server"),
         ["python", "-c", "import importlib.metadata as m; print(m.version('mlflow'))"],
     )
-    image = stack.settings.images
-    return f"MLflow {printed if code == 0 else 'unknown'}, {image.postgres.ref}, {image.minio.ref}"
+    images = stack.settings.images
+    store = getattr(images, stack.settings.object_store.kind).ref
+    return f"MLflow {printed if code == 0 else 'unknown'}, {images.postgres.ref}, {store}"
 
 
 def logs(stack: Stack) -> None:
     """Print the last lines of every service, or all of `SERVICE=`."""
     _require_containers(stack)
     chosen = os.environ.get("SERVICE")
-    for service in [chosen] if chosen else SERVICES:
+    for service in [chosen] if chosen else _services(stack):
         name = names.physical(stack.name, service)
         if _inspect(stack, service) is None:
-            raise StopError(f"there is no container {name}; services: {', '.join(SERVICES)}, or a job's name")
+            raise StopError(f"there is no container {name}; services: {', '.join(_services(stack))}, or a job's name")
         if not chosen:
             answer(f"==> {name}")
         answer(stack.daemon.logs(name, lines=2000 if chosen else 30))

@@ -118,7 +118,11 @@ def require_host(stack: Stack) -> None:
     settings, daemon = stack.settings, stack.daemon
     problems = [
         *preconditions.unmet(
-            daemon, stack=stack.name, postgres_major=settings.postgres_major, traefik=settings.traefik
+            daemon,
+            stack=stack.name,
+            postgres_major=settings.postgres_major,
+            object_store=settings.object_store,
+            traefik=settings.traefik,
         ),
         *_too_small(daemon, settings),
         *_ports_taken(daemon, settings, stack.name),
@@ -139,13 +143,14 @@ def _too_small(daemon: Daemon, settings: StackConfig) -> list[str]:
             problems.append(
                 f"mlflow:{key}.cpus: {section.cpus:g} asked for, the Docker host has {info['NCPU']}; lower it"
             )
-    wanted = settings.server.memory_mb + settings.postgres.memory_mb + settings.object_store.memory_mb
+    stores = len(settings.object_store.kinds)
+    wanted = settings.server.memory_mb + settings.postgres.memory_mb + stores * settings.object_store.memory_mb
     available = info["MemTotal"] // 2**20
     if wanted > available:
         problems.append(
             f"memory: the limits of server, postgres and objectStore add up to {wanted} MB, the host has {available}"
         )
-    lacking = [image for image in settings.images.pulled() if not daemon.has_image(image.name)]
+    lacking = [image for image in settings.pulled_images if not daemon.has_image(image.name)]
     # With everything here already, a full disk is no reason not to start what was stopped.
     if lacking and (problem := disk_problem(daemon, MINIMUM_FREE_GB)):
         problems.append(problem)
@@ -230,7 +235,7 @@ def require_images(stack: Stack) -> None:
     daemon = stack.daemon
     present: set[str] = set()
     missing: list[tuple[str, str]] = []
-    for image in stack.settings.images.pulled():
+    for image in stack.settings.pulled_images:
         if not daemon.has_image(image.name):
             say(f"pulling {image.name}")
             error = daemon.pull(image.name)

@@ -37,6 +37,8 @@ Generated, and written into the stack's file, encrypted, by the first `make up`.
 | `mlflow:postgresPassword` | password of the role `mlflow` in Postgres |
 | `mlflow:minioRootPassword` | root password of MinIO (its user is `mlflow-admin`) |
 | `mlflow:minioPassword` | secret key of the identity `mlflow`, which may use its bucket and nothing else |
+| `mlflow:seaweedfsAdminPassword` | secret key of SeaweedFS' identity `mlflow-admin` |
+| `mlflow:seaweedfsPassword` | secret key of its identity `mlflow`, which may use its bucket and nothing else |
 | `mlflow:cryptoKekPassphrase` | data key: encrypts MLflow's gateway secrets in the database |
 | `mlflow:webhookEncryptionKey` | data key: encrypts the secrets of MLflow's webhooks in the database |
 """

@@ -111,6 +111,7 @@ class Graph:
     exports: dict[str, Any] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     """What the Docker daemon was asked."""
+    store: str = "minio"
 
     def of(self, kind: str) -> list[Resource]:
         return [resource for resource in self.resources if resource.type == kind]
@@ -153,7 +154,7 @@ class HealthyDaemon:
 
     def state(self, container: str) -> State:
         self._answer(f"state {container}")
-        job = any(job in container for job in ("bootstrap", "verify", "migrate"))
+        job = any(job in container for job in ("bootstrap", "copy", "verify", "migrate"))
         return State(
             image="sha256:mlflow-image",
             running=not job,
@@ -171,6 +172,10 @@ class HealthyDaemon:
 
     def logs(self, container: str, lines: int = 15) -> str:
         return f"{container} {lines}"
+
+    def inspect(self, container: str) -> dict[str, Any] | None:
+        self._answer(f"inspect {container}")
+        return None
 
     def networks(self) -> set[str]:
         self._answer("networks")

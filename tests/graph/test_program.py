@@ -17,8 +17,10 @@ from tests.graph.mocked import (
     ROOT,
     VOLUME,
     Graph,
+    HealthyDaemon,
     in_clear,
     unwrapped,
+    values_of,
 )
 
 Program = Callable[..., Graph]
@@ -71,7 +73,7 @@ def test_every_image_is_taken_by_its_id(graph: Graph) -> None:
 
 
 def test_every_service_has_a_health_check_a_grace_period_and_comes_back(graph: Graph) -> None:
-    assert set(graph.services) == {"server", "postgres", "minio"}
+    assert set(graph.services) == {"server", "postgres", graph.store}
     for name, service in graph.services.items():
         assert service.plain["healthcheck"]["tests"][0] == "CMD", name
         assert service.plain["restart"] == "always", name
@@ -79,7 +81,7 @@ def test_every_service_has_a_health_check_a_grace_period_and_comes_back(graph: G
 
 
 def test_every_job_runs_once(graph: Graph) -> None:
-    assert set(graph.jobs) == {"minio-bootstrap", "verify-data-keys", "migrate"}
+    assert set(graph.jobs) == {f"{graph.store}-bootstrap", "verify-data-keys", "migrate"}
     for job in graph.jobs.values():
         assert job.plain["restart"] == "no"
         assert job.plain["mustRun"] is False
@@ -126,7 +128,7 @@ def test_files_are_mounted_read_only_and_by_one_consumer(graph: Graph) -> None:
 
 def test_the_data_are_on_a_network_without_a_way_out(graph: Graph) -> None:
     assert graph.named(NETWORK, "backend").plain["internal"] is True
-    for name in ("postgres", "minio", *graph.jobs):
+    for name in ("postgres", graph.store, *graph.jobs):
         assert graph.containers[name].networks == ["backend-id"], name
 
 
@@ -153,7 +155,8 @@ def test_a_port_of_a_data_service_is_published_on_loopback_through_a_network_of_
     assert graph.services["server"].networks == ["backend-id", "edge-id"]
 
 
-def test_the_console_is_off_unless_it_is_published(graph: Graph) -> None:
+def test_the_console_is_off_unless_it_is_published(program: Program) -> None:
+    graph = program("dev")
     assert graph.services["minio"].envs["MINIO_BROWSER"] == "off"
 
 
@@ -263,7 +266,7 @@ def test_a_password_is_long_and_needs_no_escaping(graph: Graph) -> None:
 
 def test_data_volumes_survive_the_stack_and_are_protected_outside_dev(graph: Graph) -> None:
     data = {volume.plain["name"]: volume for volume in graph.of(VOLUME) if volume.request.retainOnDelete}
-    assert set(data) == {f"mlflow-{graph.stack}-postgres-18-data", f"mlflow-{graph.stack}-minio-data"}
+    assert set(data) == {f"mlflow-{graph.stack}-postgres-18-data", f"mlflow-{graph.stack}-{graph.store}-data"}
     for volume in data.values():
         assert volume.request.protect is (graph.stack != "dev")
         # The edit of a label replaces a volume.
@@ -280,6 +283,27 @@ def test_uploads_are_spooled_on_a_volume_not_in_memory(graph: Graph) -> None:
     server = graph.services["server"].plain
     assert {"volumeName": f"mlflow-{graph.stack}-server-scratch", "containerPath": "/scratch"} in server["volumes"]
     assert graph.services["server"].envs["TMPDIR"] == "/scratch"
+
+
+class WithMinioData(HealthyDaemon):
+    """A daemon on which this stack has used MinIO."""
+
+    def volumes(self) -> set[str]:
+        return {"mlflow-prod-minio-data"}
+
+
+def test_artifacts_are_copied_before_the_server_starts_on_a_new_object_store(program: Program) -> None:
+    store = {"mlflow:objectStore": {"kind": "seaweedfs", "copyFrom": "minio"}}
+    graph = program("prod", values=values_of("prod") | store, daemon_class=WithMinioData)
+    for earlier in ("minio-bootstrap", "seaweedfs-bootstrap"):
+        assert depends(graph, "copy-artifacts", earlier)
+    assert depends(graph, "server", "copy-artifacts")
+    assert graph.services["server"].envs["MLFLOW_S3_ENDPOINT_URL"] == "http://mlflow-prod-seaweedfs:8333"
+    assert graph.jobs["copy-artifacts"].networks == ["backend-id"]
+    # Protected, the old one could not be taken out of the stack afterwards; its volume stays either way.
+    volumes = {volume.name: volume.request for volume in graph.of(VOLUME)}
+    assert (volumes["seaweedfs-data"].protect, volumes["minio-data"].protect) == (True, False)
+    assert volumes["minio-data"].retainOnDelete
 
 
 # --- order ---------------------------------------------------------------------------------------------------------
@@ -305,15 +329,15 @@ def depends(graph: Graph, later: str, earlier: str) -> bool:
         # Their replacement deletes the server, which must live until the keys are known to be right.
         ("migrate-secrets-writer", "verify-data-keys"),
         ("server-secrets-writer", "verify-data-keys"),
-        ("minio-bootstrap", "minio"),
+        ("STORE-bootstrap", "STORE"),
         ("verify-data-keys", "postgres"),
         ("migrate", "verify-data-keys"),
         ("server", "migrate"),
-        ("server", "minio-bootstrap"),
+        ("server", "STORE-bootstrap"),
     ],
 )
 def test_services_start_in_the_order_of_their_needs(graph: Graph, later: str, earlier: str) -> None:
-    assert depends(graph, later, earlier)
+    assert depends(graph, later.replace("STORE", graph.store), earlier.replace("STORE", graph.store))
 
 
 def test_a_migration_never_runs_under_the_old_server(graph: Graph) -> None:
@@ -378,6 +402,9 @@ class BrokenDaemon:
 
     def logs(self, container: str) -> str:
         return f"FATAL: {container} is unhappy"
+
+    def inspect(self, _container: str) -> None:
+        return None
 
     def networks(self) -> set[str]:
         return set()

@@ -149,6 +149,9 @@ class Host:
     def has_image(self, _name: str) -> bool:
         return False
 
+    def inspect(self, _container: str) -> None:
+        return None
+
     def networks(self) -> set[str]:
         return set()
 

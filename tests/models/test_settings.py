@@ -126,6 +126,18 @@ REFUSED = [
         {"postgres": {"port": 9001}, "objectStore": {"consolePort": 9001}},
         "mlflow:objectStore.consolePort: port 9001 is already used by mlflow:postgres.port",
     ),
+    (
+        {"objectStore": {"kind": "seaweedfs", "memoryMb": 512}},
+        "mlflow:objectStore.memoryMb: must be at least 1024 for seaweedfs, got 512",
+    ),
+    (
+        {"objectStore": {"kind": "seaweedfs", "consolePort": 9001}},
+        "mlflow:objectStore.consolePort: seaweedfs has no console; remove it",
+    ),
+    (
+        {"objectStore": {"kind": "minio", "copyFrom": "minio"}},
+        "mlflow:objectStore.copyFrom: must be another store than mlflow:objectStore.kind, got 'minio'",
+    ),
 ]
 
 

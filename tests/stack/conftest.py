@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from components.daemon import Daemon, resolve_host
+from operations.checkout import Stack
 from tests.stack.deployment import NO_DIGESTS, Deployment, free_port, missing
 
 
@@ -27,6 +29,29 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
         yield deployment
     finally:
         deployment.remove()
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """Dev's settings with SeaweedFS for MinIO, deployed beside the others."""
+    image = Stack("dev").settings.images.seaweedfs
+    if not Daemon(resolve_host()).has_image(image.name):
+        pytest.skip(f"needs image: {image.name}")
+    deployment = Deployment(tmp_path_factory.mktemp("seaweedfs"), "dev")
+    deployment.set("server.port", free_port())
+    deployment.set("objectStore", {"kind": "seaweedfs"})
+    try:
+        deployment.make("up")
+        yield deployment
+    finally:
+        deployment.remove()
+
+
+@pytest.fixture(params=["dev", "seaweedfs"])
+def each(request: pytest.FixtureRequest) -> Deployment:
+    """A deployment with each object store."""
+    deployment: Deployment = request.getfixturevalue(request.param)
+    return deployment
 
 
 @pytest.fixture(scope="session")

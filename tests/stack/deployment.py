@@ -31,7 +31,7 @@ def missing() -> list[str]:
         return [f"daemon: {problem.splitlines()[0]}"]
     lacks = [] if engine.find_cli() else ["engine: no pulumi on the PATH"]
     return lacks + [
-        f"image: {image.ref}" for image in Stack("dev").settings.images.pulled() if not daemon.has_image(image.ref)
+        f"image: {image.ref}" for image in Stack("dev").settings.pulled_images if not daemon.has_image(image.ref)
     ]
 
 
@@ -71,6 +71,12 @@ class Deployment:
             "YES": "1",
         }
         self.api = docker.APIClient(base_url=resolve_host(), version="auto")
+
+    @property
+    def store(self) -> str:
+        """The object store in use."""
+        document = yaml.safe_load(self.file.read_text())
+        return str(document["config"].get("mlflow:objectStore", {}).get("kind", "minio"))
 
     def name(self, service: str) -> str:
         return names.physical(self.stack, service)

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from tests.stack.deployment import Deployment
+from tests.stack.probes import CONNECT, S3, from_network, scan, with_s3
 
 EMPTY = "preview", "--expect-no-changes"
 
@@ -48,7 +49,7 @@ def search(uri: str) -> list[str]:
 # --- plans ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", ["dev", "prod"])
+@pytest.mark.parametrize("settings", ["dev", "prod", "seaweedfs"])
 def test_a_second_plan_is_empty_in_every_way_of_asking(settings: str, request: pytest.FixtureRequest) -> None:
     deployment: Deployment = request.getfixturevalue(settings)
     # `make up` has written the secrets back by now, so this is the plan after the write-back, too.
@@ -203,25 +204,25 @@ def test_the_server_counts_its_requests_for_prometheus(dev: Deployment) -> None:
 # --- secrets -------------------------------------------------------------------------------------------------------
 
 
-def test_no_secret_is_readable_anywhere(dev: Deployment) -> None:
-    credentials = dev.credentials()
+def test_no_secret_is_readable_anywhere(each: Deployment) -> None:
+    credentials = each.credentials()
     values = {**credentials, "webhook": base64.urlsafe_b64encode(credentials["webhookEncryptionKey"].encode()).decode()}
     places = {
-        "stack file": dev.file.read_text(),
-        "plan": dev.pulumi("preview", "--diff", "--json").stdout + dev.pulumi("preview", "--diff").stdout,
-        "up": said_by(dev.make("up")),
-        "outputs": dev.pulumi("stack", "output", "--json").stdout,
+        "stack file": each.file.read_text(),
+        "plan": each.pulumi("preview", "--diff", "--json").stdout + each.pulumi("preview", "--diff").stdout,
+        "up": said_by(each.make("up")),
+        "outputs": each.pulumi("stack", "output", "--json").stdout,
     }
-    for path in (dev.folder / "state").rglob("*"):
+    for path in (each.folder / "state").rglob("*"):
         if path.is_file():
             places[f"state {path.name}"] = path.read_text(errors="replace")
-    for name in dev.containers():
-        inspected = dev.api.inspect_container(name)
+    for name in each.containers():
+        inspected = each.api.inspect_container(name)
         places[f"docker inspect {name}"] = json.dumps(inspected)
-        places[f"image of {name}"] = json.dumps(dev.api.inspect_image(inspected["Image"]))  # type: ignore[no-untyped-call]
-        history = dev.api.history(inspected["Image"])  # type: ignore[no-untyped-call]
+        places[f"image of {name}"] = json.dumps(each.api.inspect_image(inspected["Image"]))  # type: ignore[no-untyped-call]
+        history = each.api.history(inspected["Image"])  # type: ignore[no-untyped-call]
         places[f"history of {name}"] = json.dumps(history)
-        places[f"log of {name}"] = dev.api.logs(name).decode(errors="replace")
+        places[f"log of {name}"] = each.api.logs(name).decode(errors="replace")
     for where, text in places.items():
         for key, value in values.items():
             assert value not in text, f"{key} is readable in: {where}"
@@ -241,12 +242,12 @@ def test_no_layer_of_the_built_image_holds_a_secret(dev: Deployment) -> None:
     assert found == {"the entrypoint"}
 
 
-def test_no_process_has_a_secret_in_its_arguments_or_environment_but_mlflows_own_keys(dev: Deployment) -> None:
-    credentials = dev.credentials()
+def test_no_process_has_a_secret_in_its_arguments_or_environment_but_mlflows_own_keys(each: Deployment) -> None:
+    credentials = each.credentials()
     data_keys = {"cryptoKekPassphrase", "webhookEncryptionKey"}
-    for service in ("server", "postgres", "minio"):
+    for service in ("server", "postgres", each.store):
         shell = 'for p in /proc/[0-9]*; do cat "$p/cmdline" "$p/environ" 2>/dev/null; done | tr "\\0" "\\n"'
-        _, seen = dev.run(service, "sh", "-c", shell)
+        _, seen = each.run(service, "sh", "-c", shell)
         assert "PATH=" in seen
         for key, value in credentials.items():
             if service == "server" and key in data_keys:
@@ -257,36 +258,8 @@ def test_no_process_has_a_secret_in_its_arguments_or_environment_but_mlflows_own
 # --- access --------------------------------------------------------------------------------------------------------
 
 
-S3 = """
-import boto3, botocore, sys
-def client(key=None, secret=None):
-    config = botocore.config.Config(signature_version=botocore.UNSIGNED) if key is None else None
-    return boto3.client("s3", endpoint_url=sys.argv[1], aws_access_key_id=key, aws_secret_access_key=secret,
-                        region_name="us-east-1", config=config)
-def refused(call, **arguments):
-    try:
-        call(**arguments)
-    except botocore.exceptions.ClientError as error:
-        return error.response["Error"]["Code"] in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
-    return False
-own = boto3.Session().client("s3", endpoint_url=sys.argv[1], region_name="us-east-1")
-own.put_object(Bucket="mlflow", Key="probe", Body=b"x")
-assert own.get_object(Bucket="mlflow", Key="probe")["Body"].read() == b"x"
-own.delete_object(Bucket="mlflow", Key="probe")
-assert refused(client("minioadmin", "minioadmin").list_buckets), "default credentials"
-assert refused(client().list_objects_v2, Bucket="mlflow"), "anonymous"
-assert refused(own.create_bucket, Bucket="another"), "a bucket of its own making"
-assert refused(own.list_objects_v2, Bucket="mlflow2"), "another bucket"
-assert [bucket["Name"] for bucket in own.list_buckets()["Buckets"]] == ["mlflow"], "sees another bucket"
-print("ok")
-"""
-
-
-def test_the_object_store_lets_in_nobody_but_mlflow_and_mlflow_into_its_bucket_only(dev: Deployment) -> None:
-    endpoint = f"http://{dev.name('minio')}:9000"
-    code, said = dev.run(
-        "server", "env", "AWS_SHARED_CREDENTIALS_FILE=/run/secrets/aws-credentials", "python", "-c", S3, endpoint
-    )
+def test_the_object_store_lets_in_nobody_but_mlflow_and_mlflow_into_its_bucket_only(each: Deployment) -> None:
+    code, said = with_s3(each, S3)
     assert (code, said.splitlines()[-1]) == (0, "ok"), said
 
 
@@ -317,51 +290,6 @@ def test_mlflows_role_is_no_superuser_and_sees_one_database(dev: Deployment) -> 
     code, said = dev.run("server", "env", "PGPASSFILE=/run/mlflow/pgpass", "python", "-c", script)
     assert code == 0, said
     assert said.splitlines() == ["(False, False, False)", "[('mlflow',)]", "refused"]
-
-
-SCAN = """
-import socket, sys
-for host in sys.argv[1:]:
-    ports = []
-    for port in [*range(1, 1025), *range(1025, 10100), 15432, 33060]:
-        with socket.socket() as probe:
-            probe.settimeout(0.2)
-            if probe.connect_ex((host, port)) == 0:
-                ports.append(port)
-    print(host, ports)
-"""
-
-
-def from_network(deployment: Deployment, network: str, script: str, *arguments: str) -> str:
-    """Run a Python script in a new container on `network` and return what it printed."""
-    container = deployment.api.create_container(
-        deployment.inspect("server")["Image"],
-        command=["python", "-c", script, *arguments],
-        labels={"mlflow.stack": deployment.stack},
-        host_config=deployment.api.create_host_config(network_mode=network),
-    )
-    deployment.api.start(container)
-    deployment.api.wait(container)
-    said = deployment.api.logs(container).decode()
-    deployment.api.remove_container(container)
-    return str(said)
-
-
-def scan(deployment: Deployment, network: str, *services: str) -> str:
-    """Scan the ports of containers from `network`."""
-    return from_network(deployment, network, SCAN, *[deployment.name(service) for service in services])
-
-
-CONNECT = """
-import socket, sys
-for target in sys.argv[1:]:
-    host, port = target.split(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=2)
-        print("open")
-    except OSError:
-        print("closed")
-"""
 
 
 @pytest.fixture
@@ -401,22 +329,26 @@ def test_the_data_network_has_no_way_out(dev: Deployment, outside: str) -> None:
     assert from_network(dev, dev.name("backend"), CONNECT, outside).split() == ["closed"]
 
 
-def test_only_the_listed_ports_answer_on_the_data_network(dev: Deployment) -> None:
-    said = scan(dev, dev.name("backend"), "server", "postgres", "minio").splitlines()
+def test_only_the_listed_ports_answer_on_the_data_network(each: Deployment) -> None:
+    said = scan(each, each.name("backend"), "server", "postgres", each.store).splitlines()
     assert said == [
-        f"{dev.name('server')} [5000]",
-        f"{dev.name('postgres')} [5432]",
-        f"{dev.name('minio')} [9000]",
+        f"{each.name('server')} [5000]",
+        f"{each.name('postgres')} [5432]",
+        f"{each.name(each.store)} {[9000] if each.store == 'minio' else [8333, 9327, 18333]}",
     ]
 
 
-def test_the_data_services_cannot_be_reached_from_the_edge(dev: Deployment) -> None:
+def test_the_data_services_cannot_be_reached_from_the_edge(each: Deployment) -> None:
     addresses = {
-        service: dev.inspect(service)["NetworkSettings"]["Networks"][dev.name("backend")]["IPAddress"]
-        for service in ("postgres", "minio")
+        service: each.inspect(service)["NetworkSettings"]["Networks"][each.name("backend")]["IPAddress"]
+        for service in ("postgres", each.store)
     }
-    targets = [f"{addresses['postgres']}:5432", f"{addresses['minio']}:9000", f"{dev.name('postgres')}:5432"]
-    said = from_network(dev, dev.name("edge"), CONNECT, *targets).split()
+    targets = [
+        f"{addresses['postgres']}:5432",
+        f"{addresses[each.store]}:{9000 if each.store == 'minio' else 8333}",
+        f"{each.name('postgres')}:5432",
+    ]
+    said = from_network(each, each.name("edge"), CONNECT, *targets).split()
     assert said == ["closed", "closed", "closed"]
 
 

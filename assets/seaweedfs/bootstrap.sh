@@ -1,0 +1,54 @@
+#!/bin/sh
+# Makes the bucket, and proves who may use it. Runs to its end each time that anything about it changes: every step
+# may find its work done. Environment: ENDPOINT, BUCKET, GRPC.
+set -eu
+
+SECRETS=${SECRETS:-/run/secrets}
+
+# Says what is wrong on stderr and ends. usage: die "what is wrong"
+die() {
+    echo "bootstrap: $*" >&2
+    exit 1
+}
+
+# Prints the HTTP status of a request. An identity is a curl configuration in $SECRETS, which signs; without one,
+# it is anonymous. usage: status METHOD PATH [IDENTITY]
+status() {
+    curl --silent --output /dev/null --write-out '%{http_code}' --max-time 20 --request "$1" \
+        --config "${3:+$SECRETS/}${3:-/dev/null}" "$ENDPOINT$2" || true
+}
+
+# usage: expect STATUS "what it means otherwise" METHOD PATH [IDENTITY]
+expect() {
+    wanted=$1
+    otherwise=$2
+    shift 2
+    found=$(status "$@")
+    [ "$found" = "$wanted" ] || die "$otherwise (HTTP $found to $1 $2, expected $wanted)"
+}
+
+make_bucket() {
+    found=$(status PUT "/$BUCKET" admin.curl)
+    case "$found" in
+    200 | 409) ;;
+    *) die "the bucket $BUCKET could not be made (HTTP $found)" ;;
+    esac
+}
+
+# An identities file that SeaweedFS did not find leaves it open to all the world.
+prove_access() {
+    expect 403 "the object store lets in anybody: it started without its identities. Run 'make up' again." GET "/$BUCKET/"
+    expect 200 "the identity mlflow cannot use its bucket" GET "/$BUCKET/" mlflow.curl
+    expect 403 "the identity mlflow may make buckets" PUT "/$BUCKET-probe" mlflow.curl
+    if curl --silent --output /dev/null --max-time 5 --http2-prior-knowledge "$GRPC/"; then
+        die "$GRPC answers without a certificate: anybody could make himself an administrator there"
+    fi
+}
+
+main() {
+    make_bucket
+    prove_access
+    echo "bucket $BUCKET and identity mlflow are ready"
+}
+
+main "$@"

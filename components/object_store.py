@@ -1,0 +1,85 @@
+"""The object store: what an operator may set, and what its clients are handed, whichever one it is."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pulumi
+import pulumi_docker as docker
+from pydantic import Field
+
+from components.credentials import Credential
+from components.settings import Bucket, Cpus, Port, Settings
+
+REGION = "us-east-1"
+"""What a client signs for. Both stores call themselves that."""
+ADMIN = "mlflow-admin"
+USER = "mlflow"
+"""The identities: one that may do everything, one that may use the bucket."""
+
+Kind = Literal["minio", "seaweedfs"]
+
+
+class ObjectStoreSettings(Settings):
+    """What an operator may set under `mlflow:objectStore`."""
+
+    kind: Kind = Field(
+        default="minio",
+        description="Which one; docs/adr/0008-seaweedfs.md says when to choose which. A deployed stack changes it "
+        "together with `copyFrom`.",
+    )
+    copy_from: Kind | None = Field(
+        default=None,
+        description="The store that this stack used before: it runs beside the new one, and its artifacts are copied "
+        "before the server starts. Remove it once they are; see docs/operations.md#change-the-object-store.",
+    )
+    memory_mb: int = Field(default=1024, ge=512, le=1_048_576, description="Memory limit.")
+    cpus: Cpus = Field(default=1.0, description="Processors that it may use.")
+    bucket: Bucket = Field(
+        default="mlflow",
+        description="Where the artifacts are. Choose it before the first run: experiments remember their place.",
+    )
+    console_port: Port | None = Field(
+        default=None, description="Publish MinIO's console on this port of the host's loopback address."
+    )
+
+    @property
+    def kinds(self) -> list[Kind]:
+        """The stores that are deployed: the one in use, then the one that is copied from."""
+        return [self.kind, *([self.copy_from] if self.copy_from else [])]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectStore:
+    """An object store that is deployed: its address, its bucket, and who may use it."""
+
+    endpoint: str
+    """URL of the S3 API, on the internal network."""
+    bucket: str
+    password: Credential
+    """Secret key of `USER`."""
+    admin_password: Credential
+    """Secret key of `ADMIN`."""
+    ready: pulumi.Output[docker.Container]
+    """Once the bucket and its identities are there, and the artifacts that it is to start with."""
+    credentials: list[Credential]
+    """What guards it."""
+
+    @property
+    def credentials_file(self) -> pulumi.Output[str]:
+        """The AWS credentials file of the identity that may use the bucket, and nothing else. Secret."""
+        return pulumi.Output.concat(
+            f"[default]\naws_access_key_id = {USER}\naws_secret_access_key = ", self.password.value, "\n"
+        )
+
+
+def client_config(**stores: tuple[str, pulumi.Output[str]]) -> pulumi.Output[str]:
+    """Return the configuration of `mc`: each alias with its endpoint and `ADMIN`'s secret key. Secret."""
+    return pulumi.Output.json_dumps(
+        {
+            "version": "10",
+            "aliases": {
+                alias: {"url": endpoint, "accessKey": ADMIN, "secretKey": secret_key, "api": "S3v4", "path": "on"}
+                for alias, (endpoint, secret_key) in stores.items()
+            },
+        }
+    )

@@ -1,0 +1,238 @@
+"""SeaweedFS: the artifacts, for those who do not want MinIO; see docs/adr/0008-seaweedfs.md."""
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pulumi
+import pulumi_docker as docker
+
+from components import names
+from components.credentials import Credential
+from components.object_store import ADMIN, REGION, USER, ObjectStore, ObjectStoreSettings
+from components.platform import Platform
+from components.runtime import Files, HealthCheck, Job, Limits, Service, Workload
+
+PORT = 8333
+METRICS_PORT = 9327
+MASTER_PORT = 9333
+GRPC_PORT = 18333
+"""Where the gateway is told of new identities: by anybody, unless it asks for a certificate."""
+UID = 1000
+"""The user `seaweed` of the official image, which owns its data folder: a new volume takes that owner."""
+ASSETS = Path(__file__).parent.parent / "assets" / "seaweedfs"
+
+
+class Seaweedfs(pulumi.ComponentResource):
+    """One SeaweedFS server with one bucket, on the internal network. Stateful.
+
+    Master, volume server, filer and S3 gateway in one process. Only the S3 API asks who is there, so the others
+    listen on the loopback address of the container: through an open filer anyone on the network could read, write
+    and delete. The gateway's own gRPC port cannot be moved there or turned off, and whoever reaches it makes himself
+    an administrator; it is closed by a certificate that nobody else has.
+    """
+
+    store: ObjectStore
+    """What its clients are handed."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: ObjectStoreSettings,
+        *,
+        platform: Platform,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        """Run the server, and the job that makes its bucket and proves who may use it."""
+        super().__init__("mlflow:components:Seaweedfs", name, None, opts)
+        child = pulumi.ResourceOptions(parent=self)
+        image = platform.images.seaweedfs
+        bucket = settings.bucket
+        admin_password = Credential(f"{name}-admin-password", "seaweedfsAdminPassword", parent=self)
+        password = Credential(f"{name}-password", "seaweedfsPassword", parent=self)
+        data = docker.Volume(
+            f"{name}-data",
+            name=names.object_store_volume(pulumi.get_stack(), "seaweedfs"),
+            opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True, protect=platform.protect_data),
+        )
+        service = Service(
+            name,
+            Workload(
+                image=image,
+                limits=Limits(memory_mb=settings.memory_mb, cpus=settings.cpus),
+                networks=[platform.networks.backend],
+                entrypoint=["/usr/bin/weed"],
+                command=_command(settings.memory_mb),
+                env={
+                    # The official image's own filer.toml says the same; without it the index would be elsewhere.
+                    "WEED_LEVELDB2_ENABLED": "true",
+                    "WEED_LEVELDB2_DIR": "/data/filerldb2",
+                    "WEED_GRPC_CA": "/run/secrets/grpc.pem",
+                    "WEED_GRPC_S3_CERT": "/run/secrets/grpc.pem",
+                    "WEED_GRPC_S3_KEY": "/run/secrets/grpc.pem",
+                    "HOME": "/tmp",  # noqa: S108 - inside the container
+                    # Collect garbage before the kernel kills.
+                    "GOMEMLIMIT": f"{settings.memory_mb * 7 // 10}MiB",
+                },
+                files=[
+                    Files(
+                        f"{name}-secrets",
+                        "/run/secrets",
+                        {
+                            "identities.json": _identities(bucket, admin_password.value, password.value),
+                            "grpc.pem": admin_password.value.apply(closing_certificate),
+                        },
+                        image=image,
+                        parent=self,
+                    )
+                ],
+                data={"/data": data.name},
+                tmpfs={"/tmp": "size=64m,mode=1777"},  # noqa: S108 - inside the container
+                user=f"{UID}:{UID}",
+            ),
+            HealthCheck(
+                # The gateway answers before the volumes do, so the master is asked for a place for the next object.
+                command=[
+                    "curl",
+                    "-fsS",
+                    "--fail-early",
+                    "--max-time",
+                    "4",
+                    "-o",
+                    "/dev/null",
+                    f"http://127.0.0.1:{PORT}/healthz",
+                    "-o",
+                    "/dev/null",
+                    f"http://127.0.0.1:{MASTER_PORT}/dir/assign?collection={bucket}",
+                ],
+            ),
+            platform=platform,
+            # An inner time-out of its own takes 15 s of it.
+            grace_s=40,
+            opts=child,
+        )
+        endpoint = f"http://{service.host}:{PORT}"
+        bootstrap = Job(
+            f"{name}-bootstrap",
+            Workload(
+                image=image,
+                limits=Limits(memory_mb=128, cpus=1.0),
+                networks=[platform.networks.backend],
+                entrypoint=["sh", "/run/config/bootstrap.sh"],
+                env={"ENDPOINT": endpoint, "BUCKET": bucket, "GRPC": f"http://{service.host}:{GRPC_PORT}"},
+                files=[
+                    Files(
+                        f"{name}-bootstrap-secrets",
+                        "/run/secrets",
+                        {
+                            "admin.curl": _signed_as(ADMIN, admin_password.value),
+                            "mlflow.curl": _signed_as(USER, password.value),
+                        },
+                        image=image,
+                        parent=self,
+                    ),
+                    Files(
+                        f"{name}-bootstrap-config",
+                        "/run/config",
+                        {"bootstrap.sh": (ASSETS / "bootstrap.sh").read_text()},
+                        image=image,
+                        parent=self,
+                    ),
+                ],
+                user=f"{UID}:{UID}",
+            ),
+            platform=platform,
+            after=[service.ready],
+            opts=child,
+        )
+        self.store = ObjectStore(
+            endpoint=endpoint,
+            bucket=bucket,
+            password=password,
+            admin_password=admin_password,
+            ready=bootstrap.done,
+            credentials=[admin_password, password],
+        )
+        self.register_outputs({"endpoint": endpoint, "bucket": bucket, "volume": data.name})
+
+
+def _command(memory_mb: int) -> list[str]:
+    flags = {
+        "dir": "/data",
+        # Everything but the gateway and the metrics stays inside the container.
+        "ip": "127.0.0.1",
+        "ip.bind": "127.0.0.1",
+        "s3": "true",
+        "s3.ip.bind": "0.0.0.0",  # noqa: S104 - inside the container
+        "s3.config": "/run/secrets/identities.json",
+        "s3.iam": "false",
+        "s3.port.iceberg": "0",
+        "s3.port.lance": "0",
+        # Unlimited by default, and a download of 600 MB takes 600 MB. A smaller reader cache reads everything twice.
+        "s3.readerCacheSizeMB": str(memory_mb // 4),
+        "s3.concurrentUploadLimitMB": "64",
+        "volume.concurrentUploadLimitMB": "64",
+        "volume.concurrentDownloadLimitMB": "64",
+        "metricsIp": "0.0.0.0",  # noqa: S104 - inside the container
+        "metricsPort": str(METRICS_PORT),
+        "master.telemetry": "false",
+        # As many volumes as the disk takes, of a size that vacuuming can copy.
+        "volume.max": "0",
+        "master.volumeSizeLimitMB": "1024",
+        # There is nobody else to wait for: an election takes 10 s otherwise, and a stop as long.
+        "master.electionTimeout": "1s",
+        "volume.preStopSeconds": "1",
+    }
+    return ["-logtostderr=true", "server", *(f"-{flag}={value}" for flag, value in flags.items())]
+
+
+def _identities(bucket: str, admin: pulumi.Output[str], user: pulumi.Output[str]) -> pulumi.Output[str]:
+    """Return who may do what. MLflow may use its bucket: not make another, nor see one. Secret."""
+
+    def identity(name: str, secret_key: pulumi.Output[str], actions: list[str]) -> dict[str, object]:
+        return {"name": name, "credentials": [{"accessKey": name, "secretKey": secret_key}], "actions": actions}
+
+    return pulumi.Output.json_dumps(
+        {
+            "identities": [
+                identity(ADMIN, admin, ["Admin", "Read", "Write", "List", "Tagging"]),
+                identity(USER, user, [f"{action}:{bucket}" for action in ("Read", "Write", "List", "Tagging")]),
+            ]
+        }
+    )
+
+
+def closing_certificate(secret: str) -> str:
+    """Return a certificate and its key, in PEM, that is its own and only authority.
+
+    A server that asks its clients for a certificate of this authority lets nobody in who has not read this file. Made
+    from `secret` alone, so that every plan makes the same one; it says nothing of `secret`.
+    """
+    # A tenth of a preview, for whoever does not use this.
+    from cryptography import x509  # noqa: PLC0415
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
+
+    key = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(f"seaweedfs grpc {secret}".encode()).digest())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "seaweedfs")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(datetime(2020, 1, 1, tzinfo=UTC))
+        .not_valid_after(datetime(2120, 1, 1, tzinfo=UTC))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("seaweedfs")]), critical=False)
+        .sign(key, None)
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return (certificate.public_bytes(serialization.Encoding.PEM) + private).decode()
+
+
+def _signed_as(identity: str, secret_key: pulumi.Output[str]) -> pulumi.Output[str]:
+    """Return the configuration that makes `curl` sign as an identity. Secret."""
+    return pulumi.Output.concat(f'aws-sigv4 = "aws:amz:{REGION}:s3"\nuser = "{identity}:', secret_key, '"\n')

@@ -1,0 +1,106 @@
+"""What must hold on the Docker host before the first change."""
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+
+from components.daemon import Daemon
+from components.object_store import ObjectStoreSettings
+from components.preconditions import unmet
+from components.traefik import TraefikSettings
+
+MINIO, SEAWEEDFS = "mlflow-dev-minio-data", "mlflow-dev-seaweedfs-data"
+
+
+@dataclass
+class Host:
+    """A Docker host with data volumes, and maybe a server that writes to an object store."""
+
+    held: set[str] = field(default_factory=set)
+    writes_to: str | None = None
+    running: bool = True
+    copied: int | None = None
+    """Exit code of a copy from MinIO to SeaweedFS, if there was one."""
+
+    def volumes(self) -> set[str]:
+        return self.held
+
+    def inspect(self, container: str) -> dict[str, Any] | None:
+        if container == "mlflow-dev-copy-artifacts":
+            state = {"Status": "exited", "ExitCode": self.copied}
+            env = ["SOURCE=minio", "TARGET=seaweedfs"]
+            return None if self.copied is None else {"Config": {"Env": env}, "State": state}
+        assert container == "mlflow-dev-server"
+        if self.writes_to is None:
+            return None
+        endpoint = f"MLFLOW_S3_ENDPOINT_URL=http://mlflow-dev-{self.writes_to}:1"
+        return {"Config": {"Env": ["HOME=/tmp", endpoint]}, "State": {"Running": self.running}}
+
+
+def problems(host: Host, **settings: str) -> list[str]:
+    return unmet(
+        cast("Daemon", host),
+        stack="dev",
+        postgres_major=18,
+        object_store=ObjectStoreSettings.model_validate(settings),
+        traefik=TraefikSettings(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "settings"),
+    [
+        (Host(), {}),
+        (Host(), {"kind": "seaweedfs"}),
+        (Host({MINIO}), {}),
+        (Host({MINIO}, "minio"), {}),
+        # The old volume is kept after the move.
+        (Host({MINIO, SEAWEEDFS}, "seaweedfs"), {"kind": "seaweedfs"}),
+        # After `make down`, nothing but the volumes can be asked.
+        (Host({MINIO, SEAWEEDFS}), {"kind": "seaweedfs"}),
+        # The move: the server is stopped, then has moved.
+        (Host({MINIO}, "minio", running=False), {"kind": "seaweedfs", "copyFrom": "minio"}),
+        (Host({MINIO, SEAWEEDFS}, "seaweedfs"), {"kind": "seaweedfs", "copyFrom": "minio"}),
+        (Host({MINIO, SEAWEEDFS}, "seaweedfs", copied=0), {"kind": "seaweedfs"}),
+        # It failed: again, or given up.
+        (Host({MINIO, SEAWEEDFS}, copied=1), {"kind": "seaweedfs", "copyFrom": "minio"}),
+        (Host({MINIO, SEAWEEDFS}, copied=1), {}),
+    ],
+)
+def test_an_object_store_that_has_the_artifacts_or_gets_them_is_accepted(host: Host, settings: dict[str, str]) -> None:
+    assert problems(host, **settings) == []
+
+
+@pytest.mark.parametrize(
+    "host",
+    [Host({MINIO}), Host({MINIO}, "minio"), Host({MINIO, SEAWEEDFS}, "minio", running=False)],
+    ids=["stopped", "deployed", "moved back and forth"],
+)
+def test_an_object_store_without_the_artifacts_is_refused(host: Host) -> None:
+    assert problems(host, kind="seaweedfs") == [
+        "mlflow:objectStore.kind: seaweedfs would start without this stack's artifacts, which are in the volume "
+        "mlflow-dev-minio-data\n"
+        "    go back to minio, or add mlflow:objectStore.copyFrom: minio; docs/operations.md#change-the-object-store"
+    ]
+
+
+def test_nothing_is_copied_under_a_server_that_writes() -> None:
+    assert problems(Host({MINIO}, "minio"), kind="seaweedfs", copyFrom="minio") == [
+        "mlflow:objectStore.copyFrom: the server still writes to minio, and what it writes during the copy would be "
+        "lost\n    type: docker stop mlflow-dev-server, then try again; docs/operations.md#change-the-object-store"
+    ]
+
+
+def test_a_store_to_which_not_everything_was_copied_is_refused() -> None:
+    assert problems(Host({MINIO, SEAWEEDFS}, copied=1), kind="seaweedfs") == [
+        "mlflow:objectStore.copyFrom: the artifacts have not all been copied from minio yet\n"
+        "    put copyFrom: minio back, or go back to kind: minio; docs/operations.md#change-the-object-store"
+    ]
+
+
+def test_copying_from_a_store_that_was_never_there_is_refused() -> None:
+    assert problems(Host(), kind="seaweedfs", copyFrom="minio") == [
+        "mlflow:objectStore.copyFrom: there is nothing to copy: no volume mlflow-dev-minio-data\n"
+        "    remove it from the stack's file"
+    ]

@@ -1,0 +1,64 @@
+"""SeaweedFS in MinIO's place, tried on a real deployment, and the way from one to the other and back."""
+
+import grpc  # type: ignore[import-untyped]
+import pytest
+
+from tests.stack.deployment import Deployment
+from tests.stack.probes import HASHES, with_s3
+
+WHO_MAY = "/messaging_pb.SeaweedS3IamCache/ListPolicies"
+"""A call of the gateway's own gRPC service, on which `PutIdentity` makes anybody an administrator."""
+
+
+def url(deployment: Deployment) -> str:
+    return deployment.make("url").stdout.strip()
+
+
+def hashes(deployment: Deployment) -> list[str]:
+    """Return every artifact with its SHA-256, read from the store that the server uses."""
+    code, said = with_s3(deployment, HASHES)
+    assert code == 0, said
+    return sorted(said.splitlines())
+
+
+def test_a_client_has_a_day_on_seaweedfs(seaweedfs: Deployment) -> None:
+    assert "600 MB up" in seaweedfs.client_day(url(seaweedfs), megabytes=600)
+    assert seaweedfs.inspect("seaweedfs")["RestartCount"] == 0
+
+
+def test_nobody_on_the_network_makes_himself_an_administrator(seaweedfs: Deployment) -> None:
+    found = seaweedfs.inspect("seaweedfs")["NetworkSettings"]["Networks"][seaweedfs.name("backend")]
+    target = f"{found['IPAddress']}:18333"
+    _, certificate = seaweedfs.run("seaweedfs", "cat", "/run/secrets/grpc.pem")
+    pem = certificate.encode()
+    named = [("grpc.ssl_target_name_override", "seaweedfs")]
+    known = grpc.ssl_channel_credentials(root_certificates=pem, private_key=pem, certificate_chain=pem)
+    # With the certificate the call is answered: without, it is the certificate that is missing.
+    with grpc.secure_channel(target, known, options=named) as channel:
+        channel.unary_unary(WHO_MAY)(b"", timeout=10)
+    unknown = grpc.ssl_channel_credentials(root_certificates=pem)
+    for stranger in (grpc.insecure_channel(target), grpc.secure_channel(target, unknown, options=named)):
+        with stranger, pytest.raises(grpc.RpcError) as refused:
+            stranger.unary_unary(WHO_MAY)(b"", timeout=10)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_artifacts_move_to_minio_and_back_and_none_is_changed(seaweedfs: Deployment) -> None:
+    seaweedfs.client_day(url(seaweedfs), megabytes=5)
+    before = hashes(seaweedfs)
+    assert before
+    for old, new in (("seaweedfs", "minio"), ("minio", "seaweedfs")):
+        seaweedfs.set("objectStore", {"kind": new})
+        assert f"{new} would start without this stack's artifacts" in seaweedfs.make("up", ok=False).stderr
+        seaweedfs.set("objectStore", {"kind": new, "copyFrom": old})
+        assert f"docker stop {seaweedfs.name('server')}" in seaweedfs.make("up", ok=False).stderr
+        seaweedfs.api.stop(seaweedfs.name("server"))
+        seaweedfs.make("up")
+        assert hashes(seaweedfs) == before
+        seaweedfs.set("objectStore", {"kind": new})
+        seaweedfs.make("up")
+        assert seaweedfs.name(old) not in seaweedfs.containers()
+        seaweedfs.client_day(url(seaweedfs), megabytes=1)
+        after = hashes(seaweedfs)
+        assert set(before) < set(after)
+        before = after
