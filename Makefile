@@ -5,7 +5,7 @@ export STACK YES CONFIRM ARGS SERVICE
 RUN := @sh operations/bootstrap.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help up preview down destroy status logs open url env client doctor pin test docs lock
+.PHONY: help up preview down destroy status logs open url images env client doctor pin test docs lock
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,9 @@ open: ## open it in the browser
 
 url: ## print the URL alone
 	$(RUN) url
+
+images: ## print every image that it runs
+	$(RUN) images
 
 env: ## exports for plain pulumi: eval "$(make -s env)"
 	$(RUN) env

@@ -4,7 +4,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import pulumi
 from pydantic import Field, ValidationError
@@ -14,7 +14,7 @@ from components.images import Image, ImagesSettings
 from components.mlflow import BASE_MB, JOBS_MB, MAX_OVERFLOW, POOL_SIZE, WORKER_MB, Route, ServerSettings
 from components.object_store import ObjectStoreSettings
 from components.postgres import PostgresSettings
-from components.settings import Hostname, Settings
+from components.settings import NO_DIGEST, Hostname, Settings
 from components.traefik import TraefikSettings
 
 NAMESPACE = "mlflow"
@@ -183,6 +183,7 @@ def _contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
             "that it knows only",
         )
     yield from _object_store_contradictions(config.object_store)
+    yield from _archive_contradictions(config)
     yield from _ports_used_twice(config)
 
 
@@ -199,6 +200,15 @@ def _object_store_contradictions(store: ObjectStoreSettings) -> Iterator[tuple[s
         )
     if store.console_port and "minio" not in store.kinds:
         yield {"objectStore"}, f"mlflow:objectStore.consolePort: {store.kind} has no console; remove it"
+
+
+def _archive_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
+    pinned = [image.ref for image in config.pulled_images if image.digest != NO_DIGEST]
+    if config.images.archive and pinned:
+        yield (
+            {"images", "objectStore"},
+            f"mlflow:images.archive: an image that was loaded has no digest; set digest: none for {', '.join(pinned)}",
+        )
 
 
 def _ports_used_twice(config: StackConfig) -> Iterator[tuple[set[str], str]]:
@@ -259,7 +269,9 @@ def _nearest(path: list[str]) -> str:
     model: Any = StackConfig
     for part in path[:-1]:
         by_alias = {field.alias: field for field in model.model_fields.values()}
-        model = by_alias[part].annotation
+        annotation = by_alias[part].annotation
+        # A section that may be left out is a union with None.
+        model = next((kind for kind in get_args(annotation) if hasattr(kind, "model_fields")), annotation)
     known = [str(field.alias) for field in model.model_fields.values()]
     if len(path) == 1:
         known += SECRETS

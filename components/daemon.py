@@ -159,6 +159,17 @@ class Daemon:
             return False
         return True
 
+    def load(self, archive: Path) -> str | None:
+        """Load the images of a file that `docker save` wrote; return why they could not be, or None."""
+        try:
+            with archive.open("rb") as content:
+                for event in self.api.load_image(content):  # type: ignore[no-untyped-call]
+                    if "error" in event:
+                        return str(event["error"])
+        except (APIError, DockerException, OSError) as error:
+            return str(getattr(error, "explanation", None) or error)
+        return None
+
     def pull(self, name: str) -> str | None:
         """Pull an image; return why it could not be had, or None."""
         try:

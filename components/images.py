@@ -64,6 +64,16 @@ class ImagesSettings(Settings):
     )
     seaweedfs: Image = Field(default=Image(**DEFAULTS["seaweedfs"]), description="The object store `seaweedfs`.")
     python: Image = Field(default=Image(**DEFAULTS["python"]), description="What the MLflow image is built on.")
+    mlflow: Image | None = Field(
+        default=None,
+        description="An MLflow image that was built before, from the same `mlflow/`: by CI, or on another machine. "
+        "Without it, it is built here.",
+    )
+    archive: str | None = Field(
+        default=None,
+        description="A folder with images that were written by `docker save`. Where one is missing, `make up` loads "
+        "them; see docs/operations.md#without-a-registry.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -78,11 +88,12 @@ class ImagesSettings(Settings):
             "minio": {"minio": self.minio, "minio-client": self.minio_client},
             "seaweedfs": {"seaweedfs": self.seaweedfs},
         }
-        return {"postgres": self.postgres} | {key: image for kind in stores for key, image in by_store[kind].items()}
+        images = {"postgres": self.postgres} | {key: image for kind in stores for key, image in by_store[kind].items()}
+        return images | ({"mlflow": self.mlflow} if self.mlflow else {})
 
     def pulled(self, stores: Sequence[str]) -> list[Image]:
         """Return every image that must be on the host before anything is deployed."""
-        return [*self.deployed(stores).values(), self.python]
+        return [*self.deployed(stores).values(), *([] if self.mlflow else [self.python])]
 
 
 class Images(pulumi.ComponentResource):
@@ -124,6 +135,11 @@ class Images(pulumi.ComponentResource):
     def seaweedfs(self) -> pulumi.Output[str]:
         """Id of SeaweedFS' image."""
         return self._ids["seaweedfs"]
+
+    @property
+    def mlflow(self) -> pulumi.Output[str] | None:
+        """Id of the MLflow image, if it is not built here."""
+        return self._ids.get("mlflow")
 
     def _pull(self, name: str, image: Image) -> pulumi.Output[str]:
         pulled = docker.RemoteImage(

@@ -110,7 +110,7 @@ class Mlflow(pulumi.ComponentResource):
         published = route.published_port(settings)
         self.url = route.url(settings)
 
-        image = _build(f"{name}-image", base, opts=child)
+        image = platform.images.mlflow or _build(f"{name}-image", base, opts=child)
         data_keys = {
             "crypto-kek-passphrase": self.kek_passphrase.value,
             "webhook-encryption-key": self.webhook_key.value.apply(fernet_key),
@@ -248,15 +248,10 @@ def _private_tmpfs() -> dict[str, str]:
 
 
 def _build(name: str, base: Image, *, opts: pulumi.ResourceOptions) -> pulumi.Output[str]:
-    """Build the image from `mlflow/` and return its id.
-
-    The tag is the content's hash, under a registry that cannot exist: an image that is missing is built again, never
-    pulled from a stranger who owns its name.
-    """
-    digest = context_digest(Path(__file__).parent.parent / CONTEXT, base.name)
+    """Build the image from `mlflow/` and return its id."""
     built = docker.RemoteImage(
         name,
-        name=f"localhost/{names.PROJECT}-server:{digest[:12]}",
+        name=image_name(base),
         build={
             # Relative, and the same builder for everyone: otherwise a laptop and CI plan each other's change.
             "context": CONTEXT,
@@ -266,12 +261,25 @@ def _build(name: str, base: Image, *, opts: pulumi.ResourceOptions) -> pulumi.Ou
             "provenance": "false",
             "build_log_file": "build.log",
         },
-        triggers={"content": digest},
+        triggers={"content": _content(base)},
         # A replacement is made first; deleting the old one by its tag would delete what was just built.
         keep_locally=True,
         opts=opts,
     )
     return built.image_id
+
+
+def image_name(base: Image) -> str:
+    """Return what the image is called that is built on `base`.
+
+    The tag is the content's hash, under a registry that cannot exist: an image that is missing is built again, never
+    pulled from a stranger who owns its name.
+    """
+    return f"localhost/{names.PROJECT}-server:{_content(base)[:12]}"
+
+
+def _content(base: Image) -> str:
+    return context_digest(Path(__file__).parent.parent / CONTEXT, base.name)
 
 
 def context_digest(folder: Path, base: str) -> str:

@@ -16,6 +16,7 @@ VERBS = {
     "status": look.status,
     "logs": look.logs,
     "open": look.open_browser,
+    "images": look.images,
     "url": look.url,
     "env": look.env,
     "client": look.client,

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from components import names
+from components.mlflow import image_name
 from operations import preflight
 from operations.checkout import Stack
 from operations.console import StopError, answer, say
@@ -121,6 +122,15 @@ def logs(stack: Stack) -> None:
         if not chosen:
             answer(f"==> {name}")
         answer(stack.daemon.logs(name, lines=2000 if chosen else 30))
+
+
+def images(stack: Stack) -> None:
+    """Print every image that the stack runs, MLflow's own among them: docker save -o images.tar $(make -s images)."""
+    settings = stack.settings.images
+    for image in settings.deployed(stack.settings.object_store.kinds).values():
+        answer(image.ref)
+    if settings.mlflow is None:
+        answer(image_name(settings.python))
 
 
 def url(stack: Stack) -> None:

@@ -2,7 +2,7 @@
 
 from docker.errors import APIError
 
-from components.images import ImagesSettings
+from components.images import Image, ImagesSettings
 from components.settings import NO_DIGEST
 from operations.checkout import Stack
 from operations.console import StopError, answer
@@ -15,7 +15,7 @@ def pin(stack: Stack) -> None:
     unknown: list[str] = []
     for name, field in ImagesSettings.model_fields.items():
         image = getattr(stack.settings.images, name)
-        if image.digest != NO_DIGEST:
+        if not isinstance(image, Image) or image.digest != NO_DIGEST:
             continue
         try:
             found[f"mlflow:images.{field.alias}"] = (image.ref, digest(stack, image.ref))

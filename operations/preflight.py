@@ -11,7 +11,7 @@ from pathlib import Path
 from components import names, preconditions
 from components.daemon import UNREACHABLE, Daemon
 from config import StackConfig
-from operations.checkout import Stack
+from operations.checkout import ROOT, Stack
 from operations.console import StopError, confirmed, interactive, say
 
 MINIMUM_API = (1, 41)
@@ -231,8 +231,11 @@ def _bound(address: str, port: int) -> bool:
 
 
 def require_images(stack: Stack) -> None:
-    """Pull what is not on the host yet; raise `StopError` naming every image that cannot be had."""
+    """Load or pull what is not on the host yet; raise `StopError` naming every image that cannot be had."""
     daemon = stack.daemon
+    archive = stack.settings.images.archive
+    if archive and not all(daemon.has_image(image.name) for image in stack.settings.pulled_images):
+        _load(daemon, ROOT / archive)
     present: set[str] = set()
     missing: list[tuple[str, str]] = []
     for image in stack.settings.pulled_images:
@@ -248,6 +251,19 @@ def require_images(stack: Stack) -> None:
         raise StopError(
             f"{len(missing)} of {len(missing) + len(present)} images cannot be had; nothing was deployed\n{lines}\n"
             "  behind a mirror, name it: pulumi config set --path mlflow:images.postgres.ref MIRROR/postgres:18.6\n"
-            "  without a registry, load them from a machine that has them: docker save … | docker load,\n"
-            "  and set their digest to none, since a loaded image has none"
+            "  without a registry, bring them from a machine that has them: docs/operations.md#without-a-registry"
         )
+
+
+def _load(daemon: Daemon, folder: Path) -> None:
+    """Load every image that was saved into `folder`; raise `StopError` naming every file that cannot be loaded."""
+    archives = sorted(path for path in folder.glob("*") if path.name.endswith((".tar", ".tar.gz", ".tgz")))
+    if not archives:
+        raise StopError(f"mlflow:images.archive: there is no .tar, .tar.gz or .tgz file in {folder}")
+    broken = []
+    for path in archives:
+        say(f"loading {path}")
+        if error := daemon.load(path):
+            broken.append(f"  {path}: {error}")
+    if broken:
+        raise StopError("mlflow:images.archive: these could not be loaded\n" + "\n".join(broken))

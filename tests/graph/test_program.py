@@ -348,6 +348,16 @@ def test_a_migration_asks_whether_the_old_server_has_stopped(graph: Graph) -> No
     assert f"state mlflow-{graph.stack}-server" in graph.asked
 
 
+def test_an_mlflow_image_that_was_built_before_is_not_built_again(program: Program) -> None:
+    values = values_of("dev")
+    values["mlflow:images"] |= {"mlflow": {"ref": "registry.example.com/mlflow:3.18.0-1"}}
+    graph = program("dev", values=values)
+    assert not [image.name for image in graph.of(IMAGE) if "build" in image.plain]
+    assert graph.named(IMAGE, "mlflow-image").plain["name"] == "registry.example.com/mlflow:3.18.0-1"
+    for name in ("verify-data-keys", "migrate", "server"):
+        assert graph.containers[name].plain["image"] == "sha256:mlflow-image"
+
+
 def test_a_new_image_migrates(graph: Graph) -> None:
     assert graph.jobs["migrate"].plain["image"] == graph.services["server"].plain["image"]
 

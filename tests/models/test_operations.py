@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import pytest
 import requests
+import yaml
 from docker.errors import APIError, DockerException
 
 from components.daemon import Daemon, resolve_host
@@ -385,6 +386,82 @@ def test_pin_writes_what_the_registry_says_and_names_what_it_does_not_know(
     assert ("config", "set", "--path", "mlflow:images.postgres.ref", "docker.io/library/postgres:18.6") in calls
     assert ("config", "set", "--path", "mlflow:images.postgres.digest", "sha256:" + "a" * 64) in calls
     assert "mlflow:images.postgres: docker.io/library/postgres:18.6@sha256:aaa" in capsys.readouterr().out
+
+
+# --- images that were saved ----------------------------------------------------------------------------------------
+
+
+class Offline(Host):
+    """A daemon that reaches no registry."""
+
+    def __init__(self, *, broken: str = "") -> None:
+        super().__init__()
+        self.images: set[str] = set()
+        self.loaded: list[str] = []
+        self.broken = broken
+
+    def has_image(self, name: str) -> bool:
+        return name in self.images
+
+    def pull(self, _name: str) -> str:
+        return "no such host"
+
+    def load(self, archive: Path) -> str | None:
+        self.loaded.append(archive.name)
+        if archive.name == self.broken:
+            return "unexpected EOF"
+        self.images.add(archive.read_text())
+        return None
+
+
+def offline(stack: Stack, monkeypatch: pytest.MonkeyPatch, archive: str, **daemon: str) -> Offline:
+    """Dev whose images come from `archive`, on a daemon that has none of them."""
+    document = stack.document
+    document["config"]["mlflow:images"] |= {"archive": archive, "mlflow": {"ref": "localhost/mlflow-server:1"}}
+    stack.path.write_text(yaml.safe_dump(document))
+    found = Offline(**daemon)
+    monkeypatch.setattr(preflight, "ROOT", checkout.ROOT)
+    monkeypatch.setattr(Stack, "daemon", property(lambda _: found))
+    return found
+
+
+def test_images_that_are_missing_are_loaded_from_the_archive_and_only_once(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = offline(stack, monkeypatch, "saved")
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "README").write_text("no image")
+    for number, image in enumerate(stack.settings.pulled_images):
+        (tmp_path / "saved" / f"{number}.tar").write_text(image.name)
+    preflight.require_images(stack)
+    assert host.loaded == ["0.tar", "1.tar", "2.tar", "3.tar"]
+    preflight.require_images(stack)
+    assert len(host.loaded) == 4
+
+
+def test_an_archive_without_a_file_is_told(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    offline(stack, monkeypatch, "nowhere")
+    with pytest.raises(StopError, match=r"mlflow:images\.archive: there is no \.tar.* file in .*/nowhere"):
+        preflight.require_images(stack)
+
+
+def test_every_file_that_cannot_be_loaded_is_told(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offline(stack, monkeypatch, ".", broken="half.tar")
+    for name in ("half.tar", "whole.tgz"):
+        (tmp_path / name).write_text("x")
+    with pytest.raises(StopError, match=r"could not be loaded\n  .*/half\.tar: unexpected EOF$"):
+        preflight.require_images(stack)
+
+
+def test_what_the_archive_lacks_is_told_with_how_to_bring_it(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offline(stack, monkeypatch, ".")
+    (tmp_path / "some.tar").write_text("docker.io/library/postgres:18.6")
+    with pytest.raises(StopError, match=r"3 of 4 images cannot be had(.|\n)*operations\.md#without-a-registry"):
+        preflight.require_images(stack)
 
 
 def test_a_port_in_use_is_seen() -> None:

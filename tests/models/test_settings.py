@@ -127,6 +127,16 @@ REFUSED = [
         "mlflow:objectStore.consolePort: port 9001 is already used by mlflow:postgres.port",
     ),
     (
+        {"images": {"mlflow": {"ref": "mlflow:1", "digets": "none"}}},
+        "mlflow:images.mlflow.digets: no such setting; did you mean digest?",
+    ),
+    ({"images": {"mlflow": {}}}, "mlflow:images.mlflow.ref: is required"),
+    (
+        {"images": {"archive": "images", "minio": {"digest": "none"}}},
+        "mlflow:images.archive: an image that was loaded has no digest; set digest: none for "
+        "docker.io/pgsty/mc:RELEASE.2026-09-16T00-00-00Z",
+    ),
+    (
         {"objectStore": {"kind": "seaweedfs", "memoryMb": 512}},
         "mlflow:objectStore.memoryMb: must be at least 1024 for seaweedfs, got 512",
     ),
