@@ -33,7 +33,6 @@ mlflow = Mlflow(
     "mlflow",
     config.server,
     platform=platform,
-    base=config.images.python,
     database=postgres,
     artifacts=artifacts,
     route=config.route,

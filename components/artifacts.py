@@ -7,7 +7,7 @@ import pulumi
 
 from components import names
 from components.minio import Minio
-from components.object_store import Kind, ObjectStore, ObjectStoreSettings, client_config
+from components.object_store import ADMIN, REGION, Kind, ObjectStore, ObjectStoreSettings
 from components.platform import Platform
 from components.runtime import Files, Job, Limits, Workload
 from components.seaweedfs import Seaweedfs
@@ -32,11 +32,13 @@ class Artifacts(pulumi.ComponentResource):
     ) -> None:
         """Deploy what `settings` names."""
         super().__init__("mlflow:components:Artifacts", name, None, opts)
+        if settings.copy_from:
+            # Protected, the old one could not be taken out of the stack afterwards, nor the new one by whoever gives
+            # up. Their volumes stay either way.
+            platform = dataclasses.replace(platform, protect_data=False)
         self.store = STORES[settings.kind](settings.kind, settings, platform=platform).store
         if settings.copy_from:
-            # Protected, it could not be taken out of the stack afterwards. Its volume stays either way.
-            unprotected = dataclasses.replace(platform, protect_data=False)
-            source = STORES[settings.copy_from](settings.copy_from, settings, platform=unprotected).store
+            source = STORES[settings.copy_from](settings.copy_from, settings, platform=platform).store
             self.store = self._copied(source, self.store, platform, SOURCE=settings.copy_from, TARGET=settings.kind)
         self.register_outputs({"endpoint": self.store.endpoint})
 
@@ -46,33 +48,40 @@ class Artifacts(pulumi.ComponentResource):
         Nobody may write meanwhile: `preconditions` makes sure that no server does.
         """
         name = names.COPY
-        image = platform.images.minio_client
-        clients = client_config(
-            **{
-                alias: (store.endpoint, store.admin_password.value)
-                for alias, store in (("from", source), ("to", target))
-            }
+        image = platform.images.mlflow
+        profiles = pulumi.Output.concat(
+            *(
+                line
+                for profile, store in (("source", source), ("target", target))
+                for line in store.credentials_of(ADMIN, store.admin_password, profile)
+            )
         )
         job = Job(
             name,
             Workload(
                 image=image,
-                limits=Limits(memory_mb=512, cpus=1.0),
+                limits=Limits(memory_mb=768, cpus=1.0),
                 networks=[platform.networks.backend],
-                entrypoint=["sh", "/run/config/copy.sh"],
-                env={"BUCKET": target.bucket, "MC_CONFIG_DIR": "/tmp/mc", **kinds},  # noqa: S108 - inside the container
+                command=["python", "/run/config/copy_artifacts.py"],
+                env={
+                    "BUCKET": target.bucket,
+                    "SOURCE_ENDPOINT": source.endpoint,
+                    "TARGET_ENDPOINT": target.endpoint,
+                    "AWS_SHARED_CREDENTIALS_FILE": "/run/secrets/aws-credentials",
+                    "AWS_DEFAULT_REGION": REGION,
+                    **kinds,
+                },
                 files=[
-                    Files(f"{name}-secrets", "/run/secrets", {"mc-config.json": clients}, image=image, parent=self),
+                    Files(f"{name}-secrets", "/run/secrets", {"aws-credentials": profiles}, image=image, parent=self),
                     Files(
                         f"{name}-config",
                         "/run/config",
-                        {"copy.sh": (ASSETS / "copy.sh").read_text()},
+                        {"copy_artifacts.py": (ASSETS / "copy_artifacts.py").read_text()},
                         image=image,
                         parent=self,
                     ),
                 ],
-                tmpfs={"/tmp": "size=16m,mode=1777"},  # noqa: S108 - inside the container
-                user="0:0",
+                tmpfs={"/tmp": "size=64m,mode=1777"},  # noqa: S108 - inside the container
             ),
             platform=platform,
             timeout_s=COPY_TIMEOUT_SECONDS,

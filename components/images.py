@@ -1,13 +1,19 @@
 """Every image that is deployed or built on, in one place."""
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pulumi
 import pulumi_docker as docker
 from pydantic import Field, model_validator
 
+from components import names
 from components.settings import NO_DIGEST, Digest, ImageName, Settings
+
+CONTEXT = "mlflow"
+"""The folder from which the MLflow image is built."""
 
 
 class Image(Settings):
@@ -60,7 +66,7 @@ class ImagesSettings(Settings):
     minio: Image = Field(default=Image(**DEFAULTS["minio"]), description="The object store `minio`.")
     minio_client: Image = Field(
         default=Image(**DEFAULTS["minioClient"]),
-        description="The job that makes MinIO's bucket and identities, and the one that copies between object stores.",
+        description="The job that makes MinIO's bucket and identities.",
     )
     seaweedfs: Image = Field(default=Image(**DEFAULTS["seaweedfs"]), description="The object store `seaweedfs`.")
     python: Image = Field(default=Image(**DEFAULTS["python"]), description="What the MLflow image is built on.")
@@ -97,7 +103,7 @@ class ImagesSettings(Settings):
 
 
 class Images(pulumi.ComponentResource):
-    """The images that are pulled, by the ids that they have on the host.
+    """The images, pulled or built, by the ids that they have on the host.
 
     A container takes the id: the same tag with other bytes replaces it, and a tag that moved cannot hide. An image
     that is on the host under the asked name is not pulled again.
@@ -111,9 +117,11 @@ class Images(pulumi.ComponentResource):
         stores: Sequence[str],
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """Register one `RemoteImage` for each image that is not built here; of the object stores, for `stores`."""
+        """Pull what runs as it is, of the object stores for `stores`, and build MLflow's unless it is pulled, too."""
         super().__init__("mlflow:components:Images", name, None, opts)
         self._ids = {key: self._pull(key, image) for key, image in settings.deployed(stores).items()}
+        if settings.mlflow is None:
+            self._ids["mlflow"] = self._build("mlflow", settings.python)
         self.register_outputs({**self._ids})
 
     @property
@@ -137,9 +145,9 @@ class Images(pulumi.ComponentResource):
         return self._ids["seaweedfs"]
 
     @property
-    def mlflow(self) -> pulumi.Output[str] | None:
-        """Id of the MLflow image, if it is not built here."""
-        return self._ids.get("mlflow")
+    def mlflow(self) -> pulumi.Output[str]:
+        """Id of the MLflow image."""
+        return self._ids["mlflow"]
 
     def _pull(self, name: str, image: Image) -> pulumi.Output[str]:
         pulled = docker.RemoteImage(
@@ -150,3 +158,47 @@ class Images(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self),
         )
         return pulled.image_id
+
+    def _build(self, name: str, base: Image) -> pulumi.Output[str]:
+        built = docker.RemoteImage(
+            f"{name}-image",
+            name=image_name(base),
+            build={
+                # Relative, and the same builder for everyone: otherwise a laptop and CI plan each other's change.
+                "context": CONTEXT,
+                "build_args": {"BASE_IMAGE": base.name},
+                "builder": "default",
+                # With it, the id differs at each build on the containerd image store.
+                "provenance": "false",
+                "build_log_file": "build.log",
+            },
+            triggers={"content": _content(base)},
+            # A replacement is made first; deleting the old one by its tag would delete what was just built.
+            keep_locally=True,
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        return built.image_id
+
+
+def image_name(base: Image) -> str:
+    """Return what the image is called that is built on `base`.
+
+    The tag is the content's hash, under a registry that cannot exist: an image that is missing is built again, never
+    pulled from a stranger who owns its name.
+    """
+    return f"localhost/{names.PROJECT}-server:{_content(base)[:12]}"
+
+
+def _content(base: Image) -> str:
+    return context_digest(Path(__file__).parent.parent / CONTEXT, base.name)
+
+
+def context_digest(folder: Path, base: str) -> str:
+    """Return the SHA-256 of a build context: names, executable bits and contents, and the image it is built on."""
+    digest = hashlib.sha256(base.encode())
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            executable = bool(path.stat().st_mode & 0o100)
+            digest.update(f"\0{path.relative_to(folder).as_posix()}\0{executable}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()

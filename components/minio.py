@@ -9,7 +9,7 @@ import pulumi_docker as docker
 
 from components import names
 from components.credentials import Credential
-from components.object_store import ADMIN, ObjectStore, ObjectStoreSettings, client_config
+from components.object_store import ADMIN, ObjectStore, ObjectStoreSettings
 from components.platform import Platform
 from components.runtime import Files, HealthCheck, Job, Limits, Publish, Service, Workload
 
@@ -111,7 +111,7 @@ class Minio(pulumi.ComponentResource):
                         f"{name}-bootstrap-secrets",
                         "/run/secrets",
                         {
-                            "mc-config.json": client_config(store=(endpoint, root_password.value)),
+                            "mc-config.json": _client_config(endpoint, root_password.value),
                             "mlflow-secret-key": password.value,
                         },
                         image=platform.images.minio_client,
@@ -144,6 +144,12 @@ class Minio(pulumi.ComponentResource):
             credentials=[root_password, password],
         )
         self.register_outputs({"endpoint": endpoint, "bucket": bucket, "volume": data.name})
+
+
+def _client_config(endpoint: str, secret_key: pulumi.Output[str]) -> pulumi.Output[str]:
+    """Return the configuration of `mc`, which would otherwise want the root password in its environment. Secret."""
+    alias = {"url": endpoint, "accessKey": ADMIN, "secretKey": secret_key, "api": "S3v4", "path": "on"}
+    return pulumi.Output.json_dumps({"version": "10", "aliases": {"store": alias}})
 
 
 def policy(bucket: str) -> dict[str, Any]:

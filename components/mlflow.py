@@ -1,8 +1,6 @@
-"""MLflow: the image, the migration of its database, the tracking server."""
+"""MLflow: the migration of its database, the tracking server."""
 
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import pulumi
@@ -11,7 +9,6 @@ from pydantic import Field
 
 from components import names, traefik
 from components.credentials import Credential, fernet_key
-from components.images import Image
 from components.object_store import REGION, ObjectStore
 from components.platform import Platform
 from components.postgres import Postgres
@@ -22,7 +19,6 @@ from components.traefik import TraefikSettings
 PORT = 5000
 DEFAULT_PUBLISHED_PORT = 5000
 UID = 10001
-CONTEXT = "mlflow"
 POOL_SIZE, MAX_OVERFLOW = 5, 10
 """Connections to Postgres of one worker: kept, and on top at most. SQLAlchemy's defaults, made explicit."""
 BASE_MB, WORKER_MB, JOBS_MB = 256, 256, 1536
@@ -78,7 +74,7 @@ class Route:
 
 
 class Mlflow(pulumi.ComponentResource):
-    """The tracking server, its image and its migration. Keeps nothing itself: Postgres and the object store do.
+    """The tracking server and its migration. Keeps nothing itself: Postgres and the object store do.
 
     Artifacts pass through the server, so a client needs no key of the object store. Presigned transfers stay off:
     they would send clients to an object store that they cannot reach.
@@ -95,13 +91,12 @@ class Mlflow(pulumi.ComponentResource):
         settings: ServerSettings,
         *,
         platform: Platform,
-        base: Image,
         database: Postgres,
         artifacts: ObjectStore,
         route: Route,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """Build the image, check the data keys, migrate the database, then serve."""
+        """Check the data keys, migrate the database, then serve."""
         super().__init__("mlflow:components:Mlflow", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
         stack = pulumi.get_stack()
@@ -110,7 +105,7 @@ class Mlflow(pulumi.ComponentResource):
         published = route.published_port(settings)
         self.url = route.url(settings)
 
-        image = platform.images.mlflow or _build(f"{name}-image", base, opts=child)
+        image = platform.images.mlflow
         data_keys = {
             "crypto-kek-passphrase": self.kek_passphrase.value,
             "webhook-encryption-key": self.webhook_key.value.apply(fernet_key),
@@ -171,6 +166,8 @@ class Mlflow(pulumi.ComponentResource):
                         "server",
                         pgpass | data_keys | {"aws-credentials": artifacts.credentials_file},
                         verified.done,
+                        # Until the artifacts are where it will look for them, the old one shows where they were.
+                        artifacts.ready,
                     )
                 ],
                 data={"/scratch": scratch.name},
@@ -245,49 +242,3 @@ def _private_tmpfs() -> dict[str, str]:
         "/tmp": "size=64m,mode=1777",  # noqa: S108 - inside the container
         "/run/mlflow": f"size=16m,uid={UID},gid={UID},mode=0700",
     }
-
-
-def _build(name: str, base: Image, *, opts: pulumi.ResourceOptions) -> pulumi.Output[str]:
-    """Build the image from `mlflow/` and return its id."""
-    built = docker.RemoteImage(
-        name,
-        name=image_name(base),
-        build={
-            # Relative, and the same builder for everyone: otherwise a laptop and CI plan each other's change.
-            "context": CONTEXT,
-            "build_args": {"BASE_IMAGE": base.name},
-            "builder": "default",
-            # With it, the id differs at each build on the containerd image store.
-            "provenance": "false",
-            "build_log_file": "build.log",
-        },
-        triggers={"content": _content(base)},
-        # A replacement is made first; deleting the old one by its tag would delete what was just built.
-        keep_locally=True,
-        opts=opts,
-    )
-    return built.image_id
-
-
-def image_name(base: Image) -> str:
-    """Return what the image is called that is built on `base`.
-
-    The tag is the content's hash, under a registry that cannot exist: an image that is missing is built again, never
-    pulled from a stranger who owns its name.
-    """
-    return f"localhost/{names.PROJECT}-server:{_content(base)[:12]}"
-
-
-def _content(base: Image) -> str:
-    return context_digest(Path(__file__).parent.parent / CONTEXT, base.name)
-
-
-def context_digest(folder: Path, base: str) -> str:
-    """Return the SHA-256 of a build context: names, executable bits and contents, and the image it is built on."""
-    digest = hashlib.sha256(base.encode())
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            executable = bool(path.stat().st_mode & 0o100)
-            digest.update(f"\0{path.relative_to(folder).as_posix()}\0{executable}\0".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()

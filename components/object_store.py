@@ -67,19 +67,9 @@ class ObjectStore:
     @property
     def credentials_file(self) -> pulumi.Output[str]:
         """The AWS credentials file of the identity that may use the bucket, and nothing else. Secret."""
-        return pulumi.Output.concat(
-            f"[default]\naws_access_key_id = {USER}\naws_secret_access_key = ", self.password.value, "\n"
-        )
+        return pulumi.Output.concat(*self.credentials_of(USER, self.password, "default"))
 
-
-def client_config(**stores: tuple[str, pulumi.Output[str]]) -> pulumi.Output[str]:
-    """Return the configuration of `mc`: each alias with its endpoint and `ADMIN`'s secret key. Secret."""
-    return pulumi.Output.json_dumps(
-        {
-            "version": "10",
-            "aliases": {
-                alias: {"url": endpoint, "accessKey": ADMIN, "secretKey": secret_key, "api": "S3v4", "path": "on"}
-                for alias, (endpoint, secret_key) in stores.items()
-            },
-        }
-    )
+    @staticmethod
+    def credentials_of(identity: str, secret_key: Credential, profile: str) -> list[str | pulumi.Output[str]]:
+        """Return one profile of an AWS credentials file, in pieces to be concatenated. Secret."""
+        return [f"[{profile}]\naws_access_key_id = {identity}\naws_secret_access_key = ", secret_key.value, "\n"]

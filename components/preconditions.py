@@ -1,6 +1,6 @@
 """What must hold on the Docker host before the first change. Asked at `up` only, and all at once."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pulumi
 
@@ -10,6 +10,9 @@ from components.traefik import TraefikSettings
 
 if TYPE_CHECKING:
     from components.daemon import Daemon
+
+ENDPOINT, DESTINATION = "MLFLOW_S3_ENDPOINT_URL", "MLFLOW_ARTIFACTS_DESTINATION"
+"""Of the server's environment: where its artifacts are."""
 
 
 def unmet(
@@ -39,55 +42,67 @@ def unmet(
 
 
 def _artifacts_left_behind(daemon: "Daemon", stack: str, settings: ObjectStoreSettings) -> list[str]:
-    """Return why the object store that `settings` name would not have the artifacts of this stack."""
-    holders = {kind for volume in daemon.volumes() if (kind := names.object_store(stack, volume)) is not None}
-    used, running = _server_writes_to(daemon, stack)
+    """Return why the server would not find the artifacts of this stack where `settings` put it."""
+    kind, source = settings.kind, settings.copy_from
     manual = "docs/operations.md#change-the-object-store"
-    if settings.copy_from and settings.copy_from not in holders:
-        volume = names.object_store_volume(stack, settings.copy_from)
-        return [
-            f"mlflow:objectStore.copyFrom: there is nothing to copy: no volume {volume}\n"
+    holders = {found for volume in daemon.volumes() if (found := names.object_store(stack, volume)) is not None}
+    server = daemon.inspect(names.physical(stack, "server"))
+    used, bucket = _used_by(stack, server) if server else (None, None)
+    unfinished = _unfinished_copy(daemon, stack, kind)
+    problem = None
+    if bucket and bucket != settings.bucket:
+        problem = (
+            f"bucket: this stack's artifacts are in the bucket {bucket}, and would not be found in another\n"
+            f"    go back to {bucket}"
+        )
+    elif source and source not in holders:
+        problem = (
+            f"copyFrom: there is nothing to copy: no volume {names.object_store_volume(stack, source)}\n"
             "    remove it from the stack's file"
-        ]
-    if settings.copy_from and running and used != settings.kind:
-        server = names.physical(stack, "server")
-        return [
-            f"mlflow:objectStore.copyFrom: the server still writes to {used}, and what it writes during the copy would "
-            f"be lost\n    type: docker stop {server}, then try again; {manual}"
-        ]
-    source = _unfinished_copy(daemon, stack, settings.kind)
-    if not settings.copy_from and source:
-        return [
-            f"mlflow:objectStore.copyFrom: the artifacts have not all been copied from {source} yet\n"
-            f"    put copyFrom: {source} back, or go back to kind: {source}; {manual}"
-        ]
-    old = used if used in holders else next(iter(sorted(holders)), None)
-    if not settings.copy_from and old and (old != settings.kind if used else settings.kind not in holders):
-        return [
-            f"mlflow:objectStore.kind: {settings.kind} would start without this stack's artifacts, which are in the "
-            f"volume {names.object_store_volume(stack, old)}\n"
+        )
+    elif source and used == kind:
+        problem = (
+            f"copyFrom: the server uses {kind} already; an older copy from {source} must not come over what it wrote\n"
+            "    remove copyFrom from the stack's file"
+        )
+    elif source and server and server["State"]["Running"]:
+        problem = (
+            f"copyFrom: the server still writes to {used}, and what it writes during the copy would be lost\n"
+            f"    type: docker stop {names.physical(stack, 'server')}, then try again; {manual}"
+        )
+    elif not source and unfinished:
+        problem = (
+            f"copyFrom: the artifacts have not all been copied from {unfinished} yet\n"
+            f"    put copyFrom: {unfinished} back, or go back to kind: {unfinished}; {manual}"
+        )
+    elif not source and (used != kind if used else holders and kind not in holders):
+        old = used or min(holders)
+        problem = (
+            f"kind: {kind} would start without this stack's artifacts, which are in the volume "
+            f"{names.object_store_volume(stack, old)}\n"
             f"    go back to {old}, or add mlflow:objectStore.copyFrom: {old}; {manual}"
-        ]
-    return []
+        )
+    return [f"mlflow:objectStore.{problem}"] if problem else []
+
+
+def _used_by(stack: str, server: dict[str, Any]) -> tuple[str, str]:
+    """Return the object store and the bucket that a deployed server uses."""
+    environment = _environment(server)
+    kinds = (kind for kind in names.OBJECT_STORES if f"//{names.physical(stack, kind)}:" in environment[ENDPOINT])
+    return next(kinds), environment[DESTINATION].removeprefix("s3://").partition("/")[0]
 
 
 def _unfinished_copy(daemon: "Daemon", stack: str, target: str) -> str | None:
     """Return the store from which a copy to `target` was begun and not completed, if there is one."""
-    found = daemon.inspect(names.physical(stack, names.COPY))
-    if found is None or (found["State"]["Status"] == "exited" and found["State"]["ExitCode"] == 0):
+    job = daemon.inspect(names.physical(stack, names.COPY))
+    if job is None or (job["State"]["Status"] == "exited" and job["State"]["ExitCode"] == 0):
         return None
-    environment: dict[str, str] = dict(entry.split("=", 1) for entry in found["Config"]["Env"])
+    environment = _environment(job)
     return environment["SOURCE"] if environment["TARGET"] == target else None
 
 
-def _server_writes_to(daemon: "Daemon", stack: str) -> tuple[str | None, bool]:
-    """Return the object store that the deployed server uses, if there is one, and whether it runs."""
-    found = daemon.inspect(names.physical(stack, "server"))
-    if found is None:
-        return None, False
-    environment = " ".join(found["Config"]["Env"])
-    kinds = (kind for kind in names.OBJECT_STORES if f"//{names.physical(stack, kind)}:" in environment)
-    return next(kinds, None), found["State"]["Running"]
+def _environment(container: dict[str, Any]) -> dict[str, str]:
+    return dict(entry.split("=", 1) for entry in container["Config"]["Env"])
 
 
 def require(

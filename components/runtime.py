@@ -382,8 +382,10 @@ async def _until_done(platform: Platform, container_id: str, name: str, timeout_
     if state and _unfinished(state) and state.started_at < _program_started:
         await asyncio.to_thread(daemon.start, container_id)
         state = await asyncio.to_thread(daemon.state, container_id)
+    started = time.monotonic()
     while state and (state.running or state.status == "created") and time.monotonic() < deadline:
-        await asyncio.sleep(POLL_SECONDS)
+        # A job of hours is not asked ten times a second.
+        await asyncio.sleep(min(5, POLL_SECONDS + (time.monotonic() - started) / 50))
         state = await asyncio.to_thread(daemon.state, container_id)
     if state and state.status == "exited" and state.exit_code == 0:
         return

@@ -119,7 +119,7 @@ class Seaweedfs(pulumi.ComponentResource):
                 limits=Limits(memory_mb=128, cpus=1.0),
                 networks=[platform.networks.backend],
                 entrypoint=["sh", "/run/config/bootstrap.sh"],
-                env={"ENDPOINT": endpoint, "BUCKET": bucket, "GRPC": f"http://{service.host}:{GRPC_PORT}"},
+                env={"ENDPOINT": endpoint, "BUCKET": bucket, "GRPC": f"https://{service.host}:{GRPC_PORT}"},
                 files=[
                     Files(
                         f"{name}-bootstrap-secrets",
@@ -206,14 +206,16 @@ def closing_certificate(secret: str) -> str:
     """Return a certificate and its key, in PEM, that is its own and only authority.
 
     A server that asks its clients for a certificate of this authority lets nobody in who has not read this file. Made
-    from `secret` alone, so that every plan makes the same one; it says nothing of `secret`.
+    from `secret` alone, so that every plan makes the same one.
     """
     # A tenth of a preview, for whoever does not use this.
     from cryptography import x509  # noqa: PLC0415
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
 
-    key = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(f"seaweedfs grpc {secret}".encode()).digest())
+    # A slow function: the public half is seen by whoever connects, and a secret that a person chose could be guessed.
+    seed = hashlib.scrypt(secret.encode(), salt=b"seaweedfs grpc", n=2**14, r=8, p=1, dklen=32)
+    key = Ed25519PrivateKey.from_private_bytes(seed)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "seaweedfs")])
     certificate = (
         x509.CertificateBuilder()

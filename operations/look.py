@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from components import names
-from components.mlflow import image_name
+from components.images import image_name
 from operations import preflight
 from operations.checkout import Stack
 from operations.console import StopError, answer, say

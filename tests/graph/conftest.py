@@ -4,17 +4,28 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.graph.mocked import Graph, build, values_of
+from tests.graph.mocked import Graph, HealthyDaemon, build, values_of
 
 
-@pytest.fixture(scope="module", params=["dev", "staging", "prod", "dev with seaweedfs"])
+class WithArtifacts(HealthyDaemon):
+    """A daemon on which dev has used either object store."""
+
+    def volumes(self) -> set[str]:
+        return {"mlflow-dev-minio-data", "mlflow-dev-seaweedfs-data"}
+
+
+@pytest.fixture(
+    scope="module", params=["dev", "staging", "prod", "dev with seaweedfs", "dev with minio from seaweedfs"]
+)
 def graph(request: pytest.FixtureRequest) -> Graph:
     """The whole program, once for each stack that we ship, and once with the other object store."""
-    stack, _, store = request.param.partition(" with ")
-    if not store:
+    stack, _, stores = request.param.partition(" with ")
+    if not stores:
         return build(stack)
-    built = build(stack, values=values_of(stack) | {"mlflow:objectStore": {"kind": store}})
-    built.store = store
+    store, _, source = stores.partition(" from ")
+    settings = {"kind": store} | ({"copyFrom": source} if source else {})
+    built = build(stack, values=values_of(stack) | {"mlflow:objectStore": settings}, daemon_class=WithArtifacts)
+    built.store, built.source = store, source
     return built
 
 

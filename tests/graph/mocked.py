@@ -112,6 +112,12 @@ class Graph:
     asked: list[str] = field(default_factory=list)
     """What the Docker daemon was asked."""
     store: str = "minio"
+    source: str = ""
+    """The store that is copied from, if there is one."""
+
+    @property
+    def stores(self) -> list[str]:
+        return [self.store, *([self.source] if self.source else [])]
 
     def of(self, kind: str) -> list[Resource]:
         return [resource for resource in self.resources if resource.type == kind]

@@ -73,7 +73,7 @@ def test_every_image_is_taken_by_its_id(graph: Graph) -> None:
 
 
 def test_every_service_has_a_health_check_a_grace_period_and_comes_back(graph: Graph) -> None:
-    assert set(graph.services) == {"server", "postgres", graph.store}
+    assert set(graph.services) == {"server", "postgres", *graph.stores}
     for name, service in graph.services.items():
         assert service.plain["healthcheck"]["tests"][0] == "CMD", name
         assert service.plain["restart"] == "always", name
@@ -81,7 +81,12 @@ def test_every_service_has_a_health_check_a_grace_period_and_comes_back(graph: G
 
 
 def test_every_job_runs_once(graph: Graph) -> None:
-    assert set(graph.jobs) == {f"{graph.store}-bootstrap", "verify-data-keys", "migrate"}
+    assert set(graph.jobs) == {
+        *(f"{store}-bootstrap" for store in graph.stores),
+        *(["copy-artifacts"] if graph.source else []),
+        "verify-data-keys",
+        "migrate",
+    }
     for job in graph.jobs.values():
         assert job.plain["restart"] == "no"
         assert job.plain["mustRun"] is False
@@ -128,7 +133,7 @@ def test_files_are_mounted_read_only_and_by_one_consumer(graph: Graph) -> None:
 
 def test_the_data_are_on_a_network_without_a_way_out(graph: Graph) -> None:
     assert graph.named(NETWORK, "backend").plain["internal"] is True
-    for name in ("postgres", graph.store, *graph.jobs):
+    for name in ("postgres", *graph.stores, *graph.jobs):
         assert graph.containers[name].networks == ["backend-id"], name
 
 
@@ -266,7 +271,8 @@ def test_a_password_is_long_and_needs_no_escaping(graph: Graph) -> None:
 
 def test_data_volumes_survive_the_stack_and_are_protected_outside_dev(graph: Graph) -> None:
     data = {volume.plain["name"]: volume for volume in graph.of(VOLUME) if volume.request.retainOnDelete}
-    assert set(data) == {f"mlflow-{graph.stack}-postgres-18-data", f"mlflow-{graph.stack}-{graph.store}-data"}
+    stores = {f"mlflow-{graph.stack}-{store}-data" for store in graph.stores}
+    assert set(data) == {f"mlflow-{graph.stack}-postgres-18-data"} | stores
     for volume in data.values():
         assert volume.request.protect is (graph.stack != "dev")
         # The edit of a label replaces a volume.
@@ -300,9 +306,12 @@ def test_artifacts_are_copied_before_the_server_starts_on_a_new_object_store(pro
     assert depends(graph, "server", "copy-artifacts")
     assert graph.services["server"].envs["MLFLOW_S3_ENDPOINT_URL"] == "http://mlflow-prod-seaweedfs:8333"
     assert graph.jobs["copy-artifacts"].networks == ["backend-id"]
-    # Protected, the old one could not be taken out of the stack afterwards; its volume stays either way.
+    # The old server, stopped, shows where the artifacts are until they have been copied.
+    assert depends(graph, "server-secrets-writer", "copy-artifacts")
+    # Protected, neither could be taken out of the stack again; their volumes stay either way.
     volumes = {volume.name: volume.request for volume in graph.of(VOLUME)}
-    assert (volumes["seaweedfs-data"].protect, volumes["minio-data"].protect) == (True, False)
+    assert (volumes["seaweedfs-data"].protect, volumes["minio-data"].protect) == (False, False)
+    assert volumes["seaweedfs-data"].retainOnDelete
     assert volumes["minio-data"].retainOnDelete
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from components import names, traefik
 from components.credentials import fernet_key
+from components.images import context_digest
 from components.minio import policy
-from components.mlflow import context_digest
 from components.runtime import _cpus, _duration
 from components.traefik import TraefikSettings
 

@@ -35,7 +35,8 @@ class Host:
         if self.writes_to is None:
             return None
         endpoint = f"MLFLOW_S3_ENDPOINT_URL=http://mlflow-dev-{self.writes_to}:1"
-        return {"Config": {"Env": ["HOME=/tmp", endpoint]}, "State": {"Running": self.running}}
+        destination = "MLFLOW_ARTIFACTS_DESTINATION=s3://mlflow/artifacts"
+        return {"Config": {"Env": ["HOME=/tmp", endpoint, destination]}, "State": {"Running": self.running}}
 
 
 def problems(host: Host, **settings: str) -> list[str]:
@@ -59,9 +60,9 @@ def problems(host: Host, **settings: str) -> list[str]:
         (Host({MINIO, SEAWEEDFS}, "seaweedfs"), {"kind": "seaweedfs"}),
         # After `make down`, nothing but the volumes can be asked.
         (Host({MINIO, SEAWEEDFS}), {"kind": "seaweedfs"}),
-        # The move: the server is stopped, then has moved.
+        # The move, and its second try.
         (Host({MINIO}, "minio", running=False), {"kind": "seaweedfs", "copyFrom": "minio"}),
-        (Host({MINIO, SEAWEEDFS}, "seaweedfs"), {"kind": "seaweedfs", "copyFrom": "minio"}),
+        (Host({MINIO, SEAWEEDFS}, "minio", running=False), {"kind": "seaweedfs", "copyFrom": "minio"}),
         (Host({MINIO, SEAWEEDFS}, "seaweedfs", copied=0), {"kind": "seaweedfs"}),
         # It failed: again, or given up.
         (Host({MINIO, SEAWEEDFS}, copied=1), {"kind": "seaweedfs", "copyFrom": "minio"}),
@@ -96,6 +97,22 @@ def test_a_store_to_which_not_everything_was_copied_is_refused() -> None:
     assert problems(Host({MINIO, SEAWEEDFS}, copied=1), kind="seaweedfs") == [
         "mlflow:objectStore.copyFrom: the artifacts have not all been copied from minio yet\n"
         "    put copyFrom: minio back, or go back to kind: minio; docs/operations.md#change-the-object-store"
+    ]
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_an_old_copy_never_comes_over_what_the_server_wrote_since(running: bool) -> None:  # noqa: FBT001
+    host = Host({MINIO, SEAWEEDFS}, "seaweedfs", running=running)
+    assert problems(host, kind="seaweedfs", copyFrom="minio") == [
+        "mlflow:objectStore.copyFrom: the server uses seaweedfs already; an older copy from minio must not come over "
+        "what it wrote\n    remove copyFrom from the stack's file"
+    ]
+
+
+def test_a_bucket_that_does_not_have_the_artifacts_is_refused() -> None:
+    assert problems(Host({MINIO}, "minio"), bucket="another") == [
+        "mlflow:objectStore.bucket: this stack's artifacts are in the bucket mlflow, and would not be found in "
+        "another\n    go back to mlflow"
     ]
 
 

@@ -40,6 +40,17 @@ for page in store.get_paginator("list_objects_v2").paginate(Bucket="mlflow"):
 """Every artifact with its SHA-256."""
 
 
+REWRITE = """
+import boto3, sys
+store = boto3.client("s3", endpoint_url=sys.argv[1])
+for key in ("moved/plots.png", "moved/plots/a.png", "moved/ü +%&=.bin"):
+    found = [each["Key"] for each in store.list_objects_v2(Bucket="mlflow", Prefix=key).get("Contents", [])]
+    before = store.get_object(Bucket="mlflow", Key=key)["Body"].read() if key in found else b"-"
+    store.put_object(Bucket="mlflow", Key=key, Body=bytes([before[0] + 1]))
+"""
+"""Writes objects again at the same size, with names that are awkward, or that the stores list in other orders."""
+
+
 def with_s3(deployment: Deployment, script: str) -> tuple[int, str]:
     """Run a script in the server, with its identity, and the object store's address as its argument."""
     identity = "AWS_SHARED_CREDENTIALS_FILE=/run/secrets/aws-credentials"
