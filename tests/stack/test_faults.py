@@ -4,14 +4,16 @@ import os
 import signal
 import socket
 import subprocess
-import time
+import threading
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import docker
 import pytest
 
+from components.daemon import resolve_host
 from tests.stack.deployment import Deployment
 from tests.stack.test_deployment import ask, search, url
 
@@ -182,22 +184,38 @@ def test_a_data_key_that_does_not_open_the_data_is_refused_while_the_server_runs
     dev.run("postgres", "psql", "-U", "postgres", "-d", "mlflow", "-c", "delete from secrets")
 
 
+@contextmanager
+def starts_and_ends(deployment: Deployment) -> Iterator[list[tuple[str, str]]]:
+    """Collect each start and end of a container: what happened, to which service. In the order of the daemon."""
+    # As they come: asked afterwards, the daemon remembers 256 events, and every health check is three.
+    label = f"mlflow.stack={deployment.stack}"
+    events = docker.APIClient(base_url=resolve_host(), version="auto").events(
+        decode=True, filters={"label": label, "event": ["start", "die"]}
+    )
+    seen: list[tuple[str, str]] = []
+
+    def collect() -> None:
+        for event in events:
+            name = event["Actor"]["Attributes"]["name"].removeprefix(f"mlflow-{deployment.stack}-")
+            seen.append((event["Action"], name))
+
+    collector = threading.Thread(target=collect, daemon=True)
+    collector.start()
+    yield seen
+    events.close()
+    collector.join(10)
+
+
 def test_a_new_image_waits_for_a_request_in_flight_before_it_migrates(dev: Deployment) -> None:
     address = urllib.parse.urlsplit(url(dev))
-    since = int(time.time())
     with (
         socket.create_connection((address.hostname, address.port)) as upload,
         changed(dev.checkout / "mlflow" / "healthcheck.py", '"""Succeeds', '"""It succeeds'),
+        starts_and_ends(dev) as order,
     ):
         head = f"PUT /api/2.0/mlflow-artifacts/artifacts/slow HTTP/1.1\r\nHost: 127.0.0.1:{address.port}\r\n"
         upload.sendall(f"{head}Content-Length: 1000000\r\n\r\nslow".encode())
         dev.make("up")
-    events = dev.api.events(since=since, until=int(time.time()), decode=True, filters={"type": "container"})
-    order = [
-        (event["Action"], event["Actor"]["Attributes"]["name"].removeprefix(f"mlflow-{dev.stack}-"))
-        for event in events
-        if event["Action"] in ("start", "die")
-    ]
     assert order.index(("die", "verify-data-keys")) < order.index(("die", "server"))
     assert order.index(("die", "server")) < order.index(("start", "migrate"))
     assert order.index(("die", "migrate")) < order.index(("start", "server"))
