@@ -7,12 +7,13 @@ import pulumi
 
 from components import names
 from components.minio import Minio
-from components.object_store import ADMIN, REGION, Kind, ObjectStore, ObjectStoreSettings
+from components.names import ObjectStoreKind
+from components.object_store import ADMIN, REGION, ObjectStore, ObjectStoreSettings
 from components.platform import Platform
 from components.runtime import Files, Job, Limits, Workload
 from components.seaweedfs import Seaweedfs
 
-STORES: dict[Kind, type[Minio | Seaweedfs]] = {"minio": Minio, "seaweedfs": Seaweedfs}
+STORES: dict[ObjectStoreKind, type[Minio | Seaweedfs]] = {"minio": Minio, "seaweedfs": Seaweedfs}
 ASSETS = Path(__file__).parent.parent / "assets" / "copy"
 
 

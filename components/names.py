@@ -5,9 +5,11 @@ all that anyone can find it by.
 """
 
 import re
+from typing import Literal, get_args
 
 PROJECT = "mlflow"
-OBJECT_STORES = ("minio", "seaweedfs")
+ObjectStoreKind = Literal["minio", "seaweedfs"]
+OBJECT_STORES: tuple[ObjectStoreKind, ...] = get_args(ObjectStoreKind)
 COPY = "copy-artifacts"
 """The job between two of them."""
 
@@ -27,12 +29,12 @@ def postgres_volume(stack: str, major: int) -> str:
     return physical(stack, f"postgres-{major}-data")
 
 
-def object_store_volume(stack: str, kind: str) -> str:
+def object_store_volume(stack: str, kind: ObjectStoreKind) -> str:
     """Return the name of an object store's data volume: `mlflow-dev-minio-data`."""
     return physical(stack, f"{kind}-data")
 
 
-def object_store(stack: str, volume: str) -> str | None:
+def object_store(stack: str, volume: str) -> ObjectStoreKind | None:
     """Return the kind of object store whose data are in `volume`, or None if it is no such volume of this stack."""
     return next((kind for kind in OBJECT_STORES if volume == object_store_volume(stack, kind)), None)
 

@@ -1,13 +1,13 @@
 """The object store: what an operator may set, and what its clients are handed, whichever one it is."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import pulumi
 import pulumi_docker as docker
 from pydantic import Field
 
 from components.credentials import Credential
+from components.names import ObjectStoreKind
 from components.settings import Bucket, Cpus, Port, Settings
 
 REGION = "us-east-1"
@@ -16,18 +16,16 @@ ADMIN = "mlflow-admin"
 USER = "mlflow"
 """The identities: one that may do everything, one that may use the bucket."""
 
-Kind = Literal["minio", "seaweedfs"]
-
 
 class ObjectStoreSettings(Settings):
     """What an operator may set under `mlflow:objectStore`."""
 
-    kind: Kind = Field(
+    kind: ObjectStoreKind = Field(
         default="minio",
         description="Which one; docs/adr/0008-seaweedfs.md says when to choose which. A deployed stack changes it "
         "together with `copyFrom`.",
     )
-    copy_from: Kind | None = Field(
+    copy_from: ObjectStoreKind | None = Field(
         default=None,
         description="The store that this stack used before: it runs beside the new one, and its artifacts are copied "
         "before the server starts. Remove it once they are; see docs/operations.md#change-the-object-store.",
@@ -43,7 +41,7 @@ class ObjectStoreSettings(Settings):
     )
 
     @property
-    def kinds(self) -> list[Kind]:
+    def kinds(self) -> list[ObjectStoreKind]:
         """The stores that are deployed: the one in use, then the one that is copied from."""
         return [self.kind, *([self.copy_from] if self.copy_from else [])]
 

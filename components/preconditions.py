@@ -65,7 +65,7 @@ def _artifacts_left_behind(daemon: "Daemon", stack: str, settings: ObjectStoreSe
             f"copyFrom: the server uses {kind} already; an older copy from {source} must not come over what it wrote\n"
             "    remove copyFrom from the stack's file"
         )
-    elif source and server and server["State"]["Running"]:
+    elif source and used and server and server["State"]["Running"]:
         problem = (
             f"copyFrom: the server still writes to {used}, and what it writes during the copy would be lost\n"
             f"    type: docker stop {names.physical(stack, 'server')}, then try again; {manual}"
@@ -85,11 +85,12 @@ def _artifacts_left_behind(daemon: "Daemon", stack: str, settings: ObjectStoreSe
     return [f"mlflow:objectStore.{problem}"] if problem else []
 
 
-def _used_by(stack: str, server: dict[str, Any]) -> tuple[str, str]:
-    """Return the object store and the bucket that a deployed server uses."""
+def _used_by(stack: str, server: dict[str, Any]) -> tuple[names.ObjectStoreKind | None, str | None]:
+    """Return the object store and the bucket that a deployed server uses; None for what is not ours."""
     environment = _environment(server)
-    kinds = (kind for kind in names.OBJECT_STORES if f"//{names.physical(stack, kind)}:" in environment[ENDPOINT])
-    return next(kinds), environment[DESTINATION].removeprefix("s3://").partition("/")[0]
+    endpoint, destination = environment.get(ENDPOINT, ""), environment.get(DESTINATION, "")
+    kinds = (kind for kind in names.OBJECT_STORES if f"//{names.physical(stack, kind)}:" in endpoint)
+    return next(kinds, None), destination.removeprefix("s3://").partition("/")[0] or None
 
 
 def _unfinished_copy(daemon: "Daemon", stack: str, target: str) -> str | None:
@@ -102,7 +103,7 @@ def _unfinished_copy(daemon: "Daemon", stack: str, target: str) -> str | None:
 
 
 def _environment(container: dict[str, Any]) -> dict[str, str]:
-    return dict(entry.split("=", 1) for entry in container["Config"]["Env"])
+    return dict(entry.split("=", 1) for entry in container["Config"]["Env"] or [])
 
 
 def require(

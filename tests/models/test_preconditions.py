@@ -34,6 +34,8 @@ class Host:
         assert container == "mlflow-dev-server"
         if self.writes_to is None:
             return None
+        if self.writes_to == "elsewhere":
+            return {"Config": {"Env": None}, "State": {"Running": True}}
         endpoint = f"MLFLOW_S3_ENDPOINT_URL=http://mlflow-dev-{self.writes_to}:1"
         destination = "MLFLOW_ARTIFACTS_DESTINATION=s3://mlflow/artifacts"
         return {"Config": {"Env": ["HOME=/tmp", endpoint, destination]}, "State": {"Running": self.running}}
@@ -56,6 +58,8 @@ def problems(host: Host, **settings: str) -> list[str]:
         (Host(), {"kind": "seaweedfs"}),
         (Host({MINIO}), {}),
         (Host({MINIO}, "minio"), {}),
+        # A container of somebody else's under our name is not what tells.
+        (Host({MINIO}, "elsewhere"), {}),
         # The old volume is kept after the move.
         (Host({MINIO, SEAWEEDFS}, "seaweedfs"), {"kind": "seaweedfs"}),
         # After `make down`, nothing but the volumes can be asked.
