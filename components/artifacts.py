@@ -8,7 +8,7 @@ import pulumi
 from components import names
 from components.minio import Minio
 from components.names import ObjectStoreKind
-from components.object_store import ADMIN, REGION, ObjectStore, ObjectStoreSettings
+from components.object_store import ADMIN, CLIENT_ENVIRONMENT, ObjectStore, ObjectStoreSettings
 from components.platform import Platform
 from components.runtime import Files, Job, Limits, Workload
 from components.seaweedfs import Seaweedfs
@@ -69,7 +69,7 @@ class Artifacts(pulumi.ComponentResource):
                     "SOURCE_ENDPOINT": source.endpoint,
                     "TARGET_ENDPOINT": target.endpoint,
                     "AWS_SHARED_CREDENTIALS_FILE": "/run/secrets/aws-credentials",
-                    "AWS_DEFAULT_REGION": REGION,
+                    **CLIENT_ENVIRONMENT,
                     **kinds,
                 },
                 files=[

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from components import names, traefik
 from components.credentials import Credential, fernet_key
-from components.object_store import REGION, ObjectStore
+from components.object_store import CLIENT_ENVIRONMENT, ObjectStore
 from components.platform import Platform
 from components.postgres import Postgres
 from components.runtime import Files, HealthCheck, Job, Limits, Publish, Service, Workload, predecessor_gone
@@ -212,14 +212,10 @@ def allowed_hosts(service: str, hostname: str | None, bind_address: str) -> list
 
 
 def _environment(settings: ServerSettings, database: Postgres, artifacts: ObjectStore) -> dict[str, str]:
-    return {
+    return CLIENT_ENVIRONMENT | {
         "MLFLOW_BACKEND_STORE_URI": database.uri,
         "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{artifacts.bucket}/artifacts",
         "MLFLOW_S3_ENDPOINT_URL": artifacts.endpoint,
-        "AWS_DEFAULT_REGION": REGION,
-        # Checksum trailers, on by default in newer clients, are not every object store's.
-        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
         "MLFLOW_HOST": "0.0.0.0",  # noqa: S104 - inside the container
         "MLFLOW_PORT": str(PORT),
         "MLFLOW_WORKERS": str(settings.workers),

@@ -16,6 +16,14 @@ ADMIN = "mlflow-admin"
 USER = "mlflow"
 """The identities: one that may do everything, one that may use the bucket."""
 
+CLIENT_ENVIRONMENT = {
+    "AWS_DEFAULT_REGION": REGION,
+    # Checksum trailers, on by default in newer clients, are not every object store's.
+    "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+    "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+}
+"""What boto3 is told, wherever it runs."""
+
 
 class ObjectStoreSettings(Settings):
     """What an operator may set under `mlflow:objectStore`."""
