@@ -15,6 +15,8 @@ from components.seaweedfs import Seaweedfs
 
 STORES: dict[ObjectStoreKind, type[Minio | Seaweedfs]] = {"minio": Minio, "seaweedfs": Seaweedfs}
 ASSETS = Path(__file__).parent.parent / "assets" / "copy"
+COPY_TIMEOUT_SECONDS = 24 * 3600
+"""A terabyte at 20 MB/s takes 14 hours; an `up` that was cut off goes on where it was."""
 
 
 class Artifacts(pulumi.ComponentResource):
@@ -90,7 +92,3 @@ class Artifacts(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self),
         )
         return dataclasses.replace(target, ready=job.done, credentials=[*target.credentials, *source.credentials])
-
-
-COPY_TIMEOUT_SECONDS = 24 * 3600
-"""A terabyte at 20 MB/s takes 14 hours; an `up` that was cut off goes on where it was."""
