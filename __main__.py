@@ -16,6 +16,7 @@ config = StackConfig.load()
 docker_host = pulumi.Config("docker").get("host")
 preconditions.require(
     docker_host,
+    images=config.pulled_images,
     postgres_major=config.postgres_major,
     object_store=config.object_store,
     traefik=config.traefik,

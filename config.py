@@ -10,7 +10,8 @@ import pulumi
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from components.images import Image, ImagesSettings
+from components import packaged
+from components.images import DEFAULTS, Image, ImagesSettings
 from components.mlflow import BASE_MB, JOBS_MB, MAX_OVERFLOW, POOL_SIZE, WORKER_MB, Route, ServerSettings
 from components.object_store import ObjectStoreSettings
 from components.postgres import PostgresSettings
@@ -170,11 +171,12 @@ def _contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
             f"mlflow:traefik.certResolver: {traefik.cert_resolver!r} has no use while mlflow:traefik.tls is false; "
             "set tls to true, or remove certResolver",
         )
-    if (_major(config.images.postgres.ref) or 0) < OLDEST_POSTGRES or "alpine" in config.images.postgres.ref:
+    postgres = config.images.postgres.ref
+    if postgres != packaged.ref("postgres") and ((_major(postgres) or 0) < OLDEST_POSTGRES or "alpine" in postgres):
         yield (
             {"images"},
             "mlflow:images.postgres.ref: must be the Debian variant with a tag that begins with a major version of at "
-            f"least {OLDEST_POSTGRES}, such as postgres:18.6, got {config.images.postgres.ref!r}",
+            f"least {OLDEST_POSTGRES}, such as postgres:18.6, got {postgres!r}",
         )
     if server.bind_address == "0.0.0.0" and config.hostname is None:  # noqa: S104
         yield (
@@ -183,7 +185,7 @@ def _contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
             "that it knows only",
         )
     yield from _object_store_contradictions(config.object_store)
-    yield from _archive_contradictions(config)
+    yield from _image_contradictions(config)
     yield from _ports_used_twice(config)
 
 
@@ -202,7 +204,16 @@ def _object_store_contradictions(store: ObjectStoreSettings) -> Iterator[tuple[s
         yield {"objectStore"}, f"mlflow:objectStore.consolePort: {store.kind} has no console; remove it"
 
 
-def _archive_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
+def _image_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
+    images = config.images
+    if images.source == "packages":
+        if "minio" in config.object_store.kinds and images.minio.ref == DEFAULTS["minio"]["ref"]:
+            yield (
+                {"images", "objectStore"},
+                "mlflow:images.source: there is no package of MinIO; set mlflow:objectStore.kind to seaweedfs",
+            )
+    elif images.debian_sources:
+        yield {"images"}, "mlflow:images.debianSources: has no use while mlflow:images.source is registry; remove it"
     pinned = [image.ref for image in config.pulled_images if image.digest != NO_DIGEST]
     if config.images.archive and pinned:
         yield (

@@ -3,14 +3,14 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pulumi
 import pulumi_docker as docker
 from pydantic import Field, model_validator
 
-from components import names
-from components.settings import NO_DIGEST, Digest, ImageName, Settings
+from components import names, packaged
+from components.settings import NO_DIGEST, AptSource, Digest, ImageName, Settings
 
 CONTEXT = "mlflow"
 """The folder from which the MLflow image is built."""
@@ -48,9 +48,8 @@ DEFAULTS = {
 }
 
 
-def _completed(key: str, typed: dict[str, Any]) -> dict[str, Any]:
+def _completed(default: dict[str, str], typed: dict[str, Any]) -> dict[str, Any]:
     """Fill in what was not typed. The digest of another tag is another image's, so it does not come along."""
-    default = DEFAULTS.get(key, {})
     ref = typed.get("ref", default.get("ref"))
     same_tag = str(ref).rpartition(":")[2] == default.get("ref", "").rpartition(":")[2]
     return {**(default if same_tag else {}), **typed}
@@ -62,6 +61,16 @@ class ImagesSettings(Settings):
     A mirror of the default needs its `ref` only and keeps the digest; another tag has no digest until one is given.
     """
 
+    source: Literal["registry", "packages"] = Field(
+        default="registry",
+        description="Where images come from whose `ref` is not set. With `packages`, `make up` builds them from "
+        "Debian's and Python's packages; there is none of MinIO. See docs/operations.md#without-a-registry.",
+    )
+    debian_sources: tuple[AptSource, ...] = Field(
+        default=(),
+        description="For `source: packages`: where Debian 13 is, as lines of apt's sources.list. Without them, the "
+        "mirror that this host uses.",
+    )
     postgres: Image = Field(default=Image(**DEFAULTS["postgres"]), description="The database.")
     minio: Image = Field(default=Image(**DEFAULTS["minio"]), description="The object store `minio`.")
     minio_client: Image = Field(
@@ -86,7 +95,15 @@ class ImagesSettings(Settings):
     def _keep_what_is_not_named(cls, values: Any) -> Any:  # noqa: ANN401 - pydantic hands over whatever was typed
         if not isinstance(values, dict):
             return values
-        return {key: _completed(key, value) if isinstance(value, dict) else value for key, value in values.items()}
+        defaults: dict[str, dict[str, str]] = DEFAULTS
+        if values.get("source") == "packages":
+            packages = {key: {"ref": packaged.ref(key)} for key in packaged.NAMES}
+            defaults = DEFAULTS | packages
+            values = packages | values
+        return {
+            key: _completed(defaults.get(key, {}), value) if isinstance(value, dict) else value
+            for key, value in values.items()
+        }
 
     def deployed(self, stores: Sequence[str]) -> dict[str, Image]:
         """Return every image that runs as it is, with these object stores."""
@@ -99,7 +116,14 @@ class ImagesSettings(Settings):
 
     def pulled(self, stores: Sequence[str]) -> list[Image]:
         """Return every image that must be on the host before anything is deployed."""
-        return [*self.deployed(stores).values(), *([] if self.mlflow else [self.python])]
+        built_on = [] if self.mlflow else [self.python, self.builder]
+        return list(dict.fromkeys([*self.deployed(stores).values(), *built_on]))
+
+    @property
+    def builder(self) -> Image:
+        """What MLflow is installed on, before it is copied onto `python`."""
+        own = self.python.ref == packaged.ref("python")
+        return Image(ref=packaged.ref(packaged.BUILDER)) if own else self.python
 
 
 class Images(pulumi.ComponentResource):
@@ -121,7 +145,7 @@ class Images(pulumi.ComponentResource):
         super().__init__("mlflow:components:Images", name, None, opts)
         self._ids = {key: self._pull(key, image) for key, image in settings.deployed(stores).items()}
         if settings.mlflow is None:
-            self._ids["mlflow"] = self._build("mlflow", settings.python)
+            self._ids["mlflow"] = self._build("mlflow", settings.python, settings.builder)
         self.register_outputs({**self._ids})
 
     @property
@@ -159,14 +183,14 @@ class Images(pulumi.ComponentResource):
         )
         return pulled.image_id
 
-    def _build(self, name: str, base: Image) -> pulumi.Output[str]:
+    def _build(self, name: str, base: Image, builder: Image) -> pulumi.Output[str]:
         built = docker.RemoteImage(
             f"{name}-image",
             name=image_name(base),
             build={
                 # Relative, and the same builder for everyone: otherwise a laptop and CI plan each other's change.
                 "context": CONTEXT,
-                "build_args": {"BASE_IMAGE": base.name},
+                "build_args": {"BASE_IMAGE": base.name, "BUILD_IMAGE": builder.name},
                 "builder": "default",
                 # With it, the id differs at each build on the containerd image store.
                 "provenance": "false",

@@ -1,10 +1,12 @@
 """What must hold on the Docker host before the first change. Asked at `up` only, and all at once."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pulumi
 
-from components import names
+from components import names, packaged
+from components.images import Image
 from components.object_store import ObjectStoreSettings
 from components.traefik import TraefikSettings
 
@@ -107,7 +109,12 @@ def _environment(container: dict[str, Any]) -> dict[str, str]:
 
 
 def require(
-    docker_host: str | None, *, postgres_major: int, object_store: ObjectStoreSettings, traefik: TraefikSettings
+    docker_host: str | None,
+    *,
+    images: Sequence[Image],
+    postgres_major: int,
+    object_store: ObjectStoreSettings,
+    traefik: TraefikSettings,
 ) -> None:
     """Raise `RunError` with everything that stands in the way. A plan asks nothing."""
     if pulumi.runtime.is_dry_run():
@@ -123,7 +130,11 @@ def require(
             postgres_major=postgres_major,
             object_store=object_store,
             traefik=traefik,
-        )
+        ) + [
+            f"mlflow:images.source: {image.name} has not been built yet\n    type: make up, which builds it"
+            for image in images
+            if packaged.is_one(image.ref) and not daemon.has_image(image.name)
+        ]
     except UNREACHABLE as error:
         problems = [f"the Docker daemon does not answer: {error}\n    type: make doctor"]
     if problems:

@@ -76,6 +76,13 @@ Middleware = Annotated[
         "must be <name>@<provider> as Traefik's dashboard shows it, such as authelia@docker",
     ),
 ]
+AptSource = Annotated[
+    str,
+    in_words(
+        r"deb (\[[^\]]+\] )?\S+ \S+( \S+)+",
+        "must be a line of apt's sources.list such as deb https://mirror.example.com/debian trixie main",
+    ),
+]
 ImageName = Annotated[
     str,
     in_words(

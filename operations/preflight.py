@@ -8,9 +8,10 @@ import subprocess
 import time
 from pathlib import Path
 
-from components import names, preconditions
+from components import names, packaged, preconditions
 from components.daemon import UNREACHABLE, Daemon
 from config import StackConfig
+from operations import packages
 from operations.checkout import ROOT, Stack
 from operations.console import StopError, confirmed, interactive, say
 
@@ -231,11 +232,14 @@ def _bound(address: str, port: int) -> bool:
 
 
 def require_images(stack: Stack) -> None:
-    """Load or pull what is not on the host yet; raise `StopError` naming every image that cannot be had."""
+    """Load, build or pull what is not on the host yet; raise `StopError` naming every image that cannot be had."""
     daemon = stack.daemon
     archive = stack.settings.images.archive
     if archive and not all(daemon.has_image(image.name) for image in stack.settings.pulled_images):
         _load(daemon, ROOT / archive)
+    wanted = {image.ref for image in stack.settings.pulled_images}
+    if of_packages := [name for name in packaged.NAMES if packaged.ref(name) in wanted]:
+        packages.build(daemon, of_packages, list(stack.settings.images.debian_sources))
     present: set[str] = set()
     missing: list[tuple[str, str]] = []
     for image in stack.settings.pulled_images:

@@ -1,0 +1,21 @@
+#!/bin/sh
+# usage: setup.sh before|after ROOT
+set -eu
+
+# Before Debian's package makes a user and a cluster of its own: the official image's user, and no cluster.
+before() {
+    echo 'postgres:x:999:' >>"$1/etc/group"
+    echo 'postgres:x:999:999::/var/lib/postgresql:/bin/bash' >>"$1/etc/passwd"
+    mkdir -p "$1/etc/postgresql-common/createcluster.d"
+    echo 'create_main_cluster = false' >"$1/etc/postgresql-common/createcluster.d/none.conf"
+}
+
+after() {
+    # Postgres compiles queries with it where they are large; MLflow's are not, and it is a third of the image.
+    rm -rf "$1"/usr/lib/postgresql/17/lib/bitcode "$1"/usr/lib/postgresql/17/lib/llvmjit*
+    rm -rf "$1"/usr/lib/*/libLLVM*.so* "$1"/usr/lib/*/libz3.so*
+    install -d -o 999 -g 999 -m 1777 "$1/var/lib/postgresql"
+    install -d -o 999 -g 999 -m 3777 "$1/run/postgresql"
+}
+
+"$1" "$2"

