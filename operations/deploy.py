@@ -4,10 +4,10 @@ import os
 import time
 
 from components import names
-from operations import preflight
+from operations import preflight, rehearse
 from operations.checkout import ROOT, Stack
 from operations.console import StopError, answer, interactive, require_name, say
-from operations.engine import Engine
+from operations.engine import Engine, NoEngineError
 from operations.recovery import recover
 from operations.saved import save_credentials, tell_what_to_keep
 
@@ -23,8 +23,25 @@ def up(stack: Stack) -> None:
     preflight.require_images(stack)
     if disk := preflight.disk_problem(stack.daemon):
         say(f"warning: {disk}")
-    engine = Engine(stack)
+    if rehearse.asked_for():
+        rehearse.up(stack, "it was asked for")
+    else:
+        try:
+            engine = Engine(stack)
+        except NoEngineError as error:
+            rehearse.up(stack, str(error))
+        else:
+            _up(engine)
+    settings = stack.settings
+    say(f'\nMLflow is ready. Use it from Python: eval "$(make -s client STACK={stack.name})"')
+    answer(settings.route.url(settings.server))
+
+
+def _up(engine: Engine) -> None:
+    """Deploy by the engine, and save the secrets."""
+    stack = engine.stack
     new = engine.select()
+    rehearse.hand_over(engine)
     recover(engine)
     approval = _approval(stack, "deploy")
     # The plan of a new stack says "create" 48 times: where nobody is asked about it, nobody waits for it.
@@ -38,9 +55,6 @@ def up(stack: Stack) -> None:
             f"  what works was left as it is; mend the cause, then type: make up STACK={stack.name}"
         )
     tell_what_to_keep(engine, save_credentials(engine))
-    settings = stack.settings
-    say(f'\nMLflow is ready. Use it from Python: eval "$(make -s client STACK={stack.name})"')
-    answer(settings.route.url(settings.server))
 
 
 def _show_build_log(since: float) -> None:
@@ -62,6 +76,9 @@ def preview(stack: Stack) -> None:
 
 def down(stack: Stack) -> None:
     """Stop everything and keep the data."""
+    if rehearse.owns(stack):
+        rehearse.down(stack)
+        return
     engine = Engine(stack)
     engine.select()
     recover(engine)
@@ -80,6 +97,9 @@ def down(stack: Stack) -> None:
 
 def destroy(stack: Stack) -> None:
     """Delete everything, the data included, and prove that nothing is left."""
+    if rehearse.owns(stack):
+        rehearse.destroy(stack)
+        return
     doomed = ", ".join(_data_volumes(stack)) or "no data volume"
     require_name(stack.name, f"This deletes every run, model and artifact of {stack.name} ({doomed}), for ever.")
     engine = Engine(stack)

@@ -60,7 +60,7 @@ def install_cli(downloads: str = DOWNLOADS) -> Path:
         checksums = _download(f"{release}/pulumi-{INSTALLED_VERSION}-checksums.txt").decode()
         content = _download(f"{release}/{archive}")
     except OSError as error:
-        raise StopError(
+        raise NoEngineError(
             f"the Pulumi CLI is not on the PATH, and could not be downloaded: {error}\n"
             f"  install Pulumi {'.'.join(map(str, MINIMUM_VERSION))} or newer yourself "
             "(https://www.pulumi.com/docs/install/), then try again"
@@ -110,6 +110,10 @@ def chosen_backend() -> str | None:
 def passphrase_path(stack: Stack) -> Path:
     """Where the generated passphrase of a stack is, one for each."""
     return config_home() / f"{stack.name}.passphrase"
+
+
+class NoEngineError(StopError):
+    """There is no Pulumi CLI here, and none could be downloaded."""
 
 
 class Engine:

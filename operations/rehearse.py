@@ -1,0 +1,152 @@
+"""Deploying dev without the Pulumi engine, and handing over to it once it is there. See rehearsal/."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import yaml
+from pydantic.alias_generators import to_camel
+
+from components import names
+from operations.checkout import ROOT, Stack, state_home
+from operations.console import StopError, require_name, say
+from operations.engine import Engine
+from rehearsal.host import HASH_LABEL, Host
+from rehearsal.monitor import run
+from rehearsal.passwords import Passwords
+
+ASKED_FOR = "REHEARSAL"
+"""The variable that asks for a rehearsal of a stack with another name, by 1. Never of one that protects its data."""
+DEV = "dev"
+
+
+def asked_for() -> bool:
+    """Whether somebody wants a rehearsal, engine or not."""
+    return os.environ.get(ASKED_FOR) == "1"
+
+
+def is_possible(stack: Stack) -> bool:
+    """Whether a rehearsal may stand in for the engine: for dev, or where it was asked for by name."""
+    return (stack.name == DEV or asked_for()) and not stack.settings.protect_data
+
+
+def owns(stack: Stack) -> bool:
+    """Whether this stack was last deployed by a rehearsal."""
+    return _passwords(stack).path.exists()
+
+
+def _passwords(stack: Stack) -> Passwords:
+    return Passwords(state_home() / "rehearsal" / f"{stack.name}.json")
+
+
+def up(stack: Stack, reason: str) -> None:
+    """Deploy by the rehearsal; raise `StopError` with everything that went wrong."""
+    if not is_possible(stack):
+        raise StopError(f"{reason}\n  (a rehearsal is for dev alone)")
+    if encrypted := [key for key, value in stack.values.items() if isinstance(value, dict) and "secure" in value]:
+        raise StopError(
+            f"{reason}\n  a rehearsal cannot stand in: {stack.path.name} has secrets that only Pulumi reads: "
+            f"{', '.join(encrypted)}"
+        )
+    passwords = _passwords(stack)
+    say(
+        f"\n*** A REHEARSAL, NOT PULUMI: {reason.splitlines()[0]}\n"
+        "*** The same program makes the same containers, by a small deployer of this project: no plan, no state, no\n"
+        f"*** drift. Secrets are in {passwords.path}, readable by you only. For dev only.\n"
+        "*** Once the Pulumi CLI can be had, `make up` hands all of it over to Pulumi, data included.\n"
+    )
+    with _alone(stack):
+        host = Host(stack.daemon, stack.name, ROOT)
+        os.chdir(ROOT)
+        problems = run(
+            ROOT / "__main__.py",
+            host=host,
+            passwords=passwords,
+            project=str(yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["name"]),
+            config={key: _encoded(value) for key, value in stack.values.items()},
+            say=say,
+        )
+        if problems:
+            raise StopError(
+                f"the rehearsal of {stack.name} did not complete\n"
+                + "\n".join(f"  {problem}" for problem in problems)
+                + f"\n  what works was left as it is; mend the cause, then type: make up STACK={stack.name}"
+            )
+        host.prune()
+
+
+def _encoded(value: Any) -> str:  # noqa: ANN401 - YAML
+    """Spell a value of the stack's file as Pulumi hands it to a program."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+@contextmanager
+def _alone(stack: Stack) -> Iterator[None]:
+    """Hold the stack's lock, which ends with the process; raise `StopError` if somebody else does."""
+    path = _passwords(stack).path.with_suffix(".lock")
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StopError(f"stack {stack.name} is being changed by another rehearsal; wait for it") from None
+        yield
+
+
+def down(stack: Stack) -> None:
+    """Remove what the rehearsal made; the data volumes and their passwords stay."""
+    with _alone(stack):
+        Host(stack.daemon, stack.name, ROOT).prune()
+    kept = sorted(volume for volume in stack.daemon.volumes() if names.is_data_volume(stack.name, volume))
+    say(
+        f"\n{stack.name} is stopped. Its data are kept in {', '.join(kept) or 'no volume'}, and what opens them in "
+        f"{_passwords(stack).path}.\nStart it again: make up STACK={stack.name}\n"
+        f"Delete it with all its data: make destroy STACK={stack.name} CONFIRM={stack.name}"
+    )
+
+
+def destroy(stack: Stack) -> None:
+    """Delete what the rehearsal made, the data and the passwords included."""
+    doomed = sorted(volume for volume in stack.daemon.volumes() if names.is_data_volume(stack.name, volume))
+    require_name(
+        stack.name,
+        f"This deletes every run, model and artifact of {stack.name} ({', '.join(doomed) or 'no data volume'}), "
+        "for ever.",
+    )
+    with _alone(stack):
+        Host(stack.daemon, stack.name, ROOT).prune()
+        for volume in doomed:
+            stack.daemon.api.remove_volume(volume)
+        _passwords(stack).path.unlink()
+    say(f"{stack.name} is gone: no container, network or volume is left, and no secret.")
+
+
+def hand_over(engine: Engine) -> None:
+    """Give the engine a rehearsed stack: its secrets into the config, its containers out of the way.
+
+    The data volumes stay as they are, and what the engine makes next finds them. A hand-over that was cut off is
+    done again from its beginning.
+    """
+    stack = engine.stack
+    if not owns(stack):
+        return
+    say(f"{stack.name} was deployed by a rehearsal; handing it over to Pulumi")
+    known = json.loads(engine.call("config", "--json"))
+    for name, value in _passwords(stack).read().items():
+        key = to_camel(name.replace("-", "_"))
+        if f"mlflow:{key}" not in known:
+            engine.call("config", "set", "--secret", key, stdin=value)
+    # An engine without its providers must not find out after the containers are gone.
+    if engine.show("preview", "--suppress-outputs"):
+        raise StopError("Pulumi cannot plan this stack; the reason is above. The rehearsed one was left as it is")
+    with _alone(stack):
+        Host(stack.daemon, stack.name, ROOT).prune()
+        _passwords(stack).path.unlink()
+
+
+def is_rehearsed(labels: dict[str, str] | None) -> bool:
+    """Whether a container with these labels was made by a rehearsal."""
+    return HASH_LABEL in (labels or {})

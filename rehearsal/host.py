@@ -1,0 +1,263 @@
+"""What a program's resources are on the Docker host, made as the Pulumi provider makes them.
+
+A container carries the hash of what it was made from: one that is there with the same hash, and did what it is for,
+is kept; anything else is replaced, after whoever must not outlive it. A killed run leaves nothing that the next one
+does not either keep or replace.
+"""
+
+import hashlib
+import io
+import json
+import tarfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from docker.errors import NotFound
+
+from components import names
+from components.daemon import Daemon
+
+HASH_LABEL = "mlflow.rehearsal"
+"""On everything that a rehearsal made: the SHA-256 of what it was made from."""
+FOLLOWS_LABEL = "mlflow.rehearsal.follows"
+"""Containers that are replaced before this one may live on, by name: Pulumi's `replaceWith`."""
+BUILD_TIMEOUT_SECONDS = 1800
+NETWORK_KEYS = {"name", "internal", "labels"}
+VOLUME_KEYS = {"name", "labels"}
+CONTAINER_KEYS = {
+    *("name", "image", "entrypoints", "command", "envs", "user", "readOnly", "capabilities", "securityOpts", "memory"),
+    *("memorySwap", "cpus", "shmSize", "tmpfs", "networkMode", "networksAdvanced", "volumes", "logDriver", "logOpts"),
+    *("labels", "restart", "init", "healthcheck", "ports", "stopTimeout", "destroyGraceSeconds", "mustRun", "start"),
+    *("uploads", "attach", "logs"),
+}
+"""Every argument that is understood. One that is not is refused: it would be ignored."""
+
+
+class RehearsalError(Exception):
+    """What the rehearsal cannot do, in words."""
+
+
+class Host:
+    """The Docker daemon, for one run of one stack. Its methods are called from several threads at once."""
+
+    def __init__(self, daemon: Daemon, stack: str, folder: Path) -> None:
+        """Deploy `stack` to `daemon`; paths of the program are below `folder`."""
+        self.daemon = daemon
+        self.stack = stack
+        self.folder = folder
+        self.used: set[str] = set()
+        """Names of everything that the program asked for in this run."""
+        self._removing = threading.Lock()
+
+    def image(self, inputs: dict[str, Any]) -> str:
+        """Return the id of an image that is on the host, built if it is to be built; raise `RehearsalError` if not."""
+        name, build = inputs["name"], inputs.get("build")
+        if build and not self.daemon.has_image(name):
+            events = self.daemon.api.build(
+                path=str(self.folder / build["context"]),
+                tag=name,
+                buildargs=build["buildArgs"],
+                rm=True,
+                decode=True,
+                timeout=BUILD_TIMEOUT_SECONDS,
+            )
+            with (self.folder / build["buildLogFile"]).open("w") as log:
+                for event in events:
+                    log.write(event.get("stream", ""))
+                    if "error" in event:
+                        raise RehearsalError(f"the build of {name} failed: {event['error']}")
+        try:
+            return str(self.daemon.api.inspect_image(name)["Id"])  # type: ignore[no-untyped-call]
+        except NotFound:
+            raise RehearsalError(f"the image {name} is not on this host") from None
+
+    def network(self, inputs: dict[str, Any]) -> str:
+        """Return the id of a network, made if there is none, made again if it is another."""
+        _only(NETWORK_KEYS, inputs)
+        name, wanted = inputs["name"], _hash(inputs)
+        self.used.add(name)
+        for found in self.daemon.api.networks(names=[name]):
+            if found["Name"] != name:
+                continue
+            if self._ours(name, found["Labels"]) == wanted:
+                return str(found["Id"])
+            for container in self._made():
+                if name in container["NetworkSettings"]["Networks"]:
+                    self._remove(container["Names"][0].lstrip("/"))
+            self.daemon.api.remove_network(found["Id"])
+        labels = _labels(inputs) | {HASH_LABEL: wanted}
+        made = self.daemon.api.create_network(
+            name, driver="bridge", internal=inputs.get("internal", False), labels=labels, check_duplicate=True
+        )
+        return str(made["Id"])
+
+    def volume(self, inputs: dict[str, Any]) -> str:
+        """Return the name of a volume, made if there is none. One that is there keeps what is in it."""
+        _only(VOLUME_KEYS, inputs)
+        labels = _labels(inputs)
+        # A data volume carries no label, and is nobody's to prune.
+        self.daemon.api.create_volume(inputs["name"], labels=labels | {HASH_LABEL: _hash(inputs)} if labels else None)
+        self.used.add(inputs["name"])
+        return str(inputs["name"])
+
+    def container(self, inputs: dict[str, Any], *, follows: Sequence[str], generation: str) -> tuple[str, str]:
+        """Return the id of a container and the hash of what it was made from.
+
+        `follows` are the containers that it must not outlive; `generation` is what they were made from.
+        """
+        _only(CONTAINER_KEYS, inputs)
+        name = inputs["name"]
+        wanted = _hash([inputs, generation])
+        self.used.add(name)
+        found = self.daemon.inspect(name)
+        if (
+            found is None
+            or self._ours(name, found["Config"]["Labels"]) != wanted
+            or not _as_it_should_be(found, inputs)
+        ):
+            self._remove(name)
+            marks = {HASH_LABEL: wanted, FOLLOWS_LABEL: ",".join(sorted(follows))}
+            body = container_body(inputs, marks)
+            container_id = self.daemon.api.create_container_from_config(body, name)["Id"]  # type: ignore[no-untyped-call]
+            if inputs.get("networksAdvanced"):
+                self.daemon.api.disconnect_container_from_network(container_id, "bridge")
+            for network in inputs.get("networksAdvanced", []):
+                self.daemon.api.connect_container_to_network(container_id, network["name"])
+            fresh = True
+        else:
+            container_id, fresh = found["Id"], False
+        for upload in inputs.get("uploads", []):
+            # Also where it is there already: a run that was killed may not have come so far.
+            self.daemon.api.put_archive(container_id, "/", _archive(upload))
+        if fresh and inputs.get("start", True):
+            self.daemon.api.start(container_id)
+        return str(container_id), wanted
+
+    def prune(self) -> None:
+        """Remove what earlier runs made and this one did not ask for. Data volumes are not among it."""
+        for container in self._made():
+            name = container["Names"][0].lstrip("/")
+            if name not in self.used:
+                self._remove(name)
+        ours = {"label": [HASH_LABEL, f"{names.STACK_LABEL}={self.stack}"]}
+        for network in self.daemon.api.networks(filters=ours):
+            if network["Name"] not in self.used:
+                self.daemon.api.remove_network(network["Id"])
+        for volume in self.daemon.api.volumes(filters=ours)["Volumes"] or []:
+            if volume["Name"] not in self.used:
+                self.daemon.api.remove_volume(volume["Name"])
+
+    def _made(self) -> list[dict[str, Any]]:
+        """Return every container of this stack that a rehearsal made."""
+        ours = {"label": [HASH_LABEL, f"{names.STACK_LABEL}={self.stack}"]}
+        found: list[dict[str, Any]] = self.daemon.api.containers(all=True, filters=ours)
+        return found
+
+    def _ours(self, name: str, labels: dict[str, str] | None) -> str:
+        """Return the hash of what something was made from; raise `RehearsalError` if somebody else made it."""
+        if HASH_LABEL not in (labels or {}):
+            raise RehearsalError(
+                f"{name} is there already, and no rehearsal made it: Pulumi did, or somebody by hand\n"
+                "  put pulumi on the PATH again to go on with that deployment; nothing of it was changed"
+            )
+        return (labels or {})[HASH_LABEL]
+
+    def _remove(self, name: str) -> None:
+        """Stop and remove a container, after those that must not outlive it."""
+        for follower in self._made():
+            if name in follower["Labels"].get(FOLLOWS_LABEL, "").split(","):
+                self._remove(follower["Names"][0].lstrip("/"))
+        with self._removing:
+            found = self.daemon.inspect(name)
+            if found is None:
+                return
+            if found["State"]["Running"]:
+                self.daemon.api.stop(found["Id"], timeout=found["Config"].get("StopTimeout") or 10)
+            self.daemon.api.remove_container(found["Id"], v=True, force=True)
+
+
+def _only(known: set[str], inputs: dict[str, Any]) -> None:
+    if unknown := sorted(set(inputs) - known):
+        raise RehearsalError(f"{inputs.get('name')}: the rehearsal does not know {', '.join(unknown)}")
+
+
+def _hash(made_from: object) -> str:
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+
+
+def _labels(inputs: dict[str, Any]) -> dict[str, str]:
+    return {label["label"]: label["value"] for label in inputs.get("labels", [])}
+
+
+def _as_it_should_be(found: dict[str, Any], inputs: dict[str, Any]) -> bool:
+    """Whether a container of the right make runs, or ran to a good end, or was never meant to be started."""
+    state = found["State"]
+    if not inputs.get("start", True) or state["Running"]:
+        return True
+    return not inputs.get("mustRun", True) and state["Status"] == "exited" and state["ExitCode"] == 0
+
+
+def container_body(inputs: dict[str, Any], marks: dict[str, str]) -> dict[str, Any]:
+    """Return Docker's own description of a container, with the defaults that the Pulumi provider sends."""
+    volumes = inputs.get("volumes", [])
+    ports = {f"{port['internal']}/{port.get('protocol', 'tcp')}": port for port in inputs.get("ports", [])}
+    body: dict[str, Any] = {
+        "Image": inputs["image"],
+        "Entrypoint": inputs.get("entrypoints"),
+        "Cmd": inputs.get("command"),
+        "Env": inputs.get("envs"),
+        "User": inputs.get("user", ""),
+        "Labels": _labels(inputs) | marks,
+        "Volumes": {volume["containerPath"]: {} for volume in volumes},
+        "ExposedPorts": {port: {} for port in ports},
+        "HostConfig": {
+            "Binds": [
+                f"{volume['volumeName']}:{volume['containerPath']}:{'ro' if volume.get('readOnly') else 'rw'}"
+                for volume in volumes
+            ],
+            "LogConfig": {"Type": inputs.get("logDriver", "json-file"), "Config": inputs.get("logOpts", {})},
+            "NetworkMode": inputs.get("networkMode", "bridge"),
+            "PortBindings": {
+                key: [{"HostIp": port.get("ip", "0.0.0.0"), "HostPort": str(port["external"])}]  # noqa: S104
+                for key, port in ports.items()
+            }
+            or None,
+            "RestartPolicy": {"Name": inputs.get("restart", "no"), "MaximumRetryCount": 0},
+            "CapDrop": inputs.get("capabilities", {}).get("drops"),
+            "ReadonlyRootfs": inputs.get("readOnly", False),
+            "SecurityOpt": inputs.get("securityOpts"),
+            "Tmpfs": inputs.get("tmpfs"),
+            "ShmSize": inputs.get("shmSize", 64) * 2**20,
+            "Memory": inputs.get("memory", 0) * 2**20,
+            "MemorySwap": inputs.get("memorySwap", 0) * 2**20,
+            "NanoCpus": round(float(inputs.get("cpus", 0)) * 10**9),
+            "Init": inputs.get("init", False),
+        },
+    }
+    if check := inputs.get("healthcheck"):
+        body["Healthcheck"] = {"Test": check["tests"], "Retries": check["retries"]} | {
+            docker: _nanoseconds(check[pulumi])
+            for docker, pulumi in (("Interval", "interval"), ("Timeout", "timeout"), ("StartPeriod", "startPeriod"))
+        }
+    if "stopTimeout" in inputs:
+        body["StopTimeout"] = inputs["stopTimeout"]
+    return body
+
+
+def _nanoseconds(duration: str) -> int:
+    """Read a duration as `components/runtime.py` spells it: 1m30s, 5s."""
+    minutes, _, seconds = duration.removesuffix("s").rpartition("m")
+    return (int(minutes or 0) * 60 + int(seconds)) * 10**9
+
+
+def _archive(upload: dict[str, Any]) -> bytes:
+    """Return a file as the archive that Docker unpacks at the root of a container."""
+    content = upload["content"].encode()
+    entry = tarfile.TarInfo(upload["file"].lstrip("/"))
+    entry.size, entry.mode = len(content), int(upload["permissions"], 8)
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.addfile(entry, io.BytesIO(content))
+    return archive.getvalue()
