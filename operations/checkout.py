@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ruamel.yaml import YAML
 
 from components.daemon import Daemon, resolve_host
 from config import NAMESPACE, InvalidSettingsError, StackConfig
@@ -68,6 +69,18 @@ class Stack:
             return StackConfig.parse(values, hidden=hidden)
         except InvalidSettingsError as error:
             raise StopError(f"{self.path.name}: {error}") from None
+
+    def set(self, section: str, **values: object) -> None:
+        """Set keys of one section in the stack's file. Its comments and its order stay."""
+        editor = YAML()
+        editor.preserve_quotes = True
+        editor.width = 4096
+        document = editor.load(self.path.read_text())
+        document["config"].setdefault(f"{NAMESPACE}:{section}", {}).update(values)
+        part = self.path.with_suffix(".part")
+        with part.open("w") as file:
+            editor.dump(document, file)
+        part.rename(self.path)
 
     @property
     def daemon(self) -> Daemon:

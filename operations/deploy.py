@@ -11,9 +11,6 @@ from operations.engine import Engine, NoEngineError
 from operations.recovery import recover
 from operations.saved import save_credentials, tell_what_to_keep
 
-UNATTENDED = "dev"
-"""The stack that nobody is asked about."""
-
 
 def up(stack: Stack) -> None:
     """Check, plan, deploy, save the secrets, print the URL."""
@@ -41,7 +38,7 @@ def _up(engine: Engine) -> None:
     """Deploy by the engine, and save the secrets."""
     stack = engine.stack
     new = engine.select()
-    rehearse.hand_over(engine)
+    handed_over = rehearse.hand_over(engine)
     recover(engine)
     approval = _approval(stack, "deploy")
     # The plan of a new stack says "create" 48 times: where nobody is asked about it, nobody waits for it.
@@ -54,7 +51,7 @@ def _up(engine: Engine) -> None:
             f"the deployment of {stack.name} did not complete; the reason is above, after 'error:'\n"
             f"  what works was left as it is; mend the cause, then type: make up STACK={stack.name}"
         )
-    tell_what_to_keep(engine, save_credentials(engine))
+    tell_what_to_keep(engine, [*handed_over, *save_credentials(engine)])
 
 
 def _show_build_log(since: float) -> None:
@@ -134,7 +131,7 @@ def _data_volumes(stack: Stack) -> list[str]:
 
 def _approval(stack: Stack, verb: str) -> list[str]:
     """Return the option that spares Pulumi's question, where nobody needs to answer it or somebody has."""
-    if stack.name == UNATTENDED or os.environ.get("YES") == "1":
+    if stack.name == preflight.UNATTENDED or os.environ.get("YES") == "1":
         return ["--yes"]
     if not interactive():
         raise StopError(f"{verb} {stack.name}?\n  without a terminal, answer with YES=1")

@@ -59,6 +59,11 @@ def build(daemon: Daemon, names: list[str], sources: list[str]) -> None:
         _build_builder(daemon)
 
 
+def can_build() -> bool:
+    """Whether this host has what builds images from packages, or can be given it."""
+    return bool(shutil.which("mmdebstrap")) or (os.geteuid() == 0 and bool(shutil.which("apt-get")))
+
+
 def _require_tools(daemon: Daemon) -> None:
     """Make sure that this host can build; raise `StopError` saying what it lacks."""
     if _machine(str(daemon.api.version()["Arch"])) != _machine(platform.machine()):

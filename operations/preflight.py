@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -10,11 +11,15 @@ from pathlib import Path
 
 from components import names, packaged, preconditions
 from components.daemon import UNREACHABLE, Daemon
-from config import StackConfig
+from config import SEAWEEDFS_MB, StackConfig
 from operations import packages
 from operations.checkout import ROOT, Stack
 from operations.console import StopError, confirmed, interactive, say
 
+UNATTENDED = "dev"
+"""The stack that nobody is asked about."""
+ANSWERED = re.compile("manifest|denied|unauthorized|forbidden|toomanyrequests|rate limit|not found", re.IGNORECASE)
+"""What a registry says that can be reached, and does not give an image."""
 MINIMUM_API = (1, 41)
 """Docker 20.10."""
 MINIMUM_FREE_GB = 5
@@ -250,13 +255,40 @@ def require_images(stack: Stack) -> None:
                 missing.append((image.name, error))
                 continue
         present.add(image.name)
-    if missing:
+    if missing and _without_registry(stack, [error for _, error in missing]):
+        _switch_to_packages(stack)
+        require_host(stack)
+        require_images(stack)
+    elif missing:
         lines = "\n".join(f"  {name}\n    {error}" for name, error in missing)
         raise StopError(
             f"{len(missing)} of {len(missing) + len(present)} images cannot be had; nothing was deployed\n{lines}\n"
             "  behind a mirror, name it: pulumi config set --path mlflow:images.postgres.ref MIRROR/postgres:18.6\n"
             "  without a registry, bring them from a machine that has them: docs/operations.md#without-a-registry"
         )
+
+
+def _without_registry(stack: Stack, errors: list[str]) -> bool:
+    """Whether this is a first `make up` of dev on a network without a registry, which packages can help."""
+    settings = stack.settings
+    return (
+        stack.name == UNATTENDED
+        and settings.images.source == "registry"
+        and not any(ANSWERED.search(error) for error in errors)
+        and not any(names.is_data_volume(stack.name, volume) for volume in stack.daemon.volumes())
+        and packages.can_build()
+    )
+
+
+def _switch_to_packages(stack: Stack) -> None:
+    """Write into the stack's file that its images come from packages, and its artifacts go where there is one."""
+    memory = max(SEAWEEDFS_MB, stack.settings.object_store.memory_mb)
+    stack.set("images", source="packages")
+    stack.set("objectStore", kind="seaweedfs", memoryMb=memory)
+    say(
+        f"no registry answers here: {stack.path.name} now says images.source: packages and, since there is no package "
+        f"of MinIO, objectStore.kind: seaweedfs\n  (to undo it: git checkout {stack.path.name})"
+    )
 
 
 def _load(daemon: Daemon, folder: Path) -> None:

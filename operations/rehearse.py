@@ -11,16 +11,16 @@ import yaml
 from pydantic.alias_generators import to_camel
 
 from components import names
+from operations import preflight
 from operations.checkout import ROOT, Stack, state_home
 from operations.console import StopError, require_name, say
 from operations.engine import Engine
-from rehearsal.host import HASH_LABEL, Host
+from rehearsal.host import Host
 from rehearsal.monitor import run
 from rehearsal.passwords import Passwords
 
 ASKED_FOR = "REHEARSAL"
 """The variable that asks for a rehearsal of a stack with another name, by 1. Never of one that protects its data."""
-DEV = "dev"
 
 
 def asked_for() -> bool:
@@ -30,7 +30,7 @@ def asked_for() -> bool:
 
 def is_possible(stack: Stack) -> bool:
     """Whether a rehearsal may stand in for the engine: for dev, or where it was asked for by name."""
-    return (stack.name == DEV or asked_for()) and not stack.settings.protect_data
+    return (stack.name == preflight.UNATTENDED or asked_for()) and not stack.settings.protect_data
 
 
 def owns(stack: Stack) -> bool:
@@ -124,19 +124,20 @@ def destroy(stack: Stack) -> None:
     say(f"{stack.name} is gone: no container, network or volume is left, and no secret.")
 
 
-def hand_over(engine: Engine) -> None:
+def hand_over(engine: Engine) -> list[str]:
     """Give the engine a rehearsed stack: its secrets into the config, its containers out of the way.
 
+    Returns the keys that the config has got from it, if it was one.
     The data volumes stay as they are, and what the engine makes next finds them. A hand-over that was cut off is
     done again from its beginning.
     """
     stack = engine.stack
     if not owns(stack):
-        return
+        return []
     say(f"{stack.name} was deployed by a rehearsal; handing it over to Pulumi")
     known = json.loads(engine.call("config", "--json"))
-    for name, value in _passwords(stack).read().items():
-        key = to_camel(name.replace("-", "_"))
+    secrets = {to_camel(name.replace("-", "_")): value for name, value in _passwords(stack).read().items()}
+    for key, value in secrets.items():
         if f"mlflow:{key}" not in known:
             engine.call("config", "set", "--secret", key, stdin=value)
     # An engine without its providers must not find out after the containers are gone.
@@ -145,8 +146,4 @@ def hand_over(engine: Engine) -> None:
     with _alone(stack):
         Host(stack.daemon, stack.name, ROOT).prune()
         _passwords(stack).path.unlink()
-
-
-def is_rehearsed(labels: dict[str, str] | None) -> bool:
-    """Whether a container with these labels was made by a rehearsal."""
-    return HASH_LABEL in (labels or {})
+    return list(secrets)
