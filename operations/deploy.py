@@ -20,23 +20,27 @@ def up(stack: Stack) -> None:
     preflight.require_images(stack)
     if disk := preflight.disk_problem(stack.daemon):
         say(f"warning: {disk}")
-    if rehearse.asked_for():
-        rehearse.up(stack, "it was asked for")
-    else:
-        try:
-            engine = Engine(stack)
-        except NoEngineError as error:
-            rehearse.up(stack, str(error))
-        else:
-            _up(engine)
+    started = time.time()
+    try:
+        _deploy(stack)
+    except StopError:
+        _show_build_log(started)
+        raise
     settings = stack.settings
     say(f'\nMLflow is ready. Use it from Python: eval "$(make -s client STACK={stack.name})"')
     answer(settings.route.url(settings.server))
 
 
-def _up(engine: Engine) -> None:
-    """Deploy by the engine, and save the secrets."""
-    stack = engine.stack
+def _deploy(stack: Stack) -> None:
+    """Deploy by the engine, and save the secrets; by a rehearsal where the engine cannot be had."""
+    if rehearse.asked_for():
+        rehearse.up(stack, "it was asked for")
+        return
+    try:
+        engine = Engine(stack)
+    except NoEngineError as error:
+        rehearse.up(stack, str(error))
+        return
     new = engine.select()
     handed_over = rehearse.hand_over(engine)
     recover(engine)
@@ -44,9 +48,7 @@ def _up(engine: Engine) -> None:
     # The plan of a new stack says "create" 48 times: where nobody is asked about it, nobody waits for it.
     plan = ["--skip-preview"] if new and approval else []
     say(f"deploying {stack.name} (where the MLflow image has changed, its build takes a minute or two)")
-    started = time.time()
     if engine.show("up", "--refresh", *approval, *plan):
-        _show_build_log(started)
         raise StopError(
             f"the deployment of {stack.name} did not complete; the reason is above, after 'error:'\n"
             f"  what works was left as it is; mend the cause, then type: make up STACK={stack.name}"

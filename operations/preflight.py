@@ -11,6 +11,7 @@ from pathlib import Path
 
 from components import names, packaged, preconditions
 from components.daemon import UNREACHABLE, Daemon
+from components.images import DEFAULTS
 from config import SEAWEEDFS_MB, StackConfig
 from operations import packages
 from operations.checkout import ROOT, Stack
@@ -20,6 +21,7 @@ UNATTENDED = "dev"
 """The stack that nobody is asked about."""
 ANSWERED = re.compile("manifest|denied|unauthorized|forbidden|toomanyrequests|rate limit|not found", re.IGNORECASE)
 """What a registry says that can be reached, and does not give an image."""
+DEFAULT_REFS = {image["ref"] for image in DEFAULTS.values()}
 MINIMUM_API = (1, 41)
 """Docker 20.10."""
 MINIMUM_FREE_GB = 5
@@ -255,7 +257,7 @@ def require_images(stack: Stack) -> None:
                 missing.append((image.name, error))
                 continue
         present.add(image.name)
-    if missing and _without_registry(stack, [error for _, error in missing]):
+    if missing and _without_registry(stack, missing):
         _switch_to_packages(stack)
         require_host(stack)
         require_images(stack)
@@ -268,13 +270,17 @@ def require_images(stack: Stack) -> None:
         )
 
 
-def _without_registry(stack: Stack, errors: list[str]) -> bool:
-    """Whether this is a first `make up` of dev on a network without a registry, which packages can help."""
-    settings = stack.settings
+def _without_registry(stack: Stack, missing: list[tuple[str, str]]) -> bool:
+    """Whether this is a first `make up` of dev on a network without a registry, which packages can help.
+
+    Not where somebody said where images are to come from: that is to be mended, and not worked around.
+    """
+    chosen = stack.settings.images
     return (
         stack.name == UNATTENDED
-        and settings.images.source == "registry"
-        and not any(ANSWERED.search(error) for error in errors)
+        and chosen.source == "registry"
+        and chosen.archive is None
+        and all(name.partition("@")[0] in DEFAULT_REFS and not ANSWERED.search(error) for name, error in missing)
         and not any(names.is_data_volume(stack.name, volume) for volume in stack.daemon.volumes())
         and packages.can_build()
     )

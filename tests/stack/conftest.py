@@ -1,22 +1,47 @@
-"""Real deployments. Skipped, with the reason, where daemon, engine or images are missing."""
+"""Real deployments, by the engine where it is here and by the rehearsal where it is not.
 
+Images come from the host, or are built from packages. Only what needs the engine itself is skipped without it.
+"""
+
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from components.daemon import Daemon, resolve_host
-from operations.checkout import Stack
-from tests.stack.deployment import NO_DIGESTS, Deployment, free_port, missing
+from operations import preflight
+from tests.stack.deployment import HAS_ENGINE, NO_DIGESTS, Deployment, free_port, has_images
+
+HAS_MINIO = has_images("minio")
+"""There is no package of MinIO."""
+REQUIRED = "REQUIRE_STACK"
+"""Set to 1 where a machine without Docker is a failure."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark this folder's tests, and skip them where they cannot run."""
-    lacks = missing()
-    for item in items:
-        if item.path.parent.name == "stack":
-            item.add_marker(pytest.mark.stack)
-            if lacks:
-                item.add_marker(pytest.mark.skip(reason="needs " + "; ".join(lacks)))
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark this folder's tests, and leave out those that cannot run."""
+    ours = [item for item in items if item.path.parent.name == "stack"]
+    problem = preflight.docker_problem(Daemon(resolve_host())) if ours else None
+    if problem and os.environ.get(REQUIRED) == "1":
+        raise pytest.UsageError(f"{REQUIRED}=1: {problem}")
+    for item in ours:
+        item.add_marker(pytest.mark.stack)
+        if problem:
+            item.add_marker(pytest.mark.skip(reason=f"needs Docker: {problem.splitlines()[0]}"))
+        elif item.get_closest_marker("engine") and not HAS_ENGINE:
+            item.add_marker(pytest.mark.skip(reason="needs the Pulumi engine: no pulumi on the PATH"))
+    if not HAS_MINIO:
+        without = [item for item in ours if item.get_closest_marker("minio")]
+        config.hook.pytest_deselected(items=without)
+        items[:] = [item for item in items if item not in without]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was tried, and what could not be."""
+    terminalreporter.write_line(
+        f"deployed by {'the Pulumi engine' if HAS_ENGINE else 'the rehearsal: no pulumi on the PATH'}; "
+        + ("with MinIO and SeaweedFS" if HAS_MINIO else "with SeaweedFS alone: MinIO's image is in no package index")
+    )
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +49,7 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Dev's settings, deployed."""
     deployment = Deployment(tmp_path_factory.mktemp("dev"), "dev")
     deployment.set("server.port", free_port())
+    deployment.use("minio" if HAS_MINIO else "seaweedfs")
     try:
         deployment.make("up")
         yield deployment
@@ -32,14 +58,14 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
 
 
 @pytest.fixture(scope="session")
-def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+def seaweedfs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Dev's settings with SeaweedFS for MinIO, deployed beside the others."""
-    image = Stack("dev").settings.images.seaweedfs
-    if not Daemon(resolve_host()).has_image(image.name):
-        pytest.skip(f"needs image: {image.name}")
+    if not HAS_MINIO:
+        yield request.getfixturevalue("dev")
+        return
     deployment = Deployment(tmp_path_factory.mktemp("seaweedfs"), "dev")
     deployment.set("server.port", free_port())
-    deployment.set("objectStore", {"kind": "seaweedfs"})
+    deployment.use("seaweedfs")
     try:
         deployment.make("up")
         yield deployment
@@ -47,9 +73,9 @@ def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
         deployment.remove()
 
 
-@pytest.fixture(params=["dev", "seaweedfs"])
+@pytest.fixture(params=["dev", pytest.param("seaweedfs", marks=pytest.mark.minio)])
 def each(request: pytest.FixtureRequest) -> Deployment:
-    """A deployment with each object store."""
+    """A deployment with each object store; one where the first has SeaweedFS already."""
     deployment: Deployment = request.getfixturevalue(request.param)
     return deployment
 
@@ -61,6 +87,10 @@ def prod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     network = f"{deployment.stack}-shared-network"
     deployment.set("traefik.network", network)
     deployment.set("images", NO_DIGESTS)
+    deployment.use("minio" if HAS_MINIO else "seaweedfs")
+    if deployment.rehearsed:
+        # A rehearsal does not touch what is protected.
+        deployment.set("protectData", "false")
     deployment.api.create_network(network)
     try:
         deployment.make("up")
@@ -68,3 +98,20 @@ def prod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     finally:
         deployment.remove()
         deployment.api.remove_network(network)
+
+
+@pytest.fixture(scope="session")
+def rehearsed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """Dev's settings from packages, deployed by the rehearsal even where the engine is here."""
+    if not HAS_ENGINE and not HAS_MINIO:
+        yield request.getfixturevalue("dev")
+        return
+    deployment = Deployment(tmp_path_factory.mktemp("rehearsed"), "dev", rehearsed=True)
+    deployment.set("server.port", free_port())
+    deployment.use("seaweedfs")
+    deployment.set("images.source", "packages")
+    try:
+        deployment.make("up")
+        yield deployment
+    finally:
+        deployment.remove()

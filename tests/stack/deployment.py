@@ -13,26 +13,27 @@ from typing import Any
 
 import docker
 import yaml
+from pydantic.alias_generators import to_camel
 
 from components import names
 from components.daemon import Daemon, resolve_host
+from config import SEAWEEDFS_MB
 from operations import engine, preflight
 from operations.checkout import Stack
+from rehearsal.passwords import Passwords
 
 ROOT = Path(__file__).parents[2]
 NO_DIGESTS = {"minio": {"digest": "none"}, "minioClient": {"digest": "none"}}
 """Images that were built or loaded here have none."""
+HAS_ENGINE = engine.find_cli() is not None
 
 
-def missing() -> list[str]:
-    """Return what this machine lacks for a deployment, of daemon, engine and images."""
+def has_images(store: str) -> bool:
+    """Whether the images of a stack with this object store are on the host, under the default names."""
     daemon = Daemon(resolve_host())
-    if problem := preflight.docker_problem(daemon):
-        return [f"daemon: {problem.splitlines()[0]}"]
-    lacks = [] if engine.find_cli() else ["engine: no pulumi on the PATH"]
-    return lacks + [
-        f"image: {image.ref}" for image in Stack("dev").settings.pulled_images if not daemon.has_image(image.ref)
-    ]
+    if preflight.docker_problem(daemon):
+        return False
+    return all(daemon.has_image(image.ref) for image in Stack("dev").settings.images.pulled([store]))
 
 
 def free_port() -> int:
@@ -50,7 +51,8 @@ class Deployment:
     settings: str
     """Whose stack file it starts from: dev or prod."""
     stack: str = field(default_factory=lambda: f"t{secrets.token_hex(3)}")
-    passphrase: str | None = None
+    rehearsed: bool = not HAS_ENGINE
+    """Whether it is deployed by the rehearsal, and not by the engine."""
 
     def __post_init__(self) -> None:
         self.checkout = self.folder / "checkout"
@@ -67,6 +69,8 @@ class Deployment:
             **{key: value for key, value in os.environ.items() if not key.startswith("PULUMI_CONFIG")},
             "PULUMI_BACKEND_URL": (self.folder / "state").as_uri(),
             "XDG_CONFIG_HOME": str(self.folder / "config"),
+            "XDG_STATE_HOME": str(self.folder / "home"),
+            "REHEARSAL": "1" if self.rehearsed else "0",
             "STACK": self.stack,
             "YES": "1",
         }
@@ -80,6 +84,14 @@ class Deployment:
 
     def name(self, service: str) -> str:
         return names.physical(self.stack, service)
+
+    def use(self, store: str) -> None:
+        """Choose the object store, and build what no registry gave this host."""
+        self.set("objectStore.kind", store)
+        if store == "seaweedfs":
+            self.set("objectStore.memoryMb", SEAWEEDFS_MB)
+        if not has_images(store):
+            self.set("images.source", "packages")
 
     def set(self, path: str, value: object) -> None:
         """Set `section.key` in the stack's file."""
@@ -166,10 +178,18 @@ class Deployment:
         return "\n".join(f"--- {name}\n{daemon.logs(name)}" for name in self.containers())
 
     def credentials(self) -> dict[str, str]:
+        """Return every generated secret by its key in the config."""
+        if self.rehearsed:
+            return {to_camel(name.replace("-", "_")): value for name, value in self.passwords.read().items()}
         found: dict[str, str] = json.loads(
             self.pulumi("stack", "output", "credentials", "--show-secrets", "--json").stdout
         )
         return found
+
+    @property
+    def passwords(self) -> Passwords:
+        """What a rehearsal keeps."""
+        return Passwords(self.folder / "home" / "pulumi-mlflow" / "rehearsal" / f"{self.stack}.json")
 
     def remove(self) -> None:
         """Remove whatever of this stack is on the Docker host."""

@@ -1,5 +1,7 @@
 """SeaweedFS in MinIO's place, tried on a real deployment, and the way from one to the other and back."""
 
+import pytest
+
 from components.seaweedfs import closing_certificate
 from tests.stack.deployment import Deployment
 from tests.stack.probes import HASHES, REWRITE, with_s3
@@ -41,20 +43,22 @@ def test_nobody_on_the_network_makes_himself_an_administrator(seaweedfs: Deploym
     assert code(f"--cert {strangers}") in refused
 
 
+@pytest.mark.minio
 def test_artifacts_move_to_minio_and_back_and_none_is_changed(seaweedfs: Deployment) -> None:
     seaweedfs.client_day(url(seaweedfs), megabytes=5)
     before = written_again(seaweedfs)
     for old, new in (("seaweedfs", "minio"), ("minio", "seaweedfs")):
-        seaweedfs.set("objectStore", {"kind": new})
+        seaweedfs.set("objectStore", {"kind": new, "memoryMb": 1024})
         assert f"{new} would start without this stack's artifacts" in seaweedfs.make("up", ok=False).stderr
-        seaweedfs.set("objectStore", {"kind": new, "copyFrom": old})
+        seaweedfs.set("objectStore", {"kind": new, "copyFrom": old, "memoryMb": 1024})
         assert f"docker stop {seaweedfs.name('server')}" in seaweedfs.make("up", ok=False).stderr
         seaweedfs.api.stop(seaweedfs.name("server"))
         seaweedfs.make("up")
         assert hashes(seaweedfs) == before
-        seaweedfs.pulumi("preview", "--expect-no-changes")
+        if not seaweedfs.rehearsed:
+            seaweedfs.pulumi("preview", "--expect-no-changes")
         assert "uses" in seaweedfs.make("up", ok=False).stderr
-        seaweedfs.set("objectStore", {"kind": new})
+        seaweedfs.set("objectStore", {"kind": new, "memoryMb": 1024})
         seaweedfs.make("up")
         assert seaweedfs.name(old) not in seaweedfs.containers()
         # The volume of the old store stays, with what will be outdated when it is moved back.

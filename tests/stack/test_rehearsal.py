@@ -1,0 +1,186 @@
+"""The rehearsal on a real daemon: what it makes is what the engine makes, and the engine takes it over."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+from typing import Any
+
+import pytest
+
+from rehearsal.host import FOLLOWS_LABEL, HASH_LABEL
+from tests.stack.deployment import Deployment, free_port
+from tests.stack.test_deployment import search, url
+
+
+def started(deployment: Deployment) -> "subprocess.Popen[str]":
+    """Begin a `make up`, its words to be read as they come."""
+    return subprocess.Popen(
+        ["make", "-s", "up"],
+        cwd=deployment.checkout,
+        env=deployment.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def ids(deployment: Deployment) -> dict[str, str]:
+    return {name: deployment.api.inspect_container(name)["Id"] for name in deployment.containers()}
+
+
+def works(deployment: Deployment) -> None:
+    deployment.make("up")
+    deployment.make("status")
+    assert search(url(deployment))
+
+
+def test_it_says_that_it_is_not_pulumi(rehearsed: Deployment) -> None:
+    said = rehearsed.make("up").stderr
+    assert "A REHEARSAL, NOT PULUMI" in said
+    assert str(rehearsed.passwords.path) in said
+    assert rehearsed.passwords.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_second_run_replaces_nothing(rehearsed: Deployment) -> None:
+    before = ids(rehearsed)
+    rehearsed.make("up")
+    assert ids(rehearsed) == before
+
+
+def test_what_the_program_asks_for_no_more_is_removed(rehearsed: Deployment) -> None:
+    before = rehearsed.file.read_text()
+    rehearsed.set("postgres.port", free_port())
+    try:
+        rehearsed.make("up")
+        assert rehearsed.api.networks(names=[rehearsed.name("access")])
+    finally:
+        rehearsed.file.write_text(before)
+    works(rehearsed)
+    assert not rehearsed.api.networks(names=[rehearsed.name("access")])
+
+
+def test_a_new_password_reaches_all_who_hold_it_and_nobody_else(rehearsed: Deployment) -> None:
+    before = ids(rehearsed)
+    known = rehearsed.passwords.read()
+    rehearsed.passwords.path.write_text(json.dumps(known | {"postgres-password": "n" * 32}))
+    works(rehearsed)
+    after = ids(rehearsed)
+    kept = {name.removeprefix(f"mlflow-{rehearsed.stack}-") for name in before if before[name] == after[name]}
+    assert kept == {
+        *("postgres-config", "seaweedfs", "seaweedfs-secrets", "seaweedfs-bootstrap"),
+        *("seaweedfs-bootstrap-config", "seaweedfs-bootstrap-secrets"),
+    }
+
+
+@pytest.mark.parametrize("moment", ["postgres-secrets", "postgres", "migrate", "server"])
+def test_one_that_was_killed_is_mended_by_the_next(rehearsed: Deployment, moment: str) -> None:
+    rehearsed.make("down")
+    assert rehearsed.containers() == []
+    with started(rehearsed) as running:
+        assert running.stdout
+        for line in running.stdout:
+            if line.strip() == rehearsed.name(moment):
+                break
+        else:
+            pytest.fail(f"it ended before {moment!r} was seen, so nothing was killed")
+        os.killpg(running.pid, signal.SIGKILL)
+    works(rehearsed)
+
+
+def test_a_second_one_at_the_same_time_is_refused(rehearsed: Deployment) -> None:
+    rehearsed.make("down")
+    with started(rehearsed) as first:
+        assert first.stdout
+        for line in first.stdout:
+            if line.strip() == rehearsed.name("postgres-secrets"):
+                break
+        assert "is being changed by another rehearsal" in rehearsed.make("up", ok=False).stderr
+        rest = first.stdout.read()
+        assert first.wait() == 0, rest
+    works(rehearsed)
+
+
+def test_a_stack_that_protects_its_data_is_not_rehearsed(rehearsed: Deployment) -> None:
+    before = rehearsed.file.read_text()
+    try:
+        rehearsed.set("protectData", "true")
+        assert "a rehearsal is for dev alone" in rehearsed.make("up", ok=False).stderr
+    finally:
+        rehearsed.file.write_text(before)
+
+
+def test_secrets_that_only_pulumi_reads_are_refused_by_name(rehearsed: Deployment) -> None:
+    before = rehearsed.file.read_text()
+    try:
+        rehearsed.set("postgresPassword", {"secure": "AAAA"})
+        said = rehearsed.make("up", ok=False).stderr
+    finally:
+        rehearsed.file.write_text(before)
+    assert "has secrets that only Pulumi reads: mlflow:postgresPassword" in said
+    assert "AAAA" not in said
+
+
+@pytest.mark.engine
+def test_what_pulumi_deployed_is_refused_and_left_alone(dev: Deployment) -> None:
+    before = ids(dev)
+    plain = dev.file.read_text()
+    dev.file.write_text(re.sub(r"(?m)^  mlflow:\w+:\n    secure: .*\n", "", plain))
+    try:
+        said = dev.make("up", ok=False, REHEARSAL="1").stderr
+    finally:
+        dev.file.write_text(plain)
+    assert "is there already, and no rehearsal made it" in said
+    assert ids(dev) == before
+
+
+# --- beside the engine: the last, since the engine keeps what it takes --------------------------------------------
+
+
+def picture(deployment: Deployment) -> dict[str, Any]:
+    """Return all that Docker knows of a deployment, but for what differs between two of the same."""
+    found: dict[str, Any] = {}
+    for name in deployment.containers():
+        inspected = deployment.api.inspect_container(name)
+        config, host = inspected["Config"], inspected["HostConfig"]
+        image = deployment.api.inspect_image(inspected["Image"])  # type: ignore[no-untyped-call]
+        config.pop("Hostname")
+        config["Image"] = image["RepoTags"]
+        config["Env"].sort()
+        for mark in (HASH_LABEL, FOLLOWS_LABEL):
+            config["Labels"].pop(mark, None)
+        host["Binds"] = sorted(host["Binds"] or [])
+        found[name] = {
+            "Config": config,
+            "HostConfig": host,
+            "Networks": sorted(inspected["NetworkSettings"]["Networks"]),
+            "Mounts": sorted((mount["Destination"], mount["RW"]) for mount in inspected["Mounts"]),
+        }
+    label = f"mlflow.stack={deployment.stack}"
+    for network in deployment.api.networks(filters={"label": label}):
+        kept = ("Driver", "Internal", "Attachable", "Ingress", "EnableIPv6", "Options")
+        found[network["Name"]] = {key: network[key] for key in kept}
+    for volume in deployment.api.volumes()["Volumes"]:
+        if volume["Name"].startswith(f"mlflow-{deployment.stack}-"):
+            found[volume["Name"] + " (volume)"] = volume["Driver"], volume["Options"]
+    return found
+
+
+@pytest.mark.engine
+def test_the_engine_takes_over_with_all_data_and_makes_the_very_same(rehearsed: Deployment) -> None:
+    rehearsed.client_day(url(rehearsed), megabytes=5)
+    experiments, before, secrets = search(url(rehearsed)), picture(rehearsed), rehearsed.credentials()
+    assert len(before) > 20
+    rehearsed.environment["REHEARSAL"] = "0"
+    said = rehearsed.make("up")
+    rehearsed.rehearsed = False
+    assert "was deployed by a rehearsal; handing it over to Pulumi" in said.stderr
+    assert "now holds 5 generated secrets, encrypted" in said.stderr
+    assert picture(rehearsed) == before
+    assert rehearsed.credentials() == secrets
+    assert search(url(rehearsed)) == experiments
+    assert not rehearsed.passwords.path.exists()
+    rehearsed.pulumi("preview", "--expect-no-changes")
