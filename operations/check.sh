@@ -21,7 +21,7 @@ lint() {
     step "shellcheck, shfmt, hadolint"
     shell_files | xargs "$BIN/shellcheck"
     shell_files | xargs "$BIN/shfmt" --indent 4 --diff
-    "$BIN/hadolint" mlflow/Dockerfile
+    git ls-files "*Dockerfile" | xargs "$BIN/hadolint"
     step "zizmor, actionlint"
     "$BIN/zizmor" --offline --quiet .github/workflows
     if command -v actionlint >/dev/null; then actionlint; else echo "actionlint is not installed: skipped" >&2; fi

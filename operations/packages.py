@@ -143,7 +143,7 @@ def _imaged(daemon: Daemon, name: str, files: dict[str, bytes], root: str) -> st
             tar.addfile(entry, BytesIO(content))
     context.seek(0)
     events = daemon.api.build(
-        fileobj=context, custom_context=True, tag=name, buildargs={"ROOT": root}, rm=True, decode=True
+        fileobj=context, custom_context=True, tag=name, buildargs={"ROOT": root}, rm=True, forcerm=True, decode=True
     )
     error = next((event["error"] for event in events if "error" in event), None)
     return f"  {name}: Docker could not build it: {error}" if error else None

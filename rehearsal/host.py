@@ -60,6 +60,7 @@ class Host:
                 tag=name,
                 buildargs=build["buildArgs"],
                 rm=True,
+                forcerm=True,
                 decode=True,
                 timeout=BUILD_TIMEOUT_SECONDS,
             )

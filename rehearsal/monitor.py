@@ -153,12 +153,14 @@ def run(
     pulumi.runtime.set_all_config(config, [])
     try:
         loop.run_until_complete(_until_failed(program, monitor))
+    except RehearsalError as error:
+        return monitor.failures or [str(error)]
     except pulumi.RunError as error:
         return [*monitor.failures, str(error)]
-    except Exception as error:
+    except Exception:
         if not monitor.failures and not log.errors:
             raise
-        return [*monitor.failures, *log.errors] or [str(error)]
+        return [*monitor.failures, *log.errors]
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         loop.close()

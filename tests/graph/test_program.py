@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pulumi
 import pytest
+from pydantic.alias_generators import to_camel
 
 from components.daemon import State
 from tests.graph.mocked import (
@@ -463,3 +464,9 @@ def test_every_component_registers_what_it_offers() -> None:
 
 def test_a_stack_without_any_setting_deploys(program: Program) -> None:
     assert len(program("dev", values={}).services) == 3
+
+
+def test_a_credentials_key_is_its_name_in_camel_case(graph: Graph) -> None:
+    # What a rehearsal remembers by name is handed to the engine by key.
+    names = {to_camel(password.name.replace("-", "_")) for password in graph.of(PASSWORD)}
+    assert names == set(graph.exports["credentials"])

@@ -23,7 +23,7 @@ import yaml
 from docker.errors import APIError, DockerException
 
 from components.daemon import Daemon, resolve_host
-from operations import checkout, console, engine, pin, preflight, recovery
+from operations import checkout, console, engine, packages, pin, preflight, recovery
 from operations.checkout import Stack
 from operations.console import StopError
 from operations.engine import Engine
@@ -462,6 +462,62 @@ def test_what_the_archive_lacks_is_told_with_how_to_bring_it(
     (tmp_path / "some.tar").write_text("docker.io/library/postgres:18.6")
     with pytest.raises(StopError, match=r"3 of 4 images cannot be had(.|\n)*operations\.md#without-a-registry"):
         preflight.require_images(stack)
+
+
+@pytest.fixture
+def unreachable(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Dev on a network whose registry does not answer; returns the images that were built instead."""
+    host = Offline()
+    built: list[str] = []
+    monkeypatch.setattr(Stack, "daemon", property(lambda _: host))
+    monkeypatch.setattr(packages, "can_build", lambda: True)
+    monkeypatch.setattr(preflight, "require_host", lambda _: None)
+
+    def build(_daemon: object, names: list[str], _sources: list[str]) -> None:
+        built.extend(names)
+        host.images |= {image.name for image in stack.settings.pulled_images}
+
+    monkeypatch.setattr(packages, "build", build)
+    return built
+
+
+def test_dev_switches_to_packages_where_no_registry_answers(stack: Stack, unreachable: list[str]) -> None:
+    preflight.require_images(stack)
+    assert unreachable == ["postgres", "python", "seaweedfs"]
+    settings = stack.settings
+    assert (settings.images.source, settings.object_store.kind, settings.object_store.memory_mb) == (
+        "packages",
+        "seaweedfs",
+        1024,
+    )
+    text = stack.path.read_text()
+    assert "# A laptop: a port on loopback" in text
+    assert "# An image of the right name" in text
+    assert 'mlflow:protectData: "false"' in text
+
+
+@pytest.mark.parametrize("why", ["an answer", "a mirror", "an archive", "data", "no tools", "another stack"])
+def test_nothing_is_switched_that_somebody_chose_or_that_would_not_help(
+    stack: Stack, unreachable: list[str], monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    if why == "an answer":
+        monkeypatch.setattr(Offline, "pull", lambda *_: "manifest for postgres:18.6 not found: manifest unknown")
+    elif why == "a mirror":
+        stack.set("images", postgres={"ref": "mirror.example.com/postgres:18.6"})
+    elif why == "an archive":
+        monkeypatch.setattr(preflight, "_load", lambda *_: None)
+        stack.set("images", archive="saved")
+    elif why == "data":
+        monkeypatch.setattr(Offline, "volumes", lambda _: {"mlflow-dev-minio-data"})
+    elif why == "no tools":
+        monkeypatch.setattr(packages, "can_build", lambda: False)
+    else:
+        stack.name = "other"
+    before = stack.path.read_text()
+    with pytest.raises(StopError, match="images cannot be had; nothing was deployed"):
+        preflight.require_images(stack)
+    assert stack.path.read_text() == before
+    assert unreachable == []
 
 
 def test_a_port_in_use_is_seen() -> None:

@@ -12,6 +12,7 @@ START = ROOT / "assets" / "postgres" / "start.sh"
 BOOTSTRAP = ROOT / "assets" / "minio" / "bootstrap.sh"
 WEED_BOOTSTRAP = ROOT / "assets" / "seaweedfs" / "bootstrap.sh"
 TRIM = ROOT / "mlflow" / "trim.sh"
+BUILD = ROOT / "assets" / "packages" / "build.sh"
 INSTALL = ROOT / "operations" / "bootstrap.sh"
 
 
@@ -355,3 +356,45 @@ def test_seaweedfs_that_lets_in_the_wrong_ones_fails_the_job(
     done = weed_bootstrap(sandbox, AS_IT_SHOULD_BE.replace(changed, to))
     assert done.returncode == 1
     assert said in done.stderr
+
+
+# --- images from packages ------------------------------------------------------------------------------------------
+
+APT = r"""
+echo 'Acquire::http::Proxy "http://user:secret@proxy.example.com:3128";'
+echo 'Acquire::https::CAInfo "/etc/company.pem";'
+echo 'Acquire::http::Dl-Limit "";'
+echo 'APT::Architecture "amd64";'
+"""
+
+
+def test_a_root_is_made_with_the_proxy_and_the_mirror_of_this_host(sandbox: Sandbox) -> None:
+    sandbox.program("apt-config", APT)
+    sandbox.program("mmdebstrap", 'for word in "$@"; do echo "$word"; done')
+    source = "deb https://mirror.example.com/debian trixie main"
+    done = sandbox.run("sh", str(BUILD), "trixie", "/recipe", str(sandbox.path / "root.tar"), "curl,passwd", source)
+    assert done.returncode == 0, done.stderr
+    words = done.stdout.splitlines()
+    assert "--include=curl,passwd" in words
+    assert words[-3:] == ["trixie", str(sandbox.path / "root.tar"), source]
+    options = sandbox.path / "root.tar.apt"
+    assert f"--aptopt={options}" in words
+    assert options.read_text().splitlines() == [
+        'Acquire::http::Proxy "http://user:secret@proxy.example.com:3128";',
+        'Acquire::https::CAInfo "/etc/company.pem";',
+    ]
+
+
+def test_what_this_host_uses_to_reach_packages_is_removed_from_the_root(sandbox: Sandbox) -> None:
+    sandbox.program("apt-config")
+    hooks = sandbox.path / "hooks"
+    sandbox.program(
+        "mmdebstrap", f'for w in "$@"; do case "$w" in --customize-hook=rm*) echo "${{w#*=}}";; esac; done >{hooks}'
+    )
+    sandbox.run("sh", str(BUILD), "trixie", "/recipe", str(sandbox.path / "root.tar"), "curl")
+    root = sandbox.path / "root"
+    for name in ("etc/apt/sources.list", "etc/apt/sources.list.d/0000.list", "etc/apt/apt.conf.d/99mmdebstrap"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("http://user:secret@mirror.example.com")
+    sandbox.run("sh", "-c", hooks.read_text(), "hook", str(root))
+    assert [path for path in root.rglob("*") if path.is_file()] == []

@@ -82,6 +82,12 @@ class Deployment:
         document = yaml.safe_load(self.file.read_text())
         return str(document["config"].get("mlflow:objectStore", {}).get("kind", "minio"))
 
+    @property
+    def postgres_major(self) -> int:
+        """The major version of the data that it has."""
+        found = (names.postgres_major(self.stack, volume) for volume in Daemon(resolve_host()).volumes())
+        return next(major for major in found if major)
+
     def name(self, service: str) -> str:
         return names.physical(self.stack, service)
 

@@ -32,11 +32,11 @@ def changed(path: Path, old: str, new: str) -> Iterator[None]:
 
 
 def refused(deployment: Deployment, verb: str = "up", **variables: str) -> str:
-    """Run a verb that must fail, without a traceback, and return its error."""
+    """Run a verb that must fail, without a traceback but a container's, and return its error."""
     done = deployment.make(verb, ok=False, **variables)
     assert done.returncode != 0
     said = done.stdout + done.stderr
-    assert 'File "' not in done.stderr, said
+    assert not re.search(r'File "(?!/opt/mlflow/)', done.stderr), said
     return said
 
 
@@ -98,14 +98,14 @@ def test_a_missing_proxy_network_is_told_before_anything(prod: Deployment) -> No
 
 def test_every_image_that_cannot_be_had_is_told_in_one_error(dev: Deployment) -> None:
     before = dev.file.read_text()
-    dev.set("images.postgres", {"ref": "registry.invalid/postgres:18.6"})
+    dev.set("images.python", {"ref": "registry.invalid/python:3.13"})
     dev.set(f"images.{dev.store}", {"ref": "registry.invalid/store:1", "digest": "none"})
     try:
         said = refused(dev)
     finally:
         dev.file.write_text(before)
     assert re.search(r"2 of \d images cannot be had; nothing was deployed", said)
-    assert "registry.invalid/postgres:18.6" in said
+    assert "registry.invalid/python:3.13" in said
     assert "registry.invalid/store:1" in said
 
 
@@ -119,7 +119,7 @@ def test_data_of_another_postgres_major_stop_everything_before_anything(dev: Dep
         dev.file.write_text(before)
     for words in (said, *(done.stdout + done.stderr for done in plain)):
         assert "version 19 would start on an empty database" in words
-        assert re.search(rf"mlflow-{dev.stack}-postgres-1[78]-data", words)
+        assert f"mlflow-{dev.stack}-postgres-{dev.postgres_major}-data" in words
     assert search(url(dev))
 
 

@@ -1,0 +1,214 @@
+"""Images from packages: what they are called, where Debian is, and what stands in the way, said before anything."""
+
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from components import packaged
+from config import InvalidSettingsError, StackConfig
+from operations import packages
+from operations.console import StopError
+
+DEB822 = """Types: deb
+# http://commented.example/debian
+URIs: https://mirror.example.com/debian/
+Suites: bookworm bookworm-updates
+Components: main
+"""
+SEAWEEDFS = {"kind": "seaweedfs", "memoryMb": 1024}
+
+
+class Daemon:
+    """A Docker daemon of this machine that has some images."""
+
+    host = "unix:///var/run/docker.sock"
+
+    def __init__(self, *images: str, arch: str = "amd64") -> None:
+        self.images = set(images)
+        self.api = SimpleNamespace(version=lambda: {"Arch": arch})
+
+    def has_image(self, name: str) -> bool:
+        return name in self.images
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A Debian of x86-64 with an empty PATH, whose temporary folder is the test's; returns what was run."""
+    ran: list[str] = []
+
+    def run(command: list[Any], **_: object) -> "subprocess.CompletedProcess[str]":
+        ran.append(" ".join(map(str, command)))
+        return subprocess.CompletedProcess(command, 100, "", "E: Failed to fetch\nE: no mirror")
+
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/apt-get" if name == "apt-get" else None)
+    monkeypatch.setattr(packages, "interactive", lambda: False)
+    return ran
+
+
+def build(daemon: Daemon, *names: str) -> None:
+    packages.build(daemon, list(names or packaged.NAMES), [])  # type: ignore[arg-type]
+
+
+# --- names ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_image_is_named_by_what_it_is_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(packaged.FOLDER, tmp_path / "packages")
+    before = {name: packaged.ref(name) for name in packaged.NAMES}
+    assert before["postgres"].startswith("localhost/mlflow-packages/postgres:17-")
+    monkeypatch.setattr(packaged, "FOLDER", tmp_path / "packages")
+    assert {name: packaged.ref(name) for name in packaged.NAMES} == before
+    with (tmp_path / "packages" / "postgres" / "setup.sh").open("a") as script:
+        script.write("# changed\n")
+    assert packaged.ref("postgres") != before["postgres"]
+    assert packaged.ref("seaweedfs") == before["seaweedfs"]
+    with (tmp_path / "packages" / "build.sh").open("a") as script:
+        script.write("# changed\n")
+    assert packaged.ref("seaweedfs") != before["seaweedfs"]
+
+
+def test_packages_take_the_place_of_every_image_that_was_not_set() -> None:
+    images = {"source": "packages", "python": {"ref": "mirror.example.com/python:3.13"}}
+    settings = StackConfig.parse({"images": images, "objectStore": SEAWEEDFS})
+    assert [image.ref for image in settings.pulled_images] == [
+        packaged.ref("postgres"),
+        packaged.ref("seaweedfs"),
+        "mirror.example.com/python:3.13",
+    ]
+    assert settings.postgres_major == 17
+
+
+def test_mlflow_is_installed_on_an_image_that_is_not_shipped() -> None:
+    settings = StackConfig.parse({"images": {"source": "packages"}, "objectStore": SEAWEEDFS})
+    assert settings.images.builder.ref == packaged.ref(packaged.BUILDER)
+    assert settings.images.builder.ref != settings.images.python.ref
+    assert StackConfig.parse({}).images.builder == StackConfig.parse({}).images.python
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (
+            {"images": {"source": "packages"}},
+            "mlflow:images.source: there is no package of MinIO; set mlflow:objectStore.kind to seaweedfs",
+        ),
+        (
+            {"images": {"debianSources": ["deb https://mirror.example.com/debian trixie main"]}},
+            "mlflow:images.debianSources: has no use while mlflow:images.source is registry; remove it",
+        ),
+        (
+            {
+                "images": {"source": "packages", "debianSources": ["https://mirror.example.com"]},
+                "objectStore": SEAWEEDFS,
+            },
+            "mlflow:images.debianSources.0: must be a line of apt's sources.list such as deb "
+            "https://mirror.example.com/debian trixie main, got 'https://mirror.example.com'",
+        ),
+        (
+            {"images": {"source": "package"}},
+            "mlflow:images.source: must be one of 'registry' or 'packages', got 'package'",
+        ),
+    ],
+)
+def test_settings_that_packages_cannot_serve_are_refused(values: dict[str, object], words: str) -> None:
+    with pytest.raises(InvalidSettingsError) as error:
+        StackConfig.parse(values)
+    assert error.value.problems == [words]
+
+
+# --- where Debian is -----------------------------------------------------------------------------------------------
+
+
+def test_a_debian_hosts_own_mirror_is_used_for_the_images_suite(tmp_path: Path) -> None:
+    (tmp_path / "sources.list.d").mkdir()
+    (tmp_path / "sources.list.d" / "debian.sources").write_text(DEB822)
+    (tmp_path / "sources.list").write_text("deb http://security.example.com/debian-security bookworm-security main\n")
+    (tmp_path / "sources.list.d" / "old.list.save").write_text("deb http://gone.example.com/debian stretch main\n")
+    assert packages.host_sources(tmp_path) == [
+        "deb https://mirror.example.com/debian trixie main",
+        "deb https://mirror.example.com/debian trixie-updates main",
+        "deb http://security.example.com/debian-security trixie-security main",
+    ]
+
+
+def test_another_hosts_mirror_is_left_to_mmdebstrap(tmp_path: Path) -> None:
+    (tmp_path / "sources.list").write_text("deb http://archive.example.com/ubuntu noble main\n")
+    assert packages.host_sources(tmp_path) == []
+
+
+# --- what stands in the way ----------------------------------------------------------------------------------------
+
+
+def test_an_image_that_is_there_is_not_built_again(bare: list[str]) -> None:
+    build(Daemon(packaged.ref("postgres"), packaged.ref("seaweedfs")), "postgres", "seaweedfs")
+    assert bare == []
+
+
+def test_a_host_that_is_no_debian_is_told_where_to_build(bare: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(StopError, match=r"neither Debian nor Ubuntu\n.*operations\.md#without-a-registry"):
+        build(Daemon())
+    assert bare == []
+
+
+def test_without_root_the_command_is_told(bare: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(StopError, match="type: sudo apt-get install mmdebstrap"):
+        build(Daemon())
+    assert bare == []
+
+
+def test_an_installation_that_fails_is_told_with_its_end(bare: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(StopError, match=r"apt-get update -qq failed:(.|\n)*E: no mirror"):
+        build(Daemon())
+    assert bare == ["apt-get update -qq"]
+
+
+def test_too_small_a_disk_is_told_with_another_folder(bare: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**30))
+    with pytest.raises(StopError, match=r"disk: 1\.0 GB free in .*, needs 3(.|\n)*TMPDIR="):
+        build(Daemon())
+    assert bare == []
+
+
+def test_a_docker_host_of_another_make_is_told(bare: list[str]) -> None:
+    with pytest.raises(StopError, match=r"packages are of this machine \(x86_64\)"):
+        build(Daemon(arch="arm64"))
+    assert bare == []
+
+
+def test_every_image_that_could_not_be_built_is_told_with_its_log(
+    bare: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/mmdebstrap")
+    with pytest.raises(StopError) as error:
+        build(Daemon(), "postgres", "python")
+    words = str(error.value)
+    assert "2 of 2 images could not be built; nothing was deployed" in words
+    assert words.count("E: no mirror") == 2
+    assert "postgres: mmdebstrap could not make it" in words
+    assert len(bare) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_builder_knows_where_this_host_gets_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = "global.cert='/x'\nglobal.index-url='https://mirror.example.com/simple'\n:env:.timeout='60'\n"
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=listed))
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example.com:3128")
+    assert packages._pip_conf().decode().splitlines() == [
+        "[global]",
+        "index-url = https://mirror.example.com/simple",
+        "proxy = http://proxy.example.com:3128",
+        "timeout = 60",
+    ]
