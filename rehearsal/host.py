@@ -10,7 +10,7 @@ import io
 import json
 import tarfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from components.daemon import Daemon
 HASH_LABEL = "mlflow.rehearsal"
 """On everything that a rehearsal made: the SHA-256 of what it was made from."""
 FOLLOWS_LABEL = "mlflow.rehearsal.follows"
-"""Containers that are replaced before this one may live on, by name: Pulumi's `replaceWith`."""
+"""The containers that this one must not outlive, Pulumi's `replaceWith`, each with the hash that it had: name=hash."""
 BUILD_TIMEOUT_SECONDS = 1800
 NETWORK_KEYS = {"name", "internal", "labels"}
 VOLUME_KEYS = {"name", "labels"}
@@ -103,14 +103,14 @@ class Host:
         self.used.add(inputs["name"])
         return str(inputs["name"])
 
-    def container(self, inputs: dict[str, Any], *, follows: Sequence[str], generation: str) -> tuple[str, str]:
+    def container(self, inputs: dict[str, Any], follows: Mapping[str, str]) -> tuple[str, str]:
         """Return the id of a container and the hash of what it was made from.
 
-        `follows` are the containers that it must not outlive; `generation` is what they were made from.
+        `follows` are the containers that it must not outlive, each with the hash of what that was made from.
         """
         _only(CONTAINER_KEYS, inputs)
         name = inputs["name"]
-        wanted = _hash([inputs, generation])
+        wanted = _hash([inputs, dict(follows)])
         self.used.add(name)
         found = self.daemon.inspect(name)
         if (
@@ -118,8 +118,8 @@ class Host:
             or self._ours(name, found["Config"]["Labels"]) != wanted
             or not _as_it_should_be(found, inputs)
         ):
-            self._remove(name)
-            marks = {HASH_LABEL: wanted, FOLLOWS_LABEL: ",".join(sorted(follows))}
+            self._remove(name, successor=wanted)
+            marks = {HASH_LABEL: wanted, FOLLOWS_LABEL: ",".join(f"{key}={follows[key]}" for key in sorted(follows))}
             body = container_body(inputs, marks)
             container_id = self.daemon.api.create_container_from_config(body, name)["Id"]  # type: ignore[no-untyped-call]
             if inputs.get("networksAdvanced"):
@@ -165,10 +165,14 @@ class Host:
             )
         return (labels or {})[HASH_LABEL]
 
-    def _remove(self, name: str) -> None:
-        """Stop and remove a container, after those that must not outlive it."""
+    def _remove(self, name: str, successor: str | None = None) -> None:
+        """Stop and remove a container, after those that must not outlive it.
+
+        They may where its successor, by its hash, is the very same: it was removed by hand, or did not do its work.
+        """
         for follower in self._made():
-            if name in follower["Labels"].get(FOLLOWS_LABEL, "").split(","):
+            followed = dict(entry.split("=") for entry in follower["Labels"].get(FOLLOWS_LABEL, "").split(",") if entry)
+            if name in followed and followed[name] != successor:
                 self._remove(follower["Names"][0].lstrip("/"))
         with self._removing:
             found = self.daemon.inspect(name)

@@ -5,7 +5,6 @@ its own. What is used of it beyond its public interface is in this file; pulumi 
 """
 
 import asyncio
-import json
 import logging
 import runpy
 from collections.abc import Callable
@@ -92,12 +91,8 @@ class Monitor:
         if request.type == VOLUME:
             return self._host.volume(inputs), {}
         if request.type == CONTAINER:
-            followed = [self._made[other] for other in request.replace_with]
-            identity, made_from = self._host.container(
-                inputs,
-                follows=[name for name, _ in followed],
-                generation=json.dumps([generation for _, generation in followed]),
-            )
+            follows = dict(self._made[other] for other in request.replace_with)
+            identity, made_from = self._host.container(inputs, follows)
             self._made[urn] = inputs["name"], made_from
             self._say(f"  {inputs['name']}")
             return identity, {}

@@ -1,6 +1,6 @@
 """The rehearsal without a daemon: what it understands, what it refuses, what it remembers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class Made(Host):
         self.images: list[dict[str, Any]] = []
         self.networks: list[dict[str, Any]] = []
         self.volumes: list[dict[str, Any]] = []
-        self.containers: list[tuple[dict[str, Any], list[str], str]] = []
+        self.containers: list[tuple[dict[str, Any], dict[str, str]]] = []
 
     def image(self, inputs: dict[str, Any]) -> str:
         self.images.append(inputs)
@@ -51,10 +51,10 @@ class Made(Host):
         self.volumes.append(inputs)
         return str(inputs["name"])
 
-    def container(self, inputs: dict[str, Any], *, follows: Sequence[str], generation: str) -> tuple[str, str]:
+    def container(self, inputs: dict[str, Any], follows: Mapping[str, str]) -> tuple[str, str]:
         if inputs["name"] == self.failing:
             raise RehearsalError("there is no room")
-        self.containers.append((inputs, list(follows), generation))
+        self.containers.append((inputs, dict(follows)))
         return f"{inputs['name']}-id", f"{inputs['name']}-hash"
 
 
@@ -82,13 +82,12 @@ def rehearse(
 def test_values_pass_from_one_resource_to_the_next(tmp_path: Path) -> None:
     host, problems = rehearse(tmp_path)
     assert problems == []
-    (writer, _, _), (reader, follows, generation) = host.containers
+    (writer, _), (reader, follows) = host.containers
     assert writer["image"] == "sha256:1"
     assert writer["uploads"][0]["content"] == Passwords(tmp_path / "passwords.json").read()["password"]
     assert reader["volumes"] == [{"volumeName": "the-volume", "containerPath": "/x"}]
     assert reader["networksAdvanced"] == [{"name": "network-id"}]
-    assert follows == ["the-writer"]
-    assert generation == '["the-writer-hash"]'
+    assert follows == {"the-writer": "the-writer-hash"}
 
 
 def test_a_password_is_made_once_and_is_its_owners_only(tmp_path: Path) -> None:
@@ -140,7 +139,7 @@ def test_a_mistake_in_the_program_is_not_swallowed(tmp_path: Path) -> None:
 def test_an_argument_that_is_not_understood_is_refused() -> None:
     host = Host(daemon=None, stack="dev", folder=Path())  # type: ignore[arg-type]
     with pytest.raises(RehearsalError, match="c: the rehearsal does not know gpus, privileged"):
-        host.container({"name": "c", "privileged": True, "gpus": "all"}, follows=[], generation="")
+        host.container({"name": "c", "privileged": True, "gpus": "all"}, follows={})
     with pytest.raises(RehearsalError, match="n: the rehearsal does not know ipv6"):
         host.network({"name": "n", "ipv6": True})
 

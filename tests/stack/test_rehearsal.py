@@ -76,7 +76,7 @@ def test_a_new_password_reaches_all_who_hold_it_and_nobody_else(rehearsed: Deplo
     }
 
 
-@pytest.mark.parametrize("moment", ["postgres-secrets", "postgres", "migrate", "server"])
+@pytest.mark.parametrize("moment", ["postgres-secrets", "migrate", "server"])
 def test_one_that_was_killed_is_mended_by_the_next(rehearsed: Deployment, moment: str) -> None:
     rehearsed.make("down")
     assert rehearsed.containers() == []
