@@ -5,6 +5,7 @@ filled in so that a fresh checkout works: a file backend and a generated passphr
 """
 
 import hashlib
+import importlib.metadata
 import json
 import os
 import platform
@@ -27,6 +28,7 @@ MINIMUM_VERSION = (3, 250)
 """The oldest that knows `replaceWith`, which the program relies on."""
 INSTALLED_VERSION = "3.259.0"
 DOWNLOADS = "https://github.com/pulumi/pulumi/releases/download"
+PROVIDERS = ("docker", "random")
 LOCAL_CLI = ROOT / ".pulumi-cli"
 
 
@@ -91,6 +93,27 @@ def _download(url: str) -> bytes:
         return bytes(response.read())
 
 
+def require_providers(cli: Path) -> None:
+    """Make sure that the providers of the locked packages are there; raise `NoEngineError` if they cannot be had.
+
+    Pulumi would find out in the middle of the first deployment.
+    """
+    folder = Path(os.environ.get("PULUMI_HOME") or Path.home() / ".pulumi") / "plugins"
+    for name in PROVIDERS:
+        version = importlib.metadata.version(f"pulumi-{name}")
+        if (folder / f"resource-{name}-v{version}").exists() or shutil.which(f"pulumi-resource-{name}"):
+            continue
+        install = ["plugin", "install", "resource", name, version]
+        say(f"installing Pulumi's provider {name} {version} into {folder}")
+        done = subprocess.run([cli, *install], capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+            raise NoEngineError(
+                f"Pulumi's provider {name} {version} is not here, and could not be downloaded: {''.join(reason)}\n"
+                f"  where it can be, type: pulumi {' '.join(install)}"
+            )
+
+
 def chosen_backend() -> str | None:
     """Return the team's own backend, or None: then the local default is used."""
     if url := os.environ.get("PULUMI_BACKEND_URL"):
@@ -123,6 +146,7 @@ class Engine:
         """Find the CLI, the backend and the passphrase; raise `StopError` if one cannot be had."""
         self.stack = stack
         self.cli = require_cli()
+        require_providers(self.cli)
         self.exports = self._exports()
         path = os.pathsep.join([str(ROOT / ".venv" / "bin"), str(self.cli.parent), os.environ.get("PATH", "")])
         self.environment = os.environ | self.exports | {"PATH": path, "PULUMI_SKIP_UPDATE_CHECK": "true"}

@@ -32,9 +32,11 @@ NEEDED_GB = 3
 """In the folder for temporary files: two root file systems at once, each with its archive."""
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 SOURCES = Path("/etc/apt")
+SCRATCH = "mlflow-packages-"
+"""What the temporary folders begin with; the process that uses one comes next."""
 PIP_KEYS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "retries")
 """What of pip's configuration says where packages come from."""
-LAST_LINES = 12
+LAST_LINES = 6
 
 
 def build(daemon: Daemon, names: list[str], sources: list[str]) -> None:
@@ -109,6 +111,8 @@ def _built(daemon: Daemon, name: str, sources: list[str]) -> str | None:
         archive = scratch / "root.tar"
         done = subprocess.run(
             [
+                # Its mounts end with it, however it ends. Without root, mmdebstrap sees to that itself.
+                *(["unshare", "--mount"] if os.geteuid() == 0 else []),
                 "sh",
                 packaged.FOLDER / "build.sh",
                 packaged.SUITE,
@@ -123,7 +127,10 @@ def _built(daemon: Daemon, name: str, sources: list[str]) -> str | None:
             check=False,
         )
         if done.returncode:
-            return f"  {name}: mmdebstrap could not make it\n{_last_lines(done.stderr)}"
+            used = (
+                "".join(f"\n    {line}" for line in sources) or " this host's own; another: mlflow:images.debianSources"
+            )
+            return f"  {name}: mmdebstrap could not make it\n{_last_lines(done.stderr)}\n    its sources were:{used}"
         try:
             root = json.loads(daemon.api.import_image(src=str(archive)).splitlines()[-1])["status"]
         except APIError as error:
@@ -151,9 +158,12 @@ def _imaged(daemon: Daemon, name: str, files: dict[str, bytes], root: str) -> st
 
 @contextmanager
 def _scratch(name: str) -> Iterator[Path]:
-    """Return an empty folder, and remove it; one that a killed run left is removed, too."""
-    folder = Path(tempfile.gettempdir()) / f"mlflow-packages-{os.geteuid()}-{name}"
-    shutil.rmtree(folder, ignore_errors=True)
+    """Return an empty folder, and remove it; those that killed runs left are removed, too."""
+    home = Path(tempfile.gettempdir())
+    for left in home.glob(f"{SCRATCH}*"):
+        if not Path(f"/proc/{left.name.removeprefix(SCRATCH).partition('-')[0]}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    folder = home / f"{SCRATCH}{os.getpid()}-{name}"
     folder.mkdir(mode=0o755)
     try:
         yield folder
@@ -243,5 +253,7 @@ def _pip_conf() -> bytes:
 
 
 def _last_lines(text: str) -> str:
-    lines = [line for line in text.splitlines() if not line.startswith("I: ")]
-    return "\n".join(f"    {line}" for line in lines[-LAST_LINES:])
+    """Return what a program said of its failure: the lines that it marked as errors, else its last ones."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith(("E: ", "ERROR", "error"))]
+    return "\n".join(f"    {line}" for line in (errors or lines)[-LAST_LINES:])

@@ -19,7 +19,7 @@ main() {
     apt_options >"$tar.apt"
     # Only what the packages themselves need: no apt, no documentation, no translations, no logs of the installation.
     # shellcheck disable=SC2016 # $1 is the hook's
-    mmdebstrap --quiet --variant=essential \
+    mmdebstrap --variant=essential \
         --include="$packages" \
         --aptopt='Acquire::Languages "none"' --aptopt='Acquire::Retries "3"' --aptopt="$tar.apt" \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \

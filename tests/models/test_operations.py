@@ -23,7 +23,7 @@ import yaml
 from docker.errors import APIError, DockerException
 
 from components.daemon import Daemon, resolve_host
-from operations import checkout, console, engine, packages, pin, preflight, recovery
+from operations import checkout, console, deploy, engine, packages, pin, preflight, recovery, rehearse
 from operations.checkout import Stack
 from operations.console import StopError
 from operations.engine import Engine
@@ -386,6 +386,50 @@ def test_pin_writes_what_the_registry_says_and_names_what_it_does_not_know(
     assert ("config", "set", "--path", "mlflow:images.postgres.ref", "docker.io/library/postgres:18.6") in calls
     assert ("config", "set", "--path", "mlflow:images.postgres.digest", "sha256:" + "a" * 64) in calls
     assert "mlflow:images.postgres: docker.io/library/postgres:18.6@sha256:aaa" in capsys.readouterr().out
+
+
+# --- without the engine --------------------------------------------------------------------------------------------
+
+
+def without_provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Pulumi CLI that can download nothing."""
+    cli = tmp_path / "pulumi"
+    cli.write_text("#!/bin/sh\necho 'warning: no such host' >&2\necho 'error: failed all 5 attempts' >&2\nexit 255\n")
+    cli.chmod(0o755)
+    monkeypatch.setattr(engine, "require_cli", lambda: cli)
+
+
+def test_a_provider_that_cannot_be_had_is_told_before_anything(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_provider(tmp_path, monkeypatch)
+    words = (
+        r"provider docker [0-9.]+ is not here.*: error: failed all 5 attempts\n.*pulumi plugin install resource docker"
+    )
+    with pytest.raises(engine.NoEngineError, match=words):
+        Engine(stack)
+
+
+def test_dev_is_rehearsed_where_the_engine_cannot_be_had(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_provider(tmp_path, monkeypatch)
+    reasons: list[str] = []
+    monkeypatch.setattr(rehearse, "up", lambda _, reason: reasons.append(reason))
+    deploy._deploy(stack)
+    assert "could not be downloaded" in reasons[0]
+
+
+@pytest.mark.parametrize("why", ["another stack", "protected data"])
+def test_nothing_else_is_rehearsed(stack: Stack, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    monkeypatch.setenv("REHEARSAL", "0" if why == "another stack" else "1")
+    if why == "another stack":
+        stack.name = "other"
+    else:
+        text = stack.path.read_text()
+        stack.path.write_text(text.replace('protectData: "false"', 'protectData: "true"'))
+    with pytest.raises(StopError, match=r"no engine\n  \(a rehearsal is for dev alone\)"):
+        rehearse.up(stack, "no engine")
 
 
 # --- images that were saved ----------------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ after() {
     rm -rf "$1"/usr/lib/postgresql/17/lib/bitcode "$1"/usr/lib/postgresql/17/lib/llvmjit*
     rm -rf "$1"/usr/lib/*/libLLVM*.so* "$1"/usr/lib/*/libz3.so*
     install -d -o 999 -g 999 -m 1777 "$1/var/lib/postgresql"
-    install -d -o 999 -g 999 -m 3777 "$1/run/postgresql"
 }
 
 "$1" "$2"
