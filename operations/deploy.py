@@ -42,9 +42,9 @@ def _deploy(stack: Stack) -> None:
         rehearse.up(stack, str(error))
         return
     new = engine.select()
+    approval = _approval(stack, "deploy")
     handed_over = rehearse.hand_over(engine)
     recover(engine)
-    approval = _approval(stack, "deploy")
     # The plan of a new stack says "create" 48 times: where nobody is asked about it, nobody waits for it.
     plan = ["--skip-preview"] if new and approval else []
     say(f"deploying {stack.name} (where the MLflow image has changed, its build takes a minute or two)")

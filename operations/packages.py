@@ -4,10 +4,12 @@ Debian's packages come by this host's apt, and Python's by this host's pip: its 
 used as they are, and are not in what is built. An image that is there is not built again.
 """
 
+import ast
 import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from io import BytesIO
 from pathlib import Path
 
 from docker.errors import APIError
+from requests.utils import get_environ_proxies
 
 from components import packaged
 from components.daemon import Daemon
@@ -31,7 +34,9 @@ HOST_LABEL = "mlflow.packages.host"
 NEEDED_GB = 3
 """In the folder for temporary files: two root file systems at once, each with its archive."""
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-SOURCES = Path("/etc/apt")
+CREDENTIALS = re.compile(r"//[^/@\s]*@")
+TOOLS = "mmdebstrap debian-archive-keyring gpg uidmap"
+"""What builds, who vouches for Debian's packages, and what lets a user do without root."""
 SCRATCH = "mlflow-packages-"
 """What the temporary folders begin with; the process that uses one comes next."""
 PIP_KEYS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "retries")
@@ -81,7 +86,7 @@ def _require_tools(daemon: Daemon) -> None:
         )
     if shutil.which("mmdebstrap"):
         return
-    install = "apt-get install mmdebstrap"
+    install = f"apt-get install {TOOLS}"
     if shutil.which("apt-get") is None:
         raise StopError(
             "mlflow:images.source: packages are built with Debian's mmdebstrap, and this is neither Debian nor Ubuntu\n"
@@ -91,7 +96,7 @@ def _require_tools(daemon: Daemon) -> None:
         raise StopError(f"mlflow:images.source: packages are built with mmdebstrap\n  type: sudo {install}")
     say("installing mmdebstrap (from this distribution)")
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for command in ("apt-get update -qq", f"{install} debian-archive-keyring -y -qq --no-install-recommends"):
+    for command in ("apt-get update -qq", f"{install} -y -qq --no-install-recommends"):
         done = subprocess.run(command.split(), env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise StopError(f"{command} failed:\n{_last_lines(done.stderr)}\n  check: apt-get update")
@@ -109,6 +114,11 @@ def _built(daemon: Daemon, name: str, sources: list[str]) -> str | None:
         except subprocess.CalledProcessError as error:
             return f"  {name}: its wheels could not be had\n{_last_lines(error.stderr)}"
         archive = scratch / "root.tar"
+        # Out of a home that is nobody else's to read: without root, the build is another user's.
+        recipe = Path(shutil.copytree(packaged.FOLDER / name, scratch / "recipe"))
+        for path in [recipe, *recipe.iterdir(), wheels, *wheels.iterdir()]:
+            path.chmod(0o755)
+        lines = sources or host_sources()
         done = subprocess.run(
             [
                 # Its mounts end with it, however it ends. Without root, mmdebstrap sees to that itself.
@@ -116,21 +126,24 @@ def _built(daemon: Daemon, name: str, sources: list[str]) -> str | None:
                 "sh",
                 packaged.FOLDER / "build.sh",
                 packaged.SUITE,
-                packaged.FOLDER / name,
+                recipe,
                 archive,
                 ",".join(packaged.recipe(name).packages),
-                *(sources or host_sources(SOURCES)),
+                *(["sources"] if lines else []),
             ],
+            input="\n".join(lines),
             env=os.environ | {"WHEELS": str(wheels), "TMPDIR": str(scratch)},
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode:
-            used = (
-                "".join(f"\n    {line}" for line in sources) or " this host's own; another: mlflow:images.debianSources"
+            used = "".join(f"\n      {line}" for line in lines) or " mmdebstrap's own"
+            words = (
+                f"  {name}: mmdebstrap could not make it\n{_last_lines(done.stderr)}\n"
+                f"    its sources (mlflow:images.debianSources names others):{used}"
             )
-            return f"  {name}: mmdebstrap could not make it\n{_last_lines(done.stderr)}\n    its sources were:{used}"
+            return CREDENTIALS.sub("//", words)
         try:
             root = json.loads(daemon.api.import_image(src=str(archive)).splitlines()[-1])["status"]
         except APIError as error:
@@ -163,8 +176,8 @@ def _scratch(name: str) -> Iterator[Path]:
     for left in home.glob(f"{SCRATCH}*"):
         if not Path(f"/proc/{left.name.removeprefix(SCRATCH).partition('-')[0]}").exists():
             shutil.rmtree(left, ignore_errors=True)
-    folder = home / f"{SCRATCH}{os.getpid()}-{name}"
-    folder.mkdir(mode=0o755)
+    folder = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-{name}-", dir=home))
+    folder.chmod(0o755)
     try:
         yield folder
     finally:
@@ -193,25 +206,38 @@ def _programs(name: str, folder: Path) -> Path:
     return folder
 
 
-def host_sources(folder: Path) -> list[str]:
+def host_sources(release: Path = Path("/etc/os-release"), apt: Path = Path("/etc/apt")) -> list[str]:
     """Return apt's lines for the mirror that this host uses, if it is a Debian; else none, for mmdebstrap's default.
 
-    `folder` is apt's. The suite is the one that the images are made of, whichever this host runs.
+    The suite is the one that the images are made of, whichever this host runs.
     """
-    text = "\n".join(
-        path.read_text(errors="replace")
-        for path in [folder / "sources.list", *sorted(folder.glob("sources.list.d/*"))]
-        if path.suffix in (".list", ".sources") and path.exists()
-    )
-    words = [
-        word.rstrip("/") for line in text.splitlines() if not line.lstrip().startswith("#") for word in line.split()
-    ]
-    main = next((word for word in words if word.endswith("/debian")), None)
-    security = next((word for word in words if word.endswith("/debian-security")), None)
-    if main is None:
+    system = dict(line.split("=", 1) for line in release.read_text().splitlines() if "=" in line)
+    codename = system.get("VERSION_CODENAME")
+    if system.get("ID") != "debian" or not codename:
         return []
-    lines = [f"deb {main} {packaged.SUITE} main", f"deb {main} {packaged.SUITE}-updates main"]
-    return lines + ([f"deb {security} {packaged.SUITE}-security main"] if security else [])
+    mirrors: dict[str, str] = {}
+    for path in [apt / "sources.list", *sorted(apt.glob("sources.list.d/*"))]:
+        if path.suffix in (".list", ".sources") and path.exists():
+            for uri, suite in _entries(path.read_text(errors="replace")):
+                mirrors.setdefault(suite, uri)
+    suites = {codename: packaged.SUITE} | {
+        f"{codename}-{pocket}": f"{packaged.SUITE}-{pocket}" for pocket in ("updates", "security")
+    }
+    # Somebody else's repository may have a suite of this name, and no Debian in it.
+    return [f"deb {mirrors[suite]} {ours} main" for suite, ours in suites.items() if suite in mirrors]
+
+
+def _entries(text: str) -> Iterator[tuple[str, str]]:
+    """Yield address and suite of every entry of apt's sources with the component `main`, in either of its formats."""
+    for line in text.splitlines():
+        words = re.sub(r"\[.*?\]", "", line).split()
+        if words[:1] == ["deb"] and "main" in words[3:]:
+            yield words[1], words[2]
+    for stanza in re.split(r"\n\s*\n", text):
+        fields = dict(re.findall(r"(?m)^(\w+):\s*(.*)$", stanza))
+        if "main" in fields.get("Components", "").split() and "deb" in fields.get("Types", "").split():
+            for suite in fields.get("Suites", "").split():
+                yield fields.get("URIs", "").split()[0], suite
 
 
 def _build_builder(daemon: Daemon) -> None:
@@ -243,10 +269,13 @@ def _pip_conf() -> bytes:
     asked = [sys.executable, "-m", "pip", "config", "list", "--disable-pip-version-check"]
     printed = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
     found = {}
-    for line in printed.splitlines():
+    # Variables win over files, and are listed first.
+    for line in reversed(printed.splitlines()):
         key, _, value = line.partition("=")
-        found[key.rpartition(".")[2]] = value.strip("'\"")
-    if proxy := os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        found[key.rpartition(".")[2]] = str(ast.literal_eval(value)).strip().replace("\n", "\n    ")
+    index = found.get("index-url", "https://index")
+    proxy = get_environ_proxies(index, no_proxy=None).get("https")
+    if proxy:
         found.setdefault("proxy", proxy)
     lines = [f"{key} = {found[key]}" for key in PIP_KEYS if key in found]
     return "\n".join(["[global]", *lines, ""]).encode()

@@ -19,8 +19,8 @@ from operations.console import StopError, confirmed, interactive, say
 
 UNATTENDED = "dev"
 """The stack that nobody is asked about."""
-ANSWERED = re.compile("manifest|denied|unauthorized|forbidden|toomanyrequests|rate limit|not found", re.IGNORECASE)
-"""What a registry says that can be reached, and does not give an image."""
+ANSWERED = re.compile("manifest|denied|unauthorized|toomanyrequests|rate limit|not found|x509", re.IGNORECASE)
+"""What is said where a registry can be reached, and an image not had; or where a certificate is all that is missing."""
 DEFAULT_REFS = {image["ref"] for image in DEFAULTS.values()}
 MINIMUM_API = (1, 41)
 """Docker 20.10."""
@@ -248,6 +248,7 @@ def require_images(stack: Stack) -> None:
     if of_packages := [name for name in packaged.NAMES if packaged.ref(name) in wanted]:
         packages.build(daemon, of_packages, list(stack.settings.images.debian_sources))
     present: set[str] = set()
+    pulled = False
     missing: list[tuple[str, str]] = []
     for image in stack.settings.pulled_images:
         if not daemon.has_image(image.name):
@@ -256,8 +257,9 @@ def require_images(stack: Stack) -> None:
             if error:
                 missing.append((image.name, error))
                 continue
+            pulled = True
         present.add(image.name)
-    if missing and _without_registry(stack, missing):
+    if missing and not pulled and _without_registry(stack, missing):
         _switch_to_packages(stack)
         require_host(stack)
         require_images(stack)
@@ -280,6 +282,7 @@ def _without_registry(stack: Stack, missing: list[tuple[str, str]]) -> bool:
         stack.name == UNATTENDED
         and chosen.source == "registry"
         and chosen.archive is None
+        and stack.settings.object_store.console_port is None
         and all(name.partition("@")[0] in DEFAULT_REFS and not ANSWERED.search(error) for name, error in missing)
         and not any(names.is_data_volume(stack.name, volume) for volume in stack.daemon.volumes())
         and packages.can_build()

@@ -60,6 +60,7 @@ def up(stack: Stack, reason: str) -> None:
     )
     with _alone(stack):
         host = Host(stack.daemon, stack.name, ROOT)
+        _refuse_others(stack, host)
         os.chdir(ROOT)
         problems = run(
             ROOT / "__main__.py",
@@ -76,6 +77,22 @@ def up(stack: Stack, reason: str) -> None:
                 + f"\n  what works was left as it is; mend the cause, then type: make up STACK={stack.name}"
             )
         host.prune()
+
+
+def _refuse_others(stack: Stack, host: Host) -> None:
+    """Raise `StopError` where this stack is Pulumi's, or somebody else's: before a single password is made."""
+    if strangers := host.strangers():
+        raise StopError(
+            f"{stack.name} is there already, and no rehearsal made it: {', '.join(strangers[:5])}\n"
+            "  put pulumi on the PATH again to go on with that deployment; nothing of it was changed"
+        )
+    data = [volume for volume in stack.daemon.volumes() if names.is_data_volume(stack.name, volume)]
+    if data and not owns(stack):
+        raise StopError(
+            f"{stack.name} has data, and what opens them is not here: {', '.join(sorted(data))}\n"
+            f"  {_passwords(stack).path} is with whoever rehearsed it; without them, type: docker volume rm "
+            f"{' '.join(sorted(data))}"
+        )
 
 
 def _encoded(value: Any) -> str:  # noqa: ANN401 - YAML
@@ -135,15 +152,21 @@ def hand_over(engine: Engine) -> list[str]:
     if not owns(stack):
         return []
     say(f"{stack.name} was deployed by a rehearsal; handing it over to Pulumi")
-    known = json.loads(engine.call("config", "--json"))
     secrets = {to_camel(name.replace("-", "_")): value for name, value in _passwords(stack).read().items()}
-    for key, value in secrets.items():
-        if f"mlflow:{key}" not in known:
-            engine.call("config", "set", "--secret", key, stdin=value)
-    # An engine without its providers must not find out after the containers are gone.
+    configured = json.loads(engine.call("config", "--json", "--show-secrets"))
+    known = {key.removeprefix("mlflow:"): entry.get("value") for key, entry in configured.items()}
+    if other := [key for key, value in secrets.items() if known.get(key, value) != value]:
+        raise StopError(
+            f"{stack.path.name} has another {', '.join(other)} than the rehearsal, whose data would not open with it\n"
+            f"  to keep the rehearsed data, remove those lines from {stack.path.name}; to give them up: make destroy "
+            f"STACK={stack.name} CONFIRM={stack.name}\n  nothing was changed"
+        )
+    # An engine that cannot plan must not find out after the containers are gone.
     if engine.show("preview", "--suppress-outputs"):
         raise StopError("Pulumi cannot plan this stack; the reason is above. The rehearsed one was left as it is")
     with _alone(stack):
+        for key in secrets.keys() - known.keys():
+            engine.call("config", "set", "--secret", key, stdin=secrets[key])
         Host(stack.daemon, stack.name, ROOT).prune()
         _passwords(stack).path.unlink()
     return list(secrets)

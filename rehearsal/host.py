@@ -24,15 +24,25 @@ HASH_LABEL = "mlflow.rehearsal"
 FOLLOWS_LABEL = "mlflow.rehearsal.follows"
 """The containers that this one must not outlive, Pulumi's `replaceWith`, each with the hash that it had: name=hash."""
 BUILD_TIMEOUT_SECONDS = 1800
+IMAGE_KEYS = {"name", "keepLocally", "build", "triggers"}
+BUILD_KEYS = {"context", "buildArgs", "builder", "provenance", "buildLogFile"}
+"""What decides about Pulumi's builder alone, `builder` and `provenance`, has no use here."""
 NETWORK_KEYS = {"name", "internal", "labels"}
 VOLUME_KEYS = {"name", "labels"}
 CONTAINER_KEYS = {
     *("name", "image", "entrypoints", "command", "envs", "user", "readOnly", "capabilities", "securityOpts", "memory"),
     *("memorySwap", "cpus", "shmSize", "tmpfs", "networkMode", "networksAdvanced", "volumes", "logDriver", "logOpts"),
     *("labels", "restart", "init", "healthcheck", "ports", "stopTimeout", "destroyGraceSeconds", "mustRun", "start"),
-    *("uploads", "attach", "logs"),
+    "uploads",
 }
 """Every argument that is understood. One that is not is refused: it would be ignored."""
+NESTED_KEYS = {
+    "uploads": {"file", "content", "permissions"},
+    "volumes": {"volumeName", "containerPath", "readOnly"},
+    "networksAdvanced": {"name"},
+    "ports": {"internal", "external", "ip", "protocol"},
+    "labels": {"label", "value"},
+}
 
 
 class RehearsalError(Exception):
@@ -54,6 +64,8 @@ class Host:
     def image(self, inputs: dict[str, Any]) -> str:
         """Return the id of an image that is on the host, built if it is to be built; raise `RehearsalError` if not."""
         name, build = inputs["name"], inputs.get("build")
+        _only(IMAGE_KEYS, inputs)
+        _only(BUILD_KEYS, build or {}, of=name)
         if build and not self.daemon.has_image(name):
             events = self.daemon.api.build(
                 path=str(self.folder / build["context"]),
@@ -110,6 +122,9 @@ class Host:
         """
         _only(CONTAINER_KEYS, inputs)
         name = inputs["name"]
+        for key, known in NESTED_KEYS.items():
+            for entry in inputs.get(key, []):
+                _only(known, entry, of=f"{name}, {key}")
         wanted = _hash([inputs, dict(follows)])
         self.used.add(name)
         found = self.daemon.inspect(name)
@@ -135,6 +150,23 @@ class Host:
         if fresh and inputs.get("start", True):
             self.daemon.api.start(container_id)
         return str(container_id), wanted
+
+    def strangers(self) -> list[str]:
+        """Return every container, network and volume of this stack that no rehearsal made."""
+        ours = {"label": f"{names.STACK_LABEL}={self.stack}"}
+        api = self.daemon.api
+        return sorted(
+            [
+                found["Names"][0].lstrip("/")
+                for found in api.containers(all=True, filters=ours)
+                if HASH_LABEL not in found["Labels"]
+            ]
+            + [
+                found["Name"]
+                for found in [*api.networks(filters=ours), *(api.volumes(filters=ours)["Volumes"] or [])]
+                if HASH_LABEL not in found["Labels"]
+            ]
+        )
 
     def prune(self) -> None:
         """Remove what earlier runs made and this one did not ask for. Data volumes are not among it."""
@@ -183,9 +215,9 @@ class Host:
             self.daemon.api.remove_container(found["Id"], v=True, force=True)
 
 
-def _only(known: set[str], inputs: dict[str, Any]) -> None:
+def _only(known: set[str], inputs: dict[str, Any], of: str | None = None) -> None:
     if unknown := sorted(set(inputs) - known):
-        raise RehearsalError(f"{inputs.get('name')}: the rehearsal does not know {', '.join(unknown)}")
+        raise RehearsalError(f"{of or inputs['name']}: the rehearsal does not know {', '.join(unknown)}")
 
 
 def _hash(made_from: object) -> str:

@@ -28,6 +28,7 @@ CONTAINER = "docker:index/container:Container"
 PASSWORD = "random:index/randomPassword:RandomPassword"  # noqa: S105 - a type's name
 THREADS = 32
 """A registration waits in a thread of its own until Docker is done."""
+END_SECONDS = 5
 REFUSED_OPTIONS = ("aliases", "aliasURNs", "importId", "transforms", "deletedWith", "hooks", "remote")
 """Options of a resource that the rehearsal could not honour."""
 
@@ -157,9 +158,19 @@ def run(
             raise
         return [*monitor.failures, *log.errors]
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        loop.close()
+        _end(loop, pool)
     return []
+
+
+def _end(loop: asyncio.AbstractEventLoop, pool: ThreadPoolExecutor) -> None:
+    """End what a failed program left waiting: for each other, or for what will never be made."""
+    if waiting := asyncio.all_tasks(loop):
+        for task in waiting:
+            task.cancel()
+        loop.run_until_complete(asyncio.wait(waiting, timeout=END_SECONDS))
+    # Whoever still stops a container or builds an image does so under this run's lock.
+    pool.shutdown(wait=True, cancel_futures=True)
+    loop.close()
 
 
 async def _until_failed(program: Path, monitor: Monitor) -> None:

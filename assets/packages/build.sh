@@ -1,8 +1,9 @@
 #!/bin/sh
 # Makes a root file system from Debian's packages: this host's apt fetches them, so its mirrors, proxy and certificates
 # are used, and none of them stays in the image.
-# usage: build.sh SUITE RECIPE TAR PACKAGES [SOURCE]...
-#   RECIPE is a folder with a setup.sh, PACKAGES are separated by commas, a SOURCE is a line of apt's sources.list.
+# usage: build.sh SUITE RECIPE TAR PACKAGES [SOURCES]
+#   RECIPE is a folder with a setup.sh, PACKAGES are separated by commas. With SOURCES, apt's sources.list is read from
+#   stdin: a mirror's address may have a password in it, and arguments are everybody's to read.
 set -eu
 
 # Prints the proxies and certificates that apt uses here, as mmdebstrap takes them.
@@ -15,8 +16,8 @@ main() {
     recipe=$2
     tar=$3
     packages=$4
-    shift 4
-    apt_options >"$tar.apt"
+    # A proxy's address may have a password in it.
+    (umask 077 && apt_options >"$tar.apt")
     # Only what the packages themselves need: no apt, no documentation, no translations, no logs of the installation.
     # shellcheck disable=SC2016 # $1 is the hook's
     mmdebstrap --variant=essential \
@@ -27,7 +28,8 @@ main() {
         --essential-hook="sh '$recipe/setup.sh' before \"\$1\"" \
         --customize-hook="sh '$recipe/setup.sh' after \"\$1\"" \
         --customize-hook='rm -rf "$1"/etc/apt/sources.list* "$1/etc/apt/apt.conf.d/99mmdebstrap" "$1"/var/log/*' \
-        "$suite" "$tar" "$@"
+        --customize-hook='rm -f "$1/etc/resolv.conf" "$1/etc/hostname"' \
+        "$suite" "$tar" ${5:+-}
 }
 
 main "$@"

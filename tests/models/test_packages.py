@@ -134,16 +134,19 @@ def test_a_debian_hosts_own_mirror_is_used_for_the_images_suite(tmp_path: Path) 
     (tmp_path / "sources.list.d" / "debian.sources").write_text(DEB822)
     (tmp_path / "sources.list").write_text("deb http://security.example.com/debian-security bookworm-security main\n")
     (tmp_path / "sources.list.d" / "old.list.save").write_text("deb http://gone.example.com/debian stretch main\n")
-    assert packages.host_sources(tmp_path) == [
-        "deb https://mirror.example.com/debian trixie main",
-        "deb https://mirror.example.com/debian trixie-updates main",
+    (tmp_path / "sources.list.d" / "another.list").write_text("deb https://another.example.com/debian stable main\n")
+    (tmp_path / "os-release").write_text("ID=debian\nVERSION_CODENAME=bookworm\n")
+    assert packages.host_sources(tmp_path / "os-release", tmp_path) == [
+        "deb https://mirror.example.com/debian/ trixie main",
+        "deb https://mirror.example.com/debian/ trixie-updates main",
         "deb http://security.example.com/debian-security trixie-security main",
     ]
 
 
 def test_another_hosts_mirror_is_left_to_mmdebstrap(tmp_path: Path) -> None:
     (tmp_path / "sources.list").write_text("deb http://archive.example.com/ubuntu noble main\n")
-    assert packages.host_sources(tmp_path) == []
+    (tmp_path / "os-release").write_text("ID=ubuntu\nVERSION_CODENAME=noble\n")
+    assert packages.host_sources(tmp_path / "os-release", tmp_path) == []
 
 
 # --- what stands in the way ----------------------------------------------------------------------------------------
@@ -202,13 +205,31 @@ def test_every_image_that_could_not_be_built_is_told_with_its_log(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_mirrors_password_is_in_no_argument_and_no_message(bare: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/mmdebstrap")
+    with pytest.raises(StopError) as error:
+        packages.build(
+            Daemon(),  # type: ignore[arg-type]
+            ["postgres"],
+            ["deb https://me:secret@mirror.example.com/debian trixie main"],
+        )
+    assert "deb https://mirror.example.com/debian trixie main" in str(error.value)
+    assert "secret" not in str(error.value) + "".join(bare)
+
+
 def test_the_builder_knows_where_this_host_gets_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    listed = "global.cert='/x'\nglobal.index-url='https://mirror.example.com/simple'\n:env:.timeout='60'\n"
+    listed = (
+        ":env:.index-url='https://mirror.example.com/simple'\n"
+        "global.cert='/x'\nglobal.index-url='https://older.example.com'\nglobal.timeout='60'\n"
+        "global.extra-index-url='\\nhttps://a.example.com\\nhttps://b.example.com'\n"
+    )
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=listed))
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example.com:3128")
     assert packages._pip_conf().decode().splitlines() == [
         "[global]",
         "index-url = https://mirror.example.com/simple",
+        "extra-index-url = https://a.example.com",
+        "    https://b.example.com",
         "proxy = http://proxy.example.com:3128",
         "timeout = 60",
     ]

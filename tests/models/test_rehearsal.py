@@ -105,7 +105,7 @@ def test_a_password_is_made_once_and_is_its_owners_only(tmp_path: Path) -> None:
     [
         ('docker.Secret("s", data="eA==")', "does not know this type of resource"),
         ('random.RandomPassword("p", length=20)', "passwords of letters and digits only"),
-        ('docker.get_network(name="bridge")', "does not know the function docker:index/getNetwork:getNetwork"),
+        ('docker.get_network_output(name="bridge")', "does not know the function docker:index/getNetwork:getNetwork"),
         ('docker.Volume.get("v", "some-id")', "does not read what is there: docker:index/volume:Volume v"),
         (
             'docker.Volume("v", opts=pulumi.ResourceOptions(aliases=[pulumi.Alias(name="old")]))',

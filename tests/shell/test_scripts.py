@@ -370,15 +370,17 @@ echo 'APT::Architecture "amd64";'
 
 def test_a_root_is_made_with_the_proxy_and_the_mirror_of_this_host(sandbox: Sandbox) -> None:
     sandbox.program("apt-config", APT)
-    sandbox.program("mmdebstrap", 'for word in "$@"; do echo "$word"; done')
+    sandbox.program("mmdebstrap", 'for word in "$@"; do echo "$word"; done; cat')
     source = "deb https://mirror.example.com/debian trixie main"
-    done = sandbox.run("sh", str(BUILD), "trixie", "/recipe", str(sandbox.path / "root.tar"), "curl,passwd", source)
+    command = ("sh", str(BUILD), "trixie", "/recipe", str(sandbox.path / "root.tar"), "curl,passwd", "sources")
+    done = sandbox.run("sh", "-c", f"echo '{source}' | {' '.join(command)}")
     assert done.returncode == 0, done.stderr
     words = done.stdout.splitlines()
     assert "--include=curl,passwd" in words
-    assert words[-3:] == ["trixie", str(sandbox.path / "root.tar"), source]
+    assert words[-4:] == ["trixie", str(sandbox.path / "root.tar"), "-", source]
     options = sandbox.path / "root.tar.apt"
     assert f"--aptopt={options}" in words
+    assert options.stat().st_mode & 0o777 == 0o600
     assert options.read_text().splitlines() == [
         'Acquire::http::Proxy "http://user:secret@proxy.example.com:3128";',
         'Acquire::https::CAInfo "/etc/company.pem";',
@@ -393,7 +395,12 @@ def test_what_this_host_uses_to_reach_packages_is_removed_from_the_root(sandbox:
     )
     sandbox.run("sh", str(BUILD), "trixie", "/recipe", str(sandbox.path / "root.tar"), "curl")
     root = sandbox.path / "root"
-    for name in ("etc/apt/sources.list", "etc/apt/sources.list.d/0000.list", "etc/apt/apt.conf.d/99mmdebstrap"):
+    for name in (
+        "etc/apt/sources.list",
+        "etc/apt/sources.list.d/0000.list",
+        "etc/apt/apt.conf.d/99mmdebstrap",
+        "etc/resolv.conf",
+    ):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("http://user:secret@mirror.example.com")
     sandbox.run("sh", "-c", hooks.read_text(), "hook", str(root))

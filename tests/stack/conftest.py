@@ -14,8 +14,8 @@ from tests.stack.deployment import HAS_ENGINE, NO_DIGESTS, Deployment, free_port
 
 HAS_MINIO = has_images("minio")
 """There is no package of MinIO."""
-REQUIRED = "REQUIRE_STACK"
-"""Set to 1 where a machine without Docker is a failure."""
+REQUIRED, REQUIRED_ENGINE = "REQUIRE_STACK", "REQUIRE_ENGINE"
+"""Set to 1 where a machine without Docker, or without the Pulumi engine, is a failure."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -24,6 +24,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     problem = preflight.docker_problem(Daemon(resolve_host())) if ours else None
     if problem and os.environ.get(REQUIRED) == "1":
         raise pytest.UsageError(f"{REQUIRED}=1: {problem}")
+    if ours and not HAS_ENGINE and os.environ.get(REQUIRED_ENGINE) == "1":
+        raise pytest.UsageError(f"{REQUIRED_ENGINE}=1: no pulumi on the PATH")
     for item in ours:
         item.add_marker(pytest.mark.stack)
         if problem:

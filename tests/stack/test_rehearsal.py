@@ -135,6 +135,7 @@ def test_what_pulumi_deployed_is_refused_and_left_alone(dev: Deployment) -> None
         dev.file.write_text(plain)
     assert "is there already, and no rehearsal made it" in said
     assert ids(dev) == before
+    assert not dev.passwords.path.exists()
 
 
 # --- beside the engine: the last, since the engine keeps what it takes --------------------------------------------
