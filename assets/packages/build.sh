@@ -16,8 +16,13 @@ main() {
     recipe=$2
     tar=$3
     packages=$4
-    # A proxy's address may have a password in it.
-    (umask 077 && apt_options >"$tar.apt")
+    # Root's apt may know a proxy with a password. What another user's apt knows is everybody's, and mmdebstrap, which
+    # is not that user while it builds, has to read it.
+    (
+        umask 022
+        [ "$(id -u)" != 0 ] || umask 077
+        apt_options >"$tar.apt"
+    )
     # Only what the packages themselves need: no apt, no documentation, no translations, no logs of the installation.
     # shellcheck disable=SC2016 # $1 is the hook's
     mmdebstrap --variant=essential \

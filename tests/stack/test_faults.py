@@ -243,6 +243,9 @@ def test_a_network_and_everything_on_it_removed_by_hand_is_made_again(dev: Deplo
 def test_an_image_removed_by_hand_is_built_again(dev: Deployment) -> None:
     # An image of its own, since another stack may run from the usual one.
     with changed(dev.checkout / "mlflow" / "healthcheck.py", '"""Succeeds', f'"""({dev.stack}) Succeeds'):
+        # And from a checkout that is nobody else's to read, as a strict umask makes it.
+        for path in (dev.checkout / "mlflow").iterdir():
+            path.chmod(0o600)
         dev.make("up")
         image = dev.inspect("server")["Image"]
         for name in dev.containers():
