@@ -432,6 +432,59 @@ def test_nothing_else_is_rehearsed(stack: Stack, monkeypatch: pytest.MonkeyPatch
         rehearse.up(stack, "no engine")
 
 
+@pytest.mark.parametrize(
+    ("strangers", "volumes", "words"),
+    [
+        (["mlflow-dev-server"], set(), "dev is there already, and no rehearsal made it: mlflow-dev-server"),
+        ([], {"mlflow-dev-minio-data"}, "dev has data, and what opens them is not here: mlflow-dev-minio-data"),
+    ],
+)
+def test_another_deployment_is_refused_before_a_password_is_made(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, strangers: list[str], volumes: set[str], words: str
+) -> None:
+    monkeypatch.setattr("rehearsal.host.Host.strangers", lambda _: strangers)
+    monkeypatch.setattr(Stack, "daemon", property(lambda _: SimpleNamespace(volumes=lambda: volumes)))
+    with pytest.raises(StopError, match=words):
+        rehearse.up(stack, "no engine")
+    assert not rehearse.owns(stack)
+
+
+class Engineless:
+    """An engine whose config has `secrets` already, and that can plan or not."""
+
+    def __init__(self, stack: Stack, secrets: dict[str, str], *, plans: bool = True) -> None:
+        self.stack = stack
+        self.secrets = secrets
+        self.plans = plans
+        self.written: list[str] = []
+
+    def call(self, *arguments: str, stdin: str | None = None) -> str:
+        if arguments[:2] == ("config", "set"):
+            self.written.append(f"{arguments[-1]}={stdin}")
+        return json.dumps({f"mlflow:{key}": {"value": value, "secret": True} for key, value in self.secrets.items()})
+
+    def show(self, *_: str) -> int:
+        return 0 if self.plans else 1
+
+
+@pytest.mark.parametrize(
+    ("secrets", "plans", "words"),
+    [
+        ({"postgresPassword": "another"}, True, "Pulumi.dev.yaml has another postgresPassword than the rehearsal"),
+        ({}, False, "Pulumi cannot plan this stack"),
+    ],
+)
+def test_a_rehearsal_is_kept_where_the_engine_cannot_take_it_over(
+    stack: Stack, secrets: dict[str, str], *, plans: bool, words: str
+) -> None:
+    password = rehearse._passwords(stack).get("postgres-password", 32)
+    host = Engineless(stack, secrets, plans=plans)
+    with pytest.raises(StopError, match=words):
+        rehearse.hand_over(host)  # type: ignore[arg-type]
+    assert host.written == []
+    assert rehearse._passwords(stack).read() == {"postgres-password": password}
+
+
 # --- images that were saved ----------------------------------------------------------------------------------------
 
 
