@@ -210,7 +210,7 @@ def image_name(base: Image) -> str:
     The tag is the content's hash, under a registry that cannot exist: an image that is missing is built again, never
     pulled from a stranger who owns its name.
     """
-    return f"localhost/{names.PROJECT}-server:{_content(base)[:12]}"
+    return f"{names.LOCAL_REGISTRY}/{names.PROJECT}-server:{_content(base)[:12]}"
 
 
 def _content(base: Image) -> str:

@@ -8,6 +8,8 @@ import re
 from typing import Literal, get_args
 
 PROJECT = "mlflow"
+LOCAL_REGISTRY = "localhost"
+"""Of the images that are built here. No registry answers to it: what is missing is built, never a stranger's."""
 ObjectStoreKind = Literal["minio", "seaweedfs"]
 OBJECT_STORES: tuple[ObjectStoreKind, ...] = get_args(ObjectStoreKind)
 COPY = "copy-artifacts"

@@ -15,8 +15,7 @@ from components import names
 SUITE = "trixie"
 """Debian 13, of which every image is made."""
 FOLDER = Path(__file__).parent.parent / "assets" / "packages"
-REPOSITORY = f"localhost/{names.PROJECT}-packages"
-"""No registry has this name: an image that is missing is built, never pulled from a stranger."""
+REPOSITORY = f"{names.LOCAL_REGISTRY}/{names.PROJECT}-packages"
 NAMES = tuple(sorted(folder.parent.name for folder in FOLDER.glob("*/recipe.toml")))
 BUILDER = "python-build"
 """The image `python` with this host's certificates and package index. MLflow is installed on it, not run."""

@@ -2,6 +2,7 @@
 
 from docker.errors import APIError
 
+from components import names
 from components.images import Image, ImagesSettings
 from components.settings import NO_DIGEST
 from operations.checkout import Stack
@@ -16,6 +17,9 @@ def pin(stack: Stack) -> None:
     for name, field in ImagesSettings.model_fields.items():
         image = getattr(stack.settings.images, name)
         if not isinstance(image, Image) or image.digest != NO_DIGEST:
+            continue
+        if image.ref.startswith(f"{names.LOCAL_REGISTRY}/"):
+            # Built here: no registry has it, and its tag is the hash of what it is made of.
             continue
         try:
             found[f"mlflow:images.{field.alias}"] = (image.ref, digest(stack, image.ref))

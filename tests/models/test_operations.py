@@ -388,6 +388,22 @@ def test_pin_writes_what_the_registry_says_and_names_what_it_does_not_know(
     assert "mlflow:images.postgres: docker.io/library/postgres:18.6@sha256:aaa" in capsys.readouterr().out
 
 
+def test_an_image_that_is_built_here_has_nothing_to_pin(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def ask(_stack: Stack, ref: str) -> str:
+        asked.append(ref)
+        raise APIError("no such manifest", explanation="no such manifest")
+
+    monkeypatch.setattr(pin, "digest", ask)
+    stack.set("images", source="packages")
+    stack.set("objectStore", kind="seaweedfs", memoryMb=1024)
+    with pytest.raises(StopError, match="have no digest"):
+        pin.pin(stack)
+    assert [ref for ref in asked if ref.startswith("localhost/")] == []
+    assert len(asked) == 2
+
+
 # --- without the engine --------------------------------------------------------------------------------------------
 
 
