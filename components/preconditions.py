@@ -38,9 +38,15 @@ def unmet(
         problems.append(
             f"mlflow:images.postgres: version {postgres_major} would start on an empty database: this stack's data "
             f"are in the volume {old}\n"
-            f"    go back to postgres:{max(majors)}, or move the data first: docs/operations.md#upgrade-postgres"
+            f"    go back to {_image_of(max(majors))}, or move the data first: docs/operations.md#upgrade-postgres"
         )
     return problems
+
+
+def _image_of(major: int) -> str:
+    """Return what to set for a Postgres of this major version."""
+    built = packaged.recipe("postgres").version == str(major)
+    return "mlflow:images.source: packages" if built else f"postgres:{major}"
 
 
 def _artifacts_left_behind(daemon: "Daemon", stack: str, settings: ObjectStoreSettings) -> list[str]:

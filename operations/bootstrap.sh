@@ -34,7 +34,7 @@ install() {
     [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV" ||
         die "$VENV could not be made" "remove it (rm -r $VENV) and try again"
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r "$1" ||
-        die "the packages of $1 could not be installed" "check that a package index is reachable (pip config list), then try again"
+        die "the packages of $1 could not be installed" "check that a package index is reachable (pip config list; PIP_CERT and HTTPS_PROXY), then try again"
     # Last, so that an installation that was cut short is done again.
     cp "$1" "$VENV/$(basename "$1").installed"
 }

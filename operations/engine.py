@@ -5,6 +5,7 @@ filled in so that a fresh checkout works: a file backend and a generated passphr
 """
 
 import hashlib
+import http.client
 import importlib.metadata
 import json
 import os
@@ -29,6 +30,10 @@ MINIMUM_VERSION = (3, 250)
 INSTALLED_VERSION = "3.259.0"
 DOWNLOADS = "https://github.com/pulumi/pulumi/releases/download"
 PROVIDERS = ("docker", "random")
+BY_HAND = (
+    f"  install Pulumi {'.'.join(map(str, MINIMUM_VERSION))} or newer yourself (https://www.pulumi.com/docs/install/), "
+    "then try again\n  on a network that does not reach it: docs/operations.md#without-the-pulumi-engine"
+)
 LOCAL_CLI = ROOT / ".pulumi-cli"
 
 
@@ -59,20 +64,22 @@ def install_cli(downloads: str = DOWNLOADS) -> Path:
     release = f"{downloads}/v{INSTALLED_VERSION}"
     say(f"installing Pulumi {INSTALLED_VERSION} into {LOCAL_CLI.name}/ (its plugins go to ~/.pulumi)")
     try:
-        checksums = _download(f"{release}/pulumi-{INSTALLED_VERSION}-checksums.txt").decode()
+        checksums = _download(f"{release}/pulumi-{INSTALLED_VERSION}-checksums.txt").decode(errors="replace")
         content = _download(f"{release}/{archive}")
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise NoEngineError(
-            f"the Pulumi CLI is not on the PATH, and could not be downloaded: {error}\n"
-            f"  install Pulumi {'.'.join(map(str, MINIMUM_VERSION))} or newer yourself "
-            "(https://www.pulumi.com/docs/install/), then try again"
+            f"the Pulumi CLI is not on the PATH, and could not be downloaded: {error}\n{BY_HAND}"
         ) from None
-    expected = {line.split()[1].lstrip("*"): line.split()[0] for line in checksums.splitlines() if line.strip()}
-    found = hashlib.sha256(content).hexdigest()
-    if expected.get(archive) != found:
-        raise StopError(
-            f"{archive}: its SHA-256 is {found}, the release says {expected.get(archive, 'nothing')}; not installed"
+    expected = {name: digest for digest, name in re.findall(r"(?m)^([0-9a-f]{64})\s+\*?(\S+)$", checksums)}
+    if archive not in expected:
+        # A proxy's own page, most likely: as good as no answer.
+        raise NoEngineError(
+            "the Pulumi CLI is not on the PATH, and could not be downloaded: "
+            f"what came from {release} are not the checksums of a release\n{BY_HAND}"
         )
+    found = hashlib.sha256(content).hexdigest()
+    if expected[archive] != found:
+        raise StopError(f"{archive}: its SHA-256 is {found}, the release says {expected[archive]}; not installed")
     part = LOCAL_CLI.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()

@@ -2,6 +2,7 @@
 
 import os
 import urllib.error
+import urllib.parse
 import urllib.request
 import webbrowser
 from datetime import UTC, datetime
@@ -163,10 +164,16 @@ def client(stack: Stack) -> None:
     """Print what a client exports: eval "$(make -s client)"."""
     address = _url(stack)
     answer(f"export MLFLOW_TRACKING_URI='{address}'")
+    loopback = urllib.parse.urlsplit(address).hostname == "127.0.0.1"
+    if loopback and urllib.request.getproxies() and not urllib.request.proxy_bypass("127.0.0.1"):
+        # The client would ask the proxy for it, which has a loopback of its own.
+        for name in ("no_proxy", "NO_PROXY"):
+            answer(f'export {name}="${{{name}:+${name},}}127.0.0.1,localhost"')
     answer("# pip install mlflow")
     answer("# python -c 'import mlflow; mlflow.log_metric(\"first\", 1)'")
     try:
-        with urllib.request.urlopen(f"{address}/health", timeout=5):  # noqa: S310 - our own server
+        opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if loopback else []))
+        with opener.open(f"{address}/health", timeout=5):
             pass
     except (urllib.error.URLError, OSError) as error:
         reason = getattr(error, "reason", error)

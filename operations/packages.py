@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from docker.errors import APIError
 from requests.utils import get_environ_proxies
@@ -34,6 +35,7 @@ HOST_LABEL = "mlflow.packages.host"
 NEEDED_GB = 3
 """In the folder for temporary files: two root file systems at once, each with its archive."""
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 CREDENTIALS = re.compile(r"//[^/@\s]*@")
 TOOLS = "mmdebstrap debian-archive-keyring gpg uidmap"
 """What builds, who vouches for Debian's packages, and what lets a user do without root."""
@@ -118,7 +120,7 @@ def _built(daemon: Daemon, name: str, sources: list[str]) -> str | None:
         recipe = Path(shutil.copytree(packaged.FOLDER / name, scratch / "recipe"))
         for path in [recipe, *recipe.iterdir(), wheels, *wheels.iterdir()]:
             path.chmod(0o755)
-        lines = sources or host_sources()
+        lines = [_signed(line) for line in sources or host_sources()]
         done = subprocess.run(
             [
                 # Its mounts end with it, however it ends. Without root, mmdebstrap sees to that itself.
@@ -227,6 +229,11 @@ def host_sources(release: Path = Path("/etc/os-release"), apt: Path = Path("/etc
     return [f"deb {mirrors[suite]} {ours} main" for suite, ours in suites.items() if suite in mirrors]
 
 
+def _signed(line: str) -> str:
+    """Return an apt line with who vouches for it: Debian, where nobody is named. Ubuntu's apt would not know."""
+    return line.replace("deb ", f"deb [signed-by={KEYRING}] ", 1) if "[" not in line and KEYRING.exists() else line
+
+
 def _entries(text: str) -> Iterator[tuple[str, str]]:
     """Yield address and suite of every entry of apt's sources with the component `main`, in either of its formats."""
     for line in text.splitlines():
@@ -246,9 +253,12 @@ def _build_builder(daemon: Daemon) -> None:
     It stays on this host. Its name says nothing of what it has of the host, so that plans are the same everywhere;
     a label does, and where that has changed it is built again.
     """
+    settings = _pip_settings()
+    authorities = dict.fromkeys([CERTIFICATES, Path(settings.get("cert", CERTIFICATES))])
+    lines = [f"{key} = {settings[key]}" for key in PIP_KEYS if key in settings]
     files = {
-        "ca-certificates.crt": CERTIFICATES.read_bytes() if CERTIFICATES.exists() else b"",
-        "pip.conf": _pip_conf(),
+        "ca-certificates.crt": b"\n".join(path.read_bytes() for path in authorities if path.exists()),
+        "pip.conf": "\n".join(["[global]", *lines, ""]).encode(),
     }
     content = hashlib.sha256(b"\0".join(files.values())).hexdigest()
     name = packaged.ref(packaged.BUILDER)
@@ -264,8 +274,8 @@ def _build_builder(daemon: Daemon) -> None:
         raise StopError(problem)
 
 
-def _pip_conf() -> bytes:
-    """Return this host's pip configuration, as far as it says where packages come from."""
+def _pip_settings() -> dict[str, str]:
+    """Return this host's pip configuration. Raises `StopError` where a build could not use it."""
     asked = [sys.executable, "-m", "pip", "config", "list", "--disable-pip-version-check"]
     printed = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
     found = {}
@@ -277,8 +287,13 @@ def _pip_conf() -> bytes:
     proxy = get_environ_proxies(index, no_proxy=None).get("https")
     if proxy:
         found.setdefault("proxy", proxy)
-    lines = [f"{key} = {found[key]}" for key in PIP_KEYS if key in found]
-    return "\n".join(["[global]", *lines, ""]).encode()
+    for key in ("index-url", "proxy"):
+        if urlsplit(found.get(key, "")).hostname in ("127.0.0.1", "localhost", "::1"):
+            raise StopError(
+                f"pip's {key} is on this host's loopback address, which a build in a container does not reach\n"
+                "  set it to an address of this host that Docker's containers reach"
+            )
+    return found
 
 
 def _last_lines(text: str) -> str:

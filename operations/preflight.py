@@ -21,6 +21,10 @@ UNATTENDED = "dev"
 """The stack that nobody is asked about."""
 ANSWERED = re.compile("manifest|denied|unauthorized|toomanyrequests|rate limit|not found|x509", re.IGNORECASE)
 """What is said where a registry can be reached, and an image not had; or where a certificate is all that is missing."""
+UNTRUSTED = (
+    "\n  Docker does not trust a certificate here, perhaps your network's own: put its authority into "
+    "/usr/local/share/ca-certificates, then: update-ca-certificates && systemctl restart docker"
+)
 DEFAULT_REFS = {image["ref"] for image in DEFAULTS.values()}
 MINIMUM_API = (1, 41)
 """Docker 20.10."""
@@ -267,8 +271,11 @@ def require_images(stack: Stack) -> None:
         lines = "\n".join(f"  {name}\n    {error}" for name, error in missing)
         raise StopError(
             f"{len(missing)} of {len(missing) + len(present)} images cannot be had; nothing was deployed\n{lines}\n"
-            "  behind a mirror, name it: pulumi config set --path mlflow:images.postgres.ref MIRROR/postgres:18.6\n"
-            "  without a registry, bring them from a machine that has them: docs/operations.md#without-a-registry"
+            f"  behind a mirror, name it in {stack.path.name}, under mlflow:images: "
+            "postgres: {ref: MIRROR/postgres:18.6}\n"
+            "  without a registry, build them from Debian's and Python's packages (source: packages), or bring them "
+            "from a machine that has them: docs/operations.md#without-a-registry"
+            + (UNTRUSTED if any("x509" in error for _, error in missing) else "")
         )
 
 
@@ -296,7 +303,8 @@ def _switch_to_packages(stack: Stack) -> None:
     stack.set("objectStore", kind="seaweedfs", memoryMb=memory)
     say(
         f"no registry answers here: {stack.path.name} now says images.source: packages and, since there is no package "
-        f"of MinIO, objectStore.kind: seaweedfs\n  (to undo it: git checkout {stack.path.name})"
+        f"of MinIO, objectStore.kind: seaweedfs\n  commit it once you are content: a stack with data does not go back "
+        f"by itself (before it has any, undo it by: git checkout {stack.path.name})"
     )
 
 

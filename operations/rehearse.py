@@ -28,11 +28,6 @@ def asked_for() -> bool:
     return os.environ.get(ASKED_FOR) == "1"
 
 
-def is_possible(stack: Stack) -> bool:
-    """Whether a rehearsal may stand in for the engine: for dev, or where it was asked for by name."""
-    return (stack.name == preflight.UNATTENDED or asked_for()) and not stack.settings.protect_data
-
-
 def owns(stack: Stack) -> bool:
     """Whether this stack was last deployed by a rehearsal."""
     return _passwords(stack).path.exists()
@@ -44,18 +39,25 @@ def _passwords(stack: Stack) -> Passwords:
 
 def up(stack: Stack, reason: str) -> None:
     """Deploy by the rehearsal; raise `StopError` with everything that went wrong."""
-    if not is_possible(stack):
-        raise StopError(f"{reason}\n  (a rehearsal is for dev alone)")
+    if stack.settings.protect_data:
+        raise StopError(
+            f"{reason}\n  (a rehearsal cannot stand in: mlflow:protectData is true for {stack.name}, and what is "
+            "protected is never rehearsed)"
+        )
+    if stack.name != preflight.UNATTENDED and not asked_for():
+        raise StopError(f"{reason}\n  (a rehearsal stands in for dev alone, or where REHEARSAL=1 asks for it)")
     if encrypted := [key for key, value in stack.values.items() if isinstance(value, dict) and "secure" in value]:
         raise StopError(
             f"{reason}\n  a rehearsal cannot stand in: {stack.path.name} has secrets that only Pulumi reads: "
-            f"{', '.join(encrypted)}"
+            f"{', '.join(encrypted)}\n  for a stack of your own: copy it to Pulumi.mine.yaml without encryptionsalt "
+            "and `secure:` entries, choose another server.port, and type: REHEARSAL=1 make up STACK=mine"
         )
     passwords = _passwords(stack)
     say(
         f"\n*** A REHEARSAL, NOT PULUMI: {reason.splitlines()[0]}\n"
         "*** The same program makes the same containers, by a small deployer of this project: no plan, no state, no\n"
-        f"*** drift. Secrets are in {passwords.path}, readable by you only. For dev only.\n"
+        f"*** comparison with what is there later. Its secrets are in {passwords.path}, readable by you\n"
+        "*** only: keep a copy, without them the data are refused. For dev only.\n"
         "*** Once the Pulumi CLI can be had, `make up` hands all of it over to Pulumi, data included.\n"
     )
     with _alone(stack):
@@ -90,8 +92,10 @@ def _refuse_others(stack: Stack, host: Host) -> None:
     if data and not owns(stack):
         raise StopError(
             f"{stack.name} has data, and what opens them is not here: {', '.join(sorted(data))}\n"
-            f"  {_passwords(stack).path} is with whoever rehearsed it; without them, type: docker volume rm "
-            f"{' '.join(sorted(data))}"
+            f"  ask whoever deployed it on this host for the secrets, and put them into {_passwords(stack).path} "
+            "(mode 0600)\n"
+            f"  or have a stack of your own: copy {stack.path.name} to Pulumi.mine.yaml, choose another server.port, "
+            "and type: REHEARSAL=1 make up STACK=mine\n  nothing was changed"
         )
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -23,7 +24,7 @@ import yaml
 from docker.errors import APIError, DockerException
 
 from components.daemon import Daemon, resolve_host
-from operations import checkout, console, deploy, engine, packages, pin, preflight, recovery, rehearse
+from operations import checkout, console, deploy, engine, look, packages, pin, preflight, recovery, rehearse
 from operations.checkout import Stack
 from operations.console import StopError
 from operations.engine import Engine
@@ -306,10 +307,16 @@ def test_a_missing_cli_is_installed_into_the_checkout(release: tuple[str, Path])
 
 
 def test_a_cli_with_another_checksum_is_not_installed(release: tuple[str, Path]) -> None:
-    release[1].write_text(release[1].read_text().replace("  pulumi", "0  pulumi"))
+    release[1].write_text(re.sub(r"(?m)^[0-9a-f]{64}", "0" * 64, release[1].read_text()))
     with pytest.raises(StopError, match="the release says"):
         engine.install_cli(release[0])
     assert not engine.LOCAL_CLI.exists()
+
+
+def test_a_proxys_own_page_in_its_place_is_no_release(release: tuple[str, Path]) -> None:
+    release[1].write_text("<html>\n<body>This site is blocked</body>\n")
+    with pytest.raises(engine.NoEngineError, match="are not the checksums of a release"):
+        engine.install_cli(release[0])
 
 
 def test_a_cli_that_cannot_be_downloaded_is_told_with_what_to_do() -> None:
@@ -404,6 +411,19 @@ def test_an_image_that_is_built_here_has_nothing_to_pin(stack: Stack, monkeypatc
     assert len(asked) == 2
 
 
+@pytest.mark.parametrize("proxy", ["", "http://proxy.example.com:3128"])
+def test_a_client_behind_a_proxy_is_kept_from_asking_it_for_this_host(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], proxy: str
+) -> None:
+    for name in ("no_proxy", "NO_PROXY", "http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    if proxy:
+        monkeypatch.setenv("http_proxy", proxy)
+    look.client(stack)
+    line = 'export NO_PROXY="${NO_PROXY:+$NO_PROXY,}127.0.0.1,localhost"'
+    assert (line in capsys.readouterr().out.splitlines()) == bool(proxy)
+
+
 # --- without the engine --------------------------------------------------------------------------------------------
 
 
@@ -444,7 +464,8 @@ def test_nothing_else_is_rehearsed(stack: Stack, monkeypatch: pytest.MonkeyPatch
     else:
         text = stack.path.read_text()
         stack.path.write_text(text.replace('protectData: "false"', 'protectData: "true"'))
-    with pytest.raises(StopError, match=r"no engine\n  \(a rehearsal is for dev alone\)"):
+    words = "stands in for dev alone" if why == "another stack" else "mlflow:protectData is true for dev"
+    with pytest.raises(StopError, match=rf"no engine\n  \(a rehearsal .*{words}"):
         rehearse.up(stack, "no engine")
 
 

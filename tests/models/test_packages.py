@@ -213,7 +213,7 @@ def test_a_mirrors_password_is_in_no_argument_and_no_message(bare: list[str], mo
             ["postgres"],
             ["deb https://me:secret@mirror.example.com/debian trixie main"],
         )
-    assert "deb https://mirror.example.com/debian trixie main" in str(error.value)
+    assert "https://mirror.example.com/debian trixie main" in str(error.value)
     assert "secret" not in str(error.value) + "".join(bare)
 
 
@@ -225,11 +225,19 @@ def test_the_builder_knows_where_this_host_gets_its_packages(monkeypatch: pytest
     )
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=listed))
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example.com:3128")
-    assert packages._pip_conf().decode().splitlines() == [
-        "[global]",
-        "index-url = https://mirror.example.com/simple",
-        "extra-index-url = https://a.example.com",
-        "    https://b.example.com",
-        "proxy = http://proxy.example.com:3128",
-        "timeout = 60",
-    ]
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert packages._pip_settings() == {
+        "index-url": "https://mirror.example.com/simple",
+        "extra-index-url": "https://a.example.com\n    https://b.example.com",
+        "proxy": "http://proxy.example.com:3128",
+        "timeout": "60",
+        "cert": "/x",
+    }
+
+
+def test_an_index_that_a_build_cannot_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = "global.index-url='http://127.0.0.1:3141/simple'\n"
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=listed))
+    with pytest.raises(StopError, match="pip's index-url is on this host's loopback address"):
+        packages._pip_settings()

@@ -108,7 +108,7 @@ def test_a_stack_that_protects_its_data_is_not_rehearsed(rehearsed: Deployment) 
     before = rehearsed.file.read_text()
     try:
         rehearsed.set("protectData", "true")
-        assert "a rehearsal is for dev alone" in rehearsed.make("up", ok=False).stderr
+        assert "what is protected is never rehearsed" in rehearsed.make("up", ok=False).stderr
     finally:
         rehearsed.file.write_text(before)
 
