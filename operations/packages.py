@@ -225,7 +225,7 @@ def host_sources(release: Path = Path("/etc/os-release"), apt: Path = Path("/etc
     suites = {codename: packaged.SUITE} | {
         f"{codename}-{pocket}": f"{packaged.SUITE}-{pocket}" for pocket in ("updates", "security")
     }
-    # Somebody else's repository may have a suite of this name, and no Debian in it.
+    # By this release's own suites: other repositories on this host have others, and no Debian in them.
     return [f"deb {mirrors[suite]} {ours} main" for suite, ours in suites.items() if suite in mirrors]
 
 
