@@ -7,11 +7,14 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import docker
+import pytest
 import yaml
 from pydantic.alias_generators import to_camel
 
@@ -123,6 +126,24 @@ class Deployment:
         if ok:
             assert done.returncode == 0, f"make {verb}\n{done.stdout}\n{done.stderr}\n{self.logs()}"
         return done
+
+    @contextmanager
+    def begun(self, moment: Callable[[str], bool]) -> Iterator[subprocess.Popen[str]]:
+        """Begin a `make up`, and hand it over when it prints the line for which `moment` says yes."""
+        with subprocess.Popen(
+            ["make", "-s", "up"],
+            cwd=self.checkout,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        ) as running:
+            assert running.stdout
+            if not any(moment(line) for line in running.stdout):
+                pytest.fail("the deployment ended before its moment was seen")
+            yield running
 
     def pulumi(self, *arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
         """Run plain `pulumi`, with the exports of `make env`."""

@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import threading
 import urllib.parse
 from collections.abc import Iterator
@@ -276,51 +275,18 @@ def test_pruned_containers_are_made_again_and_nothing_restarts(dev: Deployment) 
 @pytest.mark.parametrize("moment", ["Network backend", "Container postgres", "Container server"])
 def test_an_up_that_was_killed_is_mended_by_the_next(dev: Deployment, moment: str) -> None:
     dev.make("down")
-    running = subprocess.Popen(
-        ["make", "-s", "up"],
-        cwd=dev.checkout,
-        env=dev.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    assert running.stdout
-    for line in running.stdout:
-        if f"{moment} creating" in line:
-            break
-    else:
-        pytest.fail(f"the deployment ended before {moment!r} was seen, so nothing was killed")
-    os.killpg(running.pid, signal.SIGKILL)
-    running.wait()
-    running.stdout.close()
+    with dev.begun(lambda line: f"{moment} creating" in line) as running:
+        os.killpg(running.pid, signal.SIGKILL)
     works(dev)
 
 
 @pytest.mark.engine
 def test_a_second_up_at_the_same_time_is_refused(dev: Deployment) -> None:
     dev.make("down")
-    first = subprocess.Popen(
-        ["make", "-s", "up"],
-        cwd=dev.checkout,
-        env=dev.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert first.stdout
-    for line in first.stdout:
-        if "Updating" in line:
-            break
-    else:
-        pytest.fail("the first deployment ended before it was seen to begin")
-    said = refused(dev)
-    assert "is being changed by somebody else: process" in said
-    rest = first.stdout.read()
-    first.stdout.close()
-    assert first.wait() == 0, rest
+    with dev.begun(lambda line: "Updating" in line) as first:
+        assert "is being changed by somebody else: process" in refused(dev)
+        rest = first.communicate()[0]
+        assert first.returncode == 0, rest
     assert ask(f"{url(dev)}/health")[0] == 200
 
 

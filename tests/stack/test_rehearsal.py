@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 from typing import Any
 
 import pytest
@@ -12,20 +11,6 @@ import pytest
 from rehearsal.host import FOLLOWS_LABEL, HASH_LABEL
 from tests.stack.deployment import Deployment, free_port
 from tests.stack.test_deployment import search, url
-
-
-def started(deployment: Deployment) -> "subprocess.Popen[str]":
-    """Begin a `make up`, its words to be read as they come."""
-    return subprocess.Popen(
-        ["make", "-s", "up"],
-        cwd=deployment.checkout,
-        env=deployment.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
 
 
 def ids(deployment: Deployment) -> dict[str, str]:
@@ -80,27 +65,17 @@ def test_a_new_password_reaches_all_who_hold_it_and_nobody_else(rehearsed: Deplo
 def test_one_that_was_killed_is_mended_by_the_next(rehearsed: Deployment, moment: str) -> None:
     rehearsed.make("down")
     assert rehearsed.containers() == []
-    with started(rehearsed) as running:
-        assert running.stdout
-        for line in running.stdout:
-            if line.strip() == rehearsed.name(moment):
-                break
-        else:
-            pytest.fail(f"it ended before {moment!r} was seen, so nothing was killed")
+    with rehearsed.begun(lambda line: line.strip() == rehearsed.name(moment)) as running:
         os.killpg(running.pid, signal.SIGKILL)
     works(rehearsed)
 
 
 def test_a_second_one_at_the_same_time_is_refused(rehearsed: Deployment) -> None:
     rehearsed.make("down")
-    with started(rehearsed) as first:
-        assert first.stdout
-        for line in first.stdout:
-            if line.strip() == rehearsed.name("postgres-secrets"):
-                break
+    with rehearsed.begun(lambda line: line.strip() == rehearsed.name("postgres-secrets")) as first:
         assert "is being changed by another rehearsal" in rehearsed.make("up", ok=False).stderr
-        rest = first.stdout.read()
-        assert first.wait() == 0, rest
+        rest = first.communicate()[0]
+        assert first.returncode == 0, rest
     works(rehearsed)
 
 
