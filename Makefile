@@ -1,11 +1,11 @@
 # The one door. `make` lists what there is; every recipe hands over to a script that can be read.
 STACK ?= dev
-export STACK YES CONFIRM ARGS SERVICE
+export STACK YES CONFIRM ARGS SERVICE FROM DRY_RUN
 
 RUN := @sh operations/bootstrap.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help up preview down destroy status logs open url images env client doctor pin test docs lock
+.PHONY: help up preview down destroy status logs open url images env client doctor backup backups restore drill pin test docs lock
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -46,6 +46,18 @@ client: ## exports for MLflow's client: eval "$(make -s client)"
 
 doctor: ## say what is wrong and what to type
 	$(RUN) doctor
+
+backup: ## take a backup now
+	$(RUN) backup
+
+backups: ## list the backups
+	$(RUN) backups
+
+restore: ## put a backup in the place of what is there: FROM=latest or an id; DRY_RUN=1 only says what would happen
+	$(RUN) restore
+
+drill: ## prove that the newest backup can be restored
+	$(RUN) drill
 
 pin: ## look up the digests of the images that have none
 	$(RUN) pin

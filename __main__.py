@@ -4,6 +4,7 @@ import pulumi
 
 from components import preconditions
 from components.artifacts import Artifacts
+from components.backup import Backup
 from components.credentials import warn_of_unsaved
 from components.images import Images
 from components.mlflow import Mlflow
@@ -24,22 +25,17 @@ preconditions.require(
 
 platform = Platform(
     docker_host=docker_host,
-    images=Images("images", config.images, stores=config.object_store.kinds),
-    networks=Networks("networks", config.traefik, with_access=config.publishes_data),
+    images=Images("images", config.images, stores=config.object_store.kinds, backed_up=config.backup.enabled),
+    networks=Networks("networks", config.traefik, extra=config.extra_networks),
     protect_data=config.protect_data,
+    backed_up=config.backup.enabled,
 )
 postgres = Postgres("postgres", config.postgres, platform=platform, major=config.postgres_major)
 artifacts = Artifacts("artifacts", config.object_store, platform=platform).store
-mlflow = Mlflow(
-    "mlflow",
-    config.server,
-    platform=platform,
-    database=postgres,
-    artifacts=artifacts,
-    route=config.route,
-)
+mlflow = Mlflow("mlflow", config.server, platform=platform, database=postgres, artifacts=artifacts, route=config.route)
+backup = Backup("backup", config.backup, platform=platform, database=postgres, artifacts=artifacts, server=mlflow)
 
 pulumi.export("url", mlflow.url)
-credentials = [*postgres.credentials, *artifacts.credentials, *mlflow.credentials]
+credentials = [*postgres.credentials, *artifacts.credentials, *mlflow.credentials, *backup.credentials]
 pulumi.export("credentials", {credential.key: credential.value for credential in credentials})
 warn_of_unsaved(credentials)

@@ -11,8 +11,10 @@ from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from components import packaged
+from components.backup import TARGET_SECRET, BackupSettings
 from components.images import DEFAULTS, Image, ImagesSettings
 from components.mlflow import BASE_MB, JOBS_MB, MAX_OVERFLOW, POOL_SIZE, WORKER_MB, Route, ServerSettings
+from components.networks import ExtraNetwork
 from components.object_store import ObjectStoreSettings
 from components.postgres import PostgresSettings
 from components.settings import NO_DIGEST, Hostname, Settings
@@ -27,8 +29,13 @@ SECRETS = (
     "seaweedfsPassword",
     "cryptoKekPassphrase",
     "webhookEncryptionKey",
+    "postgresBackupPassword",
+    "minioBackupPassword",
+    "seaweedfsBackupPassword",
+    "backupPassword",
+    TARGET_SECRET,
 )
-"""Keys that are not settings: each overrides one generated credential."""
+"""Keys that are not settings: each overrides one generated credential, but for the last, which is somebody else's."""
 SPARE_CONNECTIONS = 25
 """For the migration, a person with psql, a backup, an exporter, and Postgres' own reserve of three."""
 SEAWEEDFS_MB = 1024
@@ -54,6 +61,7 @@ class StackConfig(Settings):
     postgres: PostgresSettings = Field(default=PostgresSettings(), description="The database.")
     object_store: ObjectStoreSettings = Field(default=ObjectStoreSettings(), description="Where artifacts are.")
     traefik: TraefikSettings = Field(default=TraefikSettings(), description="The way in from outside.")
+    backup: BackupSettings = Field(default=BackupSettings(), description="The copy of everything.")
     images: ImagesSettings = Field(default=ImagesSettings(), description="What is run, and what MLflow is built on.")
 
     @classmethod
@@ -112,12 +120,16 @@ class StackConfig(Settings):
     @property
     def pulled_images(self) -> list[Image]:
         """Every image that must be on the host before anything is deployed."""
-        return self.images.pulled(self.object_store.kinds)
+        return self.images.pulled(self.object_store.kinds, backed_up=self.backup.enabled)
 
     @property
-    def publishes_data(self) -> bool:
-        """Whether a port of a data service is published, for which an internal network will not do."""
-        return bool(self.postgres.port or self.object_store.console_port)
+    def extra_networks(self) -> set[ExtraNetwork]:
+        """The networks beside the two that are always there."""
+        wanted: dict[ExtraNetwork, bool] = {
+            "access": bool(self.postgres.port or self.object_store.console_port),
+            "egress": self.backup.leaves,
+        }
+        return {network for network, is_wanted in wanted.items() if is_wanted}
 
 
 class InvalidSettingsError(ValueError):
@@ -185,6 +197,12 @@ def _contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
             "that it knows only",
         )
     yield from _object_store_contradictions(config.object_store)
+    if config.backup.where == "s3" and not config.backup.access_key_id:
+        yield (
+            {"backup"},
+            "mlflow:backup.accessKeyId: is required for an S3 target; its secret key goes into the config, too: "
+            f"pulumi config set --secret {TARGET_SECRET}",
+        )
     yield from _image_contradictions(config)
     yield from _ports_used_twice(config)
 

@@ -7,6 +7,7 @@ a preview never needs the daemon for anything but the provider's own greeting.
 import json
 import os
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,15 +87,18 @@ class Daemon:
         """The connection of this thread; raises `DockerException` where no daemon answers."""
         client: docker.APIClient | None = getattr(_clients, "by_host", {}).get(self.host)
         if client is None:
-            client = docker.APIClient(
-                base_url=self.host,
-                tls=_tls(),
-                version="auto",
-                timeout=REQUEST_TIMEOUT_SECONDS,
-                use_ssh_client=self.host.startswith("ssh://"),
-            )
+            client = self._connected(REQUEST_TIMEOUT_SECONDS)
             _clients.by_host = {**getattr(_clients, "by_host", {}), self.host: client}
         return client
+
+    def _connected(self, timeout_s: int | None) -> docker.APIClient:
+        return docker.APIClient(
+            base_url=self.host,
+            tls=_tls(),
+            version="auto",
+            timeout=timeout_s,  # type: ignore[arg-type]  # None is for ever
+            use_ssh_client=self.host.startswith("ssh://"),
+        )
 
     def inspect(self, container: str) -> dict[str, Any] | None:
         """Return all that Docker knows of a container, by id or name, or None if there is no such container."""
@@ -131,6 +135,46 @@ class Daemon:
             return 126, str(error)
         except RequestException as error:
             return 124, f"no answer within {REQUEST_TIMEOUT_SECONDS} s ({error.__class__.__name__})"
+
+    def show(self, container: str, command: list[str], tell: Callable[[str], None]) -> int:
+        """Run a command in a container for as long as it takes; hand on what it prints, and return its exit code."""
+        api = self._connected(None)
+        created = api.exec_create(container, command)
+        for chunk in api.exec_start(created["Id"], stream=True):
+            tell(chunk.decode(errors="replace"))
+        code: int = api.exec_inspect(created["Id"])["ExitCode"]
+        return code
+
+    def once(
+        self, name: str, body: dict[str, Any], tell: Callable[[str], None], *, networks: Sequence[str] = ()
+    ) -> int:
+        """Run a container to its end, hand on what it prints, remove it, and return its exit code.
+
+        One of this name that an earlier call left behind is removed first, unless it still runs: raises `APIError`.
+        """
+        api = self._connected(None)
+        left = self.inspect(name)
+        if left and not left["State"]["Running"]:
+            api.remove_container(name, v=True)
+        if networks:
+            body = {**body, "HostConfig": {**body["HostConfig"], "NetworkMode": networks[0]}}
+        container = api.create_container_from_config(body, name)["Id"]  # type: ignore[no-untyped-call]
+        try:
+            for network in networks[1:]:
+                api.connect_container_to_network(container, network)
+            api.start(container)
+            for chunk in api.logs(container, stream=True, follow=True):
+                tell(chunk.decode(errors="replace"))
+            code: int = api.wait(container, timeout=None)["StatusCode"]
+            return code
+        finally:
+            api.remove_container(container, v=True, force=True)
+
+    def stop(self, container: str) -> None:
+        """Stop a container, with the notice that it was given when it was made."""
+        found = self.inspect(container)
+        if found:
+            self._connected(None).stop(container, timeout=found["Config"].get("StopTimeout") or 10)
 
     def logs(self, container: str, lines: int = 15) -> str:
         """Return the last lines that a container printed, or nothing if it is gone."""

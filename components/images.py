@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,8 @@ from components.settings import NO_DIGEST, AptSource, Digest, ImageName, Setting
 
 CONTEXT = "mlflow"
 """The folder from which the MLflow image is built."""
+BACKUP_CONTEXT = "assets/backup/image"
+"""The one of the backup's image, which is built on the database's."""
 
 
 class Image(Settings):
@@ -84,6 +87,10 @@ class ImagesSettings(Settings):
         description="An MLflow image that was built before, from the same `mlflow/`: by CI, or on another machine. "
         "Without it, it is built here.",
     )
+    backup: Image | None = Field(
+        default=None,
+        description="An image for the backup that was built before. Without it, it is built here, on `postgres`.",
+    )
     archive: str | None = Field(
         default=None,
         description="A folder with images that were written by `docker save`. Where one is missing, `make up` loads "
@@ -105,19 +112,31 @@ class ImagesSettings(Settings):
             for key, value in values.items()
         }
 
-    def deployed(self, stores: Sequence[str]) -> dict[str, Image]:
-        """Return every image that runs as it is, with these object stores."""
+    def deployed(self, stores: Sequence[str], *, backed_up: bool) -> dict[str, Image]:
+        """Return every image that runs as it is, with these object stores, and with a backup or without."""
         by_store = {
             "minio": {"minio": self.minio, "minio-client": self.minio_client},
             "seaweedfs": {"seaweedfs": self.seaweedfs},
         }
         images = {"postgres": self.postgres} | {key: image for kind in stores for key, image in by_store[kind].items()}
+        if backed_up and self.backup:
+            images["backup"] = self.backup
         return images | ({"mlflow": self.mlflow} if self.mlflow else {})
 
-    def pulled(self, stores: Sequence[str]) -> list[Image]:
+    def built(self, *, backed_up: bool) -> dict[str, "Built"]:
+        """Return every image that is built by the program."""
+        images = {}
+        if self.mlflow is None:
+            arguments = {"BASE_IMAGE": self.python.name, "BUILD_IMAGE": self.builder.name}
+            images["mlflow"] = Built("server", CONTEXT, arguments)
+        if backed_up and self.backup is None:
+            images["backup"] = Built("backup", BACKUP_CONTEXT, {"BASE_IMAGE": self.postgres.name})
+        return images
+
+    def pulled(self, stores: Sequence[str], *, backed_up: bool) -> list[Image]:
         """Return every image that must be on the host before anything is deployed."""
         built_on = [] if self.mlflow else [self.python, self.builder]
-        return list(dict.fromkeys([*self.deployed(stores).values(), *built_on]))
+        return list(dict.fromkeys([*self.deployed(stores, backed_up=backed_up).values(), *built_on]))
 
     @property
     def builder(self) -> Image:
@@ -139,13 +158,15 @@ class Images(pulumi.ComponentResource):
         settings: ImagesSettings,
         *,
         stores: Sequence[str],
+        backed_up: bool,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """Pull what runs as it is, of the object stores for `stores`, and build MLflow's unless it is pulled, too."""
+        """Pull what runs as it is, of the object stores for `stores`, and build the rest."""
         super().__init__("mlflow:components:Images", name, None, opts)
-        self._ids = {key: self._pull(key, image) for key, image in settings.deployed(stores).items()}
-        if settings.mlflow is None:
-            self._ids["mlflow"] = self._build("mlflow", settings.python, settings.builder)
+        deployed = settings.deployed(stores, backed_up=backed_up)
+        self._ids = {key: self._pull(key, image) for key, image in deployed.items()}
+        for key, built in settings.built(backed_up=backed_up).items():
+            self._ids[key] = self._build(key, built)
         self.register_outputs({**self._ids})
 
     @property
@@ -173,6 +194,11 @@ class Images(pulumi.ComponentResource):
         """Id of the MLflow image."""
         return self._ids["mlflow"]
 
+    @property
+    def backup(self) -> pulumi.Output[str]:
+        """Id of the backup's image; raises `KeyError` where there is no backup."""
+        return self._ids["backup"]
+
     def _pull(self, name: str, image: Image) -> pulumi.Output[str]:
         pulled = docker.RemoteImage(
             f"{name}-image",
@@ -183,38 +209,51 @@ class Images(pulumi.ComponentResource):
         )
         return pulled.image_id
 
-    def _build(self, name: str, base: Image, builder: Image) -> pulumi.Output[str]:
-        built = docker.RemoteImage(
+    def _build(self, name: str, built: "Built") -> pulumi.Output[str]:
+        image = docker.RemoteImage(
             f"{name}-image",
-            name=image_name(base),
+            name=built.name,
             build={
                 # Relative, and the same builder for everyone: otherwise a laptop and CI plan each other's change.
-                "context": CONTEXT,
-                "build_args": {"BASE_IMAGE": base.name, "BUILD_IMAGE": builder.name},
+                "context": built.context,
+                "build_args": built.arguments,
                 "builder": "default",
                 # With it, the id differs at each build on the containerd image store.
                 "provenance": "false",
                 "build_log_file": "build.log",
             },
-            triggers={"content": _content(base)},
+            triggers={"content": built.content},
             # A replacement is made first; deleting the old one by its tag would delete what was just built.
             keep_locally=True,
             opts=pulumi.ResourceOptions(parent=self),
         )
-        return built.image_id
+        return image.image_id
 
 
-def image_name(base: Image) -> str:
-    """Return what the image is called that is built on `base`.
+@dataclass(frozen=True)
+class Built:
+    """An image that is built by the program."""
 
-    The tag is the content's hash, under a registry that cannot exist: an image that is missing is built again, never
-    pulled from a stranger who owns its name.
-    """
-    return f"{names.LOCAL_REGISTRY}/{names.PROJECT}-server:{_content(base)[:12]}"
+    service: str
+    """What it is for."""
+    context: str
+    """The folder that it is built from."""
+    arguments: dict[str, str]
+    """Of the build. The first one names what it is built on."""
 
+    @property
+    def name(self) -> str:
+        """What the image is called.
 
-def _content(base: Image) -> str:
-    return context_digest(Path(__file__).parent.parent / CONTEXT, base.name)
+        The tag is the content's hash, under a registry that cannot exist: an image that is missing is built again,
+        never pulled from a stranger who owns its name.
+        """
+        return f"{names.LOCAL_REGISTRY}/{names.PROJECT}-{self.service}:{self.content[:12]}"
+
+    @property
+    def content(self) -> str:
+        """The SHA-256 of all that it is made of."""
+        return context_digest(Path(__file__).parent.parent / self.context, self.arguments["BASE_IMAGE"])
 
 
 def context_digest(folder: Path, base: str) -> str:

@@ -9,7 +9,7 @@ import pulumi_docker as docker
 
 from components import names
 from components.credentials import Credential
-from components.object_store import ADMIN, ObjectStore, ObjectStoreSettings
+from components.object_store import ADMIN, BACKUP_USER, USER, ObjectStore, ObjectStoreSettings
 from components.platform import Platform
 from components.runtime import Files, HealthCheck, Job, Limits, Publish, Service, Workload
 
@@ -42,6 +42,10 @@ class Minio(pulumi.ComponentResource):
         bucket = settings.bucket
         root_password = Credential(f"{name}-root-password", "minioRootPassword", parent=self)
         password = Credential(f"{name}-password", "minioPassword", parent=self)
+        backup_password = (
+            Credential(f"{name}-backup-password", "minioBackupPassword", parent=self) if platform.backed_up else None
+        )
+        identities = {USER: password, **({BACKUP_USER: backup_password} if backup_password else {})}
         data = docker.Volume(
             f"{name}-data",
             name=names.object_store_volume(pulumi.get_stack(), "minio"),
@@ -112,7 +116,7 @@ class Minio(pulumi.ComponentResource):
                         "/run/secrets",
                         {
                             "mc-config.json": _client_config(endpoint, root_password.value),
-                            "mlflow-secret-key": password.value,
+                            **{f"{user}-secret-key": identity.value for user, identity in identities.items()},
                         },
                         image=platform.images.minio_client,
                         parent=self,
@@ -122,7 +126,8 @@ class Minio(pulumi.ComponentResource):
                         "/run/config",
                         {
                             "bootstrap.sh": (ASSETS / "bootstrap.sh").read_text(),
-                            "mlflow-policy.json": json.dumps(policy(bucket), indent=2),
+                            f"{USER}-policy.json": json.dumps(policy(bucket), indent=2),
+                            f"{BACKUP_USER}-policy.json": json.dumps(reading_policy(bucket), indent=2),
                         },
                         image=platform.images.minio_client,
                         parent=self,
@@ -140,8 +145,9 @@ class Minio(pulumi.ComponentResource):
             bucket=bucket,
             password=password,
             admin_password=root_password,
+            backup_password=backup_password,
             ready=bootstrap.done,
-            credentials=[root_password, password],
+            credentials=[root_password, *identities.values()],
         )
         self.register_outputs({"endpoint": endpoint, "bucket": bucket, "volume": data.name})
 
@@ -174,5 +180,19 @@ def policy(bucket: str) -> dict[str, Any]:
                 ],
                 "Resource": [f"arn:aws:s3:::{bucket}/*"],
             },
+        ],
+    }
+
+
+def reading_policy(bucket: str) -> dict[str, Any]:
+    """Return what the backup may do: read everything in MLflow's bucket."""
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Action": ["s3:GetBucketLocation", "s3:ListBucket", "s3:GetObject"],
+                "Resource": [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"],
+            }
         ],
     }

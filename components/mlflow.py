@@ -82,8 +82,12 @@ class Mlflow(pulumi.ComponentResource):
 
     url: str
     """Where a person opens it, and a client's `MLFLOW_TRACKING_URI`."""
+    service: Service
+    """The server."""
     credentials: list[Credential]
     """The keys of what MLflow encrypts in the database."""
+    data_keys: dict[str, pulumi.Output[str]]
+    """The same as files: name to content. Secret."""
 
     def __init__(
         self,
@@ -106,7 +110,7 @@ class Mlflow(pulumi.ComponentResource):
         self.url = route.url(settings)
 
         image = platform.images.mlflow
-        data_keys = {
+        data_keys = self.data_keys = {
             "crypto-kek-passphrase": self.kek_passphrase.value,
             "webhook-encryption-key": self.webhook_key.value.apply(fernet_key),
         }

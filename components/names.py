@@ -36,6 +36,16 @@ def object_store_volume(stack: str, kind: ObjectStoreKind) -> str:
     return physical(stack, f"{kind}-data")
 
 
+def backup_volume(stack: str, kind: Literal["volume", "folder"]) -> str:
+    """Return the name of the volume of the backups: `mlflow-dev-backup-repository`; another for a host's folder."""
+    return physical(stack, "backup-repository" if kind == "volume" else "backup-folder")
+
+
+def is_backup_volume(stack: str, volume: str) -> bool:
+    """Whether `volume` holds the backups of a stack, which outlive it."""
+    return volume in (backup_volume(stack, "volume"), backup_volume(stack, "folder"))
+
+
 def object_store(stack: str, volume: str) -> ObjectStoreKind | None:
     """Return the kind of object store whose data are in `volume`, or None if it is no such volume of this stack."""
     return next((kind for kind in OBJECT_STORES if volume == object_store_volume(stack, kind)), None)

@@ -1,17 +1,22 @@
 """The networks: who can talk to whom."""
 
+from collections.abc import Collection
+from typing import Literal
+
 import pulumi
 import pulumi_docker as docker
 
 from components import names
 from components.traefik import TraefikSettings
 
+ExtraNetwork = Literal["access", "egress"]
+
 
 class Networks(pulumi.ComponentResource):
     """`backend` has no way out and holds the data; `edge` is where the server meets its proxy.
 
-    A third, `access`, exists only where a person asked to publish a port of a data service: an internal network
-    publishes nothing.
+    Two more exist only where the settings ask for them: `access` for a published port of a data service, since an
+    internal network publishes nothing, and `egress` for a service that has to reach a target outside.
     """
 
     backend: pulumi.Output[str]
@@ -26,7 +31,7 @@ class Networks(pulumi.ComponentResource):
         name: str,
         traefik: TraefikSettings,
         *,
-        with_access: bool,
+        extra: Collection[ExtraNetwork],
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         """Create the networks of this stack. An existing one is taken by its name, which needs no daemon in a plan."""
@@ -38,12 +43,16 @@ class Networks(pulumi.ComponentResource):
         else:
             edge = self._create("edge")
             self.edge, self.edge_name = edge.id, edge.name
-        self._access = self._create("access").id if with_access else None
+        self._extra = {service: self._create(service).id for service in sorted(extra)}
         self.register_outputs({"backend": self.backend, "edge": self.edge})
 
     def backend_and(self, *, published: bool) -> list[pulumi.Output[str]]:
         """Return the networks of a data service, with a way to its published port if it has one."""
-        return [self.backend, self._access] if published and self._access else [self.backend]
+        return [self.backend, *([self._extra["access"]] if published else [])]
+
+    def backend_and_out(self, *, outward: bool) -> list[pulumi.Output[str]]:
+        """Return the networks of a service on the data network, with a way out if its target is outside."""
+        return [self.backend, *([self._extra["egress"]] if outward else [])]
 
     def _create(self, service: str, *, internal: bool = False) -> docker.Network:
         stack = pulumi.get_stack()

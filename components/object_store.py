@@ -14,7 +14,8 @@ REGION = "us-east-1"
 """What a client signs for. Both stores call themselves that."""
 ADMIN = "mlflow-admin"
 USER = "mlflow"
-"""The identities: one that may do everything, one that may use the bucket."""
+BACKUP_USER = "mlflow-backup"
+"""The identities: one that may do everything, one that may use the bucket, one that may read it."""
 
 CLIENT_ENVIRONMENT = {
     "AWS_DEFAULT_REGION": REGION,
@@ -65,6 +66,8 @@ class ObjectStore:
     """Secret key of `USER`."""
     admin_password: Credential
     """Secret key of `ADMIN`."""
+    backup_password: Credential | None
+    """Secret key of `BACKUP_USER`, where there is a backup."""
     ready: pulumi.Output[docker.Container]
     """Once the bucket and its identities are there, and the artifacts that it is to start with."""
     credentials: list[Credential]
@@ -74,6 +77,13 @@ class ObjectStore:
     def credentials_file(self) -> pulumi.Output[str]:
         """The AWS credentials file of the identity that may use the bucket, and nothing else. Secret."""
         return pulumi.Output.concat(*self.credentials_of(USER, self.password, "default"))
+
+    @property
+    def backup_credentials_file(self) -> pulumi.Output[str]:
+        """The same of the identity that may read the bucket; raises `ValueError` where there is no backup. Secret."""
+        if self.backup_password is None:
+            raise ValueError("Platform.backed_up was false, so nobody may read the bucket for a backup")
+        return pulumi.Output.concat(*self.credentials_of(BACKUP_USER, self.backup_password, "default"))
 
     @staticmethod
     def credentials_of(identity: str, secret_key: Credential, profile: str) -> list[str | pulumi.Output[str]]:

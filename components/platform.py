@@ -19,6 +19,8 @@ class Platform:
     """The stack's `docker:host`, if it has one."""
     images: Images
     networks: Networks
+    backed_up: bool
+    """Whether a backup reads the data: who guards them makes it an identity for that."""
     protect_data: bool
     """Refuse to delete the data volumes' resources. Their volumes survive either way."""
 

@@ -14,6 +14,8 @@ from components.settings import Cpus, Port, Settings
 
 PORT = 5432
 DATABASE = USER = "mlflow"
+BACKUP_ROLE = "mlflow_backup"
+"""Reads every table and writes none."""
 UID = 999
 """The user `postgres` of the official image's Debian variant. Alpine's is 70, and cannot take over its data."""
 ASSETS = Path(__file__).parent.parent / "assets" / "postgres"
@@ -65,9 +67,13 @@ class Postgres(pulumi.ComponentResource):
             name=names.postgres_volume(pulumi.get_stack(), major),
             opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True, protect=platform.protect_data),
         )
-        secrets = Files(
-            f"{name}-secrets", "/run/secrets", {"mlflow-password": self.password.value}, image=image, parent=self
+        self.backup_password = (
+            Credential(f"{name}-backup-password", "postgresBackupPassword", parent=self) if platform.backed_up else None
         )
+        passwords = {"mlflow-password": self.password.value}
+        if self.backup_password:
+            passwords["backup-password"] = self.backup_password.value
+        secrets = Files(f"{name}-secrets", "/run/secrets", passwords, image=image, parent=self)
         config = Files(
             f"{name}-config",
             "/run/config",
@@ -105,7 +111,7 @@ class Postgres(pulumi.ComponentResource):
             publish=[Publish(port=settings.port, target=PORT)] if settings.port else [],
             opts=child,
         )
-        self.credentials = [self.password]
+        self.credentials = [self.password, *([self.backup_password] if self.backup_password else [])]
         self.register_outputs({"uri": self.uri, "volume": data.name})
 
     @property
@@ -119,7 +125,17 @@ class Postgres(pulumi.ComponentResource):
     @property
     def pgpass(self) -> pulumi.Output[str]:
         """The line of libpq's password file. Secret."""
-        return pulumi.Output.concat(f"{self.service.host}:{PORT}:{DATABASE}:{USER}:", self.password.value, "\n")
+        return self._pgpass(USER, self.password)
+
+    @property
+    def backup_pgpass(self) -> pulumi.Output[str]:
+        """The same of the role that only reads; raises `ValueError` where there is no backup. Secret."""
+        if self.backup_password is None:
+            raise ValueError("Platform.backed_up was false, so no role reads for a backup")
+        return self._pgpass(BACKUP_ROLE, self.backup_password)
+
+    def _pgpass(self, role: str, password: Credential) -> pulumi.Output[str]:
+        return pulumi.Output.concat(f"{self.service.host}:{PORT}:{DATABASE}:{role}:", password.value, "\n")
 
 
 def _parameters(settings: PostgresSettings) -> list[str]:

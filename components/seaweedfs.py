@@ -1,6 +1,7 @@
 """SeaweedFS: the artifacts, for those who do not want MinIO; see docs/adr/0008-seaweedfs.md."""
 
 import hashlib
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pulumi_docker as docker
 
 from components import names
 from components.credentials import Credential
-from components.object_store import ADMIN, REGION, USER, ObjectStore, ObjectStoreSettings
+from components.object_store import ADMIN, BACKUP_USER, REGION, USER, ObjectStore, ObjectStoreSettings
 from components.platform import Platform
 from components.runtime import Files, HealthCheck, Job, Limits, Service, Workload
 
@@ -50,6 +51,12 @@ class Seaweedfs(pulumi.ComponentResource):
         bucket = settings.bucket
         admin_password = Credential(f"{name}-admin-password", "seaweedfsAdminPassword", parent=self)
         password = Credential(f"{name}-password", "seaweedfsPassword", parent=self)
+        backup_password = (
+            Credential(f"{name}-backup-password", "seaweedfsBackupPassword", parent=self)
+            if platform.backed_up
+            else None
+        )
+        readers = {BACKUP_USER: backup_password} if backup_password else {}
         data = docker.Volume(
             f"{name}-data",
             name=names.object_store_volume(pulumi.get_stack(), "seaweedfs"),
@@ -79,7 +86,7 @@ class Seaweedfs(pulumi.ComponentResource):
                         f"{name}-secrets",
                         "/run/secrets",
                         {
-                            "identities.json": _identities(bucket, admin_password.value, password.value),
+                            "identities.json": _identities(bucket, admin_password, password, readers),
                             "grpc.pem": admin_password.value.apply(closing_certificate),
                         },
                         image=image,
@@ -127,6 +134,9 @@ class Seaweedfs(pulumi.ComponentResource):
                         {
                             "admin.curl": _signed_as(ADMIN, admin_password.value),
                             "mlflow.curl": _signed_as(USER, password.value),
+                            **{
+                                f"{reader}.curl": _signed_as(reader, secret.value) for reader, secret in readers.items()
+                            },
                         },
                         image=image,
                         parent=self,
@@ -150,8 +160,9 @@ class Seaweedfs(pulumi.ComponentResource):
             bucket=bucket,
             password=password,
             admin_password=admin_password,
+            backup_password=backup_password,
             ready=bootstrap.done,
-            credentials=[admin_password, password],
+            credentials=[admin_password, password, *readers.values()],
         )
         self.register_outputs({"endpoint": endpoint, "bucket": bucket, "volume": data.name})
 
@@ -186,17 +197,23 @@ def _command(memory_mb: int) -> list[str]:
     return ["-logtostderr=true", "server", *(f"-{flag}={value}" for flag, value in flags.items())]
 
 
-def _identities(bucket: str, admin: pulumi.Output[str], user: pulumi.Output[str]) -> pulumi.Output[str]:
+def _identities(
+    bucket: str, admin: Credential, user: Credential, readers: Mapping[str, Credential]
+) -> pulumi.Output[str]:
     """Return who may do what. MLflow may use its bucket: not make another, nor see one. Secret."""
 
-    def identity(name: str, secret_key: pulumi.Output[str], actions: list[str]) -> dict[str, object]:
-        return {"name": name, "credentials": [{"accessKey": name, "secretKey": secret_key}], "actions": actions}
+    def identity(name: str, secret_key: Credential, actions: list[str]) -> dict[str, object]:
+        return {"name": name, "credentials": [{"accessKey": name, "secretKey": secret_key.value}], "actions": actions}
 
     return pulumi.Output.json_dumps(
         {
             "identities": [
                 identity(ADMIN, admin, ["Admin", "Read", "Write", "List", "Tagging"]),
                 identity(USER, user, [f"{action}:{bucket}" for action in ("Read", "Write", "List", "Tagging")]),
+                *(
+                    identity(name, secret_key, [f"{action}:{bucket}" for action in ("Read", "List")])
+                    for name, secret_key in readers.items()
+                ),
             ]
         }
     )

@@ -76,6 +76,25 @@ Middleware = Annotated[
         "must be <name>@<provider> as Traefik's dashboard shows it, such as authelia@docker",
     ),
 ]
+BackupTarget = Annotated[
+    str,
+    in_words(
+        r"volume|/[^\s:]*[^\s:/]|s3:https?://[^\s/]+/\S+",
+        "must be volume, a folder of the Docker host such as /srv/backup, or s3:https://s3.example.com/bucket/path",
+    ),
+]
+
+
+def _cron(value: str) -> str:
+    # A twentieth of a preview's time, for whoever keeps the default.
+    from croniter import croniter  # noqa: PLC0415
+
+    if len(value.split()) != 5 or not croniter.is_valid(value):  # noqa: PLR2004
+        raise ValueError("must be minute, hour, day of the month, month and day of the week, such as 17 3 * * *")
+    return value
+
+
+Cron = Annotated[str, AfterValidator(_cron)]
 AptSource = Annotated[
     str,
     in_words(

@@ -67,12 +67,13 @@ _main() {
     migrate)
         use_pgpass
         # The command takes its address from argv only; the password is not in it.
-        exec mlflow db upgrade "$MLFLOW_BACKEND_STORE_URI"
+        exec python /opt/mlflow-stack/locked.py migrate mlflow db upgrade "$MLFLOW_BACKEND_STORE_URI"
         ;;
     verify-data-keys)
         use_pgpass
         use_data_keys
-        exec python /opt/mlflow-stack/verify_data_keys.py
+        # Waits for a backup here, where the old server still runs, and not in the migration, where it does not.
+        exec python /opt/mlflow-stack/locked.py verify-data-keys python /opt/mlflow-stack/verify_data_keys.py
         ;;
     *)
         exec "$@"

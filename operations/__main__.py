@@ -4,7 +4,7 @@ import os
 import sys
 
 from components.daemon import UNREACHABLE
-from operations import deploy, look, pin
+from operations import backup, deploy, look, pin
 from operations.checkout import Stack
 from operations.console import StopError, say
 
@@ -22,6 +22,10 @@ VERBS = {
     "client": look.client,
     "doctor": look.doctor,
     "pin": pin.pin,
+    "backup": backup.backup,
+    "backups": backup.backups,
+    "restore": backup.restore,
+    "drill": backup.drill,
 }
 
 

@@ -33,7 +33,7 @@ def confirmed(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def require_name(stack: str, question: str) -> None:
+def require_name(stack: str, question: str, verb: str = "destroy") -> None:
     """Ask a question that deletes: only the stack's name will do, typed or in `CONFIRM`."""
     # make exports an empty one where there is none.
     given = os.environ.get("CONFIRM") or None
@@ -43,6 +43,4 @@ def require_name(stack: str, question: str) -> None:
     if given != stack:
         if given:
             question = f"CONFIRM={given} is not the name of this stack, {stack}. {question}"
-        raise StopError(
-            f"{question}\n  nothing was deleted; to go on, type: make destroy STACK={stack} CONFIRM={stack}"
-        )
+        raise StopError(f"{question}\n  nothing was deleted; to go on, type: make {verb} STACK={stack} CONFIRM={stack}")

@@ -9,7 +9,7 @@ from operations.checkout import ROOT, Stack
 from operations.console import StopError, answer, interactive, require_name, say
 from operations.engine import Engine, NoEngineError
 from operations.recovery import recover
-from operations.saved import save_credentials, tell_what_to_keep
+from operations.saved import save_credentials, tell_of_backups, tell_what_to_keep
 
 
 def up(stack: Stack) -> None:
@@ -113,6 +113,7 @@ def destroy(stack: Stack) -> None:
     if left:
         raise StopError(f"still there: {', '.join(left)}\n  remove them by hand: docker rm / docker volume rm")
     say(f"{stack.name} is gone: no container, network or volume is left. Its secrets are still in {stack.path.name}.")
+    tell_of_backups(stack)
 
 
 def leftovers(stack: Stack) -> list[str]:

@@ -9,15 +9,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from components import names
-from components.images import image_name
-from operations import preflight
+from operations import backup, preflight
 from operations.checkout import Stack
 from operations.console import StopError, answer, say
 from operations.engine import Engine, chosen_backend, find_cli
 
 
 def _services(stack: Stack) -> list[str]:
-    return ["server", "postgres", *stack.settings.object_store.kinds]
+    settings = stack.settings
+    return ["server", "postgres", *settings.object_store.kinds, *(["backup"] if settings.backup.enabled else [])]
 
 
 def _jobs(stack: Stack) -> list[str]:
@@ -37,12 +37,13 @@ def status(stack: Stack) -> None:
     volumes = sorted(volume for volume in stack.daemon.volumes() if names.is_data_volume(stack.name, volume))
     answer(f"  data: {', '.join(volumes) or 'none'}")
     answer(f"  version: {_version(stack)}")
-    answer("  backup: none is configured yet; docs/operations.md#backup says what to copy until then")
+    backed_up, at_risk = backup.described(stack)
+    answer(f"  backup: {backed_up}")
     disk = preflight.disk_problem(stack.daemon)
     wrong = [name for name, state, _ in rows if state != "healthy"] + [
         name for name, state, _ in jobs if state not in ("done", "-")
     ]
-    problems = [disk] if disk else []
+    problems = [problem for problem in (disk, at_risk) if problem]
     if wrong:
         problems.append(
             f"not as it should be: {', '.join(wrong)}\n"
@@ -127,11 +128,12 @@ def logs(stack: Stack) -> None:
 
 def images(stack: Stack) -> None:
     """Print every image that the stack runs, MLflow's own among them: docker save -o images.tar $(make -s images)."""
-    settings = stack.settings.images
-    for image in settings.deployed(stack.settings.object_store.kinds).values():
+    settings = stack.settings
+    backed_up = settings.backup.enabled
+    for image in settings.images.deployed(settings.object_store.kinds, backed_up=backed_up).values():
         answer(image.ref)
-    if settings.mlflow is None:
-        answer(image_name(settings.python))
+    for built in settings.images.built(backed_up=backed_up).values():
+        answer(built.name)
 
 
 def url(stack: Stack) -> None:

@@ -15,6 +15,7 @@ from operations import preflight
 from operations.checkout import ROOT, Stack, state_home
 from operations.console import StopError, require_name, say
 from operations.engine import Engine
+from operations.saved import tell_of_backups
 from rehearsal.host import Host
 from rehearsal.monitor import run
 from rehearsal.passwords import Passwords
@@ -141,8 +142,12 @@ def destroy(stack: Stack) -> None:
         Host(stack.daemon, stack.name, ROOT).prune()
         for volume in doomed:
             stack.daemon.api.remove_volume(volume)
-        _passwords(stack).path.unlink()
-    say(f"{stack.name} is gone: no container, network or volume is left, and no secret.")
+        # Its backups outlive it, and nothing else opens them.
+        if not any(names.is_backup_volume(stack.name, volume) for volume in stack.daemon.volumes()):
+            _passwords(stack).path.unlink()
+    kept = f"its secrets are in {_passwords(stack).path}" if owns(stack) else "nor a secret"
+    say(f"{stack.name} is gone: no container, network or volume is left; {kept}.")
+    tell_of_backups(stack)
 
 
 def hand_over(engine: Engine) -> list[str]:

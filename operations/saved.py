@@ -6,6 +6,8 @@ they encrypt. Afterwards the stack's file, which is meant to be committed, has t
 
 import json
 
+from components import names
+from operations.checkout import Stack
 from operations.console import say
 from operations.engine import Engine
 
@@ -32,3 +34,10 @@ def tell_what_to_keep(engine: Engine, saved: list[str]) -> None:
     say(f"\n{path} now holds {len(saved)} generated secrets, encrypted. Commit it: git commit -m 'Secrets' {path}")
     if passphrase:
         say(f"Keep a copy of {passphrase} somewhere safe: it opens them, and exists nowhere else.")
+
+
+def tell_of_backups(stack: Stack) -> None:
+    """Say where the backups of a deleted stack are, if they are on its host, and how to delete them, too."""
+    for volume in sorted(stack.daemon.volumes()):
+        if names.is_backup_volume(stack.name, volume):
+            say(f"Its backups are kept in {volume}. Delete them, too: docker volume rm {volume}")

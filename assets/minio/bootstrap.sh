@@ -30,14 +30,20 @@ make_bucket() {
     mc --quiet anonymous set none "store/$BUCKET"
 }
 
-# The secret key comes through stdin: an argument would be in the process list.
-make_identity() {
-    mc --quiet admin policy create store mlflow "$CONFIG/mlflow-policy.json"
-    printf '%s\n%s\n' mlflow "$(cat "$SECRETS/mlflow-secret-key")" | mc --quiet admin user add store
-    attached=$(mc --json admin user info store mlflow)
+# An identity with the policy of its name, as long as there is a secret for it.
+# usage: reconcile_identity NAME
+reconcile_identity() {
+    if [ ! -s "$SECRETS/$1-secret-key" ]; then
+        mc --quiet admin user remove store "$1" >/dev/null 2>&1 || true
+        return
+    fi
+    mc --quiet admin policy create store "$1" "$CONFIG/$1-policy.json"
+    # The secret key comes through stdin: an argument would be in the process list.
+    printf '%s\n%s\n' "$1" "$(cat "$SECRETS/$1-secret-key")" | mc --quiet admin user add store
+    attached=$(mc --json admin user info store "$1")
     case "$attached" in
-    *'"policyName":"mlflow"'*) ;;
-    *) mc --quiet admin policy attach store mlflow --user mlflow ;;
+    *"\"policyName\":\"$1\""*) ;;
+    *) mc --quiet admin policy attach store "$1" --user "$1" ;;
     esac
 }
 
@@ -45,7 +51,8 @@ main() {
     use_root_credentials
     refuse_default_credentials
     make_bucket
-    make_identity
+    reconcile_identity mlflow
+    reconcile_identity mlflow-backup
     echo "bucket $BUCKET and identity mlflow are ready"
 }
 

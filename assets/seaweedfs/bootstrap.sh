@@ -40,6 +40,10 @@ prove_access() {
     expect 403 "the object store lets in anybody: it started without its identities. Run 'make up' again." GET "/$BUCKET/"
     expect 200 "the identity mlflow cannot use its bucket" GET "/$BUCKET/" mlflow.curl
     expect 403 "the identity mlflow may make buckets" PUT "/$BUCKET-probe" mlflow.curl
+    if [ -s "$SECRETS/mlflow-backup.curl" ]; then
+        expect 200 "the identity mlflow-backup cannot read the bucket" GET "/$BUCKET/" mlflow-backup.curl
+        expect 403 "the identity mlflow-backup may write" PUT "/$BUCKET/probe" mlflow-backup.curl
+    fi
     # 55 and 56: it speaks TLS, and cut the connection for want of a certificate. Without TLS it would be 35.
     closed=0
     curl --silent --output /dev/null --max-time 5 --insecure "$GRPC/" || closed=$?

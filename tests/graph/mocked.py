@@ -15,6 +15,7 @@ from pulumi.runtime.mocks import MockCallArgs, MockMonitor, MockResourceArgs, Mo
 
 from components import daemon
 from components.daemon import State
+from tests.shipped import stack_file
 
 ROOT = Path(__file__).parents[2]
 ENVELOPE = rpc._special_sig_key
@@ -116,6 +117,11 @@ class Graph:
     """The store that is copied from, if there is one."""
 
     @property
+    def backed_up(self) -> bool:
+        """Whether the settings that we ship for this stack have a backup."""
+        return self.stack != "dev"
+
+    @property
     def stores(self) -> list[str]:
         return [self.store, *([self.source] if self.source else [])]
 
@@ -196,7 +202,7 @@ _daemons: list[HealthyDaemon] = []
 
 
 def values_of(stack: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((ROOT / f"Pulumi.{stack}.yaml").read_text())["config"]
+    found: dict[str, Any] = yaml.safe_load(stack_file(stack))["config"]
     return found
 
 

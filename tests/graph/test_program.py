@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pulumi
 import pytest
@@ -74,7 +75,7 @@ def test_every_image_is_taken_by_its_id(graph: Graph) -> None:
 
 
 def test_every_service_has_a_health_check_a_grace_period_and_comes_back(graph: Graph) -> None:
-    assert set(graph.services) == {"server", "postgres", *graph.stores}
+    assert set(graph.services) == {"server", "postgres", *graph.stores, *(["backup"] if graph.backed_up else [])}
     for name, service in graph.services.items():
         assert service.plain["healthcheck"]["tests"][0] == "CMD", name
         assert service.plain["restart"] == "always", name
@@ -192,7 +193,8 @@ def test_allowed_hosts_and_origins_follow_from_the_hostname(graph: Graph) -> Non
 
 def test_no_secret_is_anywhere_but_in_a_file(graph: Graph) -> None:
     passwords = [f"generated-{resource.name}" for resource in graph.of(PASSWORD)]
-    assert len(passwords) == 3 + 2 * len(graph.stores)
+    # With a backup: one to read the database, one to read each store, and the key of the repository.
+    assert len(passwords) == 3 + 2 * len(graph.stores) + graph.backed_up * (2 + len(graph.stores))
     for resource in graph.resources:
         everything = json.dumps(unwrapped(resource.inputs))
         clear = in_clear(resource.inputs)
@@ -273,7 +275,8 @@ def test_a_password_is_long_and_needs_no_escaping(graph: Graph) -> None:
 def test_data_volumes_survive_the_stack_and_are_protected_outside_dev(graph: Graph) -> None:
     data = {volume.plain["name"]: volume for volume in graph.of(VOLUME) if volume.request.retainOnDelete}
     stores = {f"mlflow-{graph.stack}-{store}-data" for store in graph.stores}
-    assert set(data) == {f"mlflow-{graph.stack}-postgres-18-data"} | stores
+    backups = {f"mlflow-{graph.stack}-backup-repository"} if graph.backed_up else set()
+    assert set(data) == {f"mlflow-{graph.stack}-postgres-18-data"} | stores | backups
     for volume in data.values():
         assert volume.request.protect is (graph.stack != "dev")
         # The edit of a label replaces a volume.
@@ -314,6 +317,51 @@ def test_artifacts_are_copied_before_the_server_starts_on_a_new_object_store(pro
     assert (volumes["seaweedfs-data"].protect, volumes["minio-data"].protect) == (False, False)
     assert volumes["seaweedfs-data"].retainOnDelete
     assert volumes["minio-data"].retainOnDelete
+
+
+# --- backup --------------------------------------------------------------------------------------------------------
+
+
+def with_backup(**more: object) -> dict[str, Any]:
+    return values_of("prod") | {"mlflow:backup": {"enabled": True, **more}}
+
+
+def test_a_backup_may_read_everything_and_change_nothing(graph: Graph) -> None:
+    if not graph.backed_up:
+        assert "backup" not in graph.services
+        return
+    envs = graph.services["backup"].envs
+    assert envs["PGUSER"] == "mlflow_backup"
+    uploads = {upload["file"]: upload["content"] for upload in graph.writers["backup-secrets-writer"].plain["uploads"]}
+    assert "mlflow_backup:generated-postgres-backup-password" in uploads["/run/secrets/pgpass"]
+    assert f"generated-{graph.store}-backup-password" in uploads["/run/secrets/store-credentials"]
+    assert "generated-postgres-password" not in json.dumps(uploads)
+
+
+def test_a_backup_holds_the_data_keys_without_which_it_could_not_be_read(program: Program) -> None:
+    uploads = json.dumps(program("prod").writers["backup-secrets-writer"].plain["uploads"])
+    for key in ("crypto-kek-passphrase", "webhook-encryption-key"):
+        assert f"/run/secrets/data-keys/{key}" in uploads
+
+
+def test_a_backup_has_a_way_out_only_where_its_target_is_outside(program: Program) -> None:
+    assert program("prod").services["backup"].networks == ["backend-id"]
+    outside = with_backup(target="s3:https://s3.example.com/backups/prod", accessKeyId="prod-backup")
+    graph = program("prod", values=outside, secrets={"backupTargetSecretKey": "not-generated-here"})
+    assert graph.services["backup"].networks == ["backend-id", "egress-id"]
+    assert not graph.named(NETWORK, "egress").plain.get("internal")
+    assert graph.services["backup"].envs["RESTIC_REPOSITORY"] == "s3:https://s3.example.com/backups/prod"
+    assert "not-generated-here" not in " ".join(in_clear(resource.inputs) for resource in graph.resources)
+    assert not [volume for volume in graph.of(VOLUME) if "repository" in volume.name]
+    for name in ("server", "postgres", "minio"):
+        assert "egress-id" not in graph.services[name].networks
+
+
+def test_a_folder_of_the_host_is_a_target_under_a_volume_of_another_name(program: Program) -> None:
+    graph = program("prod", values=with_backup(target="/srv/backup"))
+    volume = graph.named(VOLUME, "backup-repository").plain
+    assert volume["driverOpts"] == {"type": "none", "o": "bind", "device": "/srv/backup"}
+    assert volume["name"] == "mlflow-prod-backup-folder"
 
 
 # --- order ---------------------------------------------------------------------------------------------------------

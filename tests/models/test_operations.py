@@ -28,6 +28,7 @@ from operations import checkout, console, deploy, engine, look, packages, pin, p
 from operations.checkout import Stack
 from operations.console import StopError
 from operations.engine import Engine
+from tests.shipped import stack_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,8 +46,8 @@ def bare_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stack:
     """Dev, in a checkout of the test's own."""
-    for name in ("Pulumi.yaml", "Pulumi.dev.yaml"):
-        (tmp_path / name).write_text((ROOT / name).read_text())
+    (tmp_path / "Pulumi.yaml").write_text((ROOT / "Pulumi.yaml").read_text())
+    (tmp_path / "Pulumi.dev.yaml").write_text(stack_file("dev"))
     monkeypatch.setattr(checkout, "ROOT", tmp_path)
     monkeypatch.setattr(engine, "ROOT", tmp_path)
     monkeypatch.setattr(engine, "LOCAL_CLI", tmp_path / ".pulumi-cli")

@@ -8,6 +8,7 @@ import yaml
 from components.images import DEFAULTS
 from components.mlflow import allowed_hosts
 from config import SECRETS, InvalidSettingsError, StackConfig
+from tests.shipped import stack_file
 
 ROOT = Path(__file__).parents[2]
 STACKS = ("dev", "staging", "prod")
@@ -15,7 +16,7 @@ SHA = "sha256:" + "a" * 64
 
 
 def stack_values(stack: str) -> dict[str, object]:
-    values = yaml.safe_load((ROOT / f"Pulumi.{stack}.yaml").read_text())["config"]
+    values = yaml.safe_load(stack_file(stack))["config"]
     return {key.removeprefix("mlflow:"): value for key, value in values.items()}
 
 
@@ -203,7 +204,7 @@ def test_prod_is_protected_and_behind_traefik() -> None:
 
 def test_the_stack_files_we_ship_hold_no_secret() -> None:
     for stack in STACKS:
-        text = (ROOT / f"Pulumi.{stack}.yaml").read_text()
+        text = stack_file(stack)
         assert "secure:" not in text
         assert "encryptionsalt" not in text
 

@@ -110,9 +110,11 @@ def test_no_secret_is_printed(sandbox: Sandbox) -> None:
 
 def test_the_migration_gets_an_address_without_a_password_and_no_data_key(sandbox: Sandbox) -> None:
     mlflow_secrets(sandbox)
-    sandbox.program("mlflow", "env")
+    sandbox.program("python", "env")
     done = sandbox.run("bash", str(ENTRYPOINT), "migrate", MLFLOW_BACKEND_STORE_URI="postgresql+psycopg2://m@db/m")
-    assert sandbox.called() == ["mlflow db upgrade postgresql+psycopg2://m@db/m"]
+    assert sandbox.called() == [
+        "python /opt/mlflow-stack/locked.py migrate mlflow db upgrade postgresql+psycopg2://m@db/m"
+    ]
     assert "kek-secret" not in done.stdout
 
 

@@ -20,10 +20,11 @@ from pydantic.alias_generators import to_camel
 
 from components import names
 from components.daemon import Daemon, resolve_host
+from components.images import ImagesSettings
 from config import SEAWEEDFS_MB
 from operations import engine, preflight
-from operations.checkout import Stack
 from rehearsal.passwords import Passwords
+from tests.shipped import stack_file
 
 ROOT = Path(__file__).parents[2]
 NO_DIGESTS = {"minio": {"digest": "none"}, "minioClient": {"digest": "none"}}
@@ -36,7 +37,7 @@ def has_images(store: str) -> bool:
     daemon = Daemon(resolve_host())
     if preflight.docker_problem(daemon):
         return False
-    return all(daemon.has_image(image.ref) for image in Stack("dev").settings.images.pulled([store]))
+    return all(daemon.has_image(image.ref) for image in ImagesSettings().pulled([store], backed_up=False))
 
 
 def free_port() -> int:
@@ -66,7 +67,7 @@ class Deployment:
             shutil.copy2(ROOT / name, target)
         (self.checkout / ".venv").symlink_to(ROOT / ".venv")
         self.file = self.checkout / f"Pulumi.{self.stack}.yaml"
-        shutil.copy(ROOT / f"Pulumi.{self.settings}.yaml", self.file)
+        self.file.write_text(stack_file(self.settings))
         (self.folder / "state").mkdir()
         self.environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("PULUMI_CONFIG")},

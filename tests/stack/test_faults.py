@@ -153,7 +153,7 @@ def test_a_migration_that_failed_is_run_again_by_the_next_up(dev: Deployment) ->
     try:
         assert "Can't locate revision identified by 'unknown'" in refused(dev)
     finally:
-        psql(f"UPDATE alembic_version SET version_num = '{known}'")  # noqa: S608 - what it was
+        psql(f"UPDATE alembic_version SET version_num = '{known}'")
     works(dev)
 
 

@@ -1,0 +1,187 @@
+"""The database: one lock for whoever changes or copies all of it, a consistent dump, and its way back."""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+from shell import Failure, run, say
+
+LOCK = 0x6D6C_666C_6F77
+"""`mlflow` in ASCII. Backup, drill, restore and migration each hold it: mlflow/locked.py has the same number."""
+LOCK_WAIT_SECONDS = 3600
+LOCK_POLL_SECONDS = 5
+DATABASE = "mlflow"
+QUOTE = '"'
+
+
+def connect(**options: Any) -> Any:  # noqa: ANN401 - psycopg2 has no types
+    """Return a connection, by libpq's own variables; raise `Failure` where there is none."""
+    try:
+        return psycopg2.connect(application_name=os.environ.get("PGAPPNAME", "backup"), **options)
+    except psycopg2.Error as error:
+        raise Failure(f"the database cannot be reached: {str(error).strip()}\n  type: make status") from None
+
+
+@contextmanager
+def locked(what: str, wait_s: int = LOCK_WAIT_SECONDS) -> Iterator[Any]:
+    """Hold the lock; yield the session that does. Raises `Failure` where another holds it for longer than `wait_s`."""
+    os.environ["PGAPPNAME"] = what
+    session = connect()
+    session.autocommit = True
+    cursor = session.cursor()
+    deadline = time.monotonic() + wait_s
+    told = False
+    while True:
+        cursor.execute("SELECT pg_try_advisory_lock(%s)", (LOCK,))
+        if cursor.fetchone()[0]:
+            break
+        cursor.execute(
+            "SELECT coalesce(string_agg(application_name, ', '), 'somebody') FROM pg_locks JOIN pg_stat_activity "
+            "USING (pid) WHERE locktype = 'advisory' AND granted AND classid = %s AND objid = %s",
+            (LOCK >> 32, LOCK & 0xFFFF_FFFF),
+        )
+        holder = cursor.fetchone()[0]
+        if time.monotonic() > deadline:
+            raise Failure(f"{holder} is at work, and nothing else may be meanwhile; try again once it has ended")
+        if not told:
+            say(f"waiting for {holder}, which is at work")
+            told = True
+        time.sleep(LOCK_POLL_SECONDS)
+    try:
+        yield session
+    finally:
+        session.close()
+
+
+def still_locked(session: Any) -> None:  # noqa: ANN401 - psycopg2 has no types
+    """Raise `Failure` where the session ended, and the lock with it: the database was restarted meanwhile."""
+    try:
+        session.cursor().execute("SELECT 1")
+    except psycopg2.Error:
+        raise Failure("the database was restarted meanwhile, so the lock was lost; try again") from None
+
+
+def dump(path: Path) -> dict[str, Any]:
+    """Write MLflow's tables to `path`, and return what was in them at that very moment.
+
+    Uncompressed: the repository compresses, and finds again what has not changed since the last dump.
+    """
+    reader = connect()
+    reader.set_session(isolation_level="REPEATABLE READ", readonly=True)
+    cursor = reader.cursor()
+    cursor.execute("SELECT pg_export_snapshot(), current_setting('server_version'), now()")
+    snapshot, version, now = cursor.fetchone()
+    part = path.with_suffix(".part")
+    run(
+        *("pg_dump", "--format=custom", "--compress=none", "--no-owner", "--no-privileges", "--schema=public"),
+        *(f"--snapshot={snapshot}", f"--file={part}"),
+    )
+    part.rename(path)
+    found = {"postgres": version.split()[0], "taken_at": now.isoformat(), "rows": _rows(cursor)}
+    cursor.execute("SELECT version_num FROM alembic_version")
+    revision = cursor.fetchone()
+    reader.close()
+    return found | {"schema_revision": revision[0] if revision else ""}
+
+
+def rows() -> dict[str, int]:
+    """Return how many rows every table has; nothing where there is no table."""
+    session = connect()
+    try:
+        return _rows(session.cursor())
+    finally:
+        session.close()
+
+
+def size() -> int:
+    """Return the size of the database in bytes."""
+    session = connect()
+    try:
+        cursor = session.cursor()
+        cursor.execute("SELECT pg_database_size(current_database())")
+        return int(cursor.fetchone()[0])
+    finally:
+        session.close()
+
+
+def _rows(cursor: Any) -> dict[str, int]:  # noqa: ANN401 - psycopg2 has no types
+    cursor.execute("SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'")
+    counts = {}
+    for (table,) in sorted(cursor.fetchall()):
+        cursor.execute(f"SELECT count(*) FROM public.{_quoted(table)}")  # noqa: S608 - quoted
+        counts[table] = cursor.fetchone()[0]
+    return counts
+
+
+def load(path: Path, expected: Mapping[str, int], *, keep: str | None = None) -> None:
+    """Put a dump into the database that libpq's variables name, in one transaction, and count its rows in that, too.
+
+    What was there stays in the schema `keep`; without one there must be nothing. Raises `Failure`, and everything is
+    as it was.
+    """
+    # Into a file first: a pipe that ends early would be committed as if it were the whole.
+    script = path.with_suffix(".sql")
+    run("pg_restore", "--schema=public", "--no-owner", "--no-privileges", f"--file={script}", str(path))
+    before = f"ALTER SCHEMA public RENAME TO {_quoted(keep)}; CREATE SCHEMA public;\n" if keep else ""
+    after = "".join(MUST_HAVE.format(table=_quoted(table), count=count) for table, count in sorted(expected.items()))
+    (script.parent / "before.sql").write_text(before)
+    (script.parent / "after.sql").write_text(after)
+    try:
+        run(
+            *("psql", "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--single-transaction", "--output=/dev/null"),
+            *(f"--file={script.parent / 'before.sql'}", f"--file={script}", f"--file={script.parent / 'after.sql'}"),
+        )
+    finally:
+        for left in (script, script.parent / "before.sql", script.parent / "after.sql"):
+            left.unlink()
+
+
+def _quoted(name: str) -> str:
+    return QUOTE + name.replace(QUOTE, 2 * QUOTE) + QUOTE
+
+
+MUST_HAVE = """
+DO $$
+DECLARE n bigint;
+BEGIN
+    SELECT count(*) INTO n FROM public.{table};
+    IF n <> {count} THEN
+        RAISE EXCEPTION 'table {table} has % rows, and the manifest says {count}', n;
+    END IF;
+END $$;
+"""
+
+
+@contextmanager
+def throw_away(folder: Path) -> Iterator[None]:
+    """Run an empty Postgres in `folder`, which only this program can reach, for as long as the block lasts.
+
+    Libpq's variables name it meanwhile.
+    """
+    data = folder / "data"
+    run("initdb", f"--pgdata={data}", "--username=drill", "--encoding=UTF8", "--locale=C", "--auth=trust", "--no-sync")
+    options = f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off"
+    # Of its own, or it would keep the pipe of whoever started it.
+    with (folder / "log").open("w") as log:
+        started = subprocess.run(
+            ["pg_ctl", f"--pgdata={data}", "--wait", "--timeout=120", f"--options={options}", "start"],
+            stdout=log,
+            stderr=log,
+            check=False,
+        )
+    if started.returncode:
+        raise Failure(f"the throw-away database did not start:\n{(folder / 'log').read_text()[-2000:]}")
+    outside = {key: os.environ.pop(key) for key in ("PGHOST", "PGUSER", "PGDATABASE") if key in os.environ}
+    os.environ.update(PGHOST=str(folder), PGUSER="drill", PGDATABASE="postgres")
+    try:
+        run("createdb", DATABASE)
+        os.environ["PGDATABASE"] = DATABASE
+        yield
+    finally:
+        os.environ.update(outside)
+        subprocess.run(["pg_ctl", f"--pgdata={data}", "--mode=immediate", "stop"], capture_output=True, check=False)

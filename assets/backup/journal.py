@@ -1,0 +1,93 @@
+"""What became of the last backup and the last drill: kept beside the mirror, and told to Prometheus."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import Metric, start_http_server
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector, CollectorRegistry
+from shell import Failure
+
+PORT = 9110
+GAUGES = {
+    "last_success_timestamp_seconds": "When the last one that succeeded ended.",
+    "last_end_timestamp_seconds": "When the last one ended.",
+    "last_result": "1 where the last one succeeded, 0 where it failed.",
+    "duration_seconds": "How long the last one that succeeded took.",
+    "source_bytes": "Bytes of artifacts and database dump in the last one that succeeded.",
+    "added_bytes": "Bytes that the last one that succeeded added to the repository.",
+    "repository_bytes": "Size of the repository.",
+    "snapshots": "Backups in the repository.",
+}
+KINDS = ("backup", "drill")
+
+
+class Journal:
+    """The record, in one file."""
+
+    def __init__(self, path: Path) -> None:
+        """Keep it in `path`."""
+        self.path = path
+
+    def read(self) -> dict[str, Any]:
+        """Return everything that is known; nothing at first, or where the file was cut off."""
+        try:
+            found: dict[str, Any] = json.loads(self.path.read_text())
+        except (OSError, ValueError):
+            return {}
+        return found
+
+    def write(self, section: str, values: dict[str, Any]) -> None:
+        """Add to one section."""
+        known = self.read()
+        known[section] = known.get(section, {}) | values
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps(known, indent=2))
+        part.rename(self.path)
+
+    @contextmanager
+    def recorded(self, kind: str) -> Iterator[dict[str, Any]]:
+        """Record how the block ends, with whatever it puts into the dictionary that it is handed."""
+        started = time.time()
+        result: dict[str, Any] = {}
+        try:
+            yield result
+        except BaseException as error:
+            words = str(error) if isinstance(error, Failure) else repr(error)
+            self.write(kind, {"last_end_timestamp_seconds": time.time(), "last_result": 0, "error": words})
+            raise
+        now = time.time()
+        self.write(
+            kind,
+            {
+                "last_end_timestamp_seconds": now,
+                "last_success_timestamp_seconds": now,
+                "duration_seconds": now - started,
+                "last_result": 1,
+                "error": "",
+                **result,
+            },
+        )
+
+
+class _Collected(Collector):
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def collect(self) -> Iterator[Metric]:
+        known = self._journal.read()
+        for kind in KINDS:
+            for name, words in GAUGES.items():
+                if name in known.get(kind, {}):
+                    yield GaugeMetricFamily(f"mlflow_{kind}_{name}", words, value=known[kind][name])
+
+
+def serve(journal: Journal) -> None:
+    """Answer Prometheus, in a thread of its own."""
+    registry = CollectorRegistry()
+    registry.register(_Collected(journal))
+    start_http_server(PORT, registry=registry)

@@ -1,0 +1,294 @@
+"""Backs up, drills and restores one stack. Runs in the backup container, by its schedule or by `docker exec`.
+
+usage: main.py schedule|alive|backup|safety|drill|list|plan ID|restore ID
+
+Environment: STACK, BUCKET, SERVER (its URL), SCHEDULE and DRILL_SCHEDULE (cron, in UTC), KEEP_DAILY, KEEP_WEEKLY,
+KEEP_MONTHLY, PGPASS (a password file), DELETES (1, or 0 where the target deletes nothing), and what libpq, rclone and
+restic read.
+"""
+
+import atexit
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import database
+import journal as journals
+import objects
+import repository
+from croniter import croniter
+from manifest import Manifest, damaged, files, indexed, read_index, sha256, write_index
+from shell import Failure, say
+
+STAGING = Path(os.environ.get("STAGING", "/staging"))
+CURRENT = STAGING / "current"
+"""What is stored: the mirror of the artifacts, the dump, the manifest."""
+DRILL = STAGING / "drill"
+ARTIFACTS, DUMP, MANIFEST, INDEX = "artifacts", "mlflow.dump", "manifest.json", "index.jsonl"
+KEYS = Path(os.environ.get("KEYS", "/run/secrets/data-keys"))
+SAMPLE = 50
+"""Artifacts that a drill fetches and compares."""
+DRILL_SUBSET = "--read-data-subset=5%"
+"""Of the repository's data, another part each time: all of it is read in about half a year of weekly drills."""
+RESERVE_BYTES = 1 << 30
+"""Left free on a disk."""
+journal = journals.Journal(STAGING / "journal.json")
+
+
+def backup(*, forget: bool = True) -> None:
+    """Take one. It succeeded when it is in the repository and the repository is whole."""
+    with journal.recorded("backup") as result, database.locked("backup") as session:
+        _require_repository()
+        repository.release()
+        (CURRENT / ARTIFACTS).mkdir(parents=True, exist_ok=True)
+        _require_space()
+        # The database first: an artifact is there before a run refers to it, so what this dump refers to is copied.
+        say("reading the database")
+        dump = CURRENT / DUMP
+        found = database.dump(dump)
+        say("mirroring the artifacts")
+        objects.mirror(CURRENT / ARTIFACTS)
+        entries = indexed(CURRENT / ARTIFACTS, read_index(CURRENT / INDEX))
+        write_index(CURRENT / INDEX, entries)
+        manifest = Manifest(
+            stack=os.environ["STACK"],
+            mlflow=_mlflow_version(),
+            objects=len(entries),
+            object_bytes=sum(entry.size for entry in entries),
+            dump_bytes=dump.stat().st_size,
+            dump_sha256=sha256(dump),
+            index_sha256=sha256(CURRENT / INDEX),
+            data_keys={path.name: sha256(path) for path in files(KEYS)},
+            **found,
+        )
+        (CURRENT / MANIFEST).write_text(manifest.written())
+        say(f"storing {manifest.summary}")
+        summary = repository.snapshot(CURRENT, KEYS)
+        if forget and os.environ["DELETES"] == "1":
+            repository.forget()
+        repository.check()
+        database.still_locked(session)
+        objects.prune(CURRENT / ARTIFACTS)
+        result |= {
+            "snapshot": summary["snapshot_id"],
+            "source_bytes": manifest.object_bytes + manifest.dump_bytes,
+            "added_bytes": summary["data_added_packed"],
+            "repository_bytes": repository.stored_bytes(),
+            "snapshots": len(repository.snapshots()),
+        }
+        say(f"backup {summary['snapshot_id'][:8]} is complete: {result['added_bytes'] / 1e6:.1f} MB new")
+
+
+def _require_repository() -> None:
+    """Make the repository, the first time. One that has vanished is not made again: its disk may not be mounted."""
+    known = journal.read().get("repository", {}).get("id")
+    found = repository.identity()
+    if found is None and known:
+        raise Failure(
+            f"the repository {known[:8]} that was at {os.environ['RESTIC_REPOSITORY']} is gone; is its disk mounted, "
+            "its bucket the right one?\n  to begin a new one: "
+            f"docker exec mlflow-{os.environ['STACK']}-backup rm {journal.path}"
+        )
+    journal.write("repository", {"id": found or repository.create()})
+
+
+def _require_space() -> None:
+    """Raise `Failure` where the staging folder, or a target on this host, cannot hold what is to come."""
+    _, source = objects.size()
+    here = sum(path.stat().st_size for path in files(CURRENT / ARTIFACTS))
+    coming = max(0, source - here) + database.size()
+    needed = {STAGING: coming}
+    target = Path(os.environ["RESTIC_REPOSITORY"])
+    if target.is_absolute():
+        if target.stat().st_dev == STAGING.stat().st_dev:
+            needed[STAGING] *= 2
+        else:
+            needed[target] = coming
+    for folder, wanted in needed.items():
+        free = shutil.disk_usage(folder).free
+        if free < wanted + RESERVE_BYTES:
+            raise Failure(
+                f"{folder}: {free / 1e9:.1f} GB free, and up to {(wanted + RESERVE_BYTES) / 1e9:.1f} GB are needed: "
+                f"the artifacts ({source / 1e9:.1f} GB) are mirrored there, {here / 1e9:.1f} GB are already\n"
+                "  free some, or move mlflow:backup.target to another disk; nothing was changed"
+            )
+
+
+def _mlflow_version() -> str:
+    """Return the server's version, or nothing where it does not run: a backup does not need it."""
+    try:
+        with urllib.request.urlopen(f"{os.environ['SERVER']}/version", timeout=10) as answer:  # noqa: S310
+            return str(answer.read().decode().strip())
+    except (urllib.error.URLError, OSError):
+        return ""
+
+
+def drill() -> None:
+    """Prove that the newest backup can be restored: into a database of its own, with a sample of the artifacts."""
+    with journal.recorded("drill") as result, database.locked("drill"):
+        repository.release()
+        chosen = repository.find("latest")
+        shutil.rmtree(DRILL, ignore_errors=True)
+        DRILL.mkdir(mode=0o700)
+        try:
+            manifest = _fetched(chosen["id"], DRILL)
+            say(f"drilling {chosen['short_id']} of {manifest.taken_at[:16]}: {manifest.summary}")
+            entries = list(read_index(DRILL / INDEX).values())
+            # Chosen anew by each backup, and the same for one: a failure can be looked at again.
+            sample = random.Random(chosen["id"]).sample(entries, min(SAMPLE, len(entries)))  # noqa: S311
+            if sample:
+                repository.restore(
+                    chosen["id"], CURRENT / ARTIFACTS, DRILL / ARTIFACTS, only=[entry.path for entry in sample]
+                )
+            if wrong := damaged(DRILL / ARTIFACTS, sample):
+                raise Failure(f"{len(wrong)} of {len(sample)} artifacts are not what was stored, the first {wrong[0]}")
+            say(f"{len(sample)} artifacts are as they were stored; restoring the database")
+            (DRILL / "postgres").mkdir()
+            with database.throw_away(DRILL / "postgres"):
+                database.load(DRILL / DUMP, manifest.rows)
+            say("the database was restored, and every table has its rows; reading a part of the repository")
+            repository.check(DRILL_SUBSET)
+        finally:
+            shutil.rmtree(DRILL, ignore_errors=True)
+        result |= {"snapshot": chosen["id"], "source_bytes": manifest.dump_bytes + sum(entry.size for entry in sample)}
+        say(f"drill of {chosen['short_id']} passed")
+
+
+def _fetched(snapshot: str, folder: Path) -> Manifest:
+    """Restore the manifest, the list of artifacts and the dump into `folder`; raise `Failure` where one is damaged."""
+    manifest = Manifest.read(repository.text(snapshot, CURRENT / MANIFEST))
+    repository.restore(snapshot, CURRENT, folder, only=[MANIFEST, INDEX, DUMP])
+    for name, wanted in ((DUMP, manifest.dump_sha256), (INDEX, manifest.index_sha256)):
+        if sha256(folder / name) != wanted:
+            raise Failure(f"{name} of backup {snapshot[:8]} is not what was stored; choose another: make backups")
+    return manifest
+
+
+def plan(wanted: str) -> None:
+    """Print what a restore would find, as JSON: the backup, its manifest, and what is there now."""
+    chosen = repository.find(wanted)
+    manifest = Manifest.read(repository.text(chosen["id"], CURRENT / MANIFEST))
+    keys = {path.name: sha256(path) for path in files(KEYS)}
+    now = database.rows()
+    found: dict[str, Any] = {
+        "id": chosen["id"],
+        "stack": manifest.stack,
+        "taken_at": manifest.taken_at,
+        "mlflow": manifest.mlflow,
+        "schema_revision": manifest.schema_revision,
+        "summary": manifest.summary,
+        "other_keys": sorted(name for name, digest in manifest.data_keys.items() if keys.get(name) != digest),
+        "encrypted_rows": sum(manifest.rows.get(table, 0) for table in ("secrets", "webhooks")),
+        "runs_now": now.get("runs", 0) + now.get("registered_models", 0) + now.get("trace_info", 0),
+    }
+    print(json.dumps(found))
+
+
+def restore(wanted: str) -> None:
+    """Put a backup in the place of what is there. Nobody else may write; the server is stopped.
+
+    The artifacts first, then the database in one transaction: whatever happens in between, the runs that are there
+    have their artifacts. May be run again at any time.
+    """
+    with database.locked("restore"):
+        repository.release()
+        chosen = repository.find(wanted)
+        say(f"fetching {chosen['short_id']} into the staging folder")
+        # The mirror becomes what it was then. It is a copy of the bucket, and the next backup mends it.
+        (CURRENT / ARTIFACTS).mkdir(parents=True, exist_ok=True)
+        (CURRENT / INDEX).unlink(missing_ok=True)
+        repository.restore(chosen["id"], CURRENT, CURRENT)
+        manifest = _fetched(chosen["id"], CURRENT)
+        say("comparing what was fetched with the checksums of the backup")
+        if wrong := damaged(CURRENT / ARTIFACTS, list(read_index(CURRENT / INDEX).values())):
+            raise Failure(f"{len(wrong)} artifacts are not what was stored, the first {wrong[0]}; see make backups")
+        stamp = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
+        say("copying the artifacts into the object store")
+        objects.upload(CURRENT / ARTIFACTS, kept=f"before_restore_{stamp}")
+        say("restoring the database")
+        kept = f"before_restore_{stamp}" if database.rows() else None
+        database.load(CURRENT / DUMP, manifest.rows, keep=kept)
+        say(f"restored {manifest.summary}")
+        if kept:
+            say(f"the database that was there before is in its schema {kept}")
+
+
+def show_list() -> None:
+    """Print every backup."""
+    for entry in repository.snapshots():
+        size = entry.get("summary", {}).get("total_bytes_processed", 0)
+        print(f"{entry['short_id']}  {entry['time'][:19].replace('T', ' ')}  {size / 1e9:8.2f} GB")
+
+
+def schedule() -> None:
+    """Run backup and drill when they are due, until the container is stopped. A failure is told, and tried again."""
+    journals.serve(journal)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    expressions = {"backup": os.environ["SCHEDULE"], "drill": os.environ["DRILL_SCHEDULE"]}
+    while True:
+        now = datetime.now(UTC)
+        due = {verb: croniter(expression, now).get_next(datetime) for verb, expression in expressions.items()}
+        verb = min(due, key=lambda name: due[name])
+        say(f"the next {verb} is at {due[verb]:%Y-%m-%d %H:%M} UTC")
+        while (left := due[verb].timestamp() - time.time()) > 0:
+            # In steps, since a laptop that slept wakes up to another time.
+            time.sleep(min(left, 60))
+        if subprocess.run([sys.executable, __file__, verb], check=False).returncode:
+            say(f"the {verb} failed; see above")
+
+
+def alive() -> None:
+    """Raise where the scheduler does not answer."""
+    urllib.request.urlopen(f"http://127.0.0.1:{journals.PORT}/metrics", timeout=4).close()
+
+
+def _use_pgpass() -> None:
+    """Hand libpq its password file: it ignores one that is not private to the user that runs it."""
+    path = Path(tempfile.gettempdir()) / f"pgpass-{os.getpid()}"
+    path.touch(mode=0o600)
+    path.write_bytes(Path(os.environ["PGPASS"]).read_bytes())
+    os.environ["PGPASSFILE"] = str(path)
+    atexit.register(path.unlink)
+
+
+VERBS: dict[str, Callable[..., None]] = {
+    "schedule": schedule,
+    "alive": alive,
+    "backup": backup,
+    # Before a restore: the one that is to be restored must not be forgotten meanwhile.
+    "safety": lambda: backup(forget=False),
+    "drill": drill,
+    "list": show_list,
+    "plan": plan,
+    "restore": restore,
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Return the exit code: 0 done, 1 could not be done."""
+    # Half of what a run leaves is nobody else's to read.
+    os.umask(0o077)
+    try:
+        if arguments[0] not in ("schedule", "alive"):
+            _use_pgpass()
+        VERBS[arguments[0]](*arguments[1:])
+    except Failure as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,135 @@
+"""What a backup claims to hold: written beside the data, and compared with them whenever they are restored."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Self
+
+from shell import Failure
+
+FORMAT = 1
+"""Of the manifest. Raised when an older reader would misunderstand it."""
+CHUNK_BYTES = 1 << 20
+SUMMARY = {
+    "experiments": "experiments",
+    "runs": "runs",
+    "metrics": "metric points",
+    "registered_models": "models",
+    "model_versions": "model versions",
+    "trace_info": "traces",
+}
+"""Tables that a person wants to hear of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """One backup, described."""
+
+    stack: str
+    taken_at: str
+    """When the database was read, in UTC, ISO 8601. What was written later is in the next backup."""
+    mlflow: str
+    """MLflow's version; empty where the server was not running."""
+    schema_revision: str
+    """Alembic's, of MLflow's tables."""
+    postgres: str
+    rows: Mapping[str, int]
+    """Of every table."""
+    objects: int
+    object_bytes: int
+    dump_bytes: int
+    dump_sha256: str
+    index_sha256: str
+    """Of the list of artifacts, each with its own."""
+    data_keys: Mapping[str, str]
+    """Name of each of MLflow's data keys to its SHA-256. The keys are in the backup, too."""
+    format: int = FORMAT
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Return a manifest; raise `Failure` where a newer version of this program wrote it."""
+        try:
+            values = json.loads(text)
+            if values["format"] > FORMAT:
+                raise Failure(
+                    f"this backup is of format {values['format']}, written by a newer version of this project; "
+                    f"this one reads up to {FORMAT}\n  check out the version that wrote it, then make up and restore"
+                )
+            return cls(**{field.name: values[field.name] for field in fields(cls)})
+        except (ValueError, KeyError, TypeError) as error:
+            raise Failure(f"this backup's manifest cannot be read: {error!r}; choose another: make backups") from None
+
+    def written(self) -> str:
+        """Return the manifest as text."""
+        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+
+    @property
+    def summary(self) -> str:
+        """What is in it, for a person."""
+        rows = ", ".join(f"{self.rows[table]} {words}" for table, words in SUMMARY.items() if table in self.rows)
+        return f"{rows}; {self.objects} artifacts, {self.object_bytes / 1e9:.2f} GB"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One artifact."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    sha256: str
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def files(folder: Path) -> Iterator[Path]:
+    """Yield every file below a folder, in order."""
+    yield from sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def indexed(folder: Path, known: Mapping[str, Entry]) -> list[Entry]:
+    """Return every file of `folder`. One that is as it was when it was `known` is not read again."""
+    entries = []
+    for path in files(folder):
+        name, stat = path.relative_to(folder).as_posix(), path.stat()
+        entry = known.get(name)
+        if entry is None or (entry.size, entry.mtime_ns) != (stat.st_size, stat.st_mtime_ns):
+            entry = Entry(name, stat.st_size, stat.st_mtime_ns, sha256(path))
+        entries.append(entry)
+    return entries
+
+
+def write_index(path: Path, entries: list[Entry]) -> None:
+    """Write the list of artifacts, a line of JSON for each."""
+    part = path.with_suffix(".part")
+    with part.open("w") as file:
+        file.writelines(json.dumps(list(vars(entry).values())) + "\n" for entry in entries)
+    part.rename(path)
+
+
+def read_index(path: Path) -> dict[str, Entry]:
+    """Return the list of artifacts by their paths; nothing where there is none, or it was cut off."""
+    try:
+        with path.open() as file:
+            entries = [Entry(*json.loads(line)) for line in file]
+    except (OSError, ValueError, TypeError):
+        return {}
+    return {entry.path: entry for entry in entries}
+
+
+def damaged(folder: Path, entries: list[Entry]) -> list[str]:
+    """Return the paths of what is not in `folder` as it should be, by reading all of it."""
+    return [
+        entry.path
+        for entry in entries
+        if not (folder / entry.path).is_file() or sha256(folder / entry.path) != entry.sha256
+    ]

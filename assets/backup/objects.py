@@ -1,0 +1,72 @@
+"""The artifacts: copied from the object store into the staging folder, and back. All of it by rclone."""
+
+import json
+import os
+from pathlib import Path
+
+from shell import Failure, run, say, show
+
+PREFIX = "artifacts"
+"""Where MLflow's artifacts are in the bucket."""
+COMMON = ("--fast-list", "--transfers=4", "--checkers=8", "--buffer-size=4M", "--retries=3")
+PROGRESS = ("--stats=10s", "--stats-one-line", "--stats-log-level=NOTICE")
+
+
+def _remote(path: str = PREFIX) -> str:
+    return f"store:{os.environ['BUCKET']}/{path}"
+
+
+def size() -> tuple[int, int]:
+    """Return the number of artifacts and their bytes."""
+    found = json.loads(run("rclone", "size", "--json", *COMMON, _remote()))
+    return found["count"], found["bytes"]
+
+
+def mirror(folder: Path) -> None:
+    """Copy every artifact that `folder` does not have yet, or has in another version. Deletes nothing."""
+    # The time of the last change is the store's own. Asking for the one that a client may have kept beside the object
+    # would be a request for each of them.
+    show("rclone", "copy", "--use-server-modtime", *COMMON, *PROGRESS, _remote(), str(folder))
+
+
+def prune(folder: Path) -> None:
+    """Delete from `folder` what is in the bucket no more. Call it when a snapshot has it."""
+    run("rclone", "sync", "--use-server-modtime", *COMMON, _remote(), str(folder))
+
+
+def upload(folder: Path, kept: str) -> None:
+    """Copy everything in `folder` into the bucket, and compare what is there then, byte by byte.
+
+    What it has to overwrite stays in the bucket, under `kept`.
+    """
+    aside = ("--backup-dir", _remote(kept))
+    show("rclone", "copy", "--checksum", *aside, *COMMON, *PROGRESS, str(folder), _remote())
+    say("comparing what is in the bucket with the backup, byte by byte")
+    differing = folder.parent / "differing"
+    # An object that was uploaded in parts has no checksum, so one of the same size was taken for the same.
+    if _differing(folder, differing):
+        show(
+            "rclone", "copy", "--ignore-times", f"--files-from-raw={differing}", *aside, *COMMON, str(folder), _remote()
+        )
+    if left := _differing(folder, differing):
+        raise Failure(f"{len(left)} artifacts differ after they were copied, the first of them {left[0]}; try again")
+    differing.unlink()
+
+
+def _differing(folder: Path, report: Path) -> list[str]:
+    """Return the paths of what is in the bucket in another version, or not at all; they are in `report`, too."""
+    missing = report.with_suffix(".missing")
+    for path in (report, missing):
+        path.write_text("")
+    try:
+        show(
+            *("rclone", "check", "--download", "--one-way", f"--differ={report}", f"--missing-on-dst={missing}"),
+            *("--log-level=ERROR", *COMMON, str(folder), _remote()),
+        )
+    except Failure:
+        with report.open("a") as file:
+            file.write(missing.read_text())
+        if not report.read_text():
+            raise
+    missing.unlink()
+    return report.read_text().splitlines()

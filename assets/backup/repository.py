@@ -1,0 +1,141 @@
+"""The repository: history, encryption, deduplication, retention and integrity, all of it by restic."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from shell import Failure, say
+
+NO_REPOSITORY, LOCKED, WRONG_PASSWORD = 10, 11, 12
+"""Exit codes of restic."""
+TAG = "mlflow"
+
+
+def _restic(*arguments: str) -> str:
+    done = subprocess.run(["restic", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failure(_explained(arguments[0], done.returncode, done.stderr.strip()))
+    return done.stdout
+
+
+def _explained(verb: str, code: int, words: str) -> str:
+    where = os.environ["RESTIC_REPOSITORY"]
+    last = "\n".join(f"    {line}" for line in words.splitlines()[-6:])
+    if code == NO_REPOSITORY:
+        return f"there is no backup at {where}\n{last}"
+    if code == WRONG_PASSWORD:
+        return (
+            f"the backups at {where} do not open with mlflow:backupPassword: another stack's, or made before it was "
+            f"changed\n  put the old value back: pulumi config set --secret backupPassword\n{last}"
+        )
+    if code == LOCKED:
+        return f"{where} is locked by another restic; one repository is for one stack\n{last}"
+    return f"restic {verb} failed with exit code {code} at {where}\n{last}"
+
+
+def identity() -> str | None:
+    """Return the id of the repository, or None where there is none."""
+    done = subprocess.run(["restic", "cat", "config"], capture_output=True, text=True, check=False)
+    if done.returncode == NO_REPOSITORY:
+        return None
+    if done.returncode:
+        raise Failure(_explained("cat config", done.returncode, done.stderr.strip()))
+    return str(json.loads(done.stdout)["id"])
+
+
+def create() -> str:
+    """Make a repository, and return its id."""
+    say(f"making a new repository at {os.environ['RESTIC_REPOSITORY']}")
+    _restic("init")
+    return identity() or ""
+
+
+def release() -> None:
+    """Remove the locks of runs that were killed. Only for whoever holds the database's lock: nobody else is at work."""
+    _restic("unlock", "--remove-all")
+
+
+def snapshot(folder: Path, *others: Path) -> dict[str, Any]:
+    """Store `folder` and `others`, and return restic's summary: snapshot_id, data_added_packed in bytes, and more."""
+    command = [
+        *("restic", "backup", "--json", f"--tag={TAG}", f"--host={os.environ['STACK']}", "--group-by=tags"),
+        # A new volume numbers its files anew, and what is mirrored again gets a new time of change.
+        *("--ignore-ctime", "--ignore-inode", str(folder), *map(str, others)),
+    ]
+    summary: dict[str, Any] = {}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout and running.stderr  # noqa: S101, PT018 - both are pipes
+        for line in running.stdout:
+            message = json.loads(line) if line.startswith("{") else {}
+            if message.get("message_type") == "status" and message.get("total_bytes"):
+                done, total = message.get("bytes_done", 0), message["total_bytes"]
+                say(f"stored {done / 1e9:.2f} of {total / 1e9:.2f} GB")
+            elif message.get("message_type") == "summary":
+                summary = message
+        words = running.stderr.read()
+    if running.returncode or not summary:
+        raise Failure(_explained("backup", running.returncode, words.strip()))
+    return summary
+
+
+def forget() -> None:
+    """Keep what the retention says, and every one of the last two days; free what nothing needs any more."""
+    keep = [f"--keep-{period}={os.environ[f'KEEP_{period.upper()}']}" for period in ("daily", "weekly", "monthly")]
+    _restic("forget", "--quiet", f"--tag={TAG}", "--group-by=tags", "--keep-within=2d", *keep, "--prune")
+
+
+def check(*options: str) -> None:
+    """Raise `Failure` where the repository is damaged. Its structure; with `--read-data-subset`, the data too."""
+    try:
+        _restic("check", "--quiet", *options)
+    except Failure as error:
+        raise Failure(f"the repository is damaged: {error}\n  see docs/operations.md#a-damaged-repository") from None
+
+
+def snapshots() -> list[dict[str, Any]]:
+    """Return every snapshot, the oldest first."""
+    found: list[dict[str, Any]] = json.loads(_restic("snapshots", "--json", f"--tag={TAG}"))
+    return sorted(found, key=lambda entry: entry["time"])
+
+
+def find(wanted: str) -> dict[str, Any]:
+    """Return one snapshot by its id or `latest`; raise `Failure` where there is none."""
+    found = snapshots()
+    if not found:
+        raise Failure(f"there is no backup at {os.environ['RESTIC_REPOSITORY']} yet\n  type: make backup")
+    matching = found[-1:] if wanted == "latest" else [entry for entry in found if entry["id"].startswith(wanted)]
+    if len(matching) != 1:
+        known = ", ".join(entry["short_id"] for entry in found[-10:])
+        raise Failure(
+            f"FROM={wanted}: there {'is no' if not matching else 'are several'} such backup; there are {known}"
+        )
+    return matching[0]
+
+
+def text(snapshot_id: str, path: Path) -> str:
+    """Return the content of one file of a snapshot."""
+    return _restic("dump", snapshot_id, str(path))
+
+
+def restore(snapshot_id: str, folder: Path, target: Path, *, only: list[str] | None = None) -> None:
+    """Make `target` what `folder` was, or only some paths of it. What is there and the same is not written again."""
+    command = ["restore", "--quiet", f"{snapshot_id}:{folder}", f"--target={target}"]
+    if only is None:
+        command.append("--delete")
+    else:
+        chosen = target.parent / f"{target.name}.chosen"
+        chosen.write_text("".join(f"{_escaped(path)}\n" for path in only))
+        command.append(f"--include-file={chosen}")
+    _restic(*command)
+
+
+def _escaped(path: str) -> str:
+    """Spell a path as a pattern that matches nothing else."""
+    return "/" + "".join(f"\\{letter}" if letter in "*?[]\\$!# " else letter for letter in path)
+
+
+def stored_bytes() -> int:
+    """Return the size of the repository."""
+    return int(json.loads(_restic("stats", "--json", "--mode=raw-data"))["total_size"])

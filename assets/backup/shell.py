@@ -1,0 +1,42 @@
+"""Running other people's programs: their words go on as they come, and a failure is told in one line."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+LAST_LINES = 12
+
+
+class Failure(Exception):  # noqa: N818 - what an operator reads is its message
+    """What went wrong, and what to type."""
+
+
+def say(words: str) -> None:
+    """Print a line of progress, at once."""
+    print(words, flush=True)
+
+
+def run(*command: str, stdin: str | None = None) -> str:
+    """Run a program and return what it printed; raise `Failure` with its last words."""
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failure(_failed(command, done.returncode, done.stderr or done.stdout))
+    return done.stdout
+
+
+def show(*command: str) -> None:
+    """Run a program whose progress is worth seeing; raise `Failure` where it fails."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+        assert running.stdout  # noqa: S101 - it is a pipe
+        lines: list[str] = []
+        for line in running.stdout:
+            sys.stdout.write(line)
+            sys.stdout.flush()
+            lines = [*lines, line][-LAST_LINES:]
+    if running.returncode:
+        raise Failure(_failed(command, running.returncode, "".join(lines)))
+
+
+def _failed(command: Sequence[str], code: int, words: str) -> str:
+    last = "\n".join(f"    {line}" for line in words.strip().splitlines()[-LAST_LINES:])
+    return f"{command[0]} {command[1] if len(command) > 1 else ''} failed with exit code {code}\n{last}"

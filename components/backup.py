@@ -1,0 +1,215 @@
+"""The backup: a copy of everything, on a schedule, and the proof that it can be restored."""
+
+from pathlib import Path
+from typing import Literal
+
+import pulumi
+import pulumi_docker as docker
+from pydantic import Field
+
+from components import names
+from components.credentials import Credential
+from components.mlflow import PORT as SERVER_PORT
+from components.mlflow import Mlflow
+from components.object_store import REGION, ObjectStore
+from components.platform import Platform
+from components.postgres import BACKUP_ROLE, DATABASE, Postgres
+from components.runtime import Files, HealthCheck, Limits, Service, Workload
+from components.settings import BackupTarget, Cpus, Cron, Settings
+
+ASSETS = Path(__file__).parent.parent / "assets" / "backup"
+UID = 999
+METRICS_PORT = 9110
+TARGET_SECRET = "backupTargetSecretKey"  # noqa: S105 - a name
+"""Secret key of an S3 target, in the stack's config. Nobody can generate that one."""
+ON_THIS_DISK = "volume"
+
+
+class BackupSettings(Settings):
+    """What an operator may set under `mlflow:backup`."""
+
+    enabled: bool = Field(default=False, description="Whether there is one. On in the files of staging and prod.")
+    target: BackupTarget = Field(
+        default=ON_THIS_DISK,
+        description="Where it goes: `volume`, a Docker volume beside the data, which does not survive their disk; a "
+        "folder of the Docker host such as `/srv/backup`; or a bucket elsewhere, "
+        "`s3:https://s3.example.com/bucket/path`. One for each stack.",
+    )
+    access_key_id: str | None = Field(
+        default=None,
+        description="Access key of an S3 target. Its secret key: `pulumi config set --secret backupTargetSecretKey`.",
+    )
+    deletes: bool = Field(
+        default=True,
+        description="Whether backups that the retention does not keep are deleted. False for a target that lets "
+        "nothing be deleted; see docs/operations.md#a-target-that-deletes-nothing.",
+    )
+    schedule: Cron = Field(default="17 3 * * *", description="When, as in cron, in UTC.")
+    drill_schedule: Cron = Field(
+        default="17 5 * * 0", description="When the newest backup is restored into a throw-away database, in UTC."
+    )
+    keep_daily: int = Field(default=7, ge=1, le=3650, description="Backups to keep: the last of so many days,")
+    keep_weekly: int = Field(default=4, ge=0, le=520, description="the last of so many weeks,")
+    keep_monthly: int = Field(default=12, ge=0, le=120, description="and the last of so many months.")
+    memory_mb: int = Field(default=768, ge=512, le=1_048_576, description="Memory limit.")
+    cpus: Cpus = Field(default=1.0, description="Processors that it may use.")
+
+    @property
+    def where(self) -> Literal["volume", "folder", "s3"]:
+        """What kind of target it is."""
+        if self.target == ON_THIS_DISK:
+            return "volume"
+        return "s3" if self.target.startswith("s3:") else "folder"
+
+    @property
+    def leaves(self) -> bool:
+        """Whether it needs a way out of the internal network."""
+        return self.enabled and self.where == "s3"
+
+
+class Backup(pulumi.ComponentResource):
+    """One container that reads everything, and may change nothing but its own copy.
+
+    Everything that it is for is in `assets/backup`: it dumps the database, mirrors the artifacts into a staging
+    volume, and hands both to restic, which encrypts, deduplicates, and keeps the history.
+    """
+
+    credentials: list[Credential]
+    """The key of the repository: without it, nobody opens a backup."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: BackupSettings,
+        *,
+        platform: Platform,
+        database: Postgres,
+        artifacts: ObjectStore,
+        server: Mlflow,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        """Run the scheduler, unless the settings want no backup.
+
+        Of the server it takes the data keys, without which a backup could not be read, and its version.
+        """
+        super().__init__("mlflow:components:Backup", name, None, opts)
+        self.credentials = []
+        if settings.enabled:
+            self._run(name, settings, platform, database, artifacts, server)
+        self.register_outputs({"target": settings.target if settings.enabled else None})
+
+    def _run(
+        self,
+        name: str,
+        settings: BackupSettings,
+        platform: Platform,
+        database: Postgres,
+        artifacts: ObjectStore,
+        server: Mlflow,
+    ) -> None:
+        child = pulumi.ResourceOptions(parent=self)
+        stack = pulumi.get_stack()
+        image = platform.images.backup
+        repository = Credential("backup-password", "backupPassword", kind="data key", parent=self)
+        self.credentials = [repository]
+        staging = docker.Volume(
+            f"{name}-staging",
+            name=names.physical(stack, f"{name}-staging"),
+            labels=[{"label": names.STACK_LABEL, "value": stack}],
+            opts=child,
+        )
+        data: dict[str, pulumi.Input[str]] = {"/staging": staging.name}
+        if settings.where != "s3":
+            data["/repository"] = self._local_target(name, settings, platform).name
+        Service(
+            name,
+            Workload(
+                image=image,
+                limits=Limits(memory_mb=settings.memory_mb, cpus=settings.cpus),
+                networks=platform.networks.backend_and_out(outward=settings.leaves),
+                env={
+                    "STACK": stack,
+                    "SCHEDULE": settings.schedule,
+                    "DRILL_SCHEDULE": settings.drill_schedule,
+                    "KEEP_DAILY": str(settings.keep_daily),
+                    "KEEP_WEEKLY": str(settings.keep_weekly),
+                    "KEEP_MONTHLY": str(settings.keep_monthly),
+                    "DELETES": str(int(settings.deletes)),
+                    "SERVER": f"http://{server.service.host}:{SERVER_PORT}",
+                    "KEYS": "/run/secrets/data-keys",
+                    "HOME": "/tmp",  # noqa: S108 - inside the container
+                    "PGHOST": database.service.host,
+                    "PGUSER": BACKUP_ROLE,
+                    "PGDATABASE": DATABASE,
+                    "PGPASS": "/run/secrets/pgpass",
+                    "BUCKET": artifacts.bucket,
+                    "RCLONE_CONFIG": "/dev/null",
+                    "RCLONE_CONFIG_STORE_TYPE": "s3",
+                    "RCLONE_CONFIG_STORE_PROVIDER": "Other",
+                    "RCLONE_CONFIG_STORE_ENDPOINT": artifacts.endpoint,
+                    "RCLONE_CONFIG_STORE_REGION": REGION,
+                    "RCLONE_CONFIG_STORE_ENV_AUTH": "true",
+                    "RCLONE_CONFIG_STORE_NO_CHECK_BUCKET": "true",
+                    "RCLONE_CONFIG_STORE_SHARED_CREDENTIALS_FILE": "/run/secrets/store-credentials",
+                    "RESTIC_REPOSITORY": settings.target if settings.where == "s3" else "/repository",
+                    "RESTIC_PASSWORD_FILE": "/run/secrets/repository-password",
+                    "RESTIC_CACHE_DIR": "/staging/cache",
+                    "RESTIC_PROGRESS_FPS": "0.1",
+                    "AWS_SHARED_CREDENTIALS_FILE": "/run/secrets/target-credentials",
+                    # What a large repository's index takes, before the kernel takes it back.
+                    "GOMEMLIMIT": f"{settings.memory_mb * 6 // 10}MiB",
+                },
+                files=[
+                    Files(
+                        f"{name}-secrets",
+                        "/run/secrets",
+                        {
+                            "repository-password": repository.value,
+                            "pgpass": database.backup_pgpass,
+                            "store-credentials": artifacts.backup_credentials_file,
+                            "target-credentials": _target_credentials(settings),
+                            **{f"data-keys/{key}": value for key, value in server.data_keys.items()},
+                        },
+                        image=image,
+                        parent=self,
+                    ),
+                    Files(
+                        f"{name}-config",
+                        "/run/config",
+                        {file.name: file.read_text() for file in sorted(ASSETS.glob("*.py"))},
+                        image=image,
+                        parent=self,
+                    ),
+                ],
+                data=data,
+                tmpfs={"/tmp": "size=64m,mode=1777"},  # noqa: S108 - inside the container
+                user=f"{UID}:{UID}",
+            ),
+            HealthCheck(command=["python3", "/run/config/main.py", "alive"], interval_s=30),
+            platform=platform,
+            # A run that is cut off leaves the backups before it as they were.
+            grace_s=30,
+            after=[database.service.ready, artifacts.ready],
+            opts=child,
+        )
+
+    def _local_target(self, name: str, settings: BackupSettings, platform: Platform) -> docker.Volume:
+        """Return the volume of the repository: Docker's own, or a folder of the host under its name."""
+        bind = {"type": "none", "o": "bind", "device": settings.target} if settings.where == "folder" else None
+        return docker.Volume(
+            f"{name}-repository",
+            name=names.backup_volume(pulumi.get_stack(), "folder" if bind else "volume"),
+            driver_opts=bind,
+            opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True, protect=platform.protect_data),
+        )
+
+
+def _target_credentials(settings: BackupSettings) -> pulumi.Input[str]:
+    """Return the AWS credentials file of an S3 target; empty for any other. Secret."""
+    if settings.where != "s3":
+        return ""
+    return pulumi.Output.concat(
+        f"[default]\naws_access_key_id = {settings.access_key_id}\naws_secret_access_key = ",
+        pulumi.Config("mlflow").require_secret(TARGET_SECRET),
+        "\n",
+    )

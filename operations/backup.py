@@ -1,0 +1,245 @@
+"""Backup, drill and restore: what `make` asks of the backup container, and what happens around it."""
+
+import json
+import os
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from croniter import croniter
+
+from components import names
+from components.backup import BackupSettings
+from operations import deploy
+from operations.checkout import Stack
+from operations.console import StopError, answer, require_name, say
+
+PROGRAM = ("python3", "/run/config/main.py")
+JOURNAL = "/staging/journal.json"
+RESTORER = "restore"
+SECRETS = "/run/server-secrets"
+READY_SECONDS = 300
+KNOWS_REVISION = """
+import sys
+from alembic.script import ScriptDirectory
+from mlflow.store.db.utils import _get_alembic_config
+ScriptDirectory.from_config(_get_alembic_config("sqlite://")).get_revision(sys.argv[1])
+"""
+"""Run in the MLflow image: fails where its MLflow is older than a database of that revision."""
+
+
+def backup(stack: Stack) -> None:
+    """Take a backup now."""
+    _in_container(stack, "backup")
+
+
+def backups(stack: Stack) -> None:
+    """Print every backup."""
+    _require_container(stack)
+    answer(_told(stack, "list"))
+
+
+def drill(stack: Stack) -> None:
+    """Restore the newest backup into a throw-away database now."""
+    _in_container(stack, "drill")
+
+
+def _require_container(stack: Stack) -> None:
+    """Raise `StopError` where there is no backup, or it does not run."""
+    if not stack.settings.backup.enabled:
+        raise StopError(
+            f"{stack.name} has no backup\n  in {stack.path.name}, under mlflow:backup: enabled: true; then: "
+            f"make up STACK={stack.name}"
+        )
+    found = stack.daemon.inspect(names.physical(stack.name, "backup"))
+    if found is None or not found["State"]["Running"]:
+        raise StopError(f"the backup of {stack.name} does not run\n  type: make up STACK={stack.name}")
+
+
+def _in_container(stack: Stack, verb: str) -> None:
+    """Run a verb of the backup's program; raise `StopError` where it fails."""
+    _require_container(stack)
+    if stack.daemon.show(names.physical(stack.name, "backup"), [*PROGRAM, verb], _through):
+        raise StopError(f"the {verb} of {stack.name} did not succeed; the reason is above, after 'error:'")
+
+
+def _told(stack: Stack, *arguments: str) -> str:
+    """Return what a verb of the backup's program prints; raise `StopError` with that where it fails."""
+    printed: list[str] = []
+    if stack.daemon.show(names.physical(stack.name, "backup"), [*PROGRAM, *arguments], printed.append):
+        raise StopError("".join(printed).strip().removeprefix("error: "))
+    return "".join(printed).strip()
+
+
+def _through(words: str) -> None:
+    sys.stderr.write(words)
+    sys.stderr.flush()
+
+
+def restore(stack: Stack) -> None:
+    """Put the backup `FROM=` (latest, or its id) in the place of what is there. With `DRY_RUN=1`, only say so."""
+    _require_container(stack)
+    wanted = os.environ.get("FROM")
+    if not wanted:
+        raise StopError("which backup?\n  type: make restore FROM=latest, or FROM=<id> of make backups")
+    plan = json.loads(_told(stack, "plan", wanted).splitlines()[-1])
+    say(f"backup {plan['id'][:8]} of {plan['stack']}, taken {plan['taken_at'][:19]} with MLflow {plan['mlflow']}:")
+    say(f"  {plan['summary']}")
+    _refuse(stack, plan)
+    used = plan["runs_now"] > 0
+    if os.environ.get("DRY_RUN") == "1":
+        say(
+            "a restore would "
+            + ("take a backup of what is there now, " if used else "")
+            + "stop the server, bring the artifacts back, put the database in the place of the one that is there "
+            "(which is kept beside it), migrate it, and start the server; nothing was changed"
+        )
+        return
+    if used:
+        question = f"This puts the backup in the place of what {stack.name} has now."
+        require_name(stack.name, question, verb=f"restore FROM={wanted}")
+        say("first, a backup of what is there now")
+        _in_container(stack, "safety")
+    server = names.physical(stack.name, "server")
+    say("stopping the server")
+    stack.daemon.stop(server)
+    if _run_restorer(stack, plan["id"]):
+        stack.daemon.start(server)
+        raise StopError(
+            f"the restore of {stack.name} did not complete; the reason is above, after 'error:'\n"
+            "  the database is as it was, and the server was started again; mend the cause, then type the same again"
+        )
+    _start(stack)
+    say(f"\n{stack.name} has been restored from backup {plan['id'][:8]}")
+    answer(stack.settings.route.url(stack.settings.server))
+
+
+def _refuse(stack: Stack, plan: dict[str, Any]) -> None:
+    """Raise `StopError` where this stack cannot be what the backup was of."""
+    if plan["stack"] != stack.name:
+        raise StopError(
+            f"this is a backup of {plan['stack']}, not of {stack.name}; nothing was changed\n"
+            f"  type: make restore STACK={plan['stack']} FROM=..., or correct mlflow:backup.target"
+        )
+    if not _knows(stack, plan["schema_revision"]):
+        raise StopError(
+            f"the database of this backup (revision {plan['schema_revision']}, MLflow {plan['mlflow'] or 'unknown'}) "
+            f"is newer than the MLflow of {stack.name}, which cannot read it; nothing was changed\n"
+            "  check out the version of this project that took the backup, make up, and restore there"
+        )
+    if plan["other_keys"] and plan["encrypted_rows"]:
+        raise StopError(
+            f"what MLflow encrypted in this backup does not open with the {', '.join(plan['other_keys'])} of "
+            f"{stack.path.name}; nothing was changed\n  the old ones are in the backup; to take them over: "
+            "docs/operations.md#data-keys-from-a-backup"
+        )
+
+
+def _knows(stack: Stack, revision: str) -> bool:
+    """Whether the MLflow of this stack can read a database of `revision`, or migrate it."""
+    image = stack.daemon.api.inspect_container(names.physical(stack.name, "server"))["Image"]
+    body = {
+        "Image": image,
+        "Cmd": ["python", "-W", "ignore", "-c", KNOWS_REVISION, revision],
+        "HostConfig": {
+            "NetworkMode": "none",
+            "CapDrop": ["ALL"],
+            "SecurityOpt": ["no-new-privileges:true"],
+            "ReadonlyRootfs": True,
+            "Tmpfs": {"/tmp": "size=64m,mode=1777"},  # noqa: S108 - inside the container
+        },
+    }
+    return stack.daemon.once(names.physical(stack.name, "revision"), body, lambda _: None) == 0
+
+
+def _run_restorer(stack: Stack, snapshot: str) -> int:
+    """Restore in a container like the backup's, with the server's rights; return its exit code."""
+    found = stack.daemon.api.inspect_container(names.physical(stack.name, "backup"))
+    environment = dict(entry.split("=", 1) for entry in found["Config"]["Env"])
+    environment |= {
+        "PGUSER": "mlflow",
+        "PGPASS": f"{SECRETS}/pgpass",
+        "RCLONE_CONFIG_STORE_SHARED_CREDENTIALS_FILE": f"{SECRETS}/aws-credentials",
+    }
+    secrets = names.physical(stack.name, "server-secrets")
+    host = found["HostConfig"]
+    kept = ("CapDrop", "SecurityOpt", "ReadonlyRootfs", "Tmpfs", "Memory", "MemorySwap", "NanoCpus", "LogConfig")
+    body = {
+        "Image": found["Image"],
+        "User": found["Config"]["User"],
+        "Cmd": ["restore", snapshot],
+        "Env": [f"{key}={value}" for key, value in environment.items()],
+        "HostConfig": {
+            **{key: host[key] for key in kept},
+            "Init": True,
+            "Binds": [*host["Binds"], f"{secrets}:{SECRETS}:ro"],
+        },
+    }
+    networks = list(found["NetworkSettings"]["Networks"])
+    return stack.daemon.once(names.physical(stack.name, RESTORER), body, _through, networks=networks)
+
+
+def _start(stack: Stack) -> None:
+    """Migrate the restored database and start the server; raise `StopError` where that fails."""
+    daemon = stack.daemon
+    migrate, server = (names.physical(stack.name, service) for service in ("migrate", "server"))
+    if daemon.inspect(migrate) is None:
+        # Somebody pruned it; the deployment makes it again, and it runs.
+        deploy.up(stack)
+        return
+    say("migrating the database, if it is of an older MLflow")
+    daemon.start(migrate)
+    if code := daemon.api.wait(migrate, timeout=None)["StatusCode"]:
+        raise StopError(
+            f"{migrate} exited with code {code}:\n{daemon.logs(migrate)}\n"
+            f"  the backup is restored; mend the cause, then type: make up STACK={stack.name}"
+        )
+    say("starting the server")
+    daemon.start(server)
+    check = daemon.api.inspect_container(server)["Config"]["Healthcheck"]["Test"][1:]
+    deadline = time.monotonic() + READY_SECONDS
+    while daemon.run(server, check)[0]:
+        if time.monotonic() > deadline:
+            raise StopError(f"{server} is not ready after {READY_SECONDS} s:\n{daemon.logs(server)}")
+        time.sleep(1)
+
+
+def described(stack: Stack) -> tuple[str, str | None]:
+    """Return a line on the backup for `make status`, and what is wrong with it, if anything is."""
+    settings = stack.settings.backup
+    if not settings.enabled:
+        return "off; under mlflow:backup: enabled: true", None
+    code, printed = stack.daemon.run(names.physical(stack.name, "backup"), ["cat", JOURNAL])
+    known: dict[str, Any] = json.loads(printed) if code == 0 else {}
+    return words(settings, known, datetime.now(UTC), stack.name)
+
+
+def words(settings: BackupSettings, known: dict[str, Any], now: datetime, stack: str) -> tuple[str, str | None]:
+    """Say what a journal means at some time: a line, and what is wrong, if anything is."""
+    found, drilled = known.get("backup", {}), known.get("drill", {})
+    line = _last(found, now) + "; drill: " + _last(drilled, now)
+    if settings.where == "volume":
+        line += "\n          on the disk of the data: it does not survive that (mlflow:backup.target)"
+    problems = [
+        f"the last {kind} failed: {entry['error']}\n  type: make {kind} STACK={stack}"
+        for kind, entry in (("backup", found), ("drill", drilled))
+        if entry.get("last_result") == 0
+    ]
+    due = croniter(settings.schedule, now)
+    # Of the last two that were due, one may be at work.
+    due.get_prev(datetime)
+    missed: datetime = due.get_prev(datetime)
+    success = found.get("last_success_timestamp_seconds")
+    if success and success < missed.timestamp() and not problems:
+        problems.append(f"the last backup is older than two of its times\n  type: make backup STACK={stack}")
+    return line, "\n".join(problems) or None
+
+
+def _last(entry: dict[str, Any], now: datetime) -> str:
+    success = entry.get("last_success_timestamp_seconds")
+    if success is None:
+        return "none yet"
+    hours = (now.timestamp() - success) / 3600
+    age = f"{hours:.0f} h ago" if hours < 48 else f"{hours / 24:.0f} d ago"  # noqa: PLR2004 - of two days
+    return f"{entry['snapshot'][:8]}, {age}, {entry['source_bytes'] / 1e9:.2f} GB in {entry['duration_seconds']:.0f} s"

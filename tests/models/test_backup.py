@@ -1,0 +1,227 @@
+"""The rules of the backup that need no deployment: its manifest, its list of artifacts, what is said of it."""
+
+import importlib
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.backup import BackupSettings
+from operations import backup
+from operations.console import StopError
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "assets" / "backup"))
+
+manifests: Any = importlib.import_module("manifest")
+shell: Any = importlib.import_module("shell")
+repository: Any = importlib.import_module("repository")
+journals: Any = importlib.import_module("journal")
+database: Any = importlib.import_module("database")
+NOW = datetime(2026, 5, 6, 12, tzinfo=UTC)
+
+
+def a_manifest(**more: object) -> Any:  # noqa: ANN401 - loaded at run time
+    values = {
+        "stack": "prod",
+        "taken_at": "2026-05-06T03:17:00+00:00",
+        "mlflow": "3.18.0",
+        "schema_revision": "abc",
+        "postgres": "18.6",
+        "rows": {"runs": 7, "experiments": 2},
+        "objects": 3,
+        "object_bytes": 5_000_000_000,
+        "dump_bytes": 10,
+        "dump_sha256": "d",
+        "index_sha256": "i",
+        "data_keys": {"key": "k"},
+    }
+    return manifests.Manifest(**(values | more))
+
+
+def test_a_manifest_is_read_as_it_was_written() -> None:
+    assert manifests.Manifest.read(a_manifest().written()) == a_manifest()
+    assert a_manifest().summary == "2 experiments, 7 runs; 3 artifacts, 5.00 GB"
+
+
+def test_a_manifest_of_a_newer_version_is_refused_with_what_to_do() -> None:
+    with pytest.raises(shell.Failure, match="format 2, written by a newer version of this project"):
+        manifests.Manifest.read(a_manifest(format=2).written())
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": 1}'])
+def test_a_manifest_that_was_damaged_is_refused(text: str) -> None:
+    with pytest.raises(shell.Failure, match="manifest cannot be read"):
+        manifests.Manifest.read(text)
+
+
+def test_what_has_not_changed_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "artifacts"
+    (folder / "1").mkdir(parents=True)
+    (folder / "1" / "a").write_text("a")
+    (folder / "1" / "b").write_text("b")
+    first = manifests.indexed(folder, {})
+    manifests.write_index(tmp_path / "index", first)
+    known = manifests.read_index(tmp_path / "index")
+    assert list(known.values()) == first
+    read: list[str] = []
+
+    def hashed(path: Path) -> str:
+        read.append(path.name)
+        return "new"
+
+    monkeypatch.setattr(manifests, "sha256", hashed)
+    (folder / "1" / "b").write_text("other")
+    again = {entry.path: entry.sha256 for entry in manifests.indexed(folder, known)}
+    assert read == ["b"]
+    assert again == {"1/a": first[0].sha256, "1/b": "new"}
+
+
+def test_an_index_that_was_cut_off_is_as_good_as_none(tmp_path: Path) -> None:
+    (tmp_path / "index").write_text('["a", 1, 2, "x"]\n["b", 1')
+    assert manifests.read_index(tmp_path / "index") == {}
+    assert manifests.read_index(tmp_path / "missing") == {}
+
+
+def test_what_is_missing_or_changed_is_named(tmp_path: Path) -> None:
+    for name in ("good", "changed", "missing"):
+        (tmp_path / name).write_text(name)
+    entries = manifests.indexed(tmp_path, {})
+    (tmp_path / "changed").write_text("changes")
+    (tmp_path / "missing").unlink()
+    assert manifests.damaged(tmp_path, entries) == ["changed", "missing"]
+
+
+@pytest.mark.parametrize(
+    ("code", "words"), [(10, "there is no backup at /r"), (12, "mlflow:backupPassword"), (1, "exit code 1")]
+)
+def test_a_failure_of_the_repository_says_what_to_type(code: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESTIC_REPOSITORY", "/r")
+    assert words in repository._explained("snapshots", code, "Fatal: its own words")
+
+
+def test_a_path_is_a_pattern_that_matches_nothing_else() -> None:
+    assert repository._escaped("a b/[1]*.txt") == "/a\\ b/\\[1\\]\\*.txt"
+
+
+def test_a_run_that_failed_is_recorded_and_the_last_success_stays(tmp_path: Path) -> None:
+    journal = journals.Journal(tmp_path / "journal.json")
+    with journal.recorded("backup") as result:
+        result["snapshot"] = "abc"
+    good = journal.read()["backup"]
+    with pytest.raises(shell.Failure), journal.recorded("backup"):
+        raise shell.Failure("the disk is full")
+    now = journal.read()["backup"]
+    assert (now["last_result"], now["error"]) == (0, "the disk is full")
+    assert now["last_success_timestamp_seconds"] == good["last_success_timestamp_seconds"]
+    assert now["snapshot"] == "abc"
+
+
+def test_prometheus_is_told_of_the_last_run(tmp_path: Path) -> None:
+    journal = journals.Journal(tmp_path / "journal.json")
+    assert list(journals._Collected(journal).collect()) == []
+    with journal.recorded("drill") as result:
+        result["source_bytes"] = 7
+    found = {metric.name: metric.samples[0].value for metric in journals._Collected(journal).collect()}
+    assert found["mlflow_drill_last_result"] == 1
+    assert found["mlflow_drill_source_bytes"] == 7
+    assert set(found) == {
+        f"mlflow_drill_{name}"
+        for name in (
+            *("last_success_timestamp_seconds", "last_end_timestamp_seconds", "last_result"),
+            *("duration_seconds", "source_bytes"),
+        )
+    }
+
+
+def test_backup_and_migration_hold_the_same_lock() -> None:
+    in_image = (ROOT / "mlflow" / "locked.py").read_text()
+    assert "LOCK = 0x6D6C_666C_6F77" in in_image
+    assert database.LOCK == 0x6D6C_666C_6F77 == int.from_bytes(b"mlflow")
+
+
+def test_a_tables_name_is_quoted() -> None:
+    assert database._quoted('a"b') == '"a""b"'
+
+
+# --- what `make status` says of it ---------------------------------------------------------------------------------
+
+
+def entry(hours_ago: float, **more: object) -> dict[str, Any]:
+    return {
+        "last_success_timestamp_seconds": NOW.timestamp() - hours_ago * 3600,
+        "last_result": 1,
+        "snapshot": "0123456789abcdef",
+        "source_bytes": 5e9,
+        "duration_seconds": 42.1,
+        **more,
+    }
+
+
+def test_a_recent_backup_is_told_with_its_age_size_and_duration() -> None:
+    line, wrong = backup.words(BackupSettings(), {"backup": entry(9)}, NOW, "prod")
+    assert line.splitlines()[0] == "01234567, 9 h ago, 5.00 GB in 42 s; drill: none yet"
+    assert wrong is None
+
+
+def test_a_target_on_the_disk_of_the_data_is_warned_of() -> None:
+    assert "does not survive" in backup.words(BackupSettings(), {}, NOW, "prod")[0]
+    elsewhere = BackupSettings.model_validate({"target": "/srv/backup"})
+    assert "does not survive" not in backup.words(elsewhere, {}, NOW, "prod")[0]
+
+
+@pytest.mark.parametrize(
+    ("hours", "wrong"), [(32, False), (33, True)], ids=["since the time before last", "before the time before last"]
+)
+def test_a_backup_that_is_too_old_is_a_problem(hours: float, wrong: bool) -> None:  # noqa: FBT001
+    # At noon, of 03:17 each day: the last two times were 8.7 and 32.7 hours ago.
+    assert bool(backup.words(BackupSettings(), {"backup": entry(hours)}, NOW, "prod")[1]) is wrong
+
+
+@pytest.mark.parametrize("kind", ["backup", "drill"])
+def test_one_that_failed_is_a_problem_with_its_reason(kind: str) -> None:
+    known = {kind: entry(9, last_result=0, error="the disk is full")}
+    wrong = backup.words(BackupSettings(), known, NOW, "prod")[1]
+    assert wrong == f"the last {kind} failed: the disk is full\n  type: make {kind} STACK=prod"
+
+
+# --- what is refused before a restore ------------------------------------------------------------------------------
+
+
+class AStack:
+    name = "prod"
+    path = Path("Pulumi.prod.yaml")
+
+
+def a_plan(**more: object) -> dict[str, Any]:
+    plan = {"stack": "prod", "schema_revision": "abc", "mlflow": "3.18.0", "other_keys": [], "encrypted_rows": 0}
+    return plan | more
+
+
+@pytest.mark.parametrize(
+    ("plan", "knows", "words"),
+    [
+        (a_plan(stack="dev"), True, "this is a backup of dev, not of prod"),
+        (a_plan(), False, "is newer than the MLflow of prod"),
+        (a_plan(other_keys=["crypto-kek-passphrase"], encrypted_rows=1), True, "does not open with the crypto-kek"),
+    ],
+    ids=["another stack's", "a newer MLflow's", "under another key"],
+)
+def test_what_this_stack_cannot_be_is_refused(
+    plan: dict[str, Any],
+    knows: bool,  # noqa: FBT001
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backup, "_knows", lambda *_: knows)
+    stack: Any = AStack()
+    with pytest.raises(StopError, match=words):
+        backup._refuse(stack, plan)
+
+
+def test_another_key_is_no_matter_where_nothing_was_encrypted_under_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backup, "_knows", lambda *_: True)
+    stack: Any = AStack()
+    backup._refuse(stack, a_plan(other_keys=["crypto-kek-passphrase"]))

@@ -1,0 +1,332 @@
+"""Backup, drill and restore of a real deployment, with a real MLflow client, and with everything broken in turn."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import pytest
+
+from tests.stack.deployment import ROOT, Deployment, free_port
+from tests.stack.probes import with_s3
+from tests.stack.test_deployment import url
+from tests.stack.test_faults import refused
+
+INVENTORY = ROOT / "tests" / "stack" / "inventory.py"
+
+
+def inventory(deployment: Deployment, *arguments: object) -> str:
+    """Run `inventory.py` against a deployment, and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", INVENTORY, *map(str, arguments)],
+        env={
+            **os.environ,
+            "MLFLOW_TRACKING_URI": url(deployment),
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stderr[-4000:]}\n{deployment.logs()}"
+    return done.stdout
+
+
+def told(deployment: Deployment) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(inventory(deployment, "tell"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """Dev's settings with a backup, filled, and backed up once."""
+    deployment = Deployment(tmp_path_factory.mktemp("backup"), "dev")
+    deployment.set("server.port", free_port())
+    deployment.use(getattr(request, "param", "seaweedfs"))
+    deployment.set("backup.enabled", value=True)
+    try:
+        deployment.make("up")
+        inventory(deployment, "fill", 10, 2000, 20, 20)
+        deployment.make("backup")
+        yield deployment
+    finally:
+        deployment.remove()
+
+
+def newest(deployment: Deployment) -> str:
+    return deployment.make("backups").stdout.split("\n")[-2].split()[0]
+
+
+def journal(deployment: Deployment) -> dict[str, Any]:
+    code, said = deployment.run("backup", "cat", "/staging/journal.json")
+    assert code == 0, said
+    found: dict[str, Any] = json.loads(said)
+    return found
+
+
+def wiped(deployment: Deployment) -> None:
+    """Delete everything but the backups, and deploy it anew."""
+    deployment.make("destroy", CONFIRM=deployment.stack)
+    assert deployment.containers() == []
+    deployment.make("up")
+    assert told(deployment)["runs"] == {}
+
+
+def test_everything_comes_back_onto_a_new_stack(saved: Deployment) -> None:
+    before = told(saved)
+    assert len(before["runs"]) == 10
+    assert sum(len(run["artifacts"]) for run in before["runs"].values()) == 20
+    assert len(before["models"]) == 3
+    assert len(before["traces"]) == 5
+    wiped(saved)
+    saved.make("restore", FROM="latest")
+    assert told(saved) == before
+    # And goes on: what is written now is in the next backup.
+    inventory(saved, "fill", 2, 10, 2, 1)
+    saved.make("backup")
+    assert journal(saved)["backup"]["added_bytes"] < 5_000_000
+    saved.make("drill")
+
+
+def test_a_restore_over_a_used_stack_wants_its_name_and_keeps_what_was_there(saved: Deployment) -> None:
+    wanted, before = newest(saved), told(saved)
+    run = next(iter(before["runs"]))
+    code, said = with_s3(saved, OVERWRITE)
+    assert code == 0, said
+    inventory(saved, "fill", 2, 10, 2, 1)
+    after = told(saved)
+    assert after != before
+    assert "nothing was deleted" in refused(saved, "restore", FROM=wanted)
+    dry = saved.make("restore", FROM=wanted, DRY_RUN="1").stderr
+    assert "nothing was changed" in dry
+    assert told(saved) == after
+    said = saved.make("restore", FROM=wanted, CONFIRM=saved.stack).stderr
+    assert "first, a backup of what is there now" in said
+    assert told(saved) == before
+    # What was there is in the database still, and in a backup of its own.
+    schema = re.search(r"schema (before_restore_\w+)", said)
+    assert schema
+    query = f"SELECT count(*) FROM {schema[1]}.runs"
+    assert saved.run("postgres", "psql", "-U", "postgres", "-d", "mlflow", "-Atc", query)[1] == str(len(after["runs"]))
+    saved.make("restore", FROM=newest(saved), CONFIRM=saved.stack)
+    assert told(saved) == after
+    assert run in after["runs"]
+
+
+OVERWRITE = """
+import sys, boto3
+s3 = boto3.client("s3", endpoint_url=sys.argv[1])
+found = s3.list_objects_v2(Bucket="mlflow", Prefix="artifacts/")["Contents"][0]
+s3.put_object(Bucket="mlflow", Key=found["Key"], Body=b"x" * found["Size"])
+"""
+
+
+def test_its_identities_can_read_and_not_write(saved: Deployment) -> None:
+    query = "import main, database; main._use_pgpass(); c = database.connect(); c.autocommit = True; q = c.cursor(); "
+    python = ("env", "-C", "/run/config", "python3", "-c")
+    assert saved.run("backup", *python, query + "q.execute('SELECT count(*) FROM runs')")[0] == 0
+    off = "SET default_transaction_read_only = off; "
+    for statement in ("DELETE FROM runs", f"{off}DELETE FROM runs", f"{off}CREATE TABLE t (x int)"):
+        code, said = saved.run("backup", *python, f"{query}q.execute('{statement}')")
+        assert code != 0
+        assert "read-only transaction" in said or "permission denied" in said
+    assert saved.run("backup", "rclone", "lsf", "store:mlflow")[0] == 0
+    for command in (["touch", "store:mlflow/x"], ["purge", "store:mlflow/artifacts"], ["mkdir", "store:other"]):
+        code, said = saved.run("backup", "rclone", "--retries=1", "--low-level-retries=1", *command)
+        assert code != 0 and "AccessDenied" in said, (command, said)  # noqa: PT018
+
+
+def test_a_backup_while_a_client_writes_holds_all_that_it_claims(saved: Deployment) -> None:
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": url(saved), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", INVENTORY, "fill", "40", "4000", "80", "40"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as writer:
+        time.sleep(3)
+        saved.make("backup")
+        assert writer.poll() is None, "the client had ended before the backup did"
+        assert writer.wait() == 0
+    written = told(saved)
+    saved.make("drill")
+    saved.make("restore", FROM="latest", CONFIRM=saved.stack, DRY_RUN="1")
+    wanted = newest(saved)
+    saved.make("restore", FROM=wanted, CONFIRM=saved.stack)
+    found = told(saved)
+    assert 0 < len(found["runs"]) < len(written["runs"])
+    for run, values in found["runs"].items():
+        now = written["runs"][run]
+        # An artifact is there before anybody could have read of its run's end.
+        if values["status"] == "FINISHED":
+            assert values == now
+        assert set(values["artifacts"]) <= set(now["artifacts"])
+
+
+def test_prometheus_is_told_of_the_last_run(saved: Deployment) -> None:
+    script = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9110/metrics').read().decode())"
+    said = saved.run("backup", "python3", "-c", script)[1]
+    assert "mlflow_backup_last_result 1.0" in said
+    assert "mlflow_drill_last_result 1.0" in said
+
+
+def test_only_one_of_backup_drill_restore_and_migration_is_at_work(saved: Deployment) -> None:
+    hold = "import main, database, time\nmain._use_pgpass()\nwith database.locked('somebody else'): time.sleep(8)"
+    holder = saved.api.exec_create(saved.name("backup"), ["env", "-C", "/run/config", "python3", "-c", hold])
+    saved.api.exec_start(holder["Id"], detach=True)
+    time.sleep(2)
+    started = time.monotonic()
+    assert "waiting for somebody else, which is at work" in saved.make("drill").stderr
+    assert time.monotonic() - started > 5
+    holder = saved.api.exec_create(saved.name("backup"), ["env", "-C", "/run/config", "python3", "-c", hold])
+    saved.api.exec_start(holder["Id"], detach=True)
+    time.sleep(2)
+    saved.api.start(saved.name("migrate"))
+    assert saved.api.wait(saved.name("migrate"))["StatusCode"] == 0
+    assert b"migrate: waiting for somebody else" in saved.api.logs(saved.name("migrate"), tail=50)
+
+
+@pytest.mark.parametrize("victim", ["backup", "postgres", "object store", "restore"])
+def test_whatever_is_killed_no_backup_is_unusable_and_no_restore_beyond_mending(saved: Deployment, victim: str) -> None:
+    generator = random.Random(int(os.environ.get("SEED", "1")))
+    for _ in range(int(os.environ.get("KILLS", "1"))):
+        killed(saved, victim, generator.uniform(0.3, 6))
+
+
+def killed(deployment: Deployment, victim: str, seconds: float) -> None:
+    """Kill something while a backup or a restore is at work, and see that all is well after it."""
+    before, wanted = told(deployment), newest(deployment)
+    verb = ["restore", f"FROM={wanted}", f"CONFIRM={deployment.stack}"] if victim == "restore" else ["backup"]
+    with subprocess.Popen(
+        ["make", "-s", *verb],
+        cwd=deployment.checkout,
+        env=deployment.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as running:
+        if victim == "restore":
+            assert running.stdout
+            assert any("stopping the server" in line for line in running.stdout)
+        time.sleep(seconds)
+        if victim == "backup":
+            deployment.run("backup", "sh", "-c", "pkill -KILL -f 'main.py backup|rclone|restic|pg_dump' || true")
+        elif victim == "restore":
+            for name in deployment.api.containers(filters={"name": f"{deployment.name('restore')}$"}):
+                deployment.api.kill(name["Id"])
+            os.killpg(running.pid, signal.SIGKILL)
+        else:
+            name = deployment.name(deployment.store if victim == "object store" else victim)
+            # By its process, as the kernel would: Docker does not start again what was killed by its own command.
+            os.kill(deployment.api.inspect_container(name)["State"]["Pid"], signal.SIGKILL)
+        running.communicate()
+    if victim == "restore":
+        deployment.make("restore", FROM=wanted, CONFIRM=deployment.stack)
+    else:
+        deployment.make("up")
+        deployment.make("drill")
+        deployment.make("backup")
+    assert set(before["runs"]) <= set(told(deployment)["runs"]) or victim == "restore"
+    deployment.make("drill")
+
+
+# --- bad input -----------------------------------------------------------------------------------------------------
+
+
+def test_a_restore_without_a_choice_or_of_what_is_not_there_says_what_to_type(saved: Deployment) -> None:
+    assert "type: make restore FROM=latest" in refused(saved, "restore")
+    assert "FROM=nothing: there is no such backup; there are" in refused(saved, "restore", FROM="nothing")
+
+
+def test_another_stacks_backup_is_refused_by_name(saved: Deployment) -> None:
+    with altered_manifest(saved, '"stack": "[^"]*"', '"stack": "other"'):
+        said = refused(saved, "restore", FROM="latest", CONFIRM=saved.stack)
+    assert f"this is a backup of other, not of {saved.stack}; nothing was changed" in said
+
+
+def test_a_newer_mlflows_backup_is_refused(saved: Deployment) -> None:
+    with altered_manifest(saved, '"schema_revision": "[^"]*"', '"schema_revision": "ffffffffffff"'):
+        said = refused(saved, "restore", FROM="latest", CONFIRM=saved.stack)
+    assert f"is newer than the MLflow of {saved.stack}" in said
+
+
+def test_a_manifest_of_a_newer_version_is_refused(saved: Deployment) -> None:
+    with altered_manifest(saved, '"format": 1', '"format": 2'):
+        assert "written by a newer version of this project" in refused(saved, "restore", FROM="latest")
+
+
+def test_a_truncated_dump_is_refused_and_nothing_is_changed(saved: Deployment) -> None:
+    before = told(saved)
+    with altered(saved, "truncate -s -100 /staging/current/mlflow.dump"):
+        said = refused(saved, "restore", FROM="latest", CONFIRM=saved.stack)
+        assert "mlflow.dump of backup" in said
+        assert "is not what was stored" in said
+        assert "mlflow.dump of backup" in refused(saved, "drill")
+    assert told(saved) == before
+
+
+@contextmanager
+def altered(deployment: Deployment, command: str) -> Iterator[None]:
+    """Have a newest backup that is another than it was taken, for a while."""
+    stored = "restic backup --quiet --tag=mlflow /staging/current"
+    code, said = deployment.run("backup", "sh", "-c", f"cp -a /staging/current /staging/kept && {command} && {stored}")
+    assert code == 0, said
+    try:
+        yield
+    finally:
+        restored = "rm -rf /staging/current && mv /staging/kept /staging/current"
+        code, said = deployment.run("backup", "sh", "-c", f"restic forget --quiet latest && {restored}")
+        assert code == 0, said
+
+
+def altered_manifest(deployment: Deployment, old: str, new: str) -> AbstractContextManager[None]:
+    """Have a newest backup whose manifest says something else, for a while."""
+    return altered(deployment, f"sed -E -i 's/{old}/{new}/' /staging/current/manifest.json")
+
+
+def test_a_damaged_repository_is_told(saved: Deployment) -> None:
+    script = "f=$(ls -S /repository/data/*/* | head -n 1); cp $f /staging/kept-pack; chmod u+w $f; echo x > $f; echo $f"
+    code, path = saved.run("backup", "sh", "-c", script)
+    assert code == 0, path
+    try:
+        said = refused(saved, "backup")
+        assert "the repository is damaged" in said
+        assert "backup" in refused(saved, "status")
+    finally:
+        saved.run("backup", "sh", "-c", f"cat /staging/kept-pack > {path}; rm /staging/kept-pack")
+    saved.make("backup")
+    saved.make("status")
+
+
+def test_a_wrong_password_is_told_with_what_to_do(saved: Deployment) -> None:
+    code, said = saved.run("backup", "sh", "-c", "mv /repository/keys /repository/hidden && mkdir /repository/keys")
+    assert code == 0, said
+    try:
+        assert "do not open with mlflow:backupPassword" in refused(saved, "backup")
+    finally:
+        saved.run("backup", "sh", "-c", "rmdir /repository/keys && mv /repository/hidden /repository/keys")
+    saved.make("backup")
+
+
+def test_a_repository_that_has_vanished_is_not_made_anew(saved: Deployment) -> None:
+    saved.run("backup", "mv", "/repository/config", "/repository/hidden")
+    try:
+        assert "is gone; is its disk mounted" in refused(saved, "backup")
+    finally:
+        saved.run("backup", "mv", "/repository/hidden", "/repository/config")
+    saved.make("backup")
+
+
+def test_a_stack_without_a_backup_says_how_to_have_one(dev: Deployment) -> None:
+    said = refused(dev, "backup")
+    assert f"{dev.stack} has no backup" in said
+    assert "under mlflow:backup: enabled: true" in said
