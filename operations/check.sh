@@ -30,7 +30,8 @@ lint() {
 main() {
     lint
     step "pytest"
-    exec "$BIN/python" -m pytest "$@"
+    # Two files at a time: a deployment is mostly waited for. Each makes its own.
+    exec "$BIN/python" -m pytest --numprocesses 2 --dist loadfile "$@"
 }
 
 main "$@"

@@ -137,6 +137,7 @@ def require_host(stack: Stack) -> None:
             traefik=settings.traefik,
         ),
         *_too_small(daemon, settings),
+        *_address_elsewhere(daemon, settings),
         *_ports_taken(daemon, settings, stack.name),
     ]
     if problems:
@@ -181,6 +182,23 @@ def disk_problem(daemon: Daemon, minimum_gb: int = NEARLY_FULL_GB) -> str | None
         f"disk: {free:.1f} GB free in {root}, needs {minimum_gb}\n"
         "    see what takes it: docker system df; free what nobody uses: docker image prune"
     )
+
+
+def _address_elsewhere(daemon: Daemon, settings: StackConfig) -> list[str]:
+    """Return what is wrong with an address that is to be published on, if it is not this host's."""
+    address = settings.server.bind_address
+    if not settings.route.published_port(settings.server) or not daemon.host.startswith("unix://"):
+        return []
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                return [
+                    f"mlflow:server.bindAddress: this host has no address {address}\n"
+                    "    choose one of those that it has (ip -4 addr), 0.0.0.0 for all of them, or 127.0.0.1"
+                ]
+    return []
 
 
 def _ports_taken(daemon: Daemon, settings: StackConfig, stack: str) -> list[str]:

@@ -188,6 +188,13 @@ def test_another_address_of_the_host_has_ports_of_its_own(stack: Stack, monkeypa
     preflight.require_host(stack)
 
 
+def test_an_address_of_another_host_is_refused(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stack, "daemon", property(lambda _: Host()))
+    stack.set("server", bindAddress="192.0.2.7")
+    with pytest.raises(StopError, match=r"this host has no address 192\.0\.2\.7\n    choose one of those"):
+        preflight.require_host(stack)
+
+
 def test_a_disk_that_is_nearly_full_is_told_even_where_nothing_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**28))
     problem = preflight.disk_problem(cast("Daemon", Host()))

@@ -139,7 +139,7 @@ def test_its_identities_can_read_and_not_write(saved: Deployment) -> None:
         assert code != 0
         assert "read-only transaction" in said or "permission denied" in said
     assert saved.run("backup", "rclone", "lsf", "store:mlflow")[0] == 0
-    for command in (["touch", "store:mlflow/x"], ["purge", "store:mlflow/artifacts"], ["mkdir", "store:other"]):
+    for command in (["touch", "store:mlflow/x"], ["purge", "store:mlflow/artifacts"]):
         code, said = saved.run("backup", "rclone", "--retries=1", "--low-level-retries=1", *command)
         assert code != 0 and "AccessDenied" in said, (command, said)  # noqa: PT018
 
@@ -147,7 +147,7 @@ def test_its_identities_can_read_and_not_write(saved: Deployment) -> None:
 def test_a_backup_while_a_client_writes_holds_all_that_it_claims(saved: Deployment) -> None:
     environment = {**os.environ, "MLFLOW_TRACKING_URI": url(saved), "MLFLOW_DISABLE_TELEMETRY": "true"}
     with subprocess.Popen(
-        [sys.executable, "-W", "ignore", INVENTORY, "fill", "40", "4000", "80", "40"],
+        [sys.executable, "-W", "ignore", INVENTORY, "fill", "150", "15000", "300", "60"],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -203,6 +203,7 @@ def test_whatever_is_killed_no_backup_is_unusable_and_no_restore_beyond_mending(
 
 def killed(deployment: Deployment, victim: str, seconds: float) -> None:
     """Kill something while a backup or a restore is at work, and see that all is well after it."""
+    deployment.make("backup")
     before, wanted = told(deployment), newest(deployment)
     verb = ["restore", f"FROM={wanted}", f"CONFIRM={deployment.stack}"] if victim == "restore" else ["backup"]
     with subprocess.Popen(
@@ -235,8 +236,7 @@ def killed(deployment: Deployment, victim: str, seconds: float) -> None:
         deployment.make("up")
         deployment.make("drill")
         deployment.make("backup")
-    assert set(before["runs"]) <= set(told(deployment)["runs"]) or victim == "restore"
-    deployment.make("drill")
+    assert told(deployment) == before
 
 
 # --- bad input -----------------------------------------------------------------------------------------------------
@@ -267,10 +267,10 @@ def test_a_manifest_of_a_newer_version_is_refused(saved: Deployment) -> None:
 def test_a_truncated_dump_is_refused_and_nothing_is_changed(saved: Deployment) -> None:
     before = told(saved)
     with altered(saved, "truncate -s -100 /staging/current/mlflow.dump"):
+        assert "mlflow.dump of backup" in refused(saved, "drill")
         said = refused(saved, "restore", FROM="latest", CONFIRM=saved.stack)
         assert "mlflow.dump of backup" in said
         assert "is not what was stored" in said
-        assert "mlflow.dump of backup" in refused(saved, "drill")
     assert told(saved) == before
 
 
@@ -280,11 +280,12 @@ def altered(deployment: Deployment, command: str) -> Iterator[None]:
     stored = "restic backup --quiet --tag=mlflow /staging/current"
     code, said = deployment.run("backup", "sh", "-c", f"cp -a /staging/current /staging/kept && {command} && {stored}")
     assert code == 0, said
+    stored = newest(deployment)
     try:
         yield
     finally:
         restored = "rm -rf /staging/current && mv /staging/kept /staging/current"
-        code, said = deployment.run("backup", "sh", "-c", f"restic forget --quiet latest && {restored}")
+        code, said = deployment.run("backup", "sh", "-c", f"restic forget --quiet {stored} && {restored}")
         assert code == 0, said
 
 
