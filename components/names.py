@@ -14,6 +14,8 @@ ObjectStoreKind = Literal["minio", "seaweedfs"]
 OBJECT_STORES: tuple[ObjectStoreKind, ...] = get_args(ObjectStoreKind)
 COPY = "copy-artifacts"
 """The job between two of them."""
+RESTORE = "restore"
+"""The container of a restore, which `make restore` makes and removes."""
 
 STACK_LABEL = "mlflow.stack"
 SERVICE_LABEL = "mlflow.service"

@@ -11,13 +11,12 @@ from croniter import croniter
 
 from components import names
 from components.backup import BackupSettings
-from operations import deploy
+from operations import deploy, preflight
 from operations.checkout import Stack
 from operations.console import StopError, answer, require_name, say
 
 PROGRAM = ("python3", "/run/config/main.py")
 JOURNAL = "/staging/journal.json"
-RESTORER = "restore"
 SECRETS = "/run/server-secrets"
 READY_SECONDS = 300
 KNOWS_REVISION = """
@@ -162,6 +161,8 @@ def _run_restorer(stack: Stack, snapshot: str) -> int:
         "PGPASS": f"{SECRETS}/pgpass",
         "RCLONE_CONFIG_STORE_SHARED_CREDENTIALS_FILE": f"{SECRETS}/aws-credentials",
     }
+    if preflight.restore_at_work(stack.daemon, stack.name):
+        raise StopError(f"another restore of {stack.name} is at work; wait for it")
     secrets = names.physical(stack.name, "server-secrets")
     host = found["HostConfig"]
     kept = ("CapDrop", "SecurityOpt", "ReadonlyRootfs", "Tmpfs", "Memory", "MemorySwap", "NanoCpus", "LogConfig")
@@ -177,7 +178,7 @@ def _run_restorer(stack: Stack, snapshot: str) -> int:
         },
     }
     networks = list(found["NetworkSettings"]["Networks"])
-    return stack.daemon.once(names.physical(stack.name, RESTORER), body, _through, networks=networks)
+    return stack.daemon.once(names.physical(stack.name, names.RESTORE), body, _through, networks=networks)
 
 
 def _start(stack: Stack) -> None:
@@ -219,7 +220,7 @@ def words(settings: BackupSettings, known: dict[str, Any], now: datetime, stack:
     """Say what a journal means at some time: a line, and what is wrong, if anything is."""
     found, drilled = known.get("backup", {}), known.get("drill", {})
     line = _last(found, now) + "; drill: " + _last(drilled, now)
-    if settings.where == "volume":
+    if found.get("on_one_disk", settings.where == "volume"):
         line += "\n          on the disk of the data: it does not survive that (mlflow:backup.target)"
     problems = [
         f"the last {kind} failed: {entry['error']}\n  type: make {kind} STACK={stack}"

@@ -136,6 +136,7 @@ def require_host(stack: Stack) -> None:
             object_store=settings.object_store,
             traefik=settings.traefik,
         ),
+        *_being_restored(daemon, stack.name),
         *_too_small(daemon, settings),
         *_address_elsewhere(daemon, settings),
         *_ports_taken(daemon, settings, stack.name),
@@ -144,25 +145,40 @@ def require_host(stack: Stack) -> None:
         raise StopError("nothing was changed\n" + "\n".join(f"  {problem}" for problem in problems))
 
 
+def restore_at_work(daemon: Daemon, stack: str) -> bool:
+    """Whether a restore is replacing the data of this stack."""
+    found = daemon.inspect(names.physical(stack, names.RESTORE))
+    return bool(found and found["State"]["Running"])
+
+
+def _being_restored(daemon: Daemon, stack: str) -> list[str]:
+    if not restore_at_work(daemon, stack):
+        return []
+    name = names.physical(stack, names.RESTORE)
+    return [
+        f"a restore is at work, and what the server wrote now would be lost\n"
+        f"    see how far it is: docker logs -f {name}; to end it, which loses nothing: docker kill {name}"
+    ]
+
+
 def _too_small(daemon: Daemon, settings: StackConfig) -> list[str]:
     info = daemon.api.info()
     problems = []
-    for key, section in (
-        ("server", settings.server),
-        ("postgres", settings.postgres),
-        ("objectStore", settings.object_store),
-    ):
-        if section.cpus > info["NCPU"]:
-            problems.append(
-                f"mlflow:{key}.cpus: {section.cpus:g} asked for, the Docker host has {info['NCPU']}; lower it"
-            )
+    asked_for = {
+        "server": settings.server.cpus,
+        "postgres": settings.postgres.cpus,
+        "objectStore": settings.object_store.cpus,
+        "backup": settings.backup.cpus if settings.backup.enabled else 0,
+    }
+    for key, cpus in asked_for.items():
+        if cpus > info["NCPU"]:
+            problems.append(f"mlflow:{key}.cpus: {cpus:g} asked for, the Docker host has {info['NCPU']}; lower it")
     stores = len(settings.object_store.kinds)
     wanted = settings.server.memory_mb + settings.postgres.memory_mb + stores * settings.object_store.memory_mb
+    wanted += settings.backup.memory_mb if settings.backup.enabled else 0
     available = info["MemTotal"] // 2**20
     if wanted > available:
-        problems.append(
-            f"memory: the limits of server, postgres and objectStore add up to {wanted} MB, the host has {available}"
-        )
+        problems.append(f"memory: the limits of all services add up to {wanted} MB, the host has {available}")
     lacking = [image for image in settings.pulled_images if not daemon.has_image(image.name)]
     # With everything here already, a full disk is no reason not to start what was stopped.
     if lacking and (problem := disk_problem(daemon, MINIMUM_FREE_GB)):

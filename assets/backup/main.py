@@ -86,6 +86,7 @@ def backup(*, forget: bool = True) -> None:
             "source_bytes": manifest.object_bytes + manifest.dump_bytes,
             "added_bytes": summary["data_added_packed"],
             "repository_bytes": repository.stored_bytes(),
+            "on_one_disk": _on_one_disk(),
             "snapshots": len(repository.snapshots()),
         }
         say(f"backup {summary['snapshot_id'][:8]} is complete: {result['added_bytes'] / 1e6:.1f} MB new")
@@ -107,23 +108,35 @@ def _require_repository() -> None:
 def _require_space() -> None:
     """Raise `Failure` where the staging folder, or a target on this host, cannot hold what is to come."""
     _, source = objects.size()
-    here = sum(path.stat().st_size for path in files(CURRENT / ARTIFACTS))
-    coming = max(0, source - here) + database.size()
-    needed = {STAGING: coming}
+    coming = max(0, source - _mirrored()) + database.size()
     target = Path(os.environ["RESTIC_REPOSITORY"])
-    if target.is_absolute():
-        if target.stat().st_dev == STAGING.stat().st_dev:
-            needed[STAGING] *= 2
-        else:
-            needed[target] = coming
-    for folder, wanted in needed.items():
-        free = shutil.disk_usage(folder).free
-        if free < wanted + RESERVE_BYTES:
-            raise Failure(
-                f"{folder}: {free / 1e9:.1f} GB free, and up to {(wanted + RESERVE_BYTES) / 1e9:.1f} GB are needed: "
-                f"the artifacts ({source / 1e9:.1f} GB) are mirrored there, {here / 1e9:.1f} GB are already\n"
-                "  free some, or move mlflow:backup.target to another disk; nothing was changed"
-            )
+    if target.is_absolute() and not _on_one_disk():
+        _require_free(target, coming, "what is new in a backup")
+        _require_free(STAGING, coming, "the mirror of the artifacts, and the dump")
+    else:
+        twice = 2 if target.is_absolute() else 1
+        _require_free(STAGING, twice * coming, "the mirror of the artifacts, the dump, and what is new in a backup")
+
+
+def _mirrored() -> int:
+    """Return the bytes of artifacts in the staging folder."""
+    return sum(path.stat().st_size for path in files(CURRENT / ARTIFACTS))
+
+
+def _on_one_disk() -> bool:
+    """Whether the repository is on the disk of the staging folder, which is the data's as a rule."""
+    target = Path(os.environ["RESTIC_REPOSITORY"])
+    return target.is_absolute() and target.stat().st_dev == STAGING.stat().st_dev
+
+
+def _require_free(folder: Path, wanted: int, what_for: str) -> None:
+    """Raise `Failure` where less than `wanted` bytes, and a reserve, are free on a folder's disk."""
+    free = shutil.disk_usage(folder).free
+    if free < wanted + RESERVE_BYTES:
+        raise Failure(
+            f"{folder}: {free / 1e9:.1f} GB free, {(wanted + RESERVE_BYTES) / 1e9:.1f} GB are needed for {what_for}\n"
+            "  free some on that disk of the Docker host; nothing was changed"
+        )
 
 
 def _mlflow_version() -> str:
@@ -205,9 +218,15 @@ def restore(wanted: str) -> None:
     with database.locked("restore"):
         repository.release()
         chosen = repository.find(wanted)
+        claimed = Manifest.read(repository.text(chosen["id"], CURRENT / MANIFEST))
+        (CURRENT / ARTIFACTS).mkdir(parents=True, exist_ok=True)
+        _, source = objects.size()
+        coming = max(0, claimed.object_bytes - _mirrored()) + max(0, claimed.object_bytes - source)
+        _require_free(
+            STAGING, coming + 3 * claimed.dump_bytes, "the artifacts, here and in the store, and the database"
+        )
         say(f"fetching {chosen['short_id']} into the staging folder")
         # The mirror becomes what it was then. It is a copy of the bucket, and the next backup mends it.
-        (CURRENT / ARTIFACTS).mkdir(parents=True, exist_ok=True)
         (CURRENT / INDEX).unlink(missing_ok=True)
         repository.restore(chosen["id"], CURRENT, CURRENT)
         manifest = _fetched(chosen["id"], CURRENT)

@@ -24,7 +24,7 @@ def _explained(verb: str, code: int, words: str) -> str:
     where = os.environ["RESTIC_REPOSITORY"]
     last = "\n".join(f"    {line}" for line in words.splitlines()[-6:])
     if code == NO_REPOSITORY:
-        return f"there is no backup at {where}\n{last}"
+        return f"there is no backup at {where} yet\n  type: make backup\n{last}"
     if code == WRONG_PASSWORD:
         return (
             f"the backups at {where} do not open with mlflow:backupPassword: another stack's, or made before it was "

@@ -168,8 +168,10 @@ def test_a_recent_backup_is_told_with_its_age_size_and_duration() -> None:
 
 def test_a_target_on_the_disk_of_the_data_is_warned_of() -> None:
     assert "does not survive" in backup.words(BackupSettings(), {}, NOW, "prod")[0]
-    elsewhere = BackupSettings.model_validate({"target": "/srv/backup"})
-    assert "does not survive" not in backup.words(elsewhere, {}, NOW, "prod")[0]
+    folder = BackupSettings.model_validate({"target": "/srv/backup"})
+    assert "does not survive" not in backup.words(folder, {}, NOW, "prod")[0]
+    # A folder may be on that disk, too.
+    assert "does not survive" in backup.words(folder, {"backup": entry(9, on_one_disk=True)}, NOW, "prod")[0]
 
 
 @pytest.mark.parametrize(

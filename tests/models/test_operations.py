@@ -188,6 +188,16 @@ def test_another_address_of_the_host_has_ports_of_its_own(stack: Stack, monkeypa
     preflight.require_host(stack)
 
 
+def test_nothing_is_started_under_a_restore(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Restoring(Host):
+        def inspect(self, name: str) -> dict[str, Any] | None:  # type: ignore[override]
+            return {"State": {"Running": True}} if name == "mlflow-dev-restore" else None
+
+    monkeypatch.setattr(Stack, "daemon", property(lambda _: Restoring()))
+    with pytest.raises(StopError, match=r"a restore is at work[^$]*docker logs -f mlflow-dev-restore"):
+        preflight.require_host(stack)
+
+
 def test_an_address_of_another_host_is_refused(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Stack, "daemon", property(lambda _: Host()))
     stack.set("server", bindAddress="192.0.2.7")
