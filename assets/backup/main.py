@@ -94,15 +94,17 @@ def backup(*, forget: bool = True) -> None:
 
 def _require_repository() -> None:
     """Make the repository, the first time. One that has vanished is not made again: its disk may not be mounted."""
-    known = journal.read().get("repository", {}).get("id")
+    repository.require_reachable()
+    target = os.environ["RESTIC_REPOSITORY"]
+    known = journal.read().get("repositories", {}).get(target)
     found = repository.identity()
     if found is None and known:
         raise Failure(
-            f"the repository {known[:8]} that was at {os.environ['RESTIC_REPOSITORY']} is gone; is its disk mounted, "
+            f"the repository {known[:8]} that was at {target} is gone; is its disk mounted, "
             "its bucket the right one?\n  to begin a new one: "
             f"docker exec mlflow-{os.environ['STACK']}-backup rm {journal.path}"
         )
-    journal.write("repository", {"id": found or repository.create()})
+    journal.write("repositories", {target: found or repository.create()})
 
 
 def _require_space() -> None:
@@ -151,6 +153,7 @@ def _mlflow_version() -> str:
 def drill() -> None:
     """Prove that the newest backup can be restored: into a database of its own, with a sample of the artifacts."""
     with journal.recorded("drill") as result, database.locked("drill"):
+        repository.require_reachable()
         repository.release()
         chosen = repository.find("latest")
         shutil.rmtree(DRILL, ignore_errors=True)
@@ -191,6 +194,7 @@ def _fetched(snapshot: str, folder: Path) -> Manifest:
 
 def plan(wanted: str) -> None:
     """Print what a restore would find, as JSON: the backup, its manifest, and what is there now."""
+    repository.require_reachable()
     chosen = repository.find(wanted)
     manifest = Manifest.read(repository.text(chosen["id"], CURRENT / MANIFEST))
     keys = {path.name: sha256(path) for path in files(KEYS)}
@@ -246,6 +250,7 @@ def restore(wanted: str) -> None:
 
 def show_list() -> None:
     """Print every backup."""
+    repository.require_reachable()
     for entry in repository.snapshots():
         size = entry.get("summary", {}).get("total_bytes_processed", 0)
         print(f"{entry['short_id']}  {entry['time'][:19].replace('T', ' ')}  {size / 1e9:8.2f} GB")

@@ -2,15 +2,18 @@
 
 import json
 import os
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from shell import Failure, say
 
 NO_REPOSITORY, LOCKED, WRONG_PASSWORD = 10, 11, 12
 """Exit codes of restic."""
 TAG = "mlflow"
+CONNECT_SECONDS = 10
 
 
 def _restic(*arguments: str) -> str:
@@ -33,6 +36,22 @@ def _explained(verb: str, code: int, words: str) -> str:
     if code == LOCKED:
         return f"{where} is locked by another restic; one repository is for one stack\n{last}"
     return f"restic {verb} failed with exit code {code} at {where}\n{last}"
+
+
+def require_reachable() -> None:
+    """Raise `Failure` where an S3 target does not answer: restic would try again for a quarter of an hour."""
+    where = os.environ["RESTIC_REPOSITORY"]
+    if not where.startswith("s3:"):
+        return
+    url = urlsplit(where.removeprefix("s3:"))
+    port = url.port or (443 if url.scheme == "https" else 80)
+    try:
+        socket.create_connection((url.hostname or "", port), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise Failure(
+            f"the target {where} cannot be reached: {error}\n"
+            "  is mlflow:backup.target right, and may this host go there? The backups before are as they were"
+        ) from None
 
 
 def identity() -> str | None:

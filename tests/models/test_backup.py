@@ -102,6 +102,14 @@ def test_a_failure_of_the_repository_says_what_to_type(code: int, words: str, mo
     assert words in repository._explained("snapshots", code, "Fatal: its own words")
 
 
+def test_a_target_that_does_not_answer_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESTIC_REPOSITORY", "s3:http://127.0.0.1:9/bucket/path")
+    with pytest.raises(shell.Failure, match=r"cannot be reached: .*refused"):
+        repository.require_reachable()
+    monkeypatch.setenv("RESTIC_REPOSITORY", "/repository")
+    repository.require_reachable()
+
+
 def test_a_path_is_a_pattern_that_matches_nothing_else() -> None:
     assert repository._escaped("a b/[1]*.txt") == "/a\\ b/\\[1\\]\\*.txt"
 

@@ -10,11 +10,15 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.stack.deployment import ROOT, Deployment, free_port
+from components import packaged
+from components.daemon import Daemon, resolve_host
+from components.images import DEFAULTS
+from tests.stack.deployment import ROOT, Deployment, free_port, has_images
 from tests.stack.probes import with_s3
 from tests.stack.test_deployment import url
 from tests.stack.test_faults import refused
@@ -45,12 +49,12 @@ def told(deployment: Deployment) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(scope="module")
-def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Dev's settings with a backup, filled, and backed up once."""
-    deployment = Deployment(tmp_path_factory.mktemp("backup"), "dev")
+@contextmanager
+def backed_up(folder: Path, store: str) -> Iterator[Deployment]:
+    """Deploy dev's settings with a backup, fill them, and back them up once."""
+    deployment = Deployment(folder, "dev")
     deployment.set("server.port", free_port())
-    deployment.use(getattr(request, "param", "seaweedfs"))
+    deployment.use(store)
     deployment.set("backup.enabled", value=True)
     try:
         deployment.make("up")
@@ -59,6 +63,13 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield deployment
     finally:
         deployment.remove()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """A deployment with a backup, for as long as its tests last."""
+    with backed_up(tmp_path_factory.mktemp("backup"), "minio" if has_images("minio") else "seaweedfs") as deployment:
+        yield deployment
 
 
 def newest(deployment: Deployment) -> str:
@@ -94,6 +105,15 @@ def test_everything_comes_back_onto_a_new_stack(saved: Deployment) -> None:
     saved.make("backup")
     assert journal(saved)["backup"]["added_bytes"] < 5_000_000
     saved.make("drill")
+
+
+@pytest.mark.minio
+def test_everything_comes_back_from_the_other_object_store_too(tmp_path: Path) -> None:
+    with backed_up(tmp_path, "seaweedfs") as deployment:
+        before = told(deployment)
+        wiped(deployment)
+        deployment.make("restore", FROM="latest")
+        assert told(deployment) == before
 
 
 def test_a_restore_over_a_used_stack_wants_its_name_and_keeps_what_was_there(saved: Deployment) -> None:
@@ -237,6 +257,41 @@ def killed(deployment: Deployment, victim: str, seconds: float) -> None:
         deployment.make("drill")
         deployment.make("backup")
     assert told(deployment) == before
+
+
+def test_a_bucket_outside_the_stack_is_a_target_and_one_that_does_not_answer_is_told(saved: Deployment) -> None:
+    before = saved.file.read_text()
+    host = f"{saved.stack}-outside"
+    saved.set("backup.target", f"s3:http://{host}:8333/backups/{saved.stack}")
+    saved.set("backup.accessKeyId", "outside")
+    saved.set("backupTargetSecretKey", "a-secret-key-of-its-own")
+    saved.make("up")
+    outside = saved.api.create_container(
+        next(filter(Daemon(resolve_host()).has_image, (DEFAULTS["seaweedfs"]["ref"], packaged.ref("seaweedfs")))),
+        entrypoint=["/usr/bin/weed"],
+        command=["server", "-dir=/data", "-s3", "-ip.bind=0.0.0.0", "-master.volumeSizeLimitMB=64"],
+        name=host,
+        labels={"mlflow.stack": saved.stack},
+        host_config=saved.api.create_host_config(network_mode=saved.name("egress"), tmpfs={"/data": "mode=1777"}),
+    )["Id"]
+    try:
+        assert "cannot be reached" in refused(saved, "backup")
+        saved.api.start(outside)
+        made = "curl -sf -o /dev/null -X PUT http://127.0.0.1:8333/backups"
+        wait = saved.api.exec_create(outside, ["timeout", "60", "sh", "-c", f"until {made}; do sleep 1; done"])["Id"]
+        saved.api.exec_start(wait)
+        assert saved.api.exec_inspect(wait)["ExitCode"] == 0
+        saved.make("backup")
+        saved.make("drill")
+        assert len(saved.make("backups").stdout.splitlines()) == 1
+        assert told(saved)
+        saved.make("restore", FROM="latest", DRY_RUN="1")
+        assert "on the disk of the data" not in saved.make("status").stdout
+    finally:
+        saved.api.remove_container(outside, force=True)
+        saved.file.write_text(before)
+    saved.make("up")
+    saved.make("backup")
 
 
 # --- bad input -----------------------------------------------------------------------------------------------------
