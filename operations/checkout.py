@@ -1,18 +1,22 @@
 """The checkout: where things are, and which stack is meant."""
 
+import difflib
 import os
 import re
 from pathlib import Path
 from typing import Any
 
-import yaml
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from components.daemon import Daemon, resolve_host
 from config import NAMESPACE, InvalidSettingsError, StackConfig
 from operations.console import StopError
 
 ROOT = Path(__file__).resolve().parent.parent
+TOP_KEYS = ("config", "secretsprovider", "encryptionsalt", "encryptedkey", "environment")
+NAMESPACES = (NAMESPACE, "docker", "random", "pulumi")
+"""What this program and its providers read."""
 APPLICATION = "pulumi-mlflow"
 """Name of this project's folders in the user's home."""
 
@@ -25,6 +29,32 @@ def state_home() -> Path:
 def config_home() -> Path:
     """Where the generated passphrases live."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / APPLICATION
+
+
+def _misplaced(document: Any) -> list[str]:  # noqa: ANN401 - YAML
+    """Return what Pulumi would ignore in a stack's file, or read as another project's."""
+    if not isinstance(document, dict) or not isinstance(document.get("config", {}), dict | None):
+        return ["it must begin with config:, and the settings below it"]
+    problems = [
+        f"{key}: no such key at the top{_nearest(str(key), TOP_KEYS)}; settings are below config:"
+        for key in document
+        if key not in TOP_KEYS
+    ]
+    for key in document.get("config") or {}:
+        namespace, colon, name = str(key).partition(":")
+        if not colon:
+            problems.append(f"{key}: write it as {NAMESPACE}:{key}")
+        elif namespace not in NAMESPACES:
+            problems.append(f"{key}: no such namespace{_nearest(namespace, NAMESPACES)}")
+        elif namespace == NAMESPACE and "." in name:
+            section, _, setting = name.partition(".")
+            problems.append(f"{key}: write it as a section: {NAMESPACE}:{section}: and, below that, {setting}:")
+    return problems
+
+
+def _nearest(word: str, known: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]}?" if close else f" (there are: {', '.join(known)})"
 
 
 class Stack:
@@ -50,9 +80,15 @@ class Stack:
     def document(self) -> dict[str, Any]:
         """The stack's file, read anew: `pulumi` writes to it too."""
         try:
-            return yaml.safe_load(self.path.read_text()) or {}
-        except yaml.YAMLError as error:
+            # Not PyYAML: it takes the last of two equal keys, and says nothing.
+            found = YAML(typ="safe").load(self.path.read_text()) or {}
+        except YAMLError as error:
             raise StopError(f"{self.path.name} is not YAML, nothing was read: {error}") from None
+        if problems := _misplaced(found):
+            lines = "\n".join(f"  {problem}" for problem in problems)
+            raise StopError(f"{self.path.name}: what is not read would be ignored\n{lines}")
+        document: dict[str, Any] = found
+        return document
 
     @property
     def values(self) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import webbrowser
 from datetime import UTC, datetime
 from typing import Any
 
+from docker.errors import NotFound
+
 from components import names
 from operations import backup, preflight
 from operations.checkout import Stack
@@ -108,9 +110,21 @@ def _version(stack: Stack) -> str:
         names.physical(stack.name, "server"),
         ["python", "-c", "import importlib.metadata as m; print(m.version('mlflow'))"],
     )
-    images = stack.settings.images
-    store = getattr(images, stack.settings.object_store.kind).ref
-    return f"MLflow {printed if code == 0 else 'unknown'}, {images.postgres.ref}, {store}"
+    # What runs, which the stack's file may have left behind.
+    running = [_image(stack, service) for service in _services(stack) if service != "server"]
+    return ", ".join([f"MLflow {printed if code == 0 else 'unknown'}", *running])
+
+
+def _image(stack: Stack, service: str) -> str:
+    """Return the name of the image that a service runs, or its id where it has none any more."""
+    found = _inspect(stack, service)
+    if found is None:
+        return f"no {service}"
+    try:
+        tags = stack.daemon.api.inspect_image(found["Image"])["RepoTags"]  # type: ignore[no-untyped-call]
+    except NotFound:
+        tags = None
+    return str(tags[0] if tags else found["Image"][:19])
 
 
 def logs(stack: Stack) -> None:

@@ -55,6 +55,32 @@ def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stack:
     return Stack("dev")
 
 
+# --- the stack's file ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("config:\n  mlflow:server:\n    workers: 3\n    workers: 2\n", 'found duplicate key "workers"'),
+        ("config:\n  mflow:server:\n    workers: 3\n", "mflow:server: no such namespace; did you mean mlflow?"),
+        ("config:\n  server:\n    workers: 3\n", "server: write it as mlflow:server"),
+        ("konfig:\n  mlflow:hostname: a\n", "konfig: no such key at the top; did you mean config?"),
+        (
+            "config:\n  mlflow:server.workers: 3\n",
+            "mlflow:server.workers: write it as a section: mlflow:server: and, below that, workers:",
+        ),
+        ("- mlflow\n", "it must begin with config:"),
+    ],
+    ids=["twice", "a namespace", "no namespace", "no config", "a path", "a list"],
+)
+def test_what_would_be_ignored_is_refused(stack: Stack, text: str, words: str) -> None:
+    stack.path.write_text(text)
+    with pytest.raises(StopError) as caught:
+        stack.settings  # noqa: B018 - raises
+    assert words in str(caught.value)
+    assert str(caught.value).startswith("Pulumi.dev.yaml")
+
+
 # --- where Docker is -----------------------------------------------------------------------------------------------
 
 

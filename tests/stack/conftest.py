@@ -10,6 +10,7 @@ import pytest
 
 from components.daemon import Daemon, resolve_host
 from operations import preflight
+from tests.stack.backups import backed_up
 from tests.stack.deployment import HAS_ENGINE, NO_DIGESTS, Deployment, free_port, has_images
 
 HAS_MINIO = has_images("minio")
@@ -117,3 +118,10 @@ def rehearsed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         yield deployment
     finally:
         deployment.remove()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """A deployment with a backup, for as long as its tests last."""
+    with backed_up(tmp_path_factory.mktemp("backup"), "minio" if HAS_MINIO else "seaweedfs") as deployment:
+        yield deployment

@@ -1,94 +1,22 @@
-"""Backup, drill and restore of a real deployment, with a real MLflow client, and with everything broken in turn."""
+"""Backup, drill and restore of a real deployment, with a real MLflow client."""
 
-import json
 import os
-import random
 import re
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from components import packaged
 from components.daemon import Daemon, resolve_host
 from components.images import DEFAULTS
-from tests.stack.deployment import ROOT, Deployment, free_port, has_images
+from tests.stack.backups import INVENTORY, backed_up, inventory, journal, newest, told, wiped
+from tests.stack.deployment import Deployment
 from tests.stack.probes import with_s3
 from tests.stack.test_deployment import url
 from tests.stack.test_faults import refused
-
-INVENTORY = ROOT / "tests" / "stack" / "inventory.py"
-
-
-def inventory(deployment: Deployment, *arguments: object) -> str:
-    """Run `inventory.py` against a deployment, and return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", INVENTORY, *map(str, arguments)],
-        env={
-            **os.environ,
-            "MLFLOW_TRACKING_URI": url(deployment),
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.stderr[-4000:]}\n{deployment.logs()}"
-    return done.stdout
-
-
-def told(deployment: Deployment) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(inventory(deployment, "tell"))
-    return found
-
-
-@contextmanager
-def backed_up(folder: Path, store: str) -> Iterator[Deployment]:
-    """Deploy dev's settings with a backup, fill them, and back them up once."""
-    deployment = Deployment(folder, "dev")
-    deployment.set("server.port", free_port())
-    deployment.use(store)
-    deployment.set("backup.enabled", value=True)
-    try:
-        deployment.make("up")
-        inventory(deployment, "fill", 10, 2000, 20, 20)
-        deployment.make("backup")
-        yield deployment
-    finally:
-        deployment.remove()
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """A deployment with a backup, for as long as its tests last."""
-    with backed_up(tmp_path_factory.mktemp("backup"), "minio" if has_images("minio") else "seaweedfs") as deployment:
-        yield deployment
-
-
-def newest(deployment: Deployment) -> str:
-    return deployment.make("backups").stdout.split("\n")[-2].split()[0]
-
-
-def journal(deployment: Deployment) -> dict[str, Any]:
-    code, said = deployment.run("backup", "cat", "/staging/journal.json")
-    assert code == 0, said
-    found: dict[str, Any] = json.loads(said)
-    return found
-
-
-def wiped(deployment: Deployment) -> None:
-    """Delete everything but the backups, and deploy it anew."""
-    deployment.make("destroy", CONFIRM=deployment.stack)
-    assert deployment.containers() == []
-    deployment.make("up")
-    assert told(deployment)["runs"] == {}
 
 
 def test_everything_comes_back_onto_a_new_stack(saved: Deployment) -> None:
@@ -214,51 +142,6 @@ def test_only_one_of_backup_drill_restore_and_migration_is_at_work(saved: Deploy
     assert b"migrate: waiting for somebody else" in saved.api.logs(saved.name("migrate"), tail=50)
 
 
-@pytest.mark.parametrize("victim", ["backup", "postgres", "object store", "restore"])
-def test_whatever_is_killed_no_backup_is_unusable_and_no_restore_beyond_mending(saved: Deployment, victim: str) -> None:
-    generator = random.Random(int(os.environ.get("SEED", "1")))
-    for _ in range(int(os.environ.get("KILLS", "1"))):
-        killed(saved, victim, generator.uniform(0.3, 6))
-
-
-def killed(deployment: Deployment, victim: str, seconds: float) -> None:
-    """Kill something while a backup or a restore is at work, and see that all is well after it."""
-    deployment.make("backup")
-    before, wanted = told(deployment), newest(deployment)
-    verb = ["restore", f"FROM={wanted}", f"CONFIRM={deployment.stack}"] if victim == "restore" else ["backup"]
-    with subprocess.Popen(
-        ["make", "-s", *verb],
-        cwd=deployment.checkout,
-        env=deployment.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as running:
-        if victim == "restore":
-            assert running.stdout
-            assert any("stopping the server" in line for line in running.stdout)
-        time.sleep(seconds)
-        if victim == "backup":
-            deployment.run("backup", "sh", "-c", "pkill -KILL -f 'main.py backup|rclone|restic|pg_dump' || true")
-        elif victim == "restore":
-            for name in deployment.api.containers(filters={"name": f"{deployment.name('restore')}$"}):
-                deployment.api.kill(name["Id"])
-            os.killpg(running.pid, signal.SIGKILL)
-        else:
-            name = deployment.name(deployment.store if victim == "object store" else victim)
-            # By its process, as the kernel would: Docker does not start again what was killed by its own command.
-            os.kill(deployment.api.inspect_container(name)["State"]["Pid"], signal.SIGKILL)
-        running.communicate()
-    if victim == "restore":
-        deployment.make("restore", FROM=wanted, CONFIRM=deployment.stack)
-    else:
-        deployment.make("up")
-        deployment.make("drill")
-        deployment.make("backup")
-    assert told(deployment) == before
-
-
 def test_a_bucket_outside_the_stack_is_a_target_and_one_that_does_not_answer_is_told(saved: Deployment) -> None:
     before = saved.file.read_text()
     host = f"{saved.stack}-outside"
@@ -292,97 +175,3 @@ def test_a_bucket_outside_the_stack_is_a_target_and_one_that_does_not_answer_is_
         saved.file.write_text(before)
     saved.make("up")
     saved.make("backup")
-
-
-# --- bad input -----------------------------------------------------------------------------------------------------
-
-
-def test_a_restore_without_a_choice_or_of_what_is_not_there_says_what_to_type(saved: Deployment) -> None:
-    assert "type: make restore FROM=latest" in refused(saved, "restore")
-    assert "FROM=nothing: there is no such backup; there are" in refused(saved, "restore", FROM="nothing")
-
-
-def test_another_stacks_backup_is_refused_by_name(saved: Deployment) -> None:
-    with altered_manifest(saved, '"stack": "[^"]*"', '"stack": "other"'):
-        said = refused(saved, "restore", FROM="latest", CONFIRM=saved.stack)
-    assert f"this is a backup of other, not of {saved.stack}; nothing was changed" in said
-
-
-def test_a_newer_mlflows_backup_is_refused(saved: Deployment) -> None:
-    with altered_manifest(saved, '"schema_revision": "[^"]*"', '"schema_revision": "ffffffffffff"'):
-        said = refused(saved, "restore", FROM="latest", CONFIRM=saved.stack)
-    assert f"is newer than the MLflow of {saved.stack}" in said
-
-
-def test_a_manifest_of_a_newer_version_is_refused(saved: Deployment) -> None:
-    with altered_manifest(saved, '"format": 1', '"format": 2'):
-        assert "written by a newer version of this project" in refused(saved, "restore", FROM="latest")
-
-
-def test_a_truncated_dump_is_refused_and_nothing_is_changed(saved: Deployment) -> None:
-    before = told(saved)
-    with altered(saved, "truncate -s -100 /staging/current/mlflow.dump"):
-        assert "mlflow.dump of backup" in refused(saved, "drill")
-        said = refused(saved, "restore", FROM="latest", CONFIRM=saved.stack)
-        assert "mlflow.dump of backup" in said
-        assert "is not what was stored" in said
-    assert told(saved) == before
-
-
-@contextmanager
-def altered(deployment: Deployment, command: str) -> Iterator[None]:
-    """Have a newest backup that is another than it was taken, for a while."""
-    stored = "restic backup --quiet --tag=mlflow /staging/current"
-    code, said = deployment.run("backup", "sh", "-c", f"cp -a /staging/current /staging/kept && {command} && {stored}")
-    assert code == 0, said
-    stored = newest(deployment)
-    try:
-        yield
-    finally:
-        restored = "rm -rf /staging/current && mv /staging/kept /staging/current"
-        code, said = deployment.run("backup", "sh", "-c", f"restic forget --quiet {stored} && {restored}")
-        assert code == 0, said
-
-
-def altered_manifest(deployment: Deployment, old: str, new: str) -> AbstractContextManager[None]:
-    """Have a newest backup whose manifest says something else, for a while."""
-    return altered(deployment, f"sed -E -i 's/{old}/{new}/' /staging/current/manifest.json")
-
-
-def test_a_damaged_repository_is_told(saved: Deployment) -> None:
-    script = "f=$(ls -S /repository/data/*/* | head -n 1); cp $f /staging/kept-pack; chmod u+w $f; echo x > $f; echo $f"
-    code, path = saved.run("backup", "sh", "-c", script)
-    assert code == 0, path
-    try:
-        said = refused(saved, "backup")
-        assert "the repository is damaged" in said
-        assert "backup" in refused(saved, "status")
-    finally:
-        saved.run("backup", "sh", "-c", f"cat /staging/kept-pack > {path}; rm /staging/kept-pack")
-    saved.make("backup")
-    saved.make("status")
-
-
-def test_a_wrong_password_is_told_with_what_to_do(saved: Deployment) -> None:
-    code, said = saved.run("backup", "sh", "-c", "mv /repository/keys /repository/hidden && mkdir /repository/keys")
-    assert code == 0, said
-    try:
-        assert "do not open with mlflow:backupPassword" in refused(saved, "backup")
-    finally:
-        saved.run("backup", "sh", "-c", "rmdir /repository/keys && mv /repository/hidden /repository/keys")
-    saved.make("backup")
-
-
-def test_a_repository_that_has_vanished_is_not_made_anew(saved: Deployment) -> None:
-    saved.run("backup", "mv", "/repository/config", "/repository/hidden")
-    try:
-        assert "is gone; is its disk mounted" in refused(saved, "backup")
-    finally:
-        saved.run("backup", "mv", "/repository/hidden", "/repository/config")
-    saved.make("backup")
-
-
-def test_a_stack_without_a_backup_says_how_to_have_one(dev: Deployment) -> None:
-    said = refused(dev, "backup")
-    assert f"{dev.stack} has no backup" in said
-    assert "under mlflow:backup: enabled: true" in said

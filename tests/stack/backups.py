@@ -1,0 +1,73 @@
+"""What the tests of the backup have in common: a deployment with one, and how to fill it and compare it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.stack.deployment import ROOT, Deployment, free_port
+from tests.stack.test_deployment import url
+
+INVENTORY = ROOT / "tests" / "stack" / "inventory.py"
+
+
+def inventory(deployment: Deployment, *arguments: object) -> str:
+    """Run `inventory.py` against a deployment, and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", INVENTORY, *map(str, arguments)],
+        env={
+            **os.environ,
+            "MLFLOW_TRACKING_URI": url(deployment),
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stderr[-4000:]}\n{deployment.logs()}"
+    return done.stdout
+
+
+def told(deployment: Deployment) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(inventory(deployment, "tell"))
+    return found
+
+
+@contextmanager
+def backed_up(folder: Path, store: str) -> Iterator[Deployment]:
+    """Deploy dev's settings with a backup, fill them, and back them up once."""
+    deployment = Deployment(folder, "dev")
+    deployment.set("server.port", free_port())
+    deployment.use(store)
+    deployment.set("backup.enabled", value=True)
+    try:
+        deployment.make("up")
+        inventory(deployment, "fill", 10, 2000, 20, 20)
+        deployment.make("backup")
+        yield deployment
+    finally:
+        deployment.remove()
+
+
+def newest(deployment: Deployment) -> str:
+    return deployment.make("backups").stdout.split("\n")[-2].split()[0]
+
+
+def journal(deployment: Deployment) -> dict[str, Any]:
+    code, said = deployment.run("backup", "cat", "/staging/journal.json")
+    assert code == 0, said
+    found: dict[str, Any] = json.loads(said)
+    return found
+
+
+def wiped(deployment: Deployment) -> None:
+    """Delete everything but the backups, and deploy it anew."""
+    deployment.make("destroy", CONFIRM=deployment.stack)
+    assert deployment.containers() == []
+    deployment.make("up")
+    assert told(deployment)["runs"] == {}
