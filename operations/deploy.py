@@ -64,10 +64,26 @@ def _show_build_log(since: float) -> None:
         say("\nthe image's build ended with (all of it: build.log)\n" + "\n".join(f"  {line}" for line in lines))
 
 
+def engine_of(stack: Stack) -> Engine:
+    """Return the engine for a verb that nothing else can do; raise `StopError` saying why there is none to do it."""
+    try:
+        return Engine(stack)
+    except NoEngineError:
+        if rehearse.owns(stack):
+            raise StopError(
+                f"{stack.name} was deployed by a rehearsal, which has no plan and no state\n"
+                "  make up, down, destroy, status, logs and client work as ever: "
+                "docs/operations.md#without-the-pulumi-engine"
+            ) from None
+        if not leftovers(stack):
+            raise StopError(f"{stack.name} is not deployed on {stack.daemon.host}") from None
+        raise
+
+
 def preview(stack: Stack) -> None:
     """Show what `up` would change. Asks the Docker daemon nothing."""
     stack.settings  # noqa: B018 - as in up
-    engine = Engine(stack)
+    engine = engine_of(stack)
     engine.select()
     if engine.show("preview"):
         raise StopError(f"the plan of {stack.name} could not be made; the reason is above")
@@ -78,7 +94,7 @@ def down(stack: Stack) -> None:
     if rehearse.owns(stack):
         rehearse.down(stack)
         return
-    engine = Engine(stack)
+    engine = engine_of(stack)
     engine.select()
     recover(engine)
     # The generators are forgotten with the rest: what they made must be in the config by then.
@@ -101,7 +117,7 @@ def destroy(stack: Stack) -> None:
         return
     doomed = ", ".join(_data_volumes(stack)) or "no data volume"
     require_name(stack.name, f"This deletes every run, model and artifact of {stack.name} ({doomed}), for ever.")
-    engine = Engine(stack)
+    engine = engine_of(stack)
     engine.select()
     recover(engine)
     engine.call("state", "unprotect", "--all", "--yes")

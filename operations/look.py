@@ -11,10 +11,10 @@ from typing import Any
 from docker.errors import NotFound
 
 from components import names
-from operations import backup, preflight
+from operations import backup, deploy, preflight
 from operations.checkout import Stack
 from operations.console import StopError, answer, say
-from operations.engine import Engine, chosen_backend, find_cli
+from operations.engine import chosen_backend, find_cli
 
 
 def _services(stack: Stack) -> list[str]:
@@ -171,7 +171,7 @@ def open_browser(stack: Stack) -> None:
 
 def env(stack: Stack) -> None:
     """Print the exports that make plain `pulumi` see what we see: eval "$(make -s env)"."""
-    engine = Engine(stack)
+    engine = deploy.engine_of(stack)
     for key, value in {**engine.exports, "PATH": engine.environment["PATH"]}.items():
         answer(f"export {key}='{value}'")
 

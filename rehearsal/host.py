@@ -28,7 +28,7 @@ IMAGE_KEYS = {"name", "keepLocally", "build", "triggers"}
 BUILD_KEYS = {"context", "buildArgs", "builder", "provenance", "buildLogFile"}
 """What decides about Pulumi's builder alone, `builder` and `provenance`, has no use here."""
 NETWORK_KEYS = {"name", "internal", "labels"}
-VOLUME_KEYS = {"name", "labels"}
+VOLUME_KEYS = {"name", "labels", "driverOpts"}
 CONTAINER_KEYS = {
     *("name", "image", "entrypoints", "command", "envs", "user", "readOnly", "capabilities", "securityOpts", "memory"),
     *("memorySwap", "cpus", "shmSize", "tmpfs", "networkMode", "networksAdvanced", "volumes", "logDriver", "logOpts"),
@@ -59,14 +59,20 @@ class Host:
         self.folder = folder
         self.used: set[str] = set()
         """Names of everything that the program asked for in this run."""
+        self.made: set[str] = set()
+        """Names of the containers that were made in this run."""
         self._removing = threading.Lock()
+
+    def must_build(self, inputs: dict[str, Any]) -> bool:
+        """Whether an image is to be built, and is not there."""
+        return bool(inputs.get("build")) and not self.daemon.has_image(inputs["name"])
 
     def image(self, inputs: dict[str, Any]) -> str:
         """Return the id of an image that is on the host, built if it is to be built; raise `RehearsalError` if not."""
         name, build = inputs["name"], inputs.get("build")
         _only(IMAGE_KEYS, inputs)
         _only(BUILD_KEYS, build or {}, of=name)
-        if build and not self.daemon.has_image(name):
+        if build and self.must_build(inputs):
             events = self.daemon.api.build(
                 path=str(self.folder / build["context"]),
                 tag=name,
@@ -111,7 +117,10 @@ class Host:
         _only(VOLUME_KEYS, inputs)
         labels = _labels(inputs)
         # A data volume carries no label, and is nobody's to prune.
-        self.daemon.api.create_volume(inputs["name"], labels=labels | {HASH_LABEL: _hash(inputs)} if labels else None)
+        marks = labels | {HASH_LABEL: _hash(inputs)} if labels else None
+        self.daemon.api.create_volume(
+            inputs["name"], driver="local", driver_opts=inputs.get("driverOpts"), labels=marks
+        )
         self.used.add(inputs["name"])
         return str(inputs["name"])
 
@@ -134,6 +143,7 @@ class Host:
             or not _as_it_should_be(found, inputs)
         ):
             self._remove(name, successor=wanted)
+            self.made.add(name)
             marks = {HASH_LABEL: wanted, FOLLOWS_LABEL: ",".join(f"{key}={follows[key]}" for key in sorted(follows))}
             body = container_body(inputs, marks)
             container_id = self.daemon.api.create_container_from_config(body, name)["Id"]  # type: ignore[no-untyped-call]

@@ -85,6 +85,8 @@ class Monitor:
             value = self._passwords.get(request.name, inputs["length"])
             return "none", {"result": {rpc._special_sig_key: rpc._special_secret_sig, "value": value}}  # noqa: SLF001
         if request.type == IMAGE:
+            if self._host.must_build(inputs):
+                self._say(f"  building {inputs['name']} (a minute or two)")
             image = self._host.image(inputs)
             return image, {"imageId": image}
         if request.type == NETWORK:
@@ -95,7 +97,7 @@ class Monitor:
             follows = dict(self._made[other] for other in request.replace_with)
             identity, made_from = self._host.container(inputs, follows)
             self._made[urn] = inputs["name"], made_from
-            self._say(f"  {inputs['name']}")
+            self._say(f"  {'made' if inputs['name'] in self._host.made else 'kept'} {inputs['name']}")
             return identity, {}
         raise RehearsalError("the rehearsal does not know this type of resource")
 

@@ -38,10 +38,14 @@ class Made(Host):
         self.networks: list[dict[str, Any]] = []
         self.volumes: list[dict[str, Any]] = []
         self.containers: list[tuple[dict[str, Any], dict[str, str]]] = []
+        self.made: set[str] = set()
 
     def image(self, inputs: dict[str, Any]) -> str:
         self.images.append(inputs)
         return "sha256:1"
+
+    def must_build(self, _inputs: dict[str, Any]) -> bool:
+        return False
 
     def network(self, inputs: dict[str, Any]) -> str:
         self.networks.append(inputs)
@@ -55,6 +59,7 @@ class Made(Host):
         if inputs["name"] == self.failing:
             raise RehearsalError("there is no room")
         self.containers.append((inputs, dict(follows)))
+        self.made.add(inputs["name"])
         return f"{inputs['name']}-id", f"{inputs['name']}-hash"
 
 

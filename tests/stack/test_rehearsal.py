@@ -32,8 +32,10 @@ def test_it_says_that_it_is_not_pulumi(rehearsed: Deployment) -> None:
 
 def test_a_second_run_replaces_nothing(rehearsed: Deployment) -> None:
     before = ids(rehearsed)
-    rehearsed.make("up")
+    said = rehearsed.make("up").stderr
     assert ids(rehearsed) == before
+    assert f"  kept {rehearsed.name('server')}" in said
+    assert "  made " not in said
 
 
 def test_what_the_program_asks_for_no_more_is_removed(rehearsed: Deployment) -> None:
@@ -65,14 +67,14 @@ def test_a_new_password_reaches_all_who_hold_it_and_nobody_else(rehearsed: Deplo
 def test_one_that_was_killed_is_mended_by_the_next(rehearsed: Deployment, moment: str) -> None:
     rehearsed.make("down")
     assert rehearsed.containers() == []
-    with rehearsed.begun(lambda line: line.strip() == rehearsed.name(moment)) as running:
+    with rehearsed.begun(lambda line: line.strip() == f"made {rehearsed.name(moment)}") as running:
         os.killpg(running.pid, signal.SIGKILL)
     works(rehearsed)
 
 
 def test_a_second_one_at_the_same_time_is_refused(rehearsed: Deployment) -> None:
     rehearsed.make("down")
-    with rehearsed.begun(lambda line: line.strip() == rehearsed.name("postgres-secrets")) as first:
+    with rehearsed.begun(lambda line: line.strip() == f"made {rehearsed.name('postgres-secrets')}") as first:
         assert "is being changed by another rehearsal" in rehearsed.make("up", ok=False).stderr
         rest = first.communicate()[0]
         assert first.returncode == 0, rest
