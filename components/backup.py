@@ -167,7 +167,7 @@ class Backup(pulumi.ComponentResource):
                             "repository-password": repository.value,
                             "pgpass": database.backup_pgpass,
                             "store-credentials": artifacts.backup_credentials_file,
-                            "target-credentials": _target_credentials(settings),
+                            **_target_credentials(settings),
                             **{f"data-keys/{key}": value for key, value in server.data_keys.items()},
                         },
                         image=image,
@@ -204,12 +204,13 @@ class Backup(pulumi.ComponentResource):
         )
 
 
-def _target_credentials(settings: BackupSettings) -> pulumi.Input[str]:
-    """Return the AWS credentials file of an S3 target; empty for any other. Secret."""
+def _target_credentials(settings: BackupSettings) -> dict[str, pulumi.Output[str]]:
+    """Return the AWS credentials file of an S3 target, by its name; nothing for any other. Secret."""
     if settings.where != "s3":
-        return ""
-    return pulumi.Output.concat(
+        return {}
+    content = pulumi.Output.concat(
         f"[default]\naws_access_key_id = {settings.access_key_id}\naws_secret_access_key = ",
         pulumi.Config("mlflow").require_secret(TARGET_SECRET),
         "\n",
     )
+    return {"target-credentials": content}

@@ -11,7 +11,7 @@ from ruamel.yaml.error import YAMLError
 
 from components.daemon import Daemon, resolve_host
 from config import NAMESPACE, InvalidSettingsError, StackConfig
-from operations.console import StopError
+from operations.console import StopError, say
 
 ROOT = Path(__file__).resolve().parent.parent
 TOP_KEYS = ("config", "secretsprovider", "encryptionsalt", "encryptedkey", "environment")
@@ -117,6 +117,24 @@ class Stack:
         with part.open("w") as file:
             editor.dump(document, file)
         part.rename(self.path)
+
+    def tell_of_another_checkout(self) -> None:
+        """Say so where this stack was last deployed from another checkout: they share the state, and the containers."""
+        try:
+            last = Path(self._last_checkout.read_text())
+        except OSError:
+            return
+        if last != ROOT:
+            say(f"note: {self.name} was last deployed from {last}; this is {ROOT}")
+
+    def remember_checkout(self) -> None:
+        """Remember that this stack was deployed from here."""
+        self._last_checkout.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._last_checkout.write_text(str(ROOT))
+
+    @property
+    def _last_checkout(self) -> Path:
+        return state_home() / "checkouts" / self.name
 
     @property
     def daemon(self) -> Daemon:

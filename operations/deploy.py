@@ -14,6 +14,7 @@ from operations.saved import save_credentials, tell_of_backups, tell_what_to_kee
 
 def up(stack: Stack) -> None:
     """Check, plan, deploy, save the secrets, print the URL."""
+    stack.tell_of_another_checkout()
     stack.settings  # noqa: B018 - wrong settings stop everything, before Docker is even looked at
     preflight.require_docker(stack)
     preflight.require_host(stack)
@@ -26,6 +27,7 @@ def up(stack: Stack) -> None:
     except StopError:
         _show_build_log(started)
         raise
+    stack.remember_checkout()
     settings = stack.settings
     say(f'\nMLflow is ready. Use it from Python: eval "$(make -s client STACK={stack.name})"')
     answer(settings.route.url(settings.server))
@@ -91,6 +93,7 @@ def preview(stack: Stack) -> None:
 
 def down(stack: Stack) -> None:
     """Stop everything and keep the data."""
+    stack.tell_of_another_checkout()
     if rehearse.owns(stack):
         rehearse.down(stack)
         return
@@ -112,6 +115,7 @@ def down(stack: Stack) -> None:
 
 def destroy(stack: Stack) -> None:
     """Delete everything, the data included, and prove that nothing is left."""
+    stack.tell_of_another_checkout()
     if rehearse.owns(stack):
         rehearse.destroy(stack)
         return

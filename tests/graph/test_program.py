@@ -263,6 +263,12 @@ def test_a_writers_uploads_are_secret_where_they_hold_one(graph: Graph) -> None:
         assert any(in_envelopes) == ("secrets" in name), name
 
 
+def test_no_file_is_empty(graph: Graph) -> None:
+    # The provider refuses one, and only on the engine.
+    for writer in graph.writers.values():
+        assert all(upload["content"] for upload in writer.plain["uploads"]), writer.name
+
+
 def test_a_password_is_long_and_needs_no_escaping(graph: Graph) -> None:
     for password in graph.of(PASSWORD):
         assert password.plain == {"length": 32, "special": False}

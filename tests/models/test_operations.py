@@ -81,6 +81,18 @@ def test_what_would_be_ignored_is_refused(stack: Stack, text: str, words: str) -
     assert str(caught.value).startswith("Pulumi.dev.yaml")
 
 
+def test_a_stack_that_another_checkout_deployed_is_said_to_be_so(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stack.tell_of_another_checkout()
+    stack.remember_checkout()
+    stack.tell_of_another_checkout()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(checkout, "ROOT", tmp_path / "second")
+    stack.tell_of_another_checkout()
+    assert f"note: dev was last deployed from {tmp_path}; this is {tmp_path / 'second'}" in capsys.readouterr().err
+
+
 # --- where Docker is -----------------------------------------------------------------------------------------------
 
 
