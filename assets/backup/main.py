@@ -262,8 +262,11 @@ def schedule() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     expressions = {"backup": os.environ["SCHEDULE"], "drill": os.environ["DRILL_SCHEDULE"]}
     while True:
-        now = datetime.now(UTC)
-        due = {verb: croniter(expression, now).get_next(datetime) for verb, expression in expressions.items()}
+        known, now = journal.read(), datetime.now(UTC)
+        due = {
+            verb: next_due(expression, now, known.get(verb, {}).get("last_end_timestamp_seconds"))
+            for verb, expression in expressions.items()
+        }
         verb = min(due, key=lambda name: due[name])
         say(f"the next {verb} is at {due[verb]:%Y-%m-%d %H:%M} UTC")
         while (left := due[verb].timestamp() - time.time()) > 0:
@@ -271,6 +274,15 @@ def schedule() -> None:
             time.sleep(min(left, 60))
         if subprocess.run([sys.executable, __file__, verb], check=False).returncode:
             say(f"the {verb} failed; see above")
+
+
+def next_due(expression: str, now: datetime, last_end: float | None) -> datetime:
+    """Return when a schedule is due next: now, where a time was missed since the last run ended, in Unix time."""
+    times = croniter(expression, now)
+    if last_end is not None and last_end < times.get_prev(float):
+        return now
+    next_time: datetime = croniter(expression, now).get_next(datetime)
+    return next_time
 
 
 def alive() -> None:

@@ -19,6 +19,7 @@ manifests: Any = importlib.import_module("manifest")
 shell: Any = importlib.import_module("shell")
 repository: Any = importlib.import_module("repository")
 journals: Any = importlib.import_module("journal")
+program: Any = importlib.import_module("main")
 database: Any = importlib.import_module("database")
 NOW = datetime(2026, 5, 6, 12, tzinfo=UTC)
 
@@ -148,6 +149,16 @@ def test_backup_and_migration_hold_the_same_lock() -> None:
     in_image = (ROOT / "mlflow" / "locked.py").read_text()
     assert "LOCK = 0x6D6C_666C_6F77" in in_image
     assert database.LOCK == 0x6D6C_666C_6F77 == int.from_bytes(b"mlflow")
+
+
+@pytest.mark.parametrize(
+    ("hours_since", "due"),
+    [(None, "2026-05-07T03:17"), (5, "2026-05-07T03:17"), (9, "2026-05-06T12:00")],
+    ids=["never ran", "ran since", "the host was off"],
+)
+def test_a_time_that_was_missed_is_made_up_for(hours_since: float | None, due: str) -> None:
+    last_end = None if hours_since is None else NOW.timestamp() - hours_since * 3600
+    assert program.next_due("17 3 * * *", NOW, last_end).isoformat().startswith(due)
 
 
 def test_a_tables_name_is_quoted() -> None:
