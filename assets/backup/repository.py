@@ -14,10 +14,25 @@ NO_REPOSITORY, LOCKED, WRONG_PASSWORD = 10, 11, 12
 """Exit codes of restic."""
 TAG = "mlflow"
 CONNECT_SECONDS = 10
+ANSWER_SECONDS = 60
+"""For a small file. Restic itself tries again for a quarter of an hour, also what was refused."""
 
 
-def _restic(*arguments: str) -> str:
-    done = subprocess.run(["restic", *arguments], capture_output=True, text=True, check=False)
+def _run(*arguments: str, timeout_s: int | None = None) -> "subprocess.CompletedProcess[str]":
+    """Run restic; raise `Failure` where it does not end within `timeout_s`, with what it last complained of."""
+    try:
+        return subprocess.run(["restic", *arguments], capture_output=True, text=True, check=False, timeout=timeout_s)
+    except subprocess.TimeoutExpired as error:
+        words = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else error.stderr or ""
+        last = "\n".join(f"    {line}" for line in words.strip().splitlines()[-3:])
+        raise Failure(
+            f"the target {os.environ['RESTIC_REPOSITORY']} does not do what it is asked to; is its key right, and may it "
+            f"write there?\n{last}"
+        ) from None
+
+
+def _restic(*arguments: str, timeout_s: int | None = None) -> str:
+    done = _run(*arguments, timeout_s=timeout_s)
     if done.returncode:
         raise Failure(_explained(arguments[0], done.returncode, done.stderr.strip()))
     return done.stdout
@@ -56,7 +71,7 @@ def require_reachable() -> None:
 
 def identity() -> str | None:
     """Return the id of the repository, or None where there is none."""
-    done = subprocess.run(["restic", "cat", "config"], capture_output=True, text=True, check=False)
+    done = _run("cat", "config", timeout_s=ANSWER_SECONDS)
     if done.returncode == NO_REPOSITORY:
         return None
     if done.returncode:
@@ -67,7 +82,7 @@ def identity() -> str | None:
 def create() -> str:
     """Make a repository, and return its id."""
     say(f"making a new repository at {os.environ['RESTIC_REPOSITORY']}")
-    _restic("init")
+    _restic("init", timeout_s=ANSWER_SECONDS)
     return identity() or ""
 
 

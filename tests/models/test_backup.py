@@ -1,6 +1,7 @@
 """The rules of the backup that need no deployment: its manifest, its list of artifacts, what is said of it."""
 
 import importlib
+import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -109,6 +110,17 @@ def test_a_target_that_does_not_answer_is_told_at_once(monkeypatch: pytest.Monke
         repository.require_reachable()
     monkeypatch.setenv("RESTIC_REPOSITORY", "/repository")
     repository.require_reachable()
+
+
+def test_a_target_that_refuses_is_told_before_restic_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "restic"
+    program.write_text("#!/bin/sh\necho 'Save returned error, retrying: access denied' >&2\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("RESTIC_REPOSITORY", "s3:http://s3.example.com/bucket")
+    monkeypatch.setattr(repository, "ANSWER_SECONDS", 1)
+    with pytest.raises(shell.Failure, match=r"is its key right, and may it write there.*\n.*access denied"):
+        repository.identity()
 
 
 def test_a_path_is_a_pattern_that_matches_nothing_else() -> None:

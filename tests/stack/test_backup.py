@@ -1,5 +1,6 @@
 """Backup, drill and restore of a real deployment, with a real MLflow client."""
 
+import json
 import os
 import re
 import subprocess
@@ -147,12 +148,18 @@ def test_a_bucket_outside_the_stack_is_a_target_and_one_that_does_not_answer_is_
     host = f"{saved.stack}-outside"
     saved.set("backup.target", f"s3:http://{host}:8333/backups/{saved.stack}")
     saved.set("backup.accessKeyId", "outside")
-    saved.set("backupTargetSecretKey", "a-secret-key-of-its-own")
+    key = {"accessKey": "outside", "secretKey": "a-secret-key-of-its-own"}
+    identity = {"name": "outside", "credentials": [key], "actions": ["Admin", "Read", "Write", "List"]}
+    saved.set("backupTargetSecretKey", key["secretKey"])
     saved.make("up")
     outside = saved.api.create_container(
         next(filter(Daemon(resolve_host()).has_image, (DEFAULTS["seaweedfs"]["ref"], packaged.ref("seaweedfs")))),
-        entrypoint=["/usr/bin/weed"],
-        command=["server", "-dir=/data", "-s3", "-ip.bind=0.0.0.0", "-master.volumeSizeLimitMB=64"],
+        entrypoint=["sh", "-c"],
+        command=[
+            'echo "$IDENTITIES" > /tmp/identities.json && exec weed server -dir=/data -s3 -ip.bind=0.0.0.0 '
+            "-s3.config=/tmp/identities.json -master.volumeSizeLimitMB=64"
+        ],
+        environment={"IDENTITIES": json.dumps({"identities": [identity]})},
         name=host,
         labels={"mlflow.stack": saved.stack},
         host_config=saved.api.create_host_config(network_mode=saved.name("egress"), tmpfs={"/data": "mode=1777"}),
@@ -160,7 +167,8 @@ def test_a_bucket_outside_the_stack_is_a_target_and_one_that_does_not_answer_is_
     try:
         assert "cannot be reached" in refused(saved, "backup")
         saved.api.start(outside)
-        made = "curl -sf -o /dev/null -X PUT http://127.0.0.1:8333/backups"
+        signed = f"--aws-sigv4 aws:amz:us-east-1:s3 --user outside:{key['secretKey']}"
+        made = f"curl -sf -o /dev/null {signed} -X PUT http://127.0.0.1:8333/backups"
         wait = saved.api.exec_create(outside, ["timeout", "60", "sh", "-c", f"until {made}; do sleep 1; done"])["Id"]
         saved.api.exec_start(wait)
         assert saved.api.exec_inspect(wait)["ExitCode"] == 0
