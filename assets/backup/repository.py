@@ -26,8 +26,8 @@ def _run(*arguments: str, timeout_s: int | None = None) -> "subprocess.Completed
         words = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else error.stderr or ""
         last = "\n".join(f"    {line}" for line in words.strip().splitlines()[-3:])
         raise Failure(
-            f"the target {os.environ['RESTIC_REPOSITORY']} does not do what it is asked to; is its key right, and may it "
-            f"write there?\n{last}"
+            f"the target {os.environ['RESTIC_REPOSITORY']} does not do what it is asked to; is its key right, "
+            f"and may it write there?\n{last}"
         ) from None
 
 
