@@ -120,7 +120,7 @@ class Backup(pulumi.ComponentResource):
         )
         data: dict[str, pulumi.Input[str]] = {"/staging": staging.name}
         if settings.where != "s3":
-            data["/repository"] = self._local_target(name, settings, platform).name
+            data["/repository"] = self._local_target(name, settings).name
         Service(
             name,
             Workload(
@@ -129,6 +129,7 @@ class Backup(pulumi.ComponentResource):
                 networks=platform.networks.backend_and_out(outward=settings.leaves),
                 env={
                     "STACK": stack,
+                    "TARGET": settings.target,
                     "SCHEDULE": settings.schedule,
                     "DRILL_SCHEDULE": settings.drill_schedule,
                     "KEEP_DAILY": str(settings.keep_daily),
@@ -193,14 +194,15 @@ class Backup(pulumi.ComponentResource):
             opts=child,
         )
 
-    def _local_target(self, name: str, settings: BackupSettings, platform: Platform) -> docker.Volume:
+    def _local_target(self, name: str, settings: BackupSettings) -> docker.Volume:
         """Return the volume of the repository: Docker's own, or a folder of the host under its name."""
         bind = {"type": "none", "o": "bind", "device": settings.target} if settings.where == "folder" else None
         return docker.Volume(
             f"{name}-repository",
-            name=names.backup_volume(pulumi.get_stack(), "folder" if bind else "volume"),
+            name=names.backup_volume(pulumi.get_stack(), settings.target if bind else None),
             driver_opts=bind,
-            opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True, protect=platform.protect_data),
+            # Not protected: another target replaces it, and the volume stays either way.
+            opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True),
         )
 
 

@@ -142,8 +142,9 @@ class Daemon:
         created = api.exec_create(container, command)
         for chunk in api.exec_start(created["Id"], stream=True):
             tell(chunk.decode(errors="replace"))
-        code: int = api.exec_inspect(created["Id"])["ExitCode"]
-        return code
+        code: int | None = api.exec_inspect(created["Id"])["ExitCode"]
+        # None where the connection was cut, and nobody knows.
+        return 126 if code is None else code
 
     def once(
         self, name: str, body: dict[str, Any], tell: Callable[[str], None], *, networks: Sequence[str] = ()

@@ -4,6 +4,7 @@ The program and the operations share it: a data volume outlives its state and ca
 all that anyone can find it by.
 """
 
+import hashlib
 import re
 from typing import Literal, get_args
 
@@ -38,14 +39,17 @@ def object_store_volume(stack: str, kind: ObjectStoreKind) -> str:
     return physical(stack, f"{kind}-data")
 
 
-def backup_volume(stack: str, kind: Literal["volume", "folder"]) -> str:
-    """Return the name of the volume of the backups: `mlflow-dev-backup-repository`; another for a host's folder."""
-    return physical(stack, "backup-repository" if kind == "volume" else "backup-folder")
+def backup_volume(stack: str, folder: str | None = None) -> str:
+    """Return the name of the volume of the backups: `mlflow-dev-backup-repository`; another for each host's folder."""
+    if folder is None:
+        return physical(stack, "backup-repository")
+    # Docker would hand back a volume of the same name, whichever folder it is of.
+    return physical(stack, f"backup-folder-{hashlib.sha256(folder.encode()).hexdigest()[:8]}")
 
 
 def is_backup_volume(stack: str, volume: str) -> bool:
     """Whether `volume` holds the backups of a stack, which outlive it."""
-    return volume in (backup_volume(stack, "volume"), backup_volume(stack, "folder"))
+    return volume == backup_volume(stack) or volume.startswith(physical(stack, "backup-folder-"))
 
 
 def object_store(stack: str, volume: str) -> ObjectStoreKind | None:

@@ -97,17 +97,24 @@ def restore(stack: Stack) -> None:
         return
     if used:
         question = f"This puts the backup in the place of what {stack.name} has now."
-        require_name(stack.name, question, verb=f"restore FROM={wanted}")
+        require_name(stack.name, question, verb=f"restore FROM={plan['id'][:8]}")
         say("first, a backup of what is there now")
         _in_container(stack, "safety")
     server = names.physical(stack.name, "server")
     say("stopping the server")
     stack.daemon.stop(server)
-    if _run_restorer(stack, plan["id"]):
-        stack.daemon.start(server)
+    code = None
+    try:
+        code = _run_restorer(stack, plan["id"])
+    finally:
+        if code != 0:
+            stack.daemon.start(server)
+            say("the server was started again")
+    if code:
         raise StopError(
             f"the restore of {stack.name} did not complete; the reason is above, after 'error:'\n"
-            "  the database is as it was, and the server was started again; mend the cause, then type the same again"
+            f"  the database is as it was; mend the cause, then type: make restore STACK={stack.name} "
+            f"FROM={plan['id'][:8]} CONFIRM={stack.name}"
         )
     _start(stack)
     say(f"\n{stack.name} has been restored from backup {plan['id'][:8]}")

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,11 @@ class Journal:
         part.write_text(json.dumps(known, indent=2))
         part.rename(self.path)
 
+    def failed(self, kind: str, words: str) -> None:
+        """Record a failure. Where the disk is too full for that, what Docker logged has to do."""
+        with suppress(OSError):
+            self.write(kind, {"last_end_timestamp_seconds": time.time(), "last_result": 0, "error": words})
+
     @contextmanager
     def recorded(self, kind: str) -> Iterator[dict[str, Any]]:
         """Record how the block ends, with whatever it puts into the dictionary that it is handed."""
@@ -58,7 +63,7 @@ class Journal:
             yield result
         except BaseException as error:
             words = str(error) if isinstance(error, Failure) else repr(error)
-            self.write(kind, {"last_end_timestamp_seconds": time.time(), "last_result": 0, "error": words})
+            self.failed(kind, words)
             raise
         now = time.time()
         self.write(

@@ -2,9 +2,9 @@
 
 usage: main.py schedule|alive|backup|safety|drill|list|plan ID|restore ID
 
-Environment: STACK, BUCKET, SERVER (its URL), SCHEDULE and DRILL_SCHEDULE (cron, in UTC), KEEP_DAILY, KEEP_WEEKLY,
-KEEP_MONTHLY, PGPASS (a password file), DELETES (1, or 0 where the target deletes nothing), and what libpq, rclone and
-restic read.
+Environment: STACK, TARGET (as in the settings), BUCKET, SERVER (its URL), SCHEDULE and DRILL_SCHEDULE (cron, in UTC),
+KEEP_DAILY, KEEP_WEEKLY, KEEP_MONTHLY, PGPASS (a password file), DELETES (1, or 0 where the target deletes nothing), and
+what libpq, rclone and restic read.
 """
 
 import atexit
@@ -27,6 +27,7 @@ from typing import Any
 import database
 import journal as journals
 import objects
+import psycopg2
 import repository
 from croniter import croniter
 from manifest import Manifest, damaged, files, indexed, read_index, sha256, write_index
@@ -40,8 +41,8 @@ ARTIFACTS, DUMP, MANIFEST, INDEX = "artifacts", "mlflow.dump", "manifest.json", 
 KEYS = Path(os.environ.get("KEYS", "/run/secrets/data-keys"))
 SAMPLE = 50
 """Artifacts that a drill fetches and compares."""
-DRILL_SUBSET = "--read-data-subset=5%"
-"""Of the repository's data, another part each time: all of it is read in about half a year of weekly drills."""
+DRILL_PARTS = 20
+"""Into which the repository's data are divided. A drill reads one, another each week: all of it in 20 weeks."""
 RESERVE_BYTES = 1 << 30
 """Left free on a disk."""
 journal = journals.Journal(STAGING / "journal.json")
@@ -58,6 +59,7 @@ def backup(*, forget: bool = True) -> None:
         say("reading the database")
         dump = CURRENT / DUMP
         found = database.dump(dump)
+        dump_sha256 = sha256(dump)
         say("mirroring the artifacts")
         objects.mirror(CURRENT / ARTIFACTS)
         entries = indexed(CURRENT / ARTIFACTS, read_index(CURRENT / INDEX))
@@ -68,18 +70,22 @@ def backup(*, forget: bool = True) -> None:
             objects=len(entries),
             object_bytes=sum(entry.size for entry in entries),
             dump_bytes=dump.stat().st_size,
-            dump_sha256=sha256(dump),
+            dump_sha256=dump_sha256,
             index_sha256=sha256(CURRENT / INDEX),
             data_keys={path.name: sha256(path) for path in files(KEYS)},
             **found,
         )
         (CURRENT / MANIFEST).write_text(manifest.written())
         say(f"storing {manifest.summary}")
-        summary = repository.snapshot(CURRENT, KEYS)
-        if forget and os.environ["DELETES"] == "1":
-            repository.forget()
+        database.still_locked(session)
+        if sha256(dump) != dump_sha256:
+            raise Failure("the dump was changed while the artifacts were mirrored; try again")
+        summary = repository.snapshot(CURRENT, KEYS, tags=[repository.TAG, *([] if forget else [repository.SAFETY])])
+        # Before anything is given up for it.
         repository.check()
         database.still_locked(session)
+        if forget and os.environ["DELETES"] == "1":
+            repository.forget()
         objects.prune(CURRENT / ARTIFACTS)
         result |= {
             "snapshot": summary["snapshot_id"],
@@ -95,7 +101,7 @@ def backup(*, forget: bool = True) -> None:
 def _require_repository() -> None:
     """Make the repository, the first time. One that has vanished is not made again: its disk may not be mounted."""
     repository.require_reachable()
-    target = os.environ["RESTIC_REPOSITORY"]
+    target = os.environ["TARGET"]
     known = journal.read().get("repositories", {}).get(target)
     found = repository.identity()
     if found is None and known:
@@ -109,8 +115,7 @@ def _require_repository() -> None:
 
 def _require_space() -> None:
     """Raise `Failure` where the staging folder, or a target on this host, cannot hold what is to come."""
-    _, source = objects.size()
-    coming = max(0, source - _mirrored()) + database.size()
+    coming = objects.missing_bytes(CURRENT / ARTIFACTS) + database.size()
     target = Path(os.environ["RESTIC_REPOSITORY"])
     if target.is_absolute() and not _on_one_disk():
         _require_free(target, coming, "what is new in a backup")
@@ -161,9 +166,12 @@ def drill() -> None:
         try:
             manifest = _fetched(chosen["id"], DRILL)
             say(f"drilling {chosen['short_id']} of {manifest.taken_at[:16]}: {manifest.summary}")
-            entries = list(read_index(DRILL / INDEX).values())
+            # Restic takes names by the line.
+            entries = [entry for entry in read_index(DRILL / INDEX).values() if "\n" not in entry.path]
             # Chosen anew by each backup, and the same for one: a failure can be looked at again.
             sample = random.Random(chosen["id"]).sample(entries, min(SAMPLE, len(entries)))  # noqa: S311
+            coming = sum(entry.size for entry in sample) + 3 * manifest.dump_bytes
+            _require_free(STAGING, coming, "the drill's database and its sample of the artifacts")
             if sample:
                 repository.restore(
                     chosen["id"], CURRENT / ARTIFACTS, DRILL / ARTIFACTS, only=[entry.path for entry in sample]
@@ -175,7 +183,8 @@ def drill() -> None:
             with database.throw_away(DRILL / "postgres"):
                 database.load(DRILL / DUMP, manifest.rows)
             say("the database was restored, and every table has its rows; reading a part of the repository")
-            repository.check(DRILL_SUBSET)
+            week = int(time.time() // (7 * 86400))
+            repository.check(f"--read-data-subset={week % DRILL_PARTS + 1}/{DRILL_PARTS}")
         finally:
             shutil.rmtree(DRILL, ignore_errors=True)
         result |= {"snapshot": chosen["id"], "source_bytes": manifest.dump_bytes + sum(entry.size for entry in sample)}
@@ -219,7 +228,7 @@ def restore(wanted: str) -> None:
     The artifacts first, then the database in one transaction: whatever happens in between, the runs that are there
     have their artifacts. May be run again at any time.
     """
-    with database.locked("restore"):
+    with database.locked("restore") as session:
         repository.release()
         chosen = repository.find(wanted)
         claimed = Manifest.read(repository.text(chosen["id"], CURRENT / MANIFEST))
@@ -238,8 +247,10 @@ def restore(wanted: str) -> None:
         if wrong := damaged(CURRENT / ARTIFACTS, list(read_index(CURRENT / INDEX).values())):
             raise Failure(f"{len(wrong)} artifacts are not what was stored, the first {wrong[0]}; see make backups")
         stamp = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
+        database.still_locked(session)
         say("copying the artifacts into the object store")
         objects.upload(CURRENT / ARTIFACTS, kept=f"before_restore_{stamp}")
+        database.still_locked(session)
         say("restoring the database")
         kept = f"before_restore_{stamp}" if database.rows() else None
         database.load(CURRENT / DUMP, manifest.rows, keep=kept)
@@ -253,7 +264,8 @@ def show_list() -> None:
     repository.require_reachable()
     for entry in repository.snapshots():
         size = entry.get("summary", {}).get("total_bytes_processed", 0)
-        print(f"{entry['short_id']}  {entry['time'][:19].replace('T', ' ')}  {size / 1e9:8.2f} GB")
+        what_for = "  before a restore" if repository.SAFETY in entry["tags"] else ""
+        print(f"{entry['short_id']}  {entry['time'][:19].replace('T', ' ')}  {size / 1e9:8.2f} GB{what_for}")
 
 
 def schedule() -> None:
@@ -261,19 +273,25 @@ def schedule() -> None:
     journals.serve(journal)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     expressions = {"backup": os.environ["SCHEDULE"], "drill": os.environ["DRILL_SCHEDULE"]}
+    # A run that was killed leaves no word of its end, and must not be begun again and again.
+    attempted: dict[str, float] = {}
     while True:
         known, now = journal.read(), datetime.now(UTC)
-        due = {
-            verb: next_due(expression, now, known.get(verb, {}).get("last_end_timestamp_seconds"))
-            for verb, expression in expressions.items()
-        }
+        due = {}
+        for verb, expression in expressions.items():
+            ends = (known.get(verb, {}).get("last_end_timestamp_seconds"), attempted.get(verb))
+            due[verb] = next_due(expression, now, max((end for end in ends if end), default=None))
         verb = min(due, key=lambda name: due[name])
         say(f"the next {verb} is at {due[verb]:%Y-%m-%d %H:%M} UTC")
         while (left := due[verb].timestamp() - time.time()) > 0:
             # In steps, since a laptop that slept wakes up to another time.
             time.sleep(min(left, 60))
-        if subprocess.run([sys.executable, __file__, verb], check=False).returncode:
+        code = subprocess.run([sys.executable, __file__, verb], check=False).returncode
+        attempted[verb] = time.time()
+        if code:
             say(f"the {verb} failed; see above")
+        if code < 0:
+            journal.failed(verb, f"it was killed by signal {-code}; out of memory, perhaps (mlflow:backup.memoryMb)")
 
 
 def next_due(expression: str, now: datetime, last_end: float | None) -> datetime:
@@ -322,6 +340,10 @@ def main(arguments: list[str]) -> int:
         VERBS[arguments[0]](*arguments[1:])
     except Failure as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    except (psycopg2.Error, OSError) as error:
+        words = f"{type(error).__name__}: {str(error).strip()}"
+        print(f"error: {words}\n  see make status, and the disk; then try again", file=sys.stderr, flush=True)
         return 1
     return 0
 

@@ -22,6 +22,18 @@ def size() -> tuple[int, int]:
     return found["count"], found["bytes"]
 
 
+def missing_bytes(folder: Path) -> int:
+    """Return the bytes of artifacts that `folder` does not have, or has in another size."""
+    listed = run("rclone", "lsf", "--recursive", "--files-only", "--format=sp", "--separator=/", *COMMON, _remote())
+    missing = 0
+    for line in listed.splitlines():
+        size_text, _, path = line.partition("/")
+        local = folder / path
+        if not local.is_file() or local.stat().st_size != int(size_text):
+            missing += int(size_text)
+    return missing
+
+
 def mirror(folder: Path) -> None:
     """Copy every artifact that `folder` does not have yet, or has in another version. Deletes nothing."""
     # The time of the last change is the store's own. Asking for the one that a client may have kept beside the object

@@ -4,15 +4,19 @@ import json
 import os
 import socket
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from shell import Failure, say
 
-NO_REPOSITORY, LOCKED, WRONG_PASSWORD = 10, 11, 12
+DAMAGED, NO_REPOSITORY, LOCKED, WRONG_PASSWORD = 1, 10, 11, 12
 """Exit codes of restic."""
-TAG = "mlflow"
+TAG, SAFETY = "mlflow", "safety"
+"""Of every snapshot; of one that was taken before a restore, which is not the latest that anybody means."""
+LOCK_WAIT = "35m"
+"""Restic itself takes a lock for left behind after half an hour."""
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 60
 """For a small file. Restic itself tries again for a quarter of an hour, also what was refused."""
@@ -71,7 +75,8 @@ def require_reachable() -> None:
 
 def identity() -> str | None:
     """Return the id of the repository, or None where there is none."""
-    done = _run("cat", "config", timeout_s=ANSWER_SECONDS)
+    # Without a lock, as wherever something is only looked at: one that a killed run left would stand in the way.
+    done = _run("cat", "config", "--no-lock", timeout_s=ANSWER_SECONDS)
     if done.returncode == NO_REPOSITORY:
         return None
     if done.returncode:
@@ -87,28 +92,41 @@ def create() -> str:
 
 
 def release() -> None:
-    """Remove the locks of runs that were killed. Only for whoever holds the database's lock: nobody else is at work."""
-    _restic("unlock", "--remove-all")
+    """Remove the locks of runs that were killed. Only for whoever holds the database's lock: no other run is at work.
+
+    Where somebody else does the retention, they may be: only what restic itself takes for left behind is removed.
+    """
+    _restic("unlock", *(["--remove-all"] if os.environ["DELETES"] == "1" else []))
 
 
-def snapshot(folder: Path, *others: Path) -> dict[str, Any]:
+def snapshot(folder: Path, *others: Path, tags: Sequence[str]) -> dict[str, Any]:
     """Store `folder` and `others`, and return restic's summary: snapshot_id, data_added_packed in bytes, and more."""
     command = [
-        *("restic", "backup", "--json", f"--tag={TAG}", f"--host={os.environ['STACK']}", "--group-by=tags"),
+        *(
+            "restic",
+            "backup",
+            "--json",
+            f"--host={os.environ['STACK']}",
+            "--group-by=host",
+            f"--retry-lock={LOCK_WAIT}",
+        ),
+        *(f"--tag={tag}" for tag in tags),
         # A new volume numbers its files anew, and what is mirrored again gets a new time of change.
         *("--ignore-ctime", "--ignore-inode", str(folder), *map(str, others)),
     ]
     summary: dict[str, Any] = {}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
-        assert running.stdout and running.stderr  # noqa: S101, PT018 - both are pipes
+    words = ""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+        assert running.stdout  # noqa: S101 - it is a pipe
         for line in running.stdout:
             message = json.loads(line) if line.startswith("{") else {}
-            if message.get("message_type") == "status" and message.get("total_bytes"):
+            if message.get("message_type") == "summary":
+                summary = message
+            elif message.get("message_type") != "status":
+                words = (words + line)[-4000:]
+            elif message.get("total_bytes"):
                 done, total = message.get("bytes_done", 0), message["total_bytes"]
                 say(f"stored {done / 1e9:.2f} of {total / 1e9:.2f} GB")
-            elif message.get("message_type") == "summary":
-                summary = message
-        words = running.stderr.read()
     if running.returncode or not summary:
         raise Failure(_explained("backup", running.returncode, words.strip()))
     return summary
@@ -117,20 +135,25 @@ def snapshot(folder: Path, *others: Path) -> dict[str, Any]:
 def forget() -> None:
     """Keep what the retention says, and every one of the last two days; free what nothing needs any more."""
     keep = [f"--keep-{period}={os.environ[f'KEEP_{period.upper()}']}" for period in ("daily", "weekly", "monthly")]
-    _restic("forget", "--quiet", f"--tag={TAG}", "--group-by=tags", "--keep-within=2d", *keep, "--prune")
+    _restic("forget", "--quiet", f"--tag={TAG}", "--group-by=host", "--keep-within=2d", *keep, "--prune")
 
 
 def check(*options: str) -> None:
     """Raise `Failure` where the repository is damaged. Its structure; with `--read-data-subset`, the data too."""
-    try:
-        _restic("check", "--quiet", *options)
-    except Failure as error:
-        raise Failure(f"the repository is damaged: {error}\n  see docs/operations.md#a-damaged-repository") from None
+    done = _run("check", "--quiet", f"--retry-lock={LOCK_WAIT}", *options)
+    if done.returncode == DAMAGED:
+        last = "\n".join(f"    {line}" for line in done.stderr.strip().splitlines()[-6:])
+        raise Failure(
+            "restic could not read all of it, or found what it did not write: the repository is damaged, or its disk "
+            f"or network is\n{last}\n  see docs/operations.md#a-damaged-repository"
+        )
+    if done.returncode:
+        raise Failure(_explained("check", done.returncode, done.stderr.strip()))
 
 
 def snapshots() -> list[dict[str, Any]]:
     """Return every snapshot, the oldest first."""
-    found: list[dict[str, Any]] = json.loads(_restic("snapshots", "--json", f"--tag={TAG}"))
+    found: list[dict[str, Any]] = json.loads(_restic("snapshots", "--json", "--no-lock", f"--tag={TAG}"))
     return sorted(found, key=lambda entry: entry["time"])
 
 
@@ -139,7 +162,10 @@ def find(wanted: str) -> dict[str, Any]:
     found = snapshots()
     if not found:
         raise Failure(f"there is no backup at {os.environ['RESTIC_REPOSITORY']} yet\n  type: make backup")
-    matching = found[-1:] if wanted == "latest" else [entry for entry in found if entry["id"].startswith(wanted)]
+    regular = [entry for entry in found if SAFETY not in entry["tags"]]
+    matching = (
+        (regular or found)[-1:] if wanted == "latest" else [entry for entry in found if entry["id"].startswith(wanted)]
+    )
     if len(matching) != 1:
         known = ", ".join(entry["short_id"] for entry in found[-10:])
         raise Failure(
@@ -150,7 +176,7 @@ def find(wanted: str) -> dict[str, Any]:
 
 def text(snapshot_id: str, path: Path) -> str:
     """Return the content of one file of a snapshot."""
-    return _restic("dump", snapshot_id, str(path))
+    return _restic("dump", "--no-lock", snapshot_id, str(path))
 
 
 def restore(snapshot_id: str, folder: Path, target: Path, *, only: list[str] | None = None) -> None:
@@ -166,10 +192,14 @@ def restore(snapshot_id: str, folder: Path, target: Path, *, only: list[str] | N
 
 
 def _escaped(path: str) -> str:
-    """Spell a path as a pattern that matches nothing else."""
-    return "/" + "".join(f"\\{letter}" if letter in "*?[]\\$!# " else letter for letter in path)
+    """Spell a path as a line of restic's include file that matches nothing else.
+
+    Lines are stripped, variables expanded, and the rest is a pattern.
+    """
+    special = {"$": "$$", " ": "[ ]"} | {letter: f"\\{letter}" for letter in "*?[]\\"}
+    return "/" + "".join(special.get(letter, letter) for letter in path)
 
 
 def stored_bytes() -> int:
     """Return the size of the repository."""
-    return int(json.loads(_restic("stats", "--json", "--mode=raw-data"))["total_size"])
+    return int(json.loads(_restic("stats", "--json", "--no-lock", "--mode=raw-data"))["total_size"])

@@ -283,8 +283,9 @@ def test_data_volumes_survive_the_stack_and_are_protected_outside_dev(graph: Gra
     stores = {f"mlflow-{graph.stack}-{store}-data" for store in graph.stores}
     backups = {f"mlflow-{graph.stack}-backup-repository"} if graph.backed_up else set()
     assert set(data) == {f"mlflow-{graph.stack}-postgres-18-data"} | stores | backups
-    for volume in data.values():
-        assert volume.request.protect is (graph.stack != "dev")
+    for name, volume in data.items():
+        # Another target replaces that of the backups, which a protected one would refuse.
+        assert volume.request.protect is (graph.stack != "dev" and name not in backups)
         # The edit of a label replaces a volume.
         assert "labels" not in volume.plain
 
@@ -367,7 +368,9 @@ def test_a_folder_of_the_host_is_a_target_under_a_volume_of_another_name(program
     graph = program("prod", values=with_backup(target="/srv/backup"))
     volume = graph.named(VOLUME, "backup-repository").plain
     assert volume["driverOpts"] == {"type": "none", "o": "bind", "device": "/srv/backup"}
-    assert volume["name"] == "mlflow-prod-backup-folder"
+    assert volume["name"] == "mlflow-prod-backup-folder-83eda4ca"
+    other = program("prod", values=with_backup(target="/srv/other")).named(VOLUME, "backup-repository").plain
+    assert other["name"] != volume["name"]
 
 
 # --- order ---------------------------------------------------------------------------------------------------------

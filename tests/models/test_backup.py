@@ -124,7 +124,7 @@ def test_a_target_that_refuses_is_told_before_restic_gives_up(tmp_path: Path, mo
 
 
 def test_a_path_is_a_pattern_that_matches_nothing_else() -> None:
-    assert repository._escaped("a b/[1]*.txt") == "/a\\ b/\\[1\\]\\*.txt"
+    assert repository._escaped("a b/[1]*.$x ") == "/a[ ]b/\\[1\\]\\*.$$x[ ]"
 
 
 def test_a_run_that_failed_is_recorded_and_the_last_success_stays(tmp_path: Path) -> None:

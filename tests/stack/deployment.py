@@ -129,10 +129,10 @@ class Deployment:
         return done
 
     @contextmanager
-    def begun(self, moment: Callable[[str], bool]) -> Iterator[subprocess.Popen[str]]:
-        """Begin a `make up`, and hand it over when it prints the line for which `moment` says yes."""
+    def begun(self, moment: Callable[[str], bool], *verb: str) -> Iterator[subprocess.Popen[str]]:
+        """Begin a `make up`, or another verb, and hand it over when it prints the line for which `moment` says yes."""
         with subprocess.Popen(
-            ["make", "-s", "up"],
+            ["make", "-s", *(verb or ["up"])],
             cwd=self.checkout,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -143,7 +143,7 @@ class Deployment:
         ) as running:
             assert running.stdout
             if not any(moment(line) for line in running.stdout):
-                pytest.fail("the deployment ended before its moment was seen")
+                pytest.fail("it ended before its moment was seen, so nothing was done in it")
             yield running
 
     def pulumi(self, *arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
