@@ -139,6 +139,8 @@ class Backup(pulumi.ComponentResource):
                     "SERVER": f"http://{server.service.host}:{SERVER_PORT}",
                     "KEYS": "/run/secrets/data-keys",
                     "HOME": "/tmp",  # noqa: S108 - inside the container
+                    # Restic packs there before it stores: more than a file system in memory should hold.
+                    "TMPDIR": "/staging/tmp",
                     "PGHOST": database.service.host,
                     "PGUSER": BACKUP_ROLE,
                     "PGDATABASE": DATABASE,

@@ -3,8 +3,8 @@
 usage: main.py schedule|alive|backup|safety|drill|list|plan ID|restore ID
 
 Environment: STACK, TARGET (as in the settings), BUCKET, SERVER (its URL), SCHEDULE and DRILL_SCHEDULE (cron, in UTC),
-KEEP_DAILY, KEEP_WEEKLY, KEEP_MONTHLY, PGPASS (a password file), DELETES (1, or 0 where the target deletes nothing), and
-what libpq, rclone and restic read.
+KEEP_DAILY, KEEP_WEEKLY, KEEP_MONTHLY, PGPASS (a password file), TMPDIR (on disk), DELETES (1, or 0 where the target
+deletes nothing), and what libpq, rclone and restic read.
 """
 
 import atexit
@@ -15,7 +15,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -53,6 +52,7 @@ def backup(*, forget: bool = True) -> None:
     with journal.recorded("backup") as result, database.locked("backup") as session:
         _require_repository()
         repository.release()
+        _empty_temporary()
         (CURRENT / ARTIFACTS).mkdir(parents=True, exist_ok=True)
         _require_space()
         # The database first: an artifact is there before a run refers to it, so what this dump refers to is copied.
@@ -96,6 +96,12 @@ def backup(*, forget: bool = True) -> None:
             "snapshots": len(repository.snapshots()),
         }
         say(f"backup {summary['snapshot_id'][:8]} is complete: {result['added_bytes'] / 1e6:.1f} MB new")
+
+
+def _empty_temporary() -> None:
+    """Remove what runs that were killed had put aside."""
+    shutil.rmtree(os.environ["TMPDIR"])
+    Path(os.environ["TMPDIR"]).mkdir()
 
 
 def _require_repository() -> None:
@@ -310,7 +316,8 @@ def alive() -> None:
 
 def _use_pgpass() -> None:
     """Hand libpq its password file: it ignores one that is not private to the user that runs it."""
-    path = Path(tempfile.gettempdir()) / f"pgpass-{os.getpid()}"
+    # In memory, where HOME is; what restic and others put aside is too large for that.
+    path = Path.home() / f"pgpass-{os.getpid()}"
     path.touch(mode=0o600)
     path.write_bytes(Path(os.environ["PGPASS"]).read_bytes())
     os.environ["PGPASSFILE"] = str(path)
@@ -336,6 +343,7 @@ def main(arguments: list[str]) -> int:
     os.umask(0o077)
     try:
         if arguments[0] not in ("schedule", "alive"):
+            Path(os.environ["TMPDIR"]).mkdir(exist_ok=True)
             _use_pgpass()
         VERBS[arguments[0]](*arguments[1:])
     except Failure as error:
