@@ -43,7 +43,7 @@ def fill(runs: int, points: int, files: int, megabytes: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             for file in range(number, files, runs):
                 # Different from any other, and as hard to compress.
-                (Path(folder) / f"file $HOME #{file} [x].bin").write_bytes(str(file).encode() + in_file)
+                (Path(folder) / f"file $HOME {file} [x].bin").write_bytes(str(file).encode() + in_file)
             client.log_artifacts(run_id, folder, "data [1]")
         client.set_terminated(run_id)
         return str(run_id)
