@@ -4,7 +4,7 @@ import os
 import time
 
 from components import names
-from operations import preflight, rehearse
+from operations import edge, preflight, rehearse
 from operations.checkout import ROOT, Stack
 from operations.console import StopError, answer, interactive, require_name, say
 from operations.engine import Engine, NoEngineError
@@ -28,9 +28,10 @@ def up(stack: Stack) -> None:
         _show_build_log(started)
         raise
     stack.remember_checkout()
+    edge.require_closed(stack)
     settings = stack.settings
     say(f'\nMLflow is ready. Use it from Python: eval "$(make -s client STACK={stack.name})"')
-    answer(settings.route.url(settings.server))
+    answer(settings.route.url)
 
 
 def _deploy(stack: Stack) -> None:
@@ -94,6 +95,7 @@ def preview(stack: Stack) -> None:
 def down(stack: Stack) -> None:
     """Stop everything and keep the data."""
     stack.tell_of_another_checkout()
+    preflight.end_of_restore(stack.daemon, stack.name)
     if rehearse.owns(stack):
         rehearse.down(stack)
         return
@@ -116,6 +118,7 @@ def down(stack: Stack) -> None:
 def destroy(stack: Stack) -> None:
     """Delete everything, the data included, and prove that nothing is left."""
     stack.tell_of_another_checkout()
+    preflight.end_of_restore(stack.daemon, stack.name)
     if rehearse.owns(stack):
         rehearse.destroy(stack)
         return
@@ -127,7 +130,7 @@ def destroy(stack: Stack) -> None:
     engine.call("state", "unprotect", "--all", "--yes")
     if engine.show("destroy", "--yes"):
         raise StopError(f"{stack.name} was not deleted completely; the reason is above; try again: make destroy")
-    for volume in _data_volumes(stack):
+    for volume in _outliving(stack):
         stack.daemon.api.remove_volume(volume)
     left = leftovers(stack)
     if left:
@@ -144,8 +147,12 @@ def leftovers(stack: Stack) -> list[str]:
         [container["Names"][0].lstrip("/") for container in api.containers(all=True, filters=ours)]
         + [network["Name"] for network in api.networks(filters=ours)]
         + [volume["Name"] for volume in api.volumes(filters=ours)["Volumes"] or []]
-        + _data_volumes(stack)
+        + _outliving(stack)
     )
+
+
+def _outliving(stack: Stack) -> list[str]:
+    return sorted(volume for volume in stack.daemon.volumes() if names.outlives(stack.name, volume))
 
 
 def _data_volumes(stack: Stack) -> list[str]:

@@ -151,6 +151,18 @@ def restore_at_work(daemon: Daemon, stack: str) -> bool:
     return bool(found and found["State"]["Running"])
 
 
+def end_of_restore(daemon: Daemon, stack: str) -> None:
+    """Remove what a restore that was killed left; raise `StopError` where one is at work."""
+    name = names.physical(stack, names.RESTORE)
+    if restore_at_work(daemon, stack):
+        raise StopError(
+            f"a restore of {stack} is at work; nothing was changed\n"
+            f"  see how far it is: docker logs -f {name}; to end it, which loses nothing: docker kill {name}"
+        )
+    if daemon.inspect(name):
+        daemon.api.remove_container(name, v=True)
+
+
 def _being_restored(daemon: Daemon, stack: str) -> list[str]:
     if not restore_at_work(daemon, stack):
         return []
@@ -169,6 +181,7 @@ def _too_small(daemon: Daemon, settings: StackConfig) -> list[str]:
         "postgres": settings.postgres.cpus,
         "objectStore": settings.object_store.cpus,
         "backup": settings.backup.cpus if settings.backup.enabled else 0,
+        "traefik": settings.traefik.cpus if "traefik" in settings.parts else 0,
     }
     for key, cpus in asked_for.items():
         if cpus > info["NCPU"]:
@@ -176,6 +189,7 @@ def _too_small(daemon: Daemon, settings: StackConfig) -> list[str]:
     stores = len(settings.object_store.kinds)
     wanted = settings.server.memory_mb + settings.postgres.memory_mb + stores * settings.object_store.memory_mb
     wanted += settings.backup.memory_mb if settings.backup.enabled else 0
+    wanted += settings.traefik.memory_mb if "traefik" in settings.parts else 0
     available = info["MemTotal"] // 2**20
     if wanted > available:
         problems.append(f"memory: the limits of all services add up to {wanted} MB, the host has {available}")
@@ -202,27 +216,38 @@ def disk_problem(daemon: Daemon, minimum_gb: int = NEARLY_FULL_GB) -> str | None
 
 def _address_elsewhere(daemon: Daemon, settings: StackConfig) -> list[str]:
     """Return what is wrong with an address that is to be published on, if it is not this host's."""
-    address = settings.server.bind_address
-    if not settings.route.published_port(settings.server) or not daemon.host.startswith("unix://"):
+    if not daemon.host.startswith("unix://"):
         return []
+    wanted = {"server": settings.server.bind_address} if settings.route.published_port else {}
+    if "traefik" in settings.parts:
+        wanted["traefik"] = settings.traefik.bind_address
+    return [
+        f"mlflow:{section}.bindAddress: this host has no address {address}\n"
+        "    choose one of those that it has (ip -4 addr), 0.0.0.0 for all of them, or 127.0.0.1"
+        for section, address in wanted.items()
+        if not _is_here(address)
+    ]
+
+
+def _is_here(address: str) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         try:
             probe.bind((address, 0))
         except OSError as error:
-            if error.errno == errno.EADDRNOTAVAIL:
-                return [
-                    f"mlflow:server.bindAddress: this host has no address {address}\n"
-                    "    choose one of those that it has (ip -4 addr), 0.0.0.0 for all of them, or 127.0.0.1"
-                ]
-    return []
+            return error.errno != errno.EADDRNOTAVAIL
+    return True
 
 
 def _ports_taken(daemon: Daemon, settings: StackConfig, stack: str) -> list[str]:
     wanted = {
-        "server.port": (settings.server.bind_address, settings.route.published_port(settings.server)),
+        "server.port": (settings.server.bind_address, settings.route.published_port),
         "postgres.port": ("127.0.0.1", settings.postgres.port),
         "objectStore.consolePort": ("127.0.0.1", settings.object_store.console_port),
     }
+    if "traefik" in settings.parts:
+        traefik = settings.traefik
+        wanted["traefik.httpPort"] = (traefik.bind_address, traefik.http_port)
+        wanted["traefik.httpsPort"] = (traefik.bind_address, traefik.https_port)
     addresses = {address for address, _ in wanted.values()}
     running = daemon.api.containers(filters={"status": ["running", "restarting", "paused"]})
     # Of our own, what they ask for: one that is about to be restarted holds no port for a moment.
@@ -237,7 +262,7 @@ def _ports_taken(daemon: Daemon, settings: StackConfig, stack: str) -> list[str]
         for container in running
         for port in container["Ports"]
         if "PublicPort" in port
-        for host_address in ([port["IP"]] if port["IP"] not in ("0.0.0.0", "::") else addresses)  # noqa: S104
+        for host_address in ([port["IP"], "0.0.0.0"] if port["IP"] not in ("0.0.0.0", "::") else addresses)  # noqa: S104
     }
     problems = []
     for key, (address, port) in wanted.items():

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import docker
 import pytest
 import yaml
+from docker.errors import NotFound
 from pydantic.alias_generators import to_camel
 
 from components import names
@@ -37,7 +38,7 @@ def has_images(store: str) -> bool:
     daemon = Daemon(resolve_host())
     if preflight.docker_problem(daemon):
         return False
-    return all(daemon.has_image(image.ref) for image in ImagesSettings().pulled([store], backed_up=False))
+    return all(daemon.has_image(image.ref) for image in ImagesSettings().pulled([store]))
 
 
 def free_port() -> int:
@@ -87,6 +88,17 @@ class Deployment:
         return str(document["config"].get("mlflow:objectStore", {}).get("kind", "minio"))
 
     @property
+    def any_store(self) -> str:
+        """MinIO where its images are here, for they are in no package index."""
+        return "minio" if has_images("minio") else "seaweedfs"
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The settings in the stack's file, keys as written there."""
+        found: dict[str, Any] = yaml.safe_load(self.file.read_text())["config"]
+        return found
+
+    @property
     def postgres_major(self) -> int:
         """The major version of the data that it has."""
         found = (names.postgres_major(self.stack, volume) for volume in Daemon(resolve_host()).volumes())
@@ -106,11 +118,9 @@ class Deployment:
     def set(self, path: str, value: object) -> None:
         """Set `section.key` in the stack's file."""
         section, _, key = path.partition(".")
+        name = f"mlflow:{section}"
         document = yaml.safe_load(self.file.read_text())
-        if key:
-            document["config"].setdefault(f"mlflow:{section}", {})[key] = value
-        else:
-            document["config"][f"mlflow:{section}"] = value
+        document["config"][name] = {**self.values.get(name, {}), key: value} if key else value
         self.file.write_text(yaml.safe_dump(document, sort_keys=False))
 
     def make(self, verb: str, *, ok: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -222,8 +232,11 @@ class Deployment:
     def remove(self) -> None:
         """Remove whatever of this stack is on the Docker host."""
         label = {"label": f"{names.STACK_LABEL}={self.stack}"}
-        for container in self.api.containers(all=True, filters=label):
-            self.api.remove_container(container["Id"], force=True)
+        # A restore's has no label: it is no part of what was deployed.
+        ours = self.api.containers(all=True, filters={"name": f"^/mlflow-{self.stack}-"})
+        for container in [*self.api.containers(all=True, filters=label), *ours]:
+            with suppress(NotFound):
+                self.api.remove_container(container["Id"], force=True)
         for network in self.api.networks(filters=label):
             self.api.remove_network(network["Id"])
         for volume in self.api.volumes()["Volumes"] or []:

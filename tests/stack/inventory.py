@@ -31,7 +31,7 @@ def fill(runs: int, points: int, files: int, megabytes: int) -> None:
     client = MlflowClient()
     now = int(time.time() * 1000)
     experiments = [client.create_experiment(f"fill-{now}-{number}", tags={"number": str(number)}) for number in (1, 2)]
-    in_file = os.urandom(max(1, megabytes * 10**6 // max(1, files)))
+    size = max(1, megabytes * 10**6 // max(1, files))
 
     def one(number: int) -> str:
         run_id = client.create_run(experiments[number % 2], tags={"number": str(number)}).info.run_id
@@ -42,8 +42,8 @@ def fill(runs: int, points: int, files: int, megabytes: int) -> None:
         client.log_batch(run_id, params=[Param("lr", str(number / 7))], tags=[RunTag("note", f"ä ß 日本 {number}")])
         with tempfile.TemporaryDirectory() as folder:
             for file in range(number, files, runs):
-                # Different from any other, and as hard to compress.
-                (Path(folder) / f"file $HOME {file} [x].bin").write_bytes(str(file).encode() + in_file)
+                # Different from any other: nothing to compress, and nothing that is there twice.
+                (Path(folder) / f"file $HOME {file} [x].bin").write_bytes(os.urandom(size))
             client.log_artifacts(run_id, folder, "data [1]")
         client.set_terminated(run_id)
         return str(run_id)

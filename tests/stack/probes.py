@@ -58,6 +58,26 @@ def with_s3(deployment: Deployment, script: str) -> tuple[int, str]:
     return deployment.run("server", "env", identity, "python", "-c", script, environment["MLFLOW_S3_ENDPOINT_URL"])
 
 
+GATEWAY_SECRET = """
+import os, psycopg2, mlflow.utils.crypto as c
+os.environ["MLFLOW_CRYPTO_KEK_PASSPHRASE"] = open("/run/secrets/crypto-kek-passphrase").read()
+wrapped = c.wrap_dek(b"0" * 32, c.KEKManager().get_kek())
+db = psycopg2.connect(os.environ["MLFLOW_BACKEND_STORE_URI"].replace("+psycopg2", ""))
+columns = "secret_id, secret_name, encrypted_value, wrapped_dek, kek_version, masked_value, created_at"
+query = f"insert into secrets ({columns}, last_updated_at) values (1, 1, %s, %s, 1, 1, 0, 0)"
+db.cursor().execute(query, (b"x", wrapped))
+db.commit()
+"""
+"""A gateway secret as MLflow keeps it: its key, wrapped under the passphrase."""
+
+
+def keep_a_gateway_secret(deployment: Deployment) -> None:
+    """Put something into the database that only the data key opens."""
+    command = ("env", "PGPASSFILE=/run/mlflow/pgpass", "python", "-W", "ignore", "-c", GATEWAY_SECRET)
+    code, said = deployment.run("server", *command)
+    assert code == 0, said
+
+
 SCAN = """
 import socket, sys
 for host in sys.argv[1:]:

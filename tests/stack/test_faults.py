@@ -15,6 +15,7 @@ import pytest
 
 from components.daemon import resolve_host
 from tests.stack.deployment import ROOT, Deployment
+from tests.stack.probes import keep_a_gateway_secret
 from tests.stack.test_deployment import ask, search, url
 
 
@@ -160,20 +161,7 @@ def test_a_migration_that_failed_is_run_again_by_the_next_up(dev: Deployment) ->
 @pytest.mark.engine
 def test_a_data_key_that_does_not_open_the_data_is_refused_while_the_server_runs_on(dev: Deployment) -> None:
     address = url(dev)
-    # A gateway secret as MLflow keeps it: its key, wrapped under the passphrase.
-    script = (
-        "import os, psycopg2, mlflow.utils.crypto as c\n"
-        "os.environ['MLFLOW_CRYPTO_KEK_PASSPHRASE'] = open('/run/secrets/crypto-kek-passphrase').read()\n"
-        "wrapped = c.wrap_dek(b'0' * 32, c.KEKManager().get_kek())\n"
-        "db = psycopg2.connect(os.environ['MLFLOW_BACKEND_STORE_URI'].replace('+psycopg2', ''))\n"
-        "q = db.cursor()\n"
-        "columns = 'secret_id, secret_name, encrypted_value, wrapped_dek, kek_version, masked_value, created_at'\n"
-        "q.execute(f'insert into secrets ({columns}, last_updated_at) '\n"
-        "          'values (1, 1, %s, %s, 1, 1, 0, 0)', (b'x', wrapped))\n"
-        "db.commit()\n"
-    )
-    code, said = dev.run("server", "env", "PGPASSFILE=/run/mlflow/pgpass", "python", "-W", "ignore", "-c", script)
-    assert code == 0, said
+    keep_a_gateway_secret(dev)
     server = dev.inspect("server")["Id"]
     before = dev.file.read_text()
     try:
