@@ -5,7 +5,7 @@ export STACK YES CONFIRM ARGS SERVICE FROM DRY_RUN
 RUN := @sh operations/bootstrap.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help up preview down destroy status logs open url images env client doctor backup backups restore drill pin test docs lock
+.PHONY: help up preview down destroy status logs open url images env client password doctor backup backups restore drill pin test docs lock
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -43,6 +43,9 @@ env: ## exports for plain pulumi: eval "$(make -s env)"
 
 client: ## exports for MLflow's client: eval "$(make -s client)"
 	$(RUN) client
+
+password: ## print the password with which a client is let in, alone
+	$(RUN) password
 
 doctor: ## say what is wrong and what to type
 	$(RUN) doctor

@@ -11,6 +11,7 @@ from components.mlflow import Mlflow
 from components.networks import Networks
 from components.platform import Platform
 from components.postgres import Postgres
+from components.traefik import Traefik
 from config import StackConfig
 
 config = StackConfig.load()
@@ -25,7 +26,7 @@ preconditions.require(
 
 platform = Platform(
     docker_host=docker_host,
-    images=Images("images", config.images, stores=config.object_store.kinds, backed_up=config.backup.enabled),
+    images=Images("images", config.images, parts=config.parts),
     networks=Networks("networks", config.traefik, extra=config.extra_networks),
     protect_data=config.protect_data,
     backed_up=config.backup.enabled,
@@ -33,6 +34,7 @@ platform = Platform(
 postgres = Postgres("postgres", config.postgres, platform=platform, major=config.postgres_major)
 artifacts = Artifacts("artifacts", config.object_store, platform=platform).store
 mlflow = Mlflow("mlflow", config.server, platform=platform, database=postgres, artifacts=artifacts, route=config.route)
+Traefik("traefik", config.route, platform=platform, upstream=mlflow.upstream)
 backup = Backup("backup", config.backup, platform=platform, database=postgres, artifacts=artifacts, server=mlflow)
 
 pulumi.export("url", mlflow.url)

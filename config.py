@@ -8,17 +8,28 @@ from typing import Any, Self, get_args
 
 import pulumi
 from pydantic import Field, ValidationError
+from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
 from components import packaged
 from components.backup import TARGET_SECRET, BackupSettings
 from components.images import DEFAULTS, Image, ImagesSettings
-from components.mlflow import BASE_MB, JOBS_MB, MAX_OVERFLOW, POOL_SIZE, WORKER_MB, Route, ServerSettings
+from components.mlflow import BASE_MB, JOBS_MB, MAX_OVERFLOW, POOL_SIZE, WORKER_MB, ServerSettings
 from components.networks import ExtraNetwork
 from components.object_store import ObjectStoreSettings
 from components.postgres import PostgresSettings
+from components.route import (
+    BUNDLED_ONLY,
+    CERTIFICATE_SECRET,
+    DNS_SECRET,
+    EXISTING_ONLY,
+    KEY_SECRET,
+    SINGLE_SIGN_ON,
+    Authentication,
+    Route,
+    TraefikSettings,
+)
 from components.settings import NO_DIGEST, Hostname, Settings
-from components.traefik import TraefikSettings
 
 NAMESPACE = "mlflow"
 SECRETS = (
@@ -33,9 +44,15 @@ SECRETS = (
     "minioBackupPassword",
     "seaweedfsBackupPassword",
     "backupPassword",
+    "clientPassword",
+    "adminPassword",
+    "flaskSecretKey",
     TARGET_SECRET,
+    CERTIFICATE_SECRET,
+    KEY_SECRET,
+    DNS_SECRET,
 )
-"""Keys that are not settings: each overrides one generated credential, but for the last, which is somebody else's."""
+"""Keys that are not settings: each overrides a generated credential. The last four nobody can generate."""
 SPARE_CONNECTIONS = 25
 """For the migration, a person with psql, a backup, an exporter, and Postgres' own reserve of three."""
 SEAWEEDFS_MB = 1024
@@ -51,6 +68,14 @@ class StackConfig(Settings):
     hostname: Hostname | None = Field(
         default=None,
         description="The public name of the server. MLflow's allowed hosts and CORS origins follow from it.",
+    )
+    authentication: Authentication | None = Field(
+        default=None,
+        description="Who asks a person or a program who it is. `password`: Traefik, for one generated password. "
+        "`singleSignOn`: your Authelia or the like, for everybody; a client sends the user and password of that. "
+        "`singleSignOnAndPassword`: the same for browsers, and the generated password for clients. `mlflow`: MLflow "
+        "itself, with users and permissions of its own. `anonymous`: nobody. Without Traefik: `anonymous`, unless "
+        "told otherwise; with it, there is no default.",
     )
     protect_data: bool = Field(
         default=True,
@@ -115,12 +140,27 @@ class StackConfig(Settings):
     @property
     def route(self) -> Route:
         """The way in, as the server's component wants it."""
-        return Route(traefik=self.traefik, hostname=self.hostname)
+        return Route(
+            traefik=self.traefik,
+            hostname=self.hostname,
+            authentication=self.authentication or "anonymous",
+            server_port=self.server.port,
+            server_address=self.server.bind_address,
+        )
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What the stack consists of, beside what every stack has: object stores, a backup, a proxy."""
+        return (
+            *self.object_store.kinds,
+            *(["backup"] if self.backup.enabled else []),
+            *(["traefik"] if self.traefik.mode == "bundled" else []),
+        )
 
     @property
     def pulled_images(self) -> list[Image]:
         """Every image that must be on the host before anything is deployed."""
-        return self.images.pulled(self.object_store.kinds, backed_up=self.backup.enabled)
+        return self.images.pulled(self.parts)
 
     @property
     def extra_networks(self) -> set[ExtraNetwork]:
@@ -155,7 +195,7 @@ def _major(ref: str) -> int | None:
 
 def _contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
     """Yield what is wrong between sections: which sections were read, and the words."""
-    server, traefik = config.server, config.traefik
+    server = config.server
     needed = BASE_MB + WORKER_MB * server.workers + (JOBS_MB if server.jobs else 0)
     if server.memory_mb < needed:
         with_jobs = " and jobs" if server.jobs else ""
@@ -164,25 +204,19 @@ def _contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
             f"mlflow:server.memoryMb: must be at least {needed} for {server.workers} workers{with_jobs}, "
             f"got {server.memory_mb}; raise it, or lower mlflow:server.workers",
         )
-    connections = (POOL_SIZE + MAX_OVERFLOW) * server.workers + SPARE_CONNECTIONS
+    by_mlflow = config.route.by_mlflow
+    # The users are read through a pool of their own.
+    pools = 2 if by_mlflow else 1
+    connections = pools * (POOL_SIZE + MAX_OVERFLOW) * server.workers + SPARE_CONNECTIONS
     if config.postgres.max_connections < connections:
+        with_users = " with mlflow:authentication mlflow" if by_mlflow else ""
         yield (
-            {"server", "postgres"},
+            {"server", "postgres", "authentication"},
             f"mlflow:postgres.maxConnections: must be at least {connections} for mlflow:server.workers "
-            f"{server.workers}, got {config.postgres.max_connections}",
+            f"{server.workers}{with_users}, got {config.postgres.max_connections}",
         )
-    if traefik.mode == "existing" and config.hostname is None:
-        yield (
-            {"traefik", "hostname"},
-            "mlflow:hostname: is required when mlflow:traefik.mode is existing; type: "
-            "pulumi config set hostname mlflow.example.com",
-        )
-    if traefik.cert_resolver and not traefik.tls:
-        yield (
-            {"traefik"},
-            f"mlflow:traefik.certResolver: {traefik.cert_resolver!r} has no use while mlflow:traefik.tls is false; "
-            "set tls to true, or remove certResolver",
-        )
+    yield from _route_contradictions(config)
+    yield from _authentication_contradictions(config)
     postgres = config.images.postgres.ref
     if postgres != packaged.ref("postgres") and ((_major(postgres) or 0) < OLDEST_POSTGRES or "alpine" in postgres):
         yield (
@@ -205,6 +239,85 @@ def _contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
         )
     yield from _image_contradictions(config)
     yield from _ports_used_twice(config)
+
+
+def _route_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
+    traefik = config.traefik
+    if traefik.mode != "off" and config.hostname is None:
+        yield (
+            {"traefik", "hostname"},
+            f"mlflow:hostname: is required when mlflow:traefik.mode is {traefik.mode}; type: "
+            "pulumi config set hostname mlflow.example.com",
+        )
+    if traefik.cert_resolver and not traefik.tls:
+        yield (
+            {"traefik"},
+            f"mlflow:traefik.certResolver: {traefik.cert_resolver!r} has no use while mlflow:traefik.tls is false; "
+            "set tls to true, or remove certResolver",
+        )
+    if config.route.by_single_sign_on and not traefik.tls:
+        yield (
+            {"traefik", "authentication"},
+            "mlflow:traefik.tls: false does not go with mlflow:authentication "
+            f"{config.authentication}: a login page and its cookies need TLS",
+        )
+    if traefik.certificate == "acme" and not traefik.acme_email:
+        yield (
+            {"traefik"},
+            "mlflow:traefik.acmeEmail: is required for a certificate by acme; the token of Cloudflare's DNS goes into "
+            f"the config, too: pulumi config set --secret {DNS_SECRET}",
+        )
+    others = {"existing": BUNDLED_ONLY, "bundled": EXISTING_ONLY, "off": ()}[traefik.mode]
+    for name in others:
+        if name in traefik.model_fields_set:
+            yield (
+                {"traefik"},
+                f"mlflow:traefik.{to_camel(name)}: has no use while mlflow:traefik.mode is {traefik.mode}; remove it",
+            )
+
+
+def _authentication_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
+    """Yield what would leave a way in open that somebody believes closed, or nobody in."""
+    traefik, server, chosen = config.traefik, config.server, config.authentication
+    key = "mlflow:authentication"
+    if traefik.mode == "off":
+        if chosen not in (None, "anonymous", "mlflow"):
+            yield (
+                {"authentication", "traefik"},
+                f"{key}: {chosen} is asked for by Traefik, and mlflow:traefik.mode is off; use mlflow or anonymous",
+            )
+        return
+    if chosen is None:
+        yield (
+            {"authentication", "traefik"},
+            f"{key}: is required when mlflow:traefik.mode is {traefik.mode}: one of "
+            f"{', '.join(get_args(Authentication))}; docs/security.md#who-is-asked",
+        )
+    elif chosen in SINGLE_SIGN_ON and traefik.mode == "existing" and traefik.single_sign_on not in traefik.middlewares:
+        yield (
+            {"authentication", "traefik"},
+            f"mlflow:traefik.singleSignOn: must be one of mlflow:traefik.middlewares for {key} {chosen}: the one that "
+            f"asks who somebody is, such as authelia@docker; got {traefik.single_sign_on!r}",
+        )
+    elif chosen in SINGLE_SIGN_ON and traefik.mode == "bundled" and not traefik.forward_auth:
+        yield (
+            {"authentication", "traefik"},
+            f"mlflow:traefik.forwardAuth: is required for {key} {chosen}: whom to ask, such as "
+            "http://authelia:9091/api/authz/forward-auth",
+        )
+    elif chosen not in SINGLE_SIGN_ON and (unused := traefik.single_sign_on or traefik.forward_auth):
+        name = "singleSignOn" if traefik.single_sign_on else "forwardAuth"
+        yield (
+            {"authentication", "traefik"},
+            f"mlflow:traefik.{name}: {unused!r} has no use while {key} is {chosen}; remove it, or choose singleSignOn",
+        )
+    past_traefik = server.port and server.bind_address != "127.0.0.1"
+    if past_traefik and chosen not in ("anonymous", "mlflow"):
+        yield (
+            {"authentication", "traefik", "server"},
+            f"mlflow:server.port: would publish the server on {server.bind_address}, where nobody is asked who he is; "
+            "remove it, or mlflow:server.bindAddress",
+        )
 
 
 def _object_store_contradictions(store: ObjectStoreSettings) -> Iterator[tuple[set[str], str]]:
@@ -241,12 +354,14 @@ def _image_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]
 
 
 def _ports_used_twice(config: StackConfig) -> Iterator[tuple[set[str], str]]:
-    server = config.server
+    bundled = config.traefik.mode == "bundled"
     users: dict[int, str] = {}
     for key, port in (
-        ("server.port", config.route.published_port(server)),
+        ("server.port", config.route.published_port),
         ("postgres.port", config.postgres.port),
         ("objectStore.consolePort", config.object_store.console_port),
+        ("traefik.httpPort", config.traefik.http_port if bundled else None),
+        ("traefik.httpsPort", config.traefik.https_port if bundled else None),
     ):
         if port and port in users:
             yield (

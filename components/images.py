@@ -1,7 +1,7 @@
 """Every image that is deployed or built on, in one place."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +47,7 @@ DEFAULTS = {
         "digest": "sha256:cfc83108c3abb371f8fb84d99c1fdc88f8c237e022409b0081fb7c0a3be634dd",
     },
     "seaweedfs": {"ref": "docker.io/chrislusf/seaweedfs:4.48"},
+    "traefik": {"ref": "docker.io/library/traefik:v3.7.15"},
     "python": {"ref": "docker.io/library/python:3.13-slim-trixie"},
 }
 
@@ -81,6 +82,7 @@ class ImagesSettings(Settings):
         description="The job that makes MinIO's bucket and identities.",
     )
     seaweedfs: Image = Field(default=Image(**DEFAULTS["seaweedfs"]), description="The object store `seaweedfs`.")
+    traefik: Image = Field(default=Image(**DEFAULTS["traefik"]), description="The proxy, with `traefik.mode: bundled`.")
     python: Image = Field(default=Image(**DEFAULTS["python"]), description="What the MLflow image is built on.")
     mlflow: Image | None = Field(
         default=None,
@@ -112,31 +114,33 @@ class ImagesSettings(Settings):
             for key, value in values.items()
         }
 
-    def deployed(self, stores: Sequence[str], *, backed_up: bool) -> dict[str, Image]:
-        """Return every image that runs as it is, with these object stores, and with a backup or without."""
-        by_store = {
+    def deployed(self, parts: Collection[str]) -> dict[str, Image]:
+        """Return every image that runs as it is, in a stack of these parts (see `StackConfig.parts`)."""
+        by_part: dict[str, dict[str, Image | None]] = {
             "minio": {"minio": self.minio, "minio-client": self.minio_client},
             "seaweedfs": {"seaweedfs": self.seaweedfs},
+            "traefik": {"traefik": self.traefik},
+            "backup": {"backup": self.backup},
         }
-        images = {"postgres": self.postgres} | {key: image for kind in stores for key, image in by_store[kind].items()}
-        if backed_up and self.backup:
-            images["backup"] = self.backup
-        return images | ({"mlflow": self.mlflow} if self.mlflow else {})
+        wanted = {"postgres": self.postgres, "mlflow": self.mlflow}
+        for part in parts:
+            wanted |= by_part[part]
+        return {key: image for key, image in wanted.items() if image}
 
-    def built(self, *, backed_up: bool) -> dict[str, "Built"]:
-        """Return every image that is built by the program."""
+    def built(self, parts: Collection[str]) -> dict[str, "Built"]:
+        """Return every image that is built by the program, for a stack of these parts."""
         images = {}
         if self.mlflow is None:
             arguments = {"BASE_IMAGE": self.python.name, "BUILD_IMAGE": self.builder.name}
             images["mlflow"] = Built("server", CONTEXT, arguments)
-        if backed_up and self.backup is None:
+        if "backup" in parts and self.backup is None:
             images["backup"] = Built("backup", BACKUP_CONTEXT, {"BASE_IMAGE": self.postgres.name})
         return images
 
-    def pulled(self, stores: Sequence[str], *, backed_up: bool) -> list[Image]:
+    def pulled(self, parts: Collection[str]) -> list[Image]:
         """Return every image that must be on the host before anything is deployed."""
         built_on = [] if self.mlflow else [self.python, self.builder]
-        return list(dict.fromkeys([*self.deployed(stores, backed_up=backed_up).values(), *built_on]))
+        return list(dict.fromkeys([*self.deployed(parts).values(), *built_on]))
 
     @property
     def builder(self) -> Image:
@@ -157,15 +161,13 @@ class Images(pulumi.ComponentResource):
         name: str,
         settings: ImagesSettings,
         *,
-        stores: Sequence[str],
-        backed_up: bool,
+        parts: Collection[str],
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """Pull what runs as it is, of the object stores for `stores`, and build the rest."""
+        """Pull what runs as it is in a stack of these parts, and build the rest."""
         super().__init__("mlflow:components:Images", name, None, opts)
-        deployed = settings.deployed(stores, backed_up=backed_up)
-        self._ids = {key: self._pull(key, image) for key, image in deployed.items()}
-        for key, built in settings.built(backed_up=backed_up).items():
+        self._ids = {key: self._pull(key, image) for key, image in settings.deployed(parts).items()}
+        for key, built in settings.built(parts).items():
             self._ids[key] = self._build(key, built)
         self.register_outputs({**self._ids})
 
@@ -188,6 +190,11 @@ class Images(pulumi.ComponentResource):
     def seaweedfs(self) -> pulumi.Output[str]:
         """Id of SeaweedFS' image."""
         return self._ids["seaweedfs"]
+
+    @property
+    def traefik(self) -> pulumi.Output[str]:
+        """Id of Traefik's image; raises `KeyError` where none is deployed."""
+        return self._ids["traefik"]
 
     @property
     def mlflow(self) -> pulumi.Output[str]:

@@ -1,23 +1,26 @@
 """MLflow: the migration of its database, the tracking server."""
 
-from dataclasses import dataclass
-from typing import Literal
+import base64
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import pulumi
 import pulumi_docker as docker
 from pydantic import Field
 
-from components import names, traefik
+from components import names
 from components.credentials import Credential, fernet_key
 from components.object_store import CLIENT_ENVIRONMENT, ObjectStore
 from components.platform import Platform
 from components.postgres import Postgres
+from components.route import Route, labels
 from components.runtime import Files, HealthCheck, Job, Limits, Publish, Service, Workload, predecessor_gone
 from components.settings import Address, Cpus, Port, Settings
-from components.traefik import TraefikSettings
+from components.traefik import Upstream
 
 PORT = 5000
-DEFAULT_PUBLISHED_PORT = 5000
+ADMIN = "admin"
+"""The user of MLflow's own whose password is generated."""
 UID = 10001
 POOL_SIZE, MAX_OVERFLOW = 5, 10
 """Connections to Postgres of one worker: kept, and on top at most. SQLAlchemy's defaults, made explicit."""
@@ -44,33 +47,18 @@ class ServerSettings(Settings):
     bind_address: Address = Field(
         default="127.0.0.1",
         description="The host's address on which `port` is published. Anyone who reaches it can read and write "
-        "everything: there is no password in front of it.",
+        "everything, unless `mlflow:authentication` is `mlflow`: there is no other password in front of it.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Of MLflow's log.")
     jobs: bool = Field(
         default=False, description="Server-side jobs: judges, scorers, trace archival. Costs 1.3 GiB of memory."
     )
     telemetry: bool = Field(default=False, description="Whether MLflow may report its usage to its makers.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Route:
-    """How the server is reached: through Traefik by name, or on a port of the host."""
-
-    traefik: TraefikSettings
-    hostname: str | None
-
-    def published_port(self, settings: ServerSettings) -> int | None:
-        """Return the port of the host on which the server is published, if it is."""
-        return settings.port or (DEFAULT_PUBLISHED_PORT if self.traefik.mode == "off" else None)
-
-    def url(self, settings: ServerSettings) -> str:
-        """Return the URL that a browser shows. No trailing slash: it is the browser's Origin, too."""
-        if self.traefik.mode == "existing" and self.hostname:
-            return f"{'https' if self.traefik.tls else 'http'}://{self.hostname}"
-        loopback = settings.bind_address == "127.0.0.1"
-        host = "127.0.0.1" if loopback else self.hostname or settings.bind_address
-        return f"http://{host}:{self.published_port(settings)}"
+    default_permission: Literal["NO_PERMISSIONS", "READ", "USE", "EDIT", "MANAGE"] = Field(
+        default="READ",
+        description="With `mlflow:authentication: mlflow`: what a user may do with an experiment or a model of "
+        "somebody else, unless told otherwise there.",
+    )
 
 
 class Mlflow(pulumi.ComponentResource):
@@ -85,7 +73,7 @@ class Mlflow(pulumi.ComponentResource):
     service: Service
     """The server."""
     credentials: list[Credential]
-    """The keys of what MLflow encrypts in the database."""
+    """The keys of what MLflow encrypts in the database, and what its users are asked for."""
     data_keys: dict[str, pulumi.Output[str]]
     """The same as files: name to content. Secret."""
 
@@ -106,8 +94,14 @@ class Mlflow(pulumi.ComponentResource):
         stack = pulumi.get_stack()
         self.kek_passphrase = Credential("crypto-kek-passphrase", "cryptoKekPassphrase", kind="data key", parent=self)
         self.webhook_key = Credential("webhook-encryption-key", "webhookEncryptionKey", kind="data key", parent=self)
-        published = route.published_port(settings)
-        self.url = route.url(settings)
+        self.url = route.url
+        self._by_mlflow = route.by_mlflow
+        self._client_password = (
+            Credential("client-password", "clientPassword", parent=self) if route.by_password else None
+        )
+        # The administrator's password is the migration's to set: the server never learns it.
+        admin_password = Credential("admin-password", "adminPassword", parent=self) if route.by_mlflow else None
+        flask_key = Credential("flask-secret-key", "flaskSecretKey", parent=self) if route.by_mlflow else None
 
         image = platform.images.mlflow
         data_keys = self.data_keys = {
@@ -115,6 +109,8 @@ class Mlflow(pulumi.ComponentResource):
             "webhook-encryption-key": self.webhook_key.value.apply(fernet_key),
         }
         pgpass = {"pgpass": database.pgpass}
+        users: dict[str, pulumi.Input[str]] = {"auth.ini": _users(settings, database)} if route.by_mlflow else {}
+        environment = {"MLFLOW_BACKEND_STORE_URI": database.uri} | (_USERS_ENVIRONMENT if route.by_mlflow else {})
 
         def job(role: str, files: Files, after: pulumi.Output[docker.Container]) -> Job:
             return Job(
@@ -124,7 +120,7 @@ class Mlflow(pulumi.ComponentResource):
                     limits=Limits(memory_mb=768, cpus=1.0),
                     networks=[platform.networks.backend],
                     command=[role],
-                    env={"MLFLOW_BACKEND_STORE_URI": database.uri},
+                    env=environment,
                     files=[files],
                     tmpfs=_private_tmpfs(),
                 ),
@@ -134,14 +130,15 @@ class Mlflow(pulumi.ComponentResource):
             )
 
         def secrets(
-            consumer: str, contents: dict[str, pulumi.Output[str]], *after: pulumi.Output[docker.Container]
+            consumer: str, contents: Mapping[str, pulumi.Input[str]], *after: pulumi.Output[docker.Container]
         ) -> Files:
             return Files(f"{consumer}-secrets", "/run/secrets", contents, image=image, parent=self, after=after)
 
         # Alone and first: a key that does not open the data stops everything while the old server still runs. New
         # files for the others would end it, since the engine deletes a consumer before it replaces its writer.
         verified = job("verify-data-keys", secrets("verify-data-keys", pgpass | data_keys), database.service.ready)
-        migrate_secrets = secrets("migrate", pgpass, verified.done)
+        admin = {"admin-password": admin_password.value} if admin_password else {}
+        migrate_secrets = secrets("migrate", {**pgpass, **users, **admin}, verified.done)
         alone = predecessor_gone("server", image=image, once=migrate_secrets.writer, platform=platform)
         migrated = job("migrate", migrate_secrets, alone)
 
@@ -158,7 +155,8 @@ class Mlflow(pulumi.ComponentResource):
                 limits=Limits(memory_mb=settings.memory_mb, cpus=settings.cpus),
                 networks=[platform.networks.backend, platform.networks.edge],
                 command=["server"],
-                env=_environment(settings, database, artifacts)
+                env=environment
+                | _environment(settings, artifacts)
                 | {
                     "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(
                         allowed_hosts(names.physical(stack, "server"), route.hostname, settings.bind_address)
@@ -168,7 +166,13 @@ class Mlflow(pulumi.ComponentResource):
                 files=[
                     secrets(
                         "server",
-                        pgpass | data_keys | {"aws-credentials": artifacts.credentials_file},
+                        {
+                            **pgpass,
+                            **data_keys,
+                            "aws-credentials": artifacts.credentials_file,
+                            **users,
+                            **({"flask-secret-key": flask_key.value} if flask_key else {}),
+                        },
                         verified.done,
                         # Until the artifacts are where it will look for them, the old one shows where they were.
                         artifacts.ready,
@@ -176,12 +180,12 @@ class Mlflow(pulumi.ComponentResource):
                 ],
                 data={"/scratch": scratch.name},
                 tmpfs=_private_tmpfs(),
-                labels=traefik.labels(
-                    route.traefik,
-                    router=names.physical(stack, "server"),
-                    hostname=route.hostname,
+                labels=labels(
+                    route,
+                    name=names.physical(stack, "server"),
                     port=PORT,
                     network=platform.networks.edge_name,
+                    password=self._client_password,
                 ),
             ),
             HealthCheck(
@@ -193,16 +197,42 @@ class Mlflow(pulumi.ComponentResource):
             platform=platform,
             # Longer than the server's own limit for requests in flight, below.
             grace_s=GRACE_SECONDS + 10,
-            publish=[Publish(port=published, target=PORT, address=settings.bind_address)] if published else [],
+            publish=[
+                Publish(port=port, target=PORT, address=settings.bind_address)
+                for port in [route.published_port]
+                if port
+            ],
             after=[migrated.done, artifacts.ready],
             # A new image migrates the database, and never under the old server.
             replaced_with=[migrated.container],
             opts=child,
         )
-        self.credentials = [self.kek_passphrase, self.webhook_key]
+        asked_for = [self._client_password, admin_password, flask_key]
+        self.credentials = [self.kek_passphrase, self.webhook_key, *(entry for entry in asked_for if entry)]
         self.register_outputs({"url": self.url})
 
+    @property
+    def upstream(self) -> Upstream:
+        """The server as a proxy in front of it needs to know it."""
+        probe: dict[str, Any] = {"path": READINESS_PATH}
+        if self._by_mlflow:
+            # Nobody's name and password: that they are refused has been looked up in the database.
+            nobody = base64.b64encode(b"healthcheck:healthcheck").decode()
+            probe |= {"headers": {"Authorization": f"Basic {nobody}"}, "status": 401}
+        return Upstream(
+            name=self.service.host, port=PORT, ready=self.service.ready, probe=probe, password=self._client_password
+        )
 
+
+READINESS_PATH = "/api/2.0/mlflow/experiments/search?max_results=1"
+"""Needs the database, which `/health` does not. mlflow/healthcheck.py asks the same."""
+_USERS_ENVIRONMENT = {
+    "MLFLOW_AUTH_CONFIG_PATH": "/run/secrets/auth.ini",
+    # A route that nobody thought of is closed, and not open.
+    "MLFLOW_BASIC_AUTH_FAIL_CLOSED": "true",
+}
+AUTH_CACHE_SECONDS = 60
+"""How long a worker remembers a right password. Without it, each request costs 0.19 s of processor time."""
 GRACE_SECONDS = 20
 """How long a request in flight may take after a stop was asked for."""
 
@@ -215,9 +245,20 @@ def allowed_hosts(service: str, hostname: str | None, bind_address: str) -> list
     return [pattern for host in hosts if host for pattern in (host, f"{host}:*")]
 
 
-def _environment(settings: ServerSettings, database: Postgres, artifacts: ObjectStore) -> dict[str, str]:
+def _users(settings: ServerSettings, database: Postgres) -> str:
+    """Return the configuration of MLflow's own users. They are in its database, so a backup has them."""
+    lines = {
+        "default_permission": settings.default_permission,
+        "database_uri": database.uri,
+        "admin_username": ADMIN,
+        "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
+        "auth_cache_ttl_seconds": AUTH_CACHE_SECONDS,
+    }
+    return "[mlflow]\n" + "".join(f"{key} = {value}\n" for key, value in lines.items())
+
+
+def _environment(settings: ServerSettings, artifacts: ObjectStore) -> dict[str, str]:
     return CLIENT_ENVIRONMENT | {
-        "MLFLOW_BACKEND_STORE_URI": database.uri,
         "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{artifacts.bucket}/artifacts",
         "MLFLOW_S3_ENDPOINT_URL": artifacts.endpoint,
         "MLFLOW_HOST": "0.0.0.0",  # noqa: S104 - inside the container

@@ -47,6 +47,11 @@ def backup_volume(stack: str, folder: str | None = None) -> str:
     return physical(stack, f"backup-folder-{hashlib.sha256(folder.encode()).hexdigest()[:8]}")
 
 
+def certificates_volume(stack: str) -> str:
+    """Return the name of the volume of the bundled Traefik's certificates: `mlflow-prod-traefik-certificates`."""
+    return physical(stack, "traefik-certificates")
+
+
 def is_backup_volume(stack: str, volume: str) -> bool:
     """Whether `volume` holds the backups of a stack, which outlive it."""
     return volume == backup_volume(stack) or volume.startswith(physical(stack, "backup-folder-"))
@@ -61,6 +66,11 @@ def postgres_major(stack: str, volume: str) -> int | None:
     """Return the Postgres major whose data are in `volume`, or None if it is no such volume of this stack."""
     match = re.fullmatch(re.escape(physical(stack, "postgres-")) + r"(\d+)-data", volume)
     return int(match.group(1)) if match else None
+
+
+def outlives(stack: str, volume: str) -> bool:
+    """Whether `volume` outlives a stack that is stopped, for `make destroy` to delete."""
+    return is_data_volume(stack, volume) or volume == certificates_volume(stack)
 
 
 def is_data_volume(stack: str, volume: str) -> bool:

@@ -7,7 +7,7 @@ import pulumi
 import pulumi_docker as docker
 
 from components import names
-from components.traefik import TraefikSettings
+from components.route import TraefikSettings
 
 ExtraNetwork = Literal["access", "egress"]
 
@@ -49,6 +49,10 @@ class Networks(pulumi.ComponentResource):
     def backend_and(self, *, published: bool) -> list[pulumi.Output[str]]:
         """Return the networks of a data service, with a way to its published port if it has one."""
         return [self.backend, *([self._extra["access"]] if published else [])]
+
+    def edge_and(self, other: str | None) -> list[pulumi.Input[str]]:
+        """Return the networks of a proxy: where it meets the server, and an existing one, if it needs that."""
+        return [self.edge, *([other] if other else [])]
 
     def backend_and_out(self, *, outward: bool) -> list[pulumi.Output[str]]:
         """Return the networks of a service on the data network, with a way out if its target is outside."""

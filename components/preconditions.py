@@ -8,7 +8,7 @@ import pulumi
 from components import names, packaged
 from components.images import Image
 from components.object_store import ObjectStoreSettings
-from components.traefik import TraefikSettings
+from components.route import TraefikSettings
 
 if TYPE_CHECKING:
     from components.daemon import Daemon
@@ -31,6 +31,12 @@ def unmet(
         problems.append(
             f"mlflow:traefik.network: there is no Docker network {traefik.network!r}\n"
             f"    start your Traefik, which owns it, or type: docker network create {traefik.network}"
+        )
+    asked = traefik.forward_auth_network if traefik.mode == "bundled" else None
+    if asked and asked not in daemon.networks():
+        problems.append(
+            f"mlflow:traefik.forwardAuthNetwork: there is no Docker network {asked!r}\n"
+            f"    start what mlflow:traefik.forwardAuth names, or type: docker network create {asked}"
         )
     majors = {major for volume in daemon.volumes() if (major := names.postgres_major(stack, volume)) is not None}
     if majors and postgres_major not in majors:

@@ -29,6 +29,8 @@ def in_words(pattern: str, words: str) -> AfterValidator:
 
 
 Port = Annotated[int, Field(ge=1024, le=65535)]
+PublicPort = Annotated[int, Field(ge=1, le=65535)]
+"""One that others are to find, so it may be 443."""
 
 
 def _not_a_multiple_of_ten(value: float) -> float:
@@ -75,6 +77,10 @@ Middleware = Annotated[
         r"[A-Za-z0-9_-]+@[a-z]+",
         "must be <name>@<provider> as Traefik's dashboard shows it, such as authelia@docker",
     ),
+]
+Email = Annotated[str, in_words(r"[^@\s]+@[^@\s]+\.[^@\s]+", "must be an address for mail such as you@example.com")]
+HttpUrl = Annotated[
+    str, in_words(r"https?://[^\s/]+(/\S*)?", "must be a URL such as http://authelia:9091/api/authz/forward-auth")
 ]
 BackupTarget = Annotated[
     str,

@@ -1,58 +1,184 @@
-"""The labels by which an existing Traefik finds the server. Traefik itself is the operator's."""
+"""Traefik itself, for those who have none: reads its routes from a file, and never sees Docker's socket."""
 
-from typing import Literal
+import json
+from dataclasses import dataclass
+from typing import Any
 
 import pulumi
-from pydantic import Field
+import pulumi_docker as docker
 
-from components.settings import Middleware, NetworkName, Settings, TraefikName
+from components import names
+from components.credentials import Credential
+from components.platform import Platform
+from components.route import CERTIFICATE_SECRET, DNS_SECRET, KEY_SECRET, Route, TraefikSettings, hashed, routes
+from components.runtime import Files, HealthCheck, Limits, Publish, Service, Workload
 
-
-class TraefikSettings(Settings):
-    """What an operator may set under `mlflow:traefik`."""
-
-    mode: Literal["off", "existing"] = Field(
-        default="off",
-        description="`existing`: a Traefik on this host routes `mlflow:hostname` to the server. "
-        "`off`: nothing does; the server is published on a port of this host.",
-    )
-    network: NetworkName = Field(
-        default="shared-network", description="The existing Docker network that Traefik shares with what it routes to."
-    )
-    entry_point: TraefikName = Field(default="websecure", description="The entry point that the router listens on.")
-    tls: bool = Field(default=True, description="Whether the router ends TLS.")
-    cert_resolver: TraefikName | None = Field(
-        default=None, description="The certificate resolver of your Traefik. Needs `tls`."
-    )
-    middlewares: tuple[Middleware, ...] = Field(
-        default=(),
-        description="Middlewares of your Traefik, in the order in which a request passes them. "
-        "One that does not exist closes the route.",
-    )
+HTTP_PORT, HTTPS_PORT, PING_PORT = 8000, 8443, 8082
+"""Inside the container, where nobody needs a right to bind a low port."""
+UID = 65532
+CONFIG = "/run/config"
+USERS_FILE, CERTIFICATE_FILE, KEY_FILE, DNS_FILE = "users", "certificate.pem", "key.pem", "dns-token"
 
 
-def labels(
-    settings: TraefikSettings, *, router: str, hostname: str | None, port: int, network: pulumi.Input[str]
-) -> dict[str, pulumi.Input[str]]:
-    """Return the Traefik labels of a container.
+class Traefik(pulumi.ComponentResource):
+    """A Traefik of this stack's own, where the settings ask for one. Reads files; never sees Docker's socket.
 
-    `network` and the port are always told: Traefik picks one at random where a container has several. `/metrics` is
-    in no rule: it is open to whoever reaches it.
+    It has no dashboard and no API, and publishes the only ports of the stack that are open to others.
     """
-    if settings.mode == "off" or hostname is None:
-        return {"traefik.enable": "false"}
-    http = f"traefik.http.routers.{router}"
-    rendered: dict[str, pulumi.Input[str]] = {
-        "traefik.enable": "true",
-        "traefik.docker.network": network,
-        f"{http}.rule": f"Host(`{hostname}`) && !PathPrefix(`/metrics`)",
-        f"{http}.entrypoints": settings.entry_point,
-        f"{http}.service": router,
-        f"{http}.tls": str(settings.tls).lower(),
-        f"traefik.http.services.{router}.loadbalancer.server.port": str(port),
+
+    def __init__(
+        self,
+        name: str,
+        route: Route,
+        *,
+        platform: Platform,
+        upstream: "Upstream",
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        """Route to `upstream`, once that is ready."""
+        super().__init__("mlflow:components:Traefik", name, None, opts)
+        if route.traefik.mode == "bundled":
+            self._run(name, route, platform, upstream)
+        self.register_outputs({"url": route.url})
+
+    def _run(self, name: str, route: Route, platform: Platform, upstream: "Upstream") -> None:
+        child = pulumi.ResourceOptions(parent=self)
+        settings, image = route.traefik, platform.images.traefik
+        secrets = _secrets(settings, upstream.password)
+        secret_files = [Files(f"{name}-secrets", "/run/secrets", secrets, image=image, parent=self)] if secrets else []
+        data: dict[str, pulumi.Input[str]] = {}
+        env = {
+            "HOME": "/tmp",  # noqa: S108 - inside the container
+            # Collect garbage before the kernel kills.
+            "GOMEMLIMIT": f"{settings.memory_mb * 7 // 10}MiB",
+        }
+        user: str | None = f"{UID}:{UID}"
+        if settings.certificate == "acme":
+            # The image has no folder that a new volume could take its owner from. Root here has no capability.
+            user = "0:0"
+            env["CF_DNS_API_TOKEN_FILE"] = f"/run/secrets/{DNS_FILE}"
+            data["/certificates"] = docker.Volume(
+                f"{name}-certificates",
+                name=names.certificates_volume(pulumi.get_stack()),
+                # An authority gives out only so many certificates a week.
+                opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True),
+            ).name
+        Service(
+            name,
+            Workload(
+                image=image,
+                limits=Limits(memory_mb=settings.memory_mb, cpus=settings.cpus),
+                networks=platform.networks.edge_and(settings.forward_auth_network),
+                entrypoint=["traefik"],
+                command=[f"--configFile={CONFIG}/traefik.yml"],
+                env=env,
+                files=[
+                    *secret_files,
+                    Files(
+                        f"{name}-config",
+                        CONFIG,
+                        {
+                            # JSON is YAML.
+                            "traefik.yml": json.dumps(static(settings), indent=2) + "\n",
+                            "routes.yml": json.dumps(dynamic(route, upstream), indent=2) + "\n",
+                        },
+                        image=image,
+                        parent=self,
+                    ),
+                ],
+                data=data,
+                tmpfs={"/tmp": "size=16m,mode=1777"},  # noqa: S108 - inside the container
+                user=user,
+            ),
+            HealthCheck(command=["traefik", "healthcheck", f"--configFile={CONFIG}/traefik.yml"], start_period_s=30),
+            platform=platform,
+            # What is in flight may end: as long as the server gives it.
+            grace_s=30,
+            publish=[
+                Publish(port=settings.http_port, target=HTTP_PORT, address=settings.bind_address),
+                Publish(port=settings.https_port, target=HTTPS_PORT, address=settings.bind_address),
+            ],
+            after=[upstream.ready],
+            opts=child,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upstream:
+    """The server, as a proxy needs to know it."""
+
+    name: str
+    """Its name on the network, and of its router."""
+    port: int
+    ready: pulumi.Output[docker.Container]
+    probe: dict[str, Any]
+    """What Traefik asks it every few seconds, and expects, to leave it in: `path`, `status`, `headers`."""
+    password: Credential | None
+    """What Traefik asks clients for, if it does."""
+
+
+def _secrets(settings: TraefikSettings, password: Credential | None) -> dict[str, pulumi.Output[str]]:
+    config = pulumi.Config("mlflow")
+    files = {USERS_FILE: password.value.apply(lambda value: f"{hashed(value)}\n")} if password else {}
+    if settings.certificate == "own":
+        files[CERTIFICATE_FILE] = config.require_secret(CERTIFICATE_SECRET)
+        files[KEY_FILE] = config.require_secret(KEY_SECRET)
+    if settings.certificate == "acme":
+        files[DNS_FILE] = config.require_secret(DNS_SECRET)
+    return files
+
+
+def static(settings: TraefikSettings) -> dict[str, Any]:
+    """Return what Traefik reads once, when it starts."""
+    entry_points: dict[str, Any] = {
+        "web": {
+            "address": f":{HTTP_PORT}",
+            "http": {"redirections": {"entryPoint": {"to": f":{settings.https_port}", "scheme": "https"}}},
+        },
+        "websecure": {
+            "address": f":{HTTPS_PORT}",
+            "http": {"aliasHeadersStrategy": "delete"},
+            "transport": {
+                # Traefik's own 60 s cut an upload off.
+                "respondingTimeouts": {"readTimeout": f"{settings.upload_minutes}m"},
+                "lifeCycle": {"graceTimeOut": "25s"},
+            },
+        },
+        "ping": {"address": f"127.0.0.1:{PING_PORT}"},
     }
-    if settings.cert_resolver:
-        rendered[f"{http}.tls.certresolver"] = settings.cert_resolver
-    if settings.middlewares:
-        rendered[f"{http}.middlewares"] = ",".join(settings.middlewares)
-    return rendered
+    found: dict[str, Any] = {
+        "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
+        "log": {"level": "INFO", "format": "json"},
+        # Headers are left out of it, and passwords with them.
+        "accessLog": {"format": "json"},
+        "entryPoints": entry_points,
+        "ping": {"entryPoint": "ping"},
+        "providers": {"file": {"filename": f"{CONFIG}/routes.yml", "watch": False}},
+    }
+    if settings.certificate == "acme":
+        server = {"caServer": settings.acme_server} if settings.acme_server else {}
+        acme = {
+            "email": settings.acme_email,
+            "storage": "/certificates/acme.json",
+            "dnsChallenge": {"provider": "cloudflare"},
+        }
+        found["certificatesResolvers"] = {"acme": {"acme": acme | server}}
+    return found
+
+
+def dynamic(route: Route, upstream: Upstream) -> dict[str, Any]:
+    """Return the routes of the bundled Traefik, with its own health check of the server, and its certificate."""
+    found = routes(route, name=upstream.name, users={"usersFile": f"/run/secrets/{USERS_FILE}"})
+    found["http"]["services"] = {
+        upstream.name: {
+            "loadBalancer": {
+                "servers": [{"url": f"http://{upstream.name}:{upstream.port}"}],
+                "healthCheck": {"interval": "5s", "timeout": "4s", **upstream.probe},
+            }
+        }
+    }
+    found["tls"] = {"options": {"default": {"minVersion": "VersionTLS12"}}}
+    if route.traefik.certificate == "own":
+        pair = {"certFile": f"/run/secrets/{CERTIFICATE_FILE}", "keyFile": f"/run/secrets/{KEY_FILE}"}
+        found["tls"] |= {"certificates": [pair], "stores": {"default": {"defaultCertificate": pair}}}
+    return found

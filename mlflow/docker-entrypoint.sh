@@ -41,6 +41,19 @@ use_data_keys() {
     export MLFLOW_CRYPTO_KEK_PASSPHRASE MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY
 }
 
+# Where MLflow asks its users who they are, Flask signs their forms with a key.
+use_users() {
+    asks_users || return 0
+    require_secret auth.ini
+    require_secret flask-secret-key
+    MLFLOW_FLASK_SERVER_SECRET_KEY=$(<"$SECRETS/flask-secret-key")
+    export MLFLOW_FLASK_SERVER_SECRET_KEY
+}
+
+asks_users() {
+    [ -n "${MLFLOW_AUTH_CONFIG_PATH:-}" ]
+}
+
 # The exporter merges whatever files it finds, so those of an earlier start would be counted again.
 fresh_metrics_directory() {
     rm -rf "$PRIVATE/metrics"
@@ -60,14 +73,20 @@ _main() {
         use_pgpass
         use_object_store
         use_data_keys
+        use_users
         fresh_metrics_directory
         empty_scratch
-        exec mlflow server
+        asks_users || exec mlflow server
+        # The one option that has no variable.
+        exec mlflow server --app-name basic-auth
         ;;
     migrate)
         use_pgpass
         # The command takes its address from argv only; the password is not in it.
-        exec python /opt/mlflow-stack/locked.py migrate mlflow db upgrade "$MLFLOW_BACKEND_STORE_URI"
+        python /opt/mlflow-stack/locked.py migrate mlflow db upgrade "$MLFLOW_BACKEND_STORE_URI"
+        asks_users || return 0
+        require_secret admin-password
+        exec python /opt/mlflow-stack/locked.py migrate python /opt/mlflow-stack/set_admin_password.py
         ;;
     verify-data-keys)
         use_pgpass

@@ -20,6 +20,7 @@ VERBS = {
     "url": look.url,
     "env": look.env,
     "client": look.client,
+    "password": look.password,
     "doctor": look.doctor,
     "pin": pin.pin,
     "backup": backup.backup,

@@ -118,7 +118,7 @@ def restore(stack: Stack) -> None:
         )
     _start(stack)
     say(f"\n{stack.name} has been restored from backup {plan['id'][:8]}")
-    answer(stack.settings.route.url(stack.settings.server))
+    answer(stack.settings.route.url)
 
 
 def _refuse(stack: Stack, plan: dict[str, Any]) -> None:

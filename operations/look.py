@@ -1,6 +1,8 @@
 """Looking at a deployment: status, logs, where it is and how to use it."""
 
 import os
+import shlex
+import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -11,15 +13,16 @@ from typing import Any
 from docker.errors import NotFound
 
 from components import names
-from operations import backup, deploy, preflight
-from operations.checkout import Stack
+from components.mlflow import ADMIN
+from components.route import CLIENT_USER
+from operations import backup, deploy, edge, preflight, rehearse
+from operations.checkout import ROOT, Stack
 from operations.console import StopError, answer, say
 from operations.engine import chosen_backend, find_cli
 
 
 def _services(stack: Stack) -> list[str]:
-    settings = stack.settings
-    return ["server", "postgres", *settings.object_store.kinds, *(["backup"] if settings.backup.enabled else [])]
+    return ["server", "postgres", *stack.settings.parts]
 
 
 def _jobs(stack: Stack) -> list[str]:
@@ -39,6 +42,8 @@ def status(stack: Stack) -> None:
     volumes = sorted(volume for volume in stack.daemon.volumes() if names.is_data_volume(stack.name, volume))
     answer(f"  data: {', '.join(volumes) or 'none'}")
     answer(f"  version: {_version(stack)}")
+    route = stack.settings.route
+    answer(f"  way in: {route.url}, authentication: {route.authentication}")
     backed_up, at_risk = backup.described(stack)
     answer(f"  backup: {backed_up}")
     disk = preflight.disk_problem(stack.daemon)
@@ -143,10 +148,9 @@ def logs(stack: Stack) -> None:
 def images(stack: Stack) -> None:
     """Print every image that the stack runs, MLflow's own among them: docker save -o images.tar $(make -s images)."""
     settings = stack.settings
-    backed_up = settings.backup.enabled
-    for image in settings.images.deployed(settings.object_store.kinds, backed_up=backed_up).values():
+    for image in settings.images.deployed(settings.parts).values():
         answer(image.ref)
-    for built in settings.images.built(backed_up=backed_up).values():
+    for built in settings.images.built(settings.parts).values():
         answer(built.name)
 
 
@@ -158,7 +162,7 @@ def url(stack: Stack) -> None:
 def _url(stack: Stack) -> str:
     # The settings say it: no engine, no passphrase and no waiting.
     settings = stack.settings
-    return settings.route.url(settings.server)
+    return settings.route.url
 
 
 def open_browser(stack: Stack) -> None:
@@ -176,10 +180,64 @@ def env(stack: Stack) -> None:
         answer(f"export {key}='{value}'")
 
 
+def password(stack: Stack) -> None:
+    """Print the generated password with which a client is let in, and nothing else."""
+    route = stack.settings.route
+    if route.by_single_sign_on and not route.by_password:
+        raise StopError(
+            f"{stack.name} has no password of its own: a client sends the user and password of your single sign-on"
+        )
+    if not route.by_password and not route.by_mlflow:
+        raise StopError(f"{stack.name} asks nobody who he is (mlflow:authentication)")
+    key = "adminPassword" if route.by_mlflow else "clientPassword"
+    if key not in (known := _credentials(stack)):
+        raise StopError(
+            f"{stack.name} has no {key} yet: mlflow:authentication was changed, and not deployed\n"
+            f"  type: make up STACK={stack.name}"
+        )
+    answer(known[key])
+
+
+def _credentials(stack: Stack) -> dict[str, str]:
+    """Return every credential in clear, by its key; raise `StopError` where they cannot be had."""
+    if rehearse.owns(stack):
+        return rehearse.credentials(stack)
+    engine = deploy.engine_of(stack)
+    engine.select()
+    found: dict[str, str] = engine.outputs().get("credentials", {})
+    if not found:
+        raise StopError(f"{stack.name} is not deployed, so it has no password yet\n  type: make up STACK={stack.name}")
+    return found
+
+
+def _tell_who_is_asked(stack: Stack) -> None:
+    """Print what a client exports so that it is let in."""
+    route = stack.settings.route
+    if route.by_password or route.by_mlflow:
+        user = ADMIN if route.by_mlflow else CLIENT_USER
+        answer(f"export MLFLOW_TRACKING_USERNAME='{user}'")
+        # Fetched when it is evaluated: on a screen it would be anybody's.
+        answer(f'export MLFLOW_TRACKING_PASSWORD="$(make -s -C {shlex.quote(str(ROOT))} password STACK={stack.name})"')
+    elif route.by_single_sign_on:
+        answer("# and the user and password of your single sign-on:")
+        answer("# export MLFLOW_TRACKING_USERNAME=... MLFLOW_TRACKING_PASSWORD=...")
+    if _is_self_signed(stack):
+        answer("export MLFLOW_TRACKING_INSECURE_TLS='true'    # the certificate is self-signed")
+
+
+def _is_self_signed(stack: Stack) -> bool:
+    traefik = stack.settings.traefik
+    return traefik.mode == "bundled" and traefik.certificate == "selfSigned"
+
+
 def client(stack: Stack) -> None:
     """Print what a client exports: eval "$(make -s client)"."""
     address = _url(stack)
     answer(f"export MLFLOW_TRACKING_URI='{address}'")
+    if stack.settings.traefik.mode != "off":
+        # One guard more against a login page; older clients do not know it.
+        answer("export MLFLOW_ALLOW_HTTP_REDIRECTS='false'")
+    _tell_who_is_asked(stack)
     loopback = urllib.parse.urlsplit(address).hostname == "127.0.0.1"
     if loopback and urllib.request.getproxies() and not urllib.request.proxy_bypass("127.0.0.1"):
         # The client would ask the proxy for it, which has a loopback of its own.
@@ -188,10 +246,15 @@ def client(stack: Stack) -> None:
     answer("# pip install mlflow")
     answer("# python -c 'import mlflow; mlflow.log_metric(\"first\", 1)'")
     try:
-        opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if loopback else []))
-        with opener.open(f"{address}/health", timeout=5):
+        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})] if loopback else []
+        if _is_self_signed(stack):
+            handlers.append(urllib.request.HTTPSHandler(context=ssl._create_unverified_context()))  # noqa: S323, SLF001
+        with urllib.request.build_opener(*handlers).open(f"{address}/health", timeout=5):
             pass
     except (urllib.error.URLError, OSError) as error:
+        if getattr(error, "code", None) in (401, 403):
+            # Whoever asks for a password is there.
+            return
         reason = getattr(error, "reason", error)
         say(f"{address} does not answer from here ({reason}); type: make status STACK={stack.name}")
 
@@ -206,4 +269,9 @@ def doctor(stack: Stack) -> None:
     preflight.require_docker_as_it_is(stack)
     preflight.require_host(stack)
     status(stack)
+    found = edge.look(stack)
+    for note in found.notes:
+        answer(f"note: {note}")
+    if found.problems:
+        raise StopError("\n".join(found.problems))
     answer("nothing is wrong")

@@ -11,6 +11,7 @@ import yaml
 from pydantic.alias_generators import to_camel
 
 from components import names
+from config import NAMESPACE
 from operations import preflight
 from operations.checkout import ROOT, Stack, state_home
 from operations.console import StopError, require_name, say
@@ -36,6 +37,17 @@ def owns(stack: Stack) -> bool:
 
 def _passwords(stack: Stack) -> Passwords:
     return Passwords(state_home() / "rehearsal" / f"{stack.name}.json")
+
+
+def _generated(stack: Stack) -> dict[str, str]:
+    """Return the generated secrets by their keys in the config."""
+    return {to_camel(name.replace("-", "_")): value for name, value in _passwords(stack).read().items()}
+
+
+def credentials(stack: Stack) -> dict[str, str]:
+    """Return every secret in clear, by its key: the configured one, else the generated one."""
+    prefix = f"{NAMESPACE}:"
+    return {key: str(stack.values.get(f"{prefix}{key}", value)) for key, value in _generated(stack).items()}
 
 
 def up(stack: Stack, reason: str) -> None:
@@ -140,8 +152,9 @@ def destroy(stack: Stack) -> None:
     )
     with _alone(stack):
         Host(stack.daemon, stack.name, ROOT).prune()
-        for volume in doomed:
-            stack.daemon.api.remove_volume(volume)
+        for volume in stack.daemon.volumes():
+            if names.outlives(stack.name, volume):
+                stack.daemon.api.remove_volume(volume)
         # Its backups outlive it, and nothing else opens them.
         if not any(names.is_backup_volume(stack.name, volume) for volume in stack.daemon.volumes()):
             _passwords(stack).path.unlink()
@@ -161,7 +174,7 @@ def hand_over(engine: Engine) -> list[str]:
     if not owns(stack):
         return []
     say(f"{stack.name} was deployed by a rehearsal; handing it over to Pulumi")
-    secrets = {to_camel(name.replace("-", "_")): value for name, value in _passwords(stack).read().items()}
+    secrets = _generated(stack)
     configured = json.loads(engine.call("config", "--json", "--show-secrets"))
     known = {key.removeprefix("mlflow:"): entry.get("value") for key, entry in configured.items()}
     if other := [key for key, value in secrets.items() if known.get(key, value) != value]:

@@ -1,10 +1,16 @@
 """The program, run under mocks, as fixtures."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from tests.graph.mocked import Graph, HealthyDaemon, build, values_of
+
+
+def bundled(**traefik: object) -> dict[str, Any]:
+    """Prod's settings with a Traefik of its own, which asks for the generated password."""
+    return values_of("prod") | {"mlflow:authentication": "password", "mlflow:traefik": {"mode": "bundled", **traefik}}
 
 
 class WithArtifacts(HealthyDaemon):
@@ -15,10 +21,15 @@ class WithArtifacts(HealthyDaemon):
 
 
 @pytest.fixture(
-    scope="module", params=["dev", "staging", "prod", "dev with seaweedfs", "dev with minio from seaweedfs"]
+    scope="module",
+    params=["dev", "staging", "prod", "dev with seaweedfs", "dev with minio from seaweedfs", "prod, bundled"],
 )
 def graph(request: pytest.FixtureRequest) -> Graph:
     """The whole program, once for each stack that we ship, and once with the other object store."""
+    if request.param == "prod, bundled":
+        built = build("prod", values=bundled())
+        built.proxied = False
+        return built
     stack, _, stores = request.param.partition(" with ")
     if not stores:
         return build(stack)

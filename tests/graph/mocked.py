@@ -115,6 +115,13 @@ class Graph:
     store: str = "minio"
     source: str = ""
     """The store that is copied from, if there is one."""
+    proxied: bool = True
+    """Whether somebody else's Traefik routes to it, outside dev."""
+
+    @property
+    def bundled(self) -> bool:
+        """Whether it has a Traefik of its own."""
+        return not self.proxied
 
     @property
     def backed_up(self) -> bool:

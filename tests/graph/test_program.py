@@ -10,6 +10,7 @@ import pytest
 from pydantic.alias_generators import to_camel
 
 from components.daemon import State
+from tests.graph.conftest import bundled
 from tests.graph.mocked import (
     CONTAINER,
     ENVELOPE,
@@ -75,7 +76,8 @@ def test_every_image_is_taken_by_its_id(graph: Graph) -> None:
 
 
 def test_every_service_has_a_health_check_a_grace_period_and_comes_back(graph: Graph) -> None:
-    assert set(graph.services) == {"server", "postgres", *graph.stores, *(["backup"] if graph.backed_up else [])}
+    parts = [*graph.stores, *(["backup"] if graph.backed_up else []), *(["traefik"] if graph.bundled else [])]
+    assert set(graph.services) == {"server", "postgres", *parts}
     for name, service in graph.services.items():
         assert service.plain["healthcheck"]["tests"][0] == "CMD", name
         assert service.plain["restart"] == "always", name
@@ -140,13 +142,18 @@ def test_the_data_are_on_a_network_without_a_way_out(graph: Graph) -> None:
 
 
 def test_the_server_is_on_the_data_network_and_on_its_edge(graph: Graph) -> None:
-    edge = "edge-id" if graph.stack == "dev" else "shared-network"
+    edge = "edge-id" if graph.stack == "dev" or graph.bundled else "shared-network"
     assert graph.containers["server"].networks == ["backend-id", edge]
 
 
-def test_nothing_is_published_but_devs_server_on_loopback(graph: Graph) -> None:
+def test_nothing_is_published_but_devs_server_on_loopback_and_the_proxy(graph: Graph) -> None:
     published = {name: container.plain.get("ports", []) for name, container in graph.containers.items()}
     expected = [{"internal": 5000, "external": 5000, "ip": "127.0.0.1", "protocol": "tcp"}]
+    if graph.bundled:
+        assert [(port["external"], port["ip"]) for port in published.pop("traefik")] == [
+            (80, "0.0.0.0"),
+            (443, "0.0.0.0"),
+        ]
     for name, ports in published.items():
         assert ports == (expected if (graph.stack, name) == ("dev", "server") else []), name
 
@@ -169,14 +176,15 @@ def test_the_console_is_off_unless_it_is_published(program: Program) -> None:
 
 def test_traefik_always_learns_whether_and_how_to_route(graph: Graph) -> None:
     labels = graph.services["server"].labels
-    if graph.stack == "dev":
+    if graph.stack == "dev" or graph.bundled:
         assert labels["traefik.enable"] == "false"
         return
     router = f"traefik.http.routers.mlflow-{graph.stack}-server"
     assert labels["traefik.enable"] == "true"
     assert labels["traefik.docker.network"] == "shared-network"
-    assert labels[f"{router}.middlewares"] == "authelia@docker,secureHeaders@docker"
-    assert labels[f"{router}.tls.certresolver"] == "cloudflare"
+    for name in (router, f"{router}-pages"):
+        assert ",authelia@docker,secureHeaders@docker," in labels[f"{name}.middlewares"]
+        assert labels[f"{name}.tls.certResolver"] == "cloudflare"
 
 
 def test_allowed_hosts_and_origins_follow_from_the_hostname(graph: Graph) -> None:
@@ -194,7 +202,7 @@ def test_allowed_hosts_and_origins_follow_from_the_hostname(graph: Graph) -> Non
 def test_no_secret_is_anywhere_but_in_a_file(graph: Graph) -> None:
     passwords = [f"generated-{resource.name}" for resource in graph.of(PASSWORD)]
     # With a backup: one to read the database, one to read each store, and the key of the repository.
-    assert len(passwords) == 3 + 2 * len(graph.stores) + graph.backed_up * (2 + len(graph.stores))
+    assert len(passwords) == 3 + 2 * len(graph.stores) + graph.backed_up * (2 + len(graph.stores)) + graph.bundled
     for resource in graph.resources:
         everything = json.dumps(unwrapped(resource.inputs))
         clear = in_clear(resource.inputs)
@@ -207,7 +215,8 @@ def test_no_secret_is_anywhere_but_in_a_file(graph: Graph) -> None:
 def test_every_secret_reaches_a_file(graph: Graph) -> None:
     files = json.dumps([writer.plain["uploads"] for writer in graph.writers.values()])
     for resource in graph.of(PASSWORD):
-        if resource.name != "webhook-encryption-key":  # in base64
+        # One in base64, one as a hash.
+        if resource.name not in ("webhook-encryption-key", "client-password"):
             assert f"generated-{resource.name}" in files
 
 
@@ -324,6 +333,84 @@ def test_artifacts_are_copied_before_the_server_starts_on_a_new_object_store(pro
     assert (volumes["seaweedfs-data"].protect, volumes["minio-data"].protect) == (False, False)
     assert volumes["seaweedfs-data"].retainOnDelete
     assert volumes["minio-data"].retainOnDelete
+
+
+# --- the way in ----------------------------------------------------------------------------------------------------
+
+
+def uploaded(graph: Graph, writer: str, file: str) -> str:
+    """Return the content of a file that a container is given."""
+    uploads = graph.writers[f"{writer}-writer"].plain["uploads"]
+    return next(str(upload["content"]) for upload in uploads if upload["file"].endswith(f"/{file}"))
+
+
+def test_the_bundled_traefik_reads_files_and_starts_when_the_server_is_ready(program: Program) -> None:
+    graph = program("prod", values=bundled())
+    traefik = graph.services["traefik"]
+    assert traefik.networks == ["edge-id"]
+    assert depends(graph, "traefik", "server")
+    static = json.loads(uploaded(graph, "traefik-config", "traefik.yml"))
+    assert set(static["providers"]) == {"file"}
+    assert {"api", "metrics"}.isdisjoint(static)
+    points = static["entryPoints"]
+    assert points["websecure"]["transport"]["respondingTimeouts"] == {"readTimeout": "120m"}
+    assert points["websecure"]["http"] == {"aliasHeadersStrategy": "delete"}
+    assert points["ping"]["address"] == "127.0.0.1:8082"
+    routes = json.loads(uploaded(graph, "traefik-config", "routes.yml"))
+    balancer = routes["http"]["services"]["mlflow-prod-server"]["loadBalancer"]
+    assert balancer["servers"] == [{"url": "http://mlflow-prod-server:5000"}]
+    # As the server's own health check: a call that needs the database.
+    assert balancer["healthCheck"]["path"] == "/api/2.0/mlflow/experiments/search?max_results=1"
+    assert uploaded(graph, "traefik-secrets", "users").startswith("mlflow:{SHA}")
+
+
+def test_a_certificate_by_acme_is_kept_and_its_token_is_a_file(program: Program) -> None:
+    acme = bundled(certificate="acme", acmeEmail="ops@example.com")
+    graph = program("prod", values=acme, secrets={"acmeDnsToken": "token-of-cloudflare"})
+    traefik = graph.services["traefik"]
+    # The image has no folder for it that is somebody else's than root's.
+    assert traefik.plain["user"] == "0:0"
+    assert traefik.envs["CF_DNS_API_TOKEN_FILE"] == "/run/secrets/dns-token"
+    assert uploaded(graph, "traefik-secrets", "dns-token") == "token-of-cloudflare"
+    static = json.loads(uploaded(graph, "traefik-config", "traefik.yml"))
+    resolver = static["certificatesResolvers"]["acme"]["acme"]
+    assert resolver["dnsChallenge"] == {"provider": "cloudflare"}
+    volume = graph.named(VOLUME, "traefik-certificates")
+    assert volume.request.retainOnDelete
+    mounted = {entry["containerPath"]: entry["volumeName"] for entry in traefik.plain["volumes"]}
+    assert mounted["/certificates"] == volume.plain["name"] == "mlflow-prod-traefik-certificates"
+    assert resolver["storage"].startswith("/certificates/")
+
+
+def test_a_secret_that_nobody_can_generate_is_asked_for_by_its_name(program: Program) -> None:
+    with pytest.raises(pulumi.ConfigMissingError, match="acmeDnsToken"):
+        program("prod", values=bundled(certificate="acme", acmeEmail="ops@example.com"))
+
+
+def test_the_traefik_joins_the_network_of_the_single_sign_on(program: Program) -> None:
+    sso = {"forwardAuth": "http://authelia:9091/api/authz/forward-auth", "forwardAuthNetwork": "shared-network"}
+    values = bundled(**sso) | {"mlflow:authentication": "singleSignOn"}
+    graph = program("prod", values=values)
+    assert graph.services["traefik"].networks == ["edge-id", "shared-network"]
+    assert "client-password" not in [password.name for password in graph.of(PASSWORD)]
+
+
+def test_mlflows_own_users_are_configured_without_a_password_for_the_server(program: Program) -> None:
+    values = bundled() | {"mlflow:authentication": "mlflow", "mlflow:postgres": {"maxConnections": 200}}
+    graph = program("prod", values=values)
+    server, migrate = graph.services["server"], graph.jobs["migrate"]
+    for container in (server, migrate):
+        assert container.envs["MLFLOW_AUTH_CONFIG_PATH"] == "/run/secrets/auth.ini"
+    files = [upload["file"] for upload in graph.writers["server-secrets-writer"].plain["uploads"]]
+    assert "/run/secrets/flask-secret-key" in files
+    assert not [file for file in files if "admin" in file]
+    assert uploaded(graph, "migrate-secrets", "admin-password").startswith("generated-admin-password")
+    ini = uploaded(graph, "server-secrets", "auth.ini")
+    assert "auth_cache_ttl_seconds = 60" in ini
+    assert "postgresql+psycopg2://mlflow@mlflow-prod-postgres:5432/mlflow" in ini
+    routes = json.loads(uploaded(graph, "traefik-config", "routes.yml"))
+    probe = routes["http"]["services"]["mlflow-prod-server"]["loadBalancer"]["healthCheck"]
+    assert probe["status"] == 401
 
 
 # --- backup --------------------------------------------------------------------------------------------------------

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from components import names, traefik
+from components import names
 from components.credentials import fernet_key
 from components.images import context_digest
 from components.minio import policy
 from components.runtime import _cpus, _duration
-from components.traefik import TraefikSettings
 
 
 def test_a_data_volume_is_recognised_and_nothing_else_is() -> None:
@@ -34,31 +33,6 @@ def test_a_fernet_key_is_made_of_a_password_and_one_that_is_a_key_already_is_lef
     key = fernet_key("a" * 32)
     assert len(key) == 44
     assert fernet_key(key) == key
-
-
-def test_labels_of_an_existing_traefik_are_those_that_compose_users_know() -> None:
-    settings = TraefikSettings.model_validate(
-        {"mode": "existing", "certResolver": "cloudflare", "middlewares": ["authelia@docker", "secureHeaders@docker"]}
-    )
-    labels = traefik.labels(
-        settings, router="mlflow-prod-server", hostname="m.example.com", port=5000, network="shared-network"
-    )
-    assert labels == {
-        "traefik.enable": "true",
-        "traefik.docker.network": "shared-network",
-        "traefik.http.routers.mlflow-prod-server.rule": "Host(`m.example.com`) && !PathPrefix(`/metrics`)",
-        "traefik.http.routers.mlflow-prod-server.entrypoints": "websecure",
-        "traefik.http.routers.mlflow-prod-server.service": "mlflow-prod-server",
-        "traefik.http.routers.mlflow-prod-server.tls": "true",
-        "traefik.http.routers.mlflow-prod-server.tls.certresolver": "cloudflare",
-        "traefik.http.routers.mlflow-prod-server.middlewares": "authelia@docker,secureHeaders@docker",
-        "traefik.http.services.mlflow-prod-server.loadbalancer.server.port": "5000",
-    }
-
-
-def test_traefik_is_told_to_stay_away_where_it_is_off() -> None:
-    labels = traefik.labels(TraefikSettings(), router="r", hostname="m.example.com", port=5000, network="edge")
-    assert labels == {"traefik.enable": "false"}
 
 
 def test_the_policy_of_mlflow_names_its_bucket_and_no_other() -> None:

@@ -8,7 +8,7 @@ import pytest
 from components.daemon import Daemon
 from components.object_store import ObjectStoreSettings
 from components.preconditions import unmet
-from components.traefik import TraefikSettings
+from components.route import TraefikSettings
 
 MINIO, SEAWEEDFS = "mlflow-dev-minio-data", "mlflow-dev-seaweedfs-data"
 

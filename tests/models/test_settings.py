@@ -33,7 +33,9 @@ REFUSED = [
     ({"postgresPasswrd": "a"}, "mlflow:postgresPasswrd: no such setting; did you mean postgresPassword?"),
     (
         {"traefik": {"zzz": 1}},
-        "mlflow:traefik.zzz: no such setting; known here: certResolver, entryPoint, middlewares, mode, network, tls",
+        "mlflow:traefik.zzz: no such setting; known here: acmeEmail, acmeServer, bindAddress, certResolver, "
+        "certificate, cpus, entryPoint, forwardAuth, forwardAuthNetwork, httpPort, httpsPort, memoryMb, middlewares, "
+        "mode, network, singleSignOn, tls, uploadMinutes",
     ),
     ({"images": {"minio": {"tag": "x"}}}, "mlflow:images.minio.tag: no such setting; known here: digest, ref"),
     ({"server": {"workers": "many"}}, "mlflow:server.workers: must be a whole number, got 'many'"),
@@ -115,9 +117,109 @@ REFUSED = [
         "or remove certResolver",
     ),
     (
-        {"traefik": {"mode": "existing"}},
+        {"traefik": {"mode": "existing"}, "authentication": "anonymous"},
         "mlflow:hostname: is required when mlflow:traefik.mode is existing; type: "
         "pulumi config set hostname mlflow.example.com",
+    ),
+    (
+        {"traefik": {"mode": "bundled"}, "hostname": "m.example.com"},
+        "mlflow:authentication: is required when mlflow:traefik.mode is bundled: one of anonymous, password, "
+        "singleSignOn, singleSignOnAndPassword, mlflow; docs/security.md#who-is-asked",
+    ),
+    (
+        {"authentication": "password"},
+        "mlflow:authentication: password is asked for by Traefik, and mlflow:traefik.mode is off; use mlflow or "
+        "anonymous",
+    ),
+    (
+        {"traefik": {"mode": "existing"}, "hostname": "m.example.com", "authentication": "singleSignOn"},
+        "mlflow:traefik.singleSignOn: must be one of mlflow:traefik.middlewares for mlflow:authentication "
+        "singleSignOn: the one that asks who somebody is, such as authelia@docker; got None",
+    ),
+    (
+        {
+            "traefik": {"mode": "existing", "singleSignOn": "authelia@docker", "middlewares": ["authelia@file"]},
+            "hostname": "m.example.com",
+            "authentication": "singleSignOnAndPassword",
+        },
+        "mlflow:traefik.singleSignOn: must be one of mlflow:traefik.middlewares for mlflow:authentication "
+        "singleSignOnAndPassword: the one that asks who somebody is, such as authelia@docker; got 'authelia@docker'",
+    ),
+    (
+        {"traefik": {"mode": "bundled"}, "hostname": "m.example.com", "authentication": "singleSignOn"},
+        "mlflow:traefik.forwardAuth: is required for mlflow:authentication singleSignOn: whom to ask, such as "
+        "http://authelia:9091/api/authz/forward-auth",
+    ),
+    (
+        {
+            "traefik": {
+                "mode": "existing",
+                "singleSignOn": "authelia@docker",
+                "middlewares": ["authelia@docker"],
+                "tls": False,
+            },
+            "hostname": "m.example.com",
+            "authentication": "singleSignOn",
+        },
+        "mlflow:traefik.tls: false does not go with mlflow:authentication singleSignOn: a login page and its cookies "
+        "need TLS",
+    ),
+    (
+        {
+            "traefik": {"mode": "existing", "singleSignOn": "authelia@docker"},
+            "hostname": "m.example.com",
+            "authentication": "password",
+        },
+        "mlflow:traefik.singleSignOn: 'authelia@docker' has no use while mlflow:authentication is password; remove "
+        "it, or choose singleSignOn",
+    ),
+    (
+        {
+            "traefik": {"mode": "existing"},
+            "hostname": "m.example.com",
+            "authentication": "password",
+            "server": {"port": 5050, "bindAddress": "192.168.1.2"},
+        },
+        "mlflow:server.port: would publish the server on 192.168.1.2, where nobody is asked who he is; remove it, or "
+        "mlflow:server.bindAddress",
+    ),
+    (
+        {
+            "traefik": {"mode": "bundled", "middlewares": ["authelia@docker"]},
+            "hostname": "m.example.com",
+            "authentication": "password",
+        },
+        "mlflow:traefik.middlewares: has no use while mlflow:traefik.mode is bundled; remove it",
+    ),
+    (
+        {
+            "traefik": {"mode": "existing", "httpsPort": 8443},
+            "hostname": "m.example.com",
+            "authentication": "password",
+        },
+        "mlflow:traefik.httpsPort: has no use while mlflow:traefik.mode is existing; remove it",
+    ),
+    (
+        {
+            "traefik": {"mode": "bundled", "certificate": "acme"},
+            "hostname": "m.example.com",
+            "authentication": "password",
+        },
+        "mlflow:traefik.acmeEmail: is required for a certificate by acme; the token of Cloudflare's DNS goes into the "
+        "config, too: pulumi config set --secret acmeDnsToken",
+    ),
+    (
+        {
+            "traefik": {"mode": "bundled", "httpPort": 443},
+            "hostname": "m.example.com",
+            "authentication": "password",
+        },
+        "mlflow:traefik.httpsPort: port 443 is already used by mlflow:traefik.httpPort",
+    ),
+    (
+        {"authentication": "mlflow", "server": {"workers": 4, "memoryMb": 4096}},
+        "mlflow:postgres.maxConnections: must be at least 145 for mlflow:server.workers 4 with mlflow:authentication "
+        "mlflow, got 100",
     ),
     (
         {"postgres": {"port": 5000}},
@@ -185,7 +287,7 @@ def test_no_value_is_repeated_that_may_be_a_secret() -> None:
 
 
 def test_nothing_needs_to_be_set() -> None:
-    assert StackConfig.parse({}).route.published_port(StackConfig.parse({}).server) == 5000
+    assert StackConfig.parse({}).route.published_port == 5000
 
 
 @pytest.mark.parametrize("stack", STACKS)
@@ -198,8 +300,8 @@ def test_prod_is_protected_and_behind_traefik() -> None:
     assert prod.protect_data
     assert prod.traefik.network == "shared-network"
     assert prod.traefik.middlewares == ("authelia@docker", "secureHeaders@docker")
-    assert prod.route.published_port(prod.server) is None
-    assert prod.route.url(prod.server) == "https://mlflow.example.com"
+    assert prod.route.published_port is None
+    assert prod.route.url == "https://mlflow.example.com"
 
 
 def test_the_stack_files_we_ship_hold_no_secret() -> None:

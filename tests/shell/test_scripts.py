@@ -1,7 +1,10 @@
 """The shell scripts, one function at a time, with stand-ins for the programs that they call."""
 
 import os
+import socket
 import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -77,6 +80,67 @@ def test_the_server_gets_files_for_its_passwords_and_variables_for_its_data_keys
     assert "pg-secret" not in done.stdout
     assert "aws-secret" not in done.stdout
     assert sandbox.called() == ["mlflow server"]
+
+
+def test_a_server_with_users_of_its_own_has_a_key_for_their_forms_and_no_administrators_password(
+    sandbox: Sandbox,
+) -> None:
+    mlflow_secrets(sandbox)
+    sandbox.secret("auth.ini", "[mlflow]")
+    sandbox.program("mlflow", "env")
+    refused = sandbox.run("bash", str(ENTRYPOINT), "server", MLFLOW_AUTH_CONFIG_PATH="/run/secrets/auth.ini")
+    assert refused.returncode == 1
+    assert "flask-secret-key is missing or empty" in refused.stderr
+    sandbox.secret("flask-secret-key", "flask-secret")
+    sandbox.secret("admin-password", "admin-secret")
+    done = sandbox.run("bash", str(ENTRYPOINT), "server", MLFLOW_AUTH_CONFIG_PATH="/run/secrets/auth.ini")
+    assert done.returncode == 0, done.stderr
+    assert "MLFLOW_FLASK_SERVER_SECRET_KEY=flask-secret" in done.stdout
+    assert "admin-secret" not in done.stdout
+    assert sandbox.called() == ["mlflow server --app-name basic-auth"]
+
+
+def test_a_migration_sets_the_administrators_password_where_there_are_users_and_only_after_it(sandbox: Sandbox) -> None:
+    mlflow_secrets(sandbox)
+    sandbox.secret("admin-password", "admin-secret")
+    sandbox.program("python", 'case "$*" in *upgrade*) exit "${FAILS:-0}" ;; esac')
+    uri = {"MLFLOW_BACKEND_STORE_URI": "postgresql+psycopg2://db"}
+    locked = "python /opt/mlflow-stack/locked.py migrate"
+    upgrade, admin = f"{locked} mlflow db upgrade {uri['MLFLOW_BACKEND_STORE_URI']}", f"{locked} python"
+    assert sandbox.run("bash", str(ENTRYPOINT), "migrate", **uri).returncode == 0
+    assert sandbox.called() == [upgrade]
+    users = {"MLFLOW_AUTH_CONFIG_PATH": "/run/secrets/auth.ini"}
+    assert sandbox.run("bash", str(ENTRYPOINT), "migrate", **uri, **users, FAILS="3").returncode == 3
+    assert sandbox.called() == [upgrade, upgrade]
+    assert sandbox.run("bash", str(ENTRYPOINT), "migrate", **uri, **users).returncode == 0
+    assert sandbox.called()[3] == f"{admin} /opt/mlflow-stack/set_admin_password.py"
+
+
+@pytest.mark.parametrize(
+    ("answers", "users", "code"),
+    [(200, "", 0), (401, "", 1), (503, "", 1), (401, "x", 0), (200, "x", 1), (500, "x", 1)],
+)
+def test_the_health_check_takes_the_answer_that_the_database_gave(answers: int, users: str, code: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                asked.append(connection.recv(4096).decode())
+                connection.sendall(f"HTTP/1.0 {answers} x\r\n\r\n".encode())
+
+        asked: list[str] = []
+        thread = threading.Thread(target=answer)
+        thread.start()
+        script = (ROOT / "mlflow" / "healthcheck.py").read_text()
+        script = script.replace("PORT = 5000", f"PORT = {server.getsockname()[1]}")
+        command = [sys.executable, "-c", script]
+        environment = {**os.environ, "MLFLOW_AUTH_CONFIG_PATH": users}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        thread.join()
+    assert done.returncode == code, done.stderr
+    assert "GET /api/2.0/mlflow/experiments/search?max_results=1 " in asked[0]
+    assert "Authorization: Basic " in asked[0]
 
 
 def test_the_password_file_is_private_to_its_user(sandbox: Sandbox) -> None:

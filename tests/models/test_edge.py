@@ -1,0 +1,105 @@
+"""What `make doctor` knows of an operator's Traefik, and what it says of what answers at the door."""
+
+import io
+import tarfile
+from typing import Any, cast
+
+import pytest
+from docker.errors import NotFound
+
+from components.daemon import Daemon
+from config import StackConfig
+from operations.edge import seconds, static_configuration, verdict
+
+
+class Api:
+    """A daemon's, with the files of one container."""
+
+    def __init__(self, files: dict[str, str]) -> None:
+        self.files = files
+
+    def get_archive(self, _container: str, path: str) -> tuple[list[bytes], dict[str, Any]]:
+        if path not in self.files:
+            raise NotFound("no such file")
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            content = self.files[path].encode()
+            entry = tarfile.TarInfo(path.rpartition("/")[2])
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+        return [packed.getvalue()], {}
+
+
+class FakeDaemon:
+    def __init__(self, files: dict[str, str]) -> None:
+        self.api = Api(files)
+
+
+def a_proxy(*command: str, env: list[str] | None = None) -> dict[str, Any]:
+    return {"Id": "x", "Config": {"Entrypoint": ["/entrypoint.sh"], "Cmd": list(command), "Env": env}}
+
+
+def read(files: dict[str, str], proxy: dict[str, Any]) -> dict[str, str]:
+    return static_configuration(cast("Daemon", FakeDaemon(files)), proxy)
+
+
+YAML = "entryPoints: {websecure: {transport: {respondingTimeouts: {readTimeout: 12h}}}}"
+KEY = "entrypoints.websecure.transport.respondingtimeouts.readtimeout"
+
+
+@pytest.mark.parametrize(
+    ("files", "proxy"),
+    [
+        ({}, a_proxy("traefik", "--entryPoints.websecure.transport.respondingTimeouts.readTimeout=12h")),
+        ({}, a_proxy(env=["TRAEFIK_ENTRYPOINTS_WEBSECURE_TRANSPORT_RESPONDINGTIMEOUTS_READTIMEOUT=12h"])),
+        ({"/etc/traefik/traefik.yml": YAML}, a_proxy("traefik")),
+        (
+            {"/conf/t.toml": '[entryPoints.websecure.transport.respondingTimeouts]\nreadTimeout = "12h"\n'},
+            a_proxy("--configFile=/conf/t.toml"),
+        ),
+    ],
+    ids=["arguments", "variables", "yaml", "toml of its own name"],
+)
+def test_the_read_time_out_is_found_wherever_traefik_reads_it(files: dict[str, str], proxy: dict[str, Any]) -> None:
+    assert read(files, proxy)[KEY] == "12h"
+
+
+def test_a_file_alone_is_read_where_there_is_one_as_traefik_does() -> None:
+    files = {"/etc/traefik/traefik.yml": "entryPoints: {websecure: {address: ':443'}}"}
+    assert read(files, a_proxy(f"--{KEY}=12h", env=[f"TRAEFIK_{KEY.upper().replace('.', '_')}=12h"])) == {
+        "entrypoints.websecure.address": ":443"
+    }
+
+
+def test_a_file_that_is_not_yaml_is_no_failure() -> None:
+    assert read({"/etc/traefik/traefik.yml": "a: [b"}, a_proxy("--api")) == {"api": "true"}
+
+
+@pytest.mark.parametrize(
+    ("written", "found"), [("60", 60), ("0", 0), ("60s", 60), ("1m30s", 90), ("12h", 43200), ("500ms", 0.5), ("0s", 0)]
+)
+def test_a_duration_is_read_as_go_spells_it(written: str, found: float) -> None:
+    assert seconds(written) == found
+
+
+@pytest.mark.parametrize(
+    ("authentication", "status", "words"),
+    [
+        ("singleSignOn", 401, None),
+        ("mlflow", 401, None),
+        ("anonymous", 200, None),
+        ("singleSignOn", 200, "anybody is let in"),
+        ("singleSignOn", 302, "a client is redirected (HTTP 302), and would lose what it logs"),
+        ("password", 404, "Traefik knows no way to the server (HTTP 404)"),
+        ("password", 503, "Traefik knows no way to the server (HTTP 503)"),
+        ("anonymous", 401, "a client without credentials gets HTTP 401, and 200 is expected"),
+        ("password", 502, "a client without credentials gets HTTP 502, and 401 is expected"),
+    ],
+)
+def test_what_a_client_without_credentials_gets_is_judged(authentication: str, status: int, words: str | None) -> None:
+    traefik = {"mode": "existing"}
+    if authentication == "singleSignOn":
+        traefik = {"mode": "existing", "singleSignOn": "a@docker", "middlewares": ["a@docker"]}  # type: ignore[dict-item]
+    values = {"hostname": "m.example.com", "authentication": authentication, "traefik": traefik}
+    said = verdict(StackConfig.parse(values).route, status)
+    assert said is None if words is None else words in (said or "")

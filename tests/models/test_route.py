@@ -1,0 +1,170 @@
+"""The routes in Traefik's words: who is asked, who may be redirected, and that no way in is left beside them."""
+
+from typing import Any, cast
+
+import pulumi
+import pytest
+
+from components.route import SINGLE_SIGN_ON, Authentication, Route, hashed, labels, routes
+from config import StackConfig
+
+NAME = "mlflow-prod-server"
+EXISTING = {
+    "mode": "existing",
+    "certResolver": "cloudflare",
+    "middlewares": ["secureHeaders@docker"],
+}
+BUNDLED = {"mode": "bundled"}
+SSO: dict[str, dict[str, object]] = {
+    "existing": {"singleSignOn": "authelia@docker", "middlewares": ["authelia@docker", "secureHeaders@docker"]},
+    "bundled": {"forwardAuth": "http://authelia:9091/api/authz/forward-auth"},
+}
+ASK_FOR_SSO = {"authelia@docker", f"{NAME}-sso"}
+USERS = {"usersFile": "/run/secrets/users"}
+
+
+def a_route(traefik: dict[str, Any], authentication: str, **more: object) -> Route:
+    sso = SSO[traefik["mode"]] if authentication in SINGLE_SIGN_ON else {}
+    values = {"hostname": "m.example.com", "authentication": authentication, "traefik": traefik | sso} | more
+    return StackConfig.parse(values).route
+
+
+def made(traefik: dict[str, Any], authentication: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return routers and middlewares."""
+    http = routes(a_route(traefik, authentication), name=NAME, users=USERS)["http"]
+    return http["routers"], http["middlewares"]
+
+
+def rendered(traefik: dict[str, Any], authentication: str) -> dict[str, Any]:
+    found = labels(a_route(traefik, authentication), name=NAME, port=5000, network="shared-network", password=None)
+    return cast("dict[str, Any]", found)
+
+
+@pytest.mark.parametrize("traefik", [EXISTING, BUNDLED], ids=["existing", "bundled"])
+@pytest.mark.parametrize("authentication", ["password", "singleSignOn", "singleSignOnAndPassword"])
+def test_every_router_asks_who_somebody_is(traefik: dict[str, Any], authentication: Authentication) -> None:
+    routers, middlewares = made(traefik, authentication)
+    for name, router in routers.items():
+        asking = {f"{NAME}-password", *ASK_FOR_SSO} & set(router["middlewares"])
+        assert len(asking) == 1, (name, router)
+        for own in (entry for entry in router["middlewares"] if "@" not in entry):
+            assert own in middlewares, (name, own)
+
+
+EVERY = ["anonymous", "password", "mlflow", "singleSignOn", "singleSignOnAndPassword"]
+BOTH = pytest.mark.parametrize("traefik", [EXISTING, BUNDLED], ids=["existing", "bundled"])
+
+
+@BOTH
+@pytest.mark.parametrize("authentication", EVERY)
+def test_no_router_leads_to_what_is_nobodys_business(traefik: dict[str, Any], authentication: str) -> None:
+    for router in made(traefik, authentication)[0].values():
+        hidden = "!PathRegexp(`(?i)^(/|%2f)+metrics`) && !PathRegexp(`(?i)mlflow(/|%2f)+assistant`)"
+        assert router["rule"].startswith(f"Host(`m.example.com`) && {hidden}")
+
+
+@BOTH
+@pytest.mark.parametrize("authentication", EVERY)
+def test_only_a_page_that_a_browser_asks_for_may_be_redirected(traefik: dict[str, Any], authentication: str) -> None:
+    # Whatever is asked by whom: a middleware of an operator's may redirect, although the setting does not say so.
+    routers, middlewares = made(traefik, authentication)
+    pages = routers.pop(f"{NAME}-pages")
+    assert "Method(`GET`) && HeaderRegexp(`Accept`, `text/html`)" in pages["rule"]
+    for path in ("/api", "/ajax-api", "/graphql", "/get-artifact", "/model-versions/get-artifact", "/gateway", "/v1"):
+        assert f"!PathPrefix(`{path}`)" in pages["rule"]
+    assert pages["priority"] > routers[NAME]["priority"] >= 10_000
+    for router in routers.values():
+        assert router["middlewares"][:3] == [f"{NAME}-forged", f"{NAME}-no-redirect", f"{NAME}-script"]
+    assert middlewares[f"{NAME}-script"] == {
+        "headers": {"customRequestHeaders": {"X-Requested-With": "XMLHttpRequest"}}
+    }
+    net = middlewares[f"{NAME}-no-redirect"]["errors"]
+    # All but 304: a browser's own copy is current.
+    assert net["status"] == ["300-303", "305-399"]
+    assert set(net["statusRewrites"].values()) == {401}
+
+
+@BOTH
+@pytest.mark.parametrize("authentication", EVERY)
+def test_an_identity_that_a_client_claims_is_dropped_before_anything_else(
+    traefik: dict[str, Any], authentication: str
+) -> None:
+    routers, middlewares = made(traefik, authentication)
+    dropped = middlewares[f"{NAME}-forged"]["headers"]["customRequestHeaders"]
+    assert {"Remote-User", "Remote_User", "Remote-Groups"} <= set(dropped)
+    assert set(dropped.values()) == {""}
+    assert {router["middlewares"][0] for router in routers.values()} == {f"{NAME}-forged"}
+
+
+@BOTH
+@pytest.mark.parametrize("authentication", EVERY)
+def test_what_a_person_is_let_in_with_stays_with_traefik(traefik: dict[str, Any], authentication: str) -> None:
+    # Not so where MLflow is the one who asks.
+    routers, middlewares = made(traefik, authentication)
+    private = middlewares[f"{NAME}-private"]["headers"]["customRequestHeaders"]
+    assert private == {"Authorization": "", "Cookie": ""}
+    for router in routers.values():
+        assert (router["middlewares"][-1] == f"{NAME}-private") is (authentication != "mlflow")
+
+
+def test_clients_with_the_password_pass_the_single_sign_on_and_keep_the_rest() -> None:
+    routers, middlewares = made(EXISTING, "singleSignOnAndPassword")
+    clients = routers[f"{NAME}-clients"]
+    assert "HeaderRegexp(`Authorization`, `(?i)^basic `)" in clients["rule"]
+    assert clients["priority"] > max(routers[NAME]["priority"], routers[f"{NAME}-pages"]["priority"])
+    assert clients["middlewares"][3:] == [f"{NAME}-password", "secureHeaders@docker", f"{NAME}-private"]
+    assert middlewares[f"{NAME}-password"]["basicAuth"] == {**USERS, "realm": "MLflow"}
+
+
+def test_labels_of_an_existing_traefik_are_those_that_compose_users_know() -> None:
+    found = rendered(EXISTING, "mlflow")
+    router = f"traefik.http.routers.{NAME}"
+    ours = f"{NAME}-forged,{NAME}-no-redirect,{NAME}-script"
+    assert {key: value for key, value in found.items() if key.startswith((f"{router}.", "traefik.enable"))} == {
+        "traefik.enable": "true",
+        f"{router}.rule": "Host(`m.example.com`) && !PathRegexp(`(?i)^(/|%2f)+metrics`) && "
+        "!PathRegexp(`(?i)mlflow(/|%2f)+assistant`)",
+        f"{router}.priority": "10000",
+        f"{router}.entryPoints": "websecure",
+        f"{router}.service": NAME,
+        f"{router}.tls.certResolver": "cloudflare",
+        f"{router}.middlewares": f"{ours},secureHeaders@docker",
+    }
+    assert found["traefik.docker.network"] == "shared-network"
+    assert found[f"traefik.http.services.{NAME}.loadbalancer.server.port"] == "5000"
+    middlewares = "traefik.http.middlewares"
+    assert found[f"{middlewares}.{NAME}-forged.headers.customRequestHeaders.Remote-User"] == ""
+    assert found[f"{middlewares}.{NAME}-no-redirect.errors.status"] == "300-303,305-399"
+    assert found[f"{middlewares}.{NAME}-no-redirect.errors.statusRewrites.300-303"] == "401"
+
+
+def test_tls_without_a_resolver_is_a_label_of_its_own() -> None:
+    assert rendered({"mode": "existing"}, "anonymous")[f"traefik.http.routers.{NAME}.tls"] == "true"
+    assert rendered({"mode": "existing", "tls": False}, "anonymous")[f"traefik.http.routers.{NAME}.tls"] == "false"
+
+
+@pytest.mark.parametrize("traefik", [{"mode": "off"}, BUNDLED], ids=["off", "bundled"])
+def test_an_existing_traefik_is_told_to_stay_away_where_it_has_nothing_to_do(traefik: dict[str, Any]) -> None:
+    assert rendered(traefik, "anonymous") == {"traefik.enable": "false"}
+
+
+def test_a_password_that_somebody_could_guess_is_refused() -> None:
+    with pytest.raises(pulumi.RunError, match="mlflow:clientPassword: must have 32 characters or more"):
+        hashed("a-short-password")
+    # Of 32 times x, by openssl sha1 -binary | base64.
+    assert hashed("x" * 32) == "mlflow:{SHA}aAy0xexdG7+lkggdzJFeFbPNnT4="
+
+
+@pytest.mark.parametrize(
+    ("traefik", "more", "url"),
+    [
+        ({"mode": "off"}, {}, "http://127.0.0.1:5000"),
+        ({"mode": "off"}, {"server": {"port": 5050, "bindAddress": "0.0.0.0"}}, "http://m.example.com:5050"),
+        ({"mode": "existing"}, {}, "https://m.example.com"),
+        ({"mode": "existing", "tls": False}, {}, "http://m.example.com"),
+        (BUNDLED, {}, "https://m.example.com"),
+        (BUNDLED | {"httpsPort": 8443}, {}, "https://m.example.com:8443"),
+    ],
+)
+def test_the_url_is_what_a_browser_shows(traefik: dict[str, Any], more: dict[str, Any], url: str) -> None:
+    assert a_route(traefik, "anonymous", **more).url == url

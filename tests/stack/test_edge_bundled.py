@@ -1,0 +1,241 @@
+"""The way in by a Traefik of the stack's own: the same promises, and what is its own to keep."""
+
+import http.client
+import os
+import re
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components import names
+from tests.stack.deployment import Deployment, free_port
+from tests.stack.edge import (
+    ALICE,
+    COOKIE,
+    HOSTNAME,
+    PAGE,
+    SEARCH,
+    Door,
+    Edge,
+    a_certificate,
+    asked_to_log_in,
+    basic,
+    fails_at_the_first_call,
+    image,
+    let_in,
+    logs_a_run,
+    nobody_is_redirected,
+    nothing_hidden_is_shown,
+    reached,
+    single_sign_on,
+    until,
+    users_of_its_own,
+)
+from tests.stack.probes import CONNECT, from_network
+
+
+@pytest.fixture(scope="module")
+def bundled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
+    """A stack with a Traefik of its own, which asks for the generated password."""
+    deployment = Deployment(tmp_path_factory.mktemp("bundled"), "dev")
+    network = deployment.name("sso")
+    port = free_port()
+    deployment.set("hostname", HOSTNAME)
+    deployment.set("server", {"workers": 2, "memoryMb": 1024})
+    deployment.set("authentication", "password")
+    deployment.set(
+        "traefik", {"mode": "bundled", "bindAddress": "127.0.0.1", "httpPort": free_port(), "httpsPort": port}
+    )
+    deployment.use(deployment.any_store)
+    deployment.set("images.traefik", {"ref": image("traefik")})
+    deployment.api.create_network(network, labels={names.STACK_LABEL: deployment.stack})
+    try:
+        deployment.make("up")
+        edge = Edge(deployment, Door(port), network)
+        edge.opened()
+        yield edge
+    finally:
+        deployment.remove()
+
+
+def test_the_bundled_traefik_asks_for_the_generated_password(bundled: Edge) -> None:
+    door, password = bundled.door, bundled.password
+    for headers in ({}, PAGE, COOKIE, basic("mlflow", "wrong"), basic("admin", password)):
+        answer = door.ask("/", **headers)
+        assert answer.status == 401
+        assert answer.headers["WWW-Authenticate"] == 'Basic realm="MLflow"'
+    mine = basic("mlflow", password)
+    assert door.ask("/", **PAGE, **mine).status == 200
+    assert bundled.deployment.make("url").stdout.strip() == door.url
+    origin = {"Origin": door.url, "Content-Type": "application/json"}
+    search = "/ajax-api/2.0/mlflow/experiments/search"
+    assert door.ask(search, "POST", b'{"max_results": 1}', **origin, **mine).status == 200
+    fails_at_the_first_call(door)
+    logs_a_run(door, "mlflow", password)
+    nothing_hidden_is_shown(bundled, **mine)
+
+
+def test_the_bundled_traefik_is_hardened_and_shows_nothing_of_itself(bundled: Edge) -> None:
+    found = bundled.deployment.inspect("traefik")
+    assert found["Config"]["User"] == "65532:65532"
+    assert found["HostConfig"]["CapDrop"] == ["ALL"]
+    assert not any("docker.sock" in mount["Source"] for mount in found["Mounts"])
+    mine = basic("mlflow", bundled.password)
+    for path in ("/dashboard/", "/api/rawdata", "/ping"):
+        assert bundled.door.ask(path, **mine, Host="traefik").status == 404
+    networks = [*found["NetworkSettings"]["Networks"]]
+    assert networks == [bundled.deployment.name("edge")]
+    targets = [f"{bundled.deployment.name('traefik')}:{port}" for port in (8000, 8443, 8080, 8082, 80)]
+    said = from_network(bundled.deployment, networks[0], CONNECT, *targets).split()
+    assert said == ["open", "open", "closed", "closed", "closed"]
+
+
+def test_the_bundled_traefik_compresses_scripts_and_secures_pages(bundled: Edge) -> None:
+    mine = basic("mlflow", bundled.password)
+    page = bundled.door.ask("/", **PAGE, **mine)
+    assert page.headers["Strict-Transport-Security"] == "max-age=31536000"
+    assert page.headers["X-Frame-Options"] == "SAMEORIGIN"
+    script = re.search(rb'src="(?:\./|/)?(static-files/[^"]*main[^"]*\.js)"', page.body)
+    assert script, page.body
+    path = f"/{script[1].decode()}"
+    plain = bundled.door.ask(path, **mine)
+    packed = bundled.door.ask(path, **mine, **{"Accept-Encoding": "gzip"})
+    assert packed.headers["Content-Encoding"] == "gzip"
+    assert len(packed.body) < len(plain.body) / 2
+
+
+def test_plain_http_is_sent_on_to_the_port_with_tls(bundled: Edge) -> None:
+    port = bundled.deployment.values["mlflow:traefik"]["httpPort"]
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", "/x?y=z", headers={"Host": HOSTNAME})
+    answer = connection.getresponse()
+    assert (answer.status, answer.headers["Location"]) == (301, f"{bundled.door.url}/x?y=z")
+
+
+def test_an_upload_of_more_than_a_minute_arrives(bundled: Edge) -> None:
+    mine = basic("mlflow", bundled.password)
+    content = os.urandom(1 << 20)
+    path = "/api/2.0/mlflow-artifacts/artifacts/slow/artifact.bin"
+    assert bundled.door.ask(path, "PUT", content, 63, **mine).status == 200
+    assert bundled.door.ask(path, **mine).body == content
+
+
+def test_an_identity_that_a_client_claims_does_not_pass_the_bundled_traefik(bundled: Edge) -> None:
+    deployment, mine = bundled.deployment, basic("mlflow", bundled.password)
+    server = deployment.name("server")
+    edge = deployment.name("edge")
+    # In the server's place, under its name, one that tells what reaches it.
+    deployment.api.disconnect_container_from_network(server, edge)
+    try:
+        with single_sign_on(deployment, edge, alias=server, port=5000):
+            told = until_told(bundled, mine)
+    finally:
+        deployment.api.connect_container_to_network(server, edge)
+    bundled.opened()
+    assert told["x-control"] == "here"
+    assert not [name for name in told if name.startswith(("remote-", "remote_"))]
+    # The password is nothing that the server has to know, nor are the cookies of a whole domain.
+    assert not {"authorization", "cookie"} & set(told)
+
+
+def until_told(edge: Edge, mine: dict[str, str]) -> dict[str, str]:
+    claimed = {"Remote-User": "evil", "Remote_User": "evil", "rEmOtE_gRoUpS": "admins", "X-Control": "here"} | COOKIE
+
+    def tells() -> bool:
+        answer = edge.door.ask("/", **claimed, **mine)
+        return answer.status == 200 and b"x-control" in answer.body.lower()
+
+    until(tells)
+    return reached(edge.door.ask("/", **claimed, **mine))
+
+
+def test_the_bundled_traefik_takes_out_a_server_that_cannot_answer(bundled: Edge) -> None:
+    mine = basic("mlflow", bundled.password)
+    postgres = bundled.deployment.name("postgres")
+    bundled.deployment.api.pause(postgres)
+    try:
+        until(lambda: bundled.door.ask("/", **PAGE, **mine).status == 503, 60)
+    finally:
+        bundled.deployment.api.unpause(postgres)
+    until(lambda: bundled.door.ask("/", **PAGE, **mine).status == 200, 60)
+
+
+@pytest.mark.engine
+def test_a_second_plan_of_it_is_empty(bundled: Edge) -> None:
+    bundled.deployment.pulumi("preview", "--expect-no-changes")
+    bundled.deployment.pulumi("preview", "--expect-no-changes", "--refresh")
+
+
+def test_the_bundled_traefik_asks_a_single_sign_on(bundled: Edge) -> None:
+    with single_sign_on(bundled.deployment, bundled.network) as name:
+        sso = bundled_settings(bundled) | {
+            "forwardAuth": f"http://{name}:9091/api/authz/forward-auth",
+            "forwardAuthNetwork": bundled.network,
+        }
+        bundled.change("singleSignOn", **sso)
+        door = bundled.door
+        assert asked_to_log_in(door.ask("/", **PAGE))
+        let_in(bundled, **COOKIE)
+        nobody_is_redirected(door)
+        assert door.ask("/", **PAGE, **basic("alice", "wrong")).status == 401
+        fails_at_the_first_call(door)
+        logs_a_run(door, "alice", "alice-secret-password")
+        nothing_hidden_is_shown(bundled, **COOKIE)
+        bundled.change("singleSignOnAndPassword", **sso)
+        assert asked_to_log_in(door.ask("/", **PAGE))
+        let_in(bundled, **COOKIE)
+        nobody_is_redirected(door)
+        assert door.ask(SEARCH, **ALICE).status == 401
+        logs_a_run(door, "mlflow", bundled.password)
+
+
+def test_mlflows_own_users_are_asked_behind_the_bundled_traefik_and_their_password_follows(bundled: Edge) -> None:
+    bundled.change("mlflow", **bundled_settings(bundled))
+    users_of_its_own(bundled)
+    old = bundled.password
+    bundled.deployment.set("adminPassword", "another-password-of-the-admin")
+    bundled.deployment.make("up")
+    bundled.opened()
+    assert bundled.door.ask(SEARCH, **basic("admin", old)).status == 401
+    assert bundled.door.ask(SEARCH, **basic("admin", "another-password-of-the-admin")).status == 200
+    # And it is taken out where its database does not answer, although it would answer 401 to nobody all the same.
+    postgres = bundled.deployment.name("postgres")
+    bundled.deployment.api.pause(postgres)
+    try:
+        until(lambda: bundled.door.ask("/").status == 503, 60)
+    finally:
+        bundled.deployment.api.unpause(postgres)
+    bundled.opened()
+
+
+def bundled_settings(edge: Edge) -> dict[str, object]:
+    keys = ("mode", "bindAddress", "httpPort", "httpsPort")
+    return {key: edge.deployment.values["mlflow:traefik"][key] for key in keys}
+
+
+def test_certificates_by_acme_have_a_place_to_be_kept(bundled: Edge) -> None:
+    # An authority that does not answer is enough: Traefik opens its store before it asks.
+    acme = {"certificate": "acme", "acmeEmail": "ops@example.com", "acmeServer": "https://127.0.0.1:9/directory"}
+    bundled.deployment.set("acmeDnsToken", "no-token-of-cloudflare")
+    bundled.change("password", **bundled_settings(bundled), **acme)
+    log = bundled.deployment.make("logs", SERVICE="traefik").stdout
+    assert "permission denied" not in log
+    assert "nonexistent certificate resolver" not in log
+    assert bundled.deployment.inspect("traefik")["HostConfig"]["CapDrop"] == ["ALL"]
+
+
+def test_a_certificate_of_ones_own_is_shown(bundled: Edge, tmp_path: Path) -> None:
+    certificate, key = a_certificate(tmp_path)
+    bundled.deployment.set("tlsCertificate", certificate.read_text())
+    bundled.deployment.set("tlsKey", key.read_text())
+    bundled.change("password", **bundled_settings(bundled), certificate="own")
+    context = ssl.create_default_context(cafile=str(certificate))
+    with (
+        socket.create_connection(("127.0.0.1", bundled.door.port)) as plain,
+        context.wrap_socket(plain, server_hostname=HOSTNAME) as secured,
+    ):
+        assert secured.version() == "TLSv1.3"
+    assert "INSECURE" not in bundled.deployment.make("client").stdout

@@ -1,0 +1,238 @@
+"""The way in by an operator's own Traefik: who is asked, who is let in, what is never redirected, what is hidden."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from components import names
+from tests.stack.deployment import NO_DIGESTS, Deployment
+from tests.stack.edge import (
+    ALICE,
+    BESIDE,
+    COOKIE,
+    HOSTNAME,
+    PAGE,
+    SEARCH,
+    Edge,
+    asked_to_log_in,
+    basic,
+    fails_at_the_first_call,
+    image,
+    let_in,
+    logs_a_run,
+    nobody_is_redirected,
+    nothing_hidden_is_shown,
+    operators_traefik,
+    reached,
+    single_sign_on,
+    until,
+    users_of_its_own,
+)
+from tests.stack.probes import CONNECT, from_network
+from tests.stack.test_faults import refused
+
+
+def existing(edge: Edge, *middlewares: str) -> dict[str, object]:
+    return {"mode": "existing", "network": edge.network, "middlewares": list(middlewares)}
+
+
+@pytest.fixture(scope="module")
+def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
+    """Prod's settings behind an operator's Traefik and single sign-on, as `make up STACK=prod` deploys them."""
+    deployment = Deployment(tmp_path_factory.mktemp("edge"), "prod")
+    network = deployment.name("proxy")
+    deployment.set("traefik.network", network)
+    deployment.set("hostname", HOSTNAME)
+    deployment.set("images", NO_DIGESTS)
+    deployment.set("server", {"workers": 2, "memoryMb": 1024})
+    deployment.set("backup.enabled", value=False)
+    deployment.set("protectData", "false")
+    deployment.use(deployment.any_store)
+    deployment.api.create_network(network)
+    try:
+        with (
+            operators_traefik(deployment, network) as door,
+            single_sign_on(deployment, network),
+        ):
+            deployment.make("up")
+            edge = Edge(deployment, door, network)
+            edge.opened()
+            yield edge
+    finally:
+        deployment.remove()
+        deployment.api.remove_network(network)
+
+
+def test_a_browser_is_sent_to_log_in_and_then_let_in(proxied: Edge) -> None:
+    assert asked_to_log_in(proxied.door.ask("/", **PAGE))
+    let_in(proxied, **COOKIE)
+    assert proxied.door.ask("/", **PAGE, **basic("alice", "wrong")).status == 401
+
+
+def test_whatever_is_no_page_gets_401_and_no_login_page(proxied: Edge) -> None:
+    nobody_is_redirected(proxied.door)
+    # A page that is asked for by a form or a script is none that may be lost either.
+    assert proxied.door.ask("/", "POST", b"", **PAGE).status == 401
+    assert proxied.door.ask("/").status == 401
+
+
+def test_a_client_without_credentials_fails_loudly_and_with_those_of_the_single_sign_on_logs_a_run(
+    proxied: Edge,
+) -> None:
+    fails_at_the_first_call(proxied.door)
+    fails_at_the_first_call(proxied.door, MLFLOW_TRACKING_TOKEN="nonsense")
+    logs_a_run(proxied.door, "alice", "alice-secret-password")
+    assert "user and password of your single sign-on" in proxied.deployment.make("client").stdout
+    assert "has no password of its own" in refused(proxied.deployment, "password")
+
+
+def test_metrics_and_the_assistant_are_shown_inside_alone(proxied: Edge) -> None:
+    nothing_hidden_is_shown(proxied, **COOKIE)
+    inside = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1]).status)"
+    server = f"http://{proxied.deployment.name('server')}:5000/metrics"
+    assert from_network(proxied.deployment, proxied.deployment.name("backend"), inside, server).strip() == "200"
+
+
+def test_an_identity_that_a_client_claims_does_not_reach_the_server(proxied: Edge) -> None:
+    claimed = {"Remote-User": "evil", "Remote_User": "evil", "rEmOtE_gRoUpS": "admins", "Remote-Email": "e@evil"}
+    secrets = COOKIE | basic("alice", "alice-secret-password")
+    found = reached(proxied.door.ask("/", Host="echo.example.com", **{"X-Control": "here"}, **claimed, **secrets))
+    assert found["x-control"] == "here"
+    assert not {"authorization", "cookie"} & set(found)
+    assert not [name for name in found if name.startswith(("remote-", "remote_"))]
+
+
+def test_a_server_that_cannot_answer_is_taken_out_and_comes_back(proxied: Edge) -> None:
+    postgres = proxied.deployment.name("postgres")
+    proxied.deployment.api.pause(postgres)
+    try:
+        until(lambda: proxied.door.ask("/", **PAGE, **COOKIE).status == 404, 60)
+    finally:
+        proxied.deployment.api.unpause(postgres)
+    until(lambda: proxied.door.ask("/", **PAGE, **COOKIE).status == 200, 60)
+
+
+def test_a_neighbour_on_traefiks_network_reaches_the_server_and_on_one_of_its_own_nobody_does(proxied: Edge) -> None:
+    deployment = proxied.deployment
+    server = f"{deployment.name('server')}:5000"
+    assert from_network(deployment, proxied.network, CONNECT, server).split() == ["open"]
+    # What docs/security.md has: a network on which the two are alone. Neighbours stay on theirs.
+    alone = deployment.name("alone")
+    deployment.api.create_network(alone, labels={names.STACK_LABEL: deployment.stack})
+    deployment.api.connect_container_to_network(deployment.name("operators-traefik"), alone)
+    try:
+        deployment.set("traefik.network", alone)
+        deployment.make("up")
+        proxied.opened()
+        let_in(proxied, **COOKIE)
+        assert from_network(deployment, proxied.network, CONNECT, server).split() == ["closed"]
+    finally:
+        deployment.set("traefik.network", proxied.network)
+        deployment.make("up")
+        deployment.api.disconnect_container_from_network(deployment.name("operators-traefik"), alone)
+    proxied.opened()
+
+
+def test_the_doctor_looks_at_what_only_the_operators_traefik_can_have(proxied: Edge) -> None:
+    said = refused(proxied.deployment, "doctor")
+    assert "this host does not trust the certificate: self-signed certificate" in said
+    trusted = str(proxied.deployment.folder / "certificate.pem")
+    said = proxied.deployment.make("doctor", SSL_CERT_FILE=trusted).stdout
+    assert "nothing is wrong" in said
+    assert f"beside Traefik: {proxied.deployment.name('sso')}; they reach the server past it" in said
+    assert "http.aliasHeadersStrategy is not delete" in said
+    # Somebody's own label opens a way in beside ours: a knock tells.
+    with without_asking(proxied):
+        open_door = "anybody is let in, and mlflow:authentication is singleSignOn"
+        assert open_door in refused(proxied.deployment, "doctor", SSL_CERT_FILE=trusted)
+        # And whoever deploys does not have to think of asking.
+        assert open_door in refused(proxied.deployment)
+
+
+@contextmanager
+def without_asking(edge: Edge) -> Iterator[None]:
+    """Have a router of an operator's that leads to the server, and asks nobody."""
+    deployment = edge.deployment
+    router = "traefik.http.routers.open"
+    container = deployment.api.create_container(
+        image("python"),
+        command=["sleep", "600"],
+        labels={
+            BESIDE: deployment.stack,
+            "traefik.enable": "true",
+            f"{router}.rule": f"Host(`{HOSTNAME}`)",
+            f"{router}.priority": "20000",
+            f"{router}.tls": "true",
+            f"{router}.service": f"{deployment.name('server')}@docker",
+            # Without a port, Traefik takes none of a container's labels.
+            "traefik.http.services.open.loadbalancer.server.port": "80",
+        },
+        host_config=deployment.api.create_host_config(network_mode=edge.network),
+    )["Id"]
+    deployment.api.start(container)
+    try:
+        until(lambda: edge.door.ask(SEARCH).status == 200)
+        yield
+    finally:
+        deployment.api.remove_container(container, force=True)
+    until(lambda: edge.door.ask(SEARCH).status == 401)
+
+
+def test_a_single_sign_on_that_redirects_everybody_loses_no_artifact_either(proxied: Edge) -> None:
+    proxied.change("singleSignOn", **existing(proxied, "rude@docker"), singleSignOn="rude@docker")
+    assert asked_to_log_in(proxied.door.ask("/", **PAGE))
+    nobody_is_redirected(proxied.door)
+    fails_at_the_first_call(proxied.door)
+    # Nor does one that is there although nobody is to be asked.
+    proxied.deployment.set("authentication", "anonymous")
+    proxied.deployment.set("traefik", existing(proxied, "authelia@docker"))
+    proxied.deployment.make("up")
+    until(lambda: proxied.door.ask(SEARCH).status == 401)
+    nobody_is_redirected(proxied.door)
+    fails_at_the_first_call(proxied.door)
+
+
+@pytest.mark.engine
+def test_a_second_plan_with_an_empty_label_and_a_secret_one_is_empty(proxied: Edge) -> None:
+    proxied.change("password", **existing(proxied, "secureHeaders@docker"))
+    proxied.deployment.pulumi("preview", "--expect-no-changes")
+    proxied.deployment.pulumi("preview", "--expect-no-changes", "--refresh")
+    assert proxied.door.ask("/", **PAGE).status == 401
+    let_in(proxied, **basic("mlflow", proxied.password))
+
+
+def test_a_missing_middleware_closes_the_route(proxied: Edge) -> None:
+    missing = existing(proxied, "authelia@docker", "secureheaders@docker")
+    with pytest.raises(AssertionError, match="it did not come true"):
+        proxied.change("singleSignOn", **missing, singleSignOn="authelia@docker")
+    for headers in ({}, PAGE, COOKIE, ALICE):
+        assert proxied.door.ask("/", **headers).status == 404
+    said = refused(proxied.deployment, "doctor")
+    assert "secureheaders@docker" in said
+    assert "did you mean secureHeaders@docker?" in said
+
+
+def test_clients_with_a_password_of_their_own_pass_the_single_sign_on(proxied: Edge) -> None:
+    middlewares = existing(proxied, "authelia@docker", "secureHeaders@docker")
+    proxied.change("singleSignOnAndPassword", **middlewares, singleSignOn="authelia@docker")
+    door, password = proxied.door, proxied.password
+    assert re.fullmatch(r"\w{32}", password)
+    assert asked_to_log_in(door.ask("/", **PAGE))
+    let_in(proxied, **COOKIE)
+    nobody_is_redirected(door)
+    nobody_is_redirected(door, **basic("mlflow", "wrong"))
+    # The credentials of the single sign-on are not those of a client, nor the other way round.
+    assert door.ask(SEARCH, **ALICE).status == 401
+    logs_a_run(door, "mlflow", password)
+    fails_at_the_first_call(door)
+    nothing_hidden_is_shown(proxied, **basic("mlflow", password))
+    client = proxied.deployment.make("client").stdout
+    assert "MLFLOW_TRACKING_USERNAME='mlflow'" in client
+    assert password not in client
+
+
+def test_mlflows_own_users_are_asked_by_mlflow(proxied: Edge) -> None:
+    proxied.change("mlflow", **existing(proxied, "secureHeaders@docker"))
+    users_of_its_own(proxied)
