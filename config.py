@@ -3,7 +3,7 @@
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Self, get_args
 
 import pulumi
@@ -98,9 +98,11 @@ class StackConfig(Settings):
         try:
             return cls.parse(
                 {
-                    key.removeprefix(prefix): _decoded(value)
+                    # Of a secret, that it is there is enough.
+                    name: "" if name in SECRETS else _decoded(value)
                     for key, value in values.items()
-                    if key.startswith(prefix) and key.removeprefix(prefix) not in SECRETS
+                    if key.startswith(prefix)
+                    for name in [key.removeprefix(prefix)]
                 },
                 hidden=[key.removeprefix(prefix) for key in hidden],
             )
@@ -126,6 +128,7 @@ class StackConfig(Settings):
             # What can be read is still checked against the rest, so that one round is enough.
             config = cls.model_validate({key: value for key, value in given.items() if key not in broken})
         problems += [words for sections, words in _contradictions(config) if not broken.intersection(sections)]
+        problems += [words for sections, words in _missing_secrets(config, values) if not broken.intersection(sections)]
         if problems:
             raise InvalidSettingsError(problems)
         return config
@@ -234,8 +237,7 @@ def _contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
     if config.backup.where == "s3" and not config.backup.access_key_id:
         yield (
             {"backup"},
-            "mlflow:backup.accessKeyId: is required for an S3 target; its secret key goes into the config, too: "
-            f"pulumi config set --secret {TARGET_SECRET}",
+            "mlflow:backup.accessKeyId: is required for the S3 target of mlflow:backup",
         )
     yield from _image_contradictions(config)
     yield from _ports_used_twice(config)
@@ -264,8 +266,7 @@ def _route_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]
     if traefik.certificate == "acme" and not traefik.acme_email:
         yield (
             {"traefik"},
-            "mlflow:traefik.acmeEmail: is required for a certificate by acme; the token of Cloudflare's DNS goes into "
-            f"the config, too: pulumi config set --secret {DNS_SECRET}",
+            "mlflow:traefik.acmeEmail: is required for mlflow:traefik.certificate acme: whom the authority writes to",
         )
     others = {"existing": BUNDLED_ONLY, "bundled": EXISTING_ONLY, "off": ()}[traefik.mode]
     for name in others:
@@ -317,6 +318,21 @@ def _authentication_contradictions(config: StackConfig) -> Iterator[tuple[set[st
             {"authentication", "traefik", "server"},
             f"mlflow:server.port: would publish the server on {server.bind_address}, where nobody is asked who he is; "
             "remove it, or mlflow:server.bindAddress",
+        )
+
+
+def _missing_secrets(config: StackConfig, given: Collection[str]) -> Iterator[tuple[set[str], str]]:
+    """Yield which secrets are wanted that nobody can generate, and are not in the stack's file."""
+    wanted = {"own": (CERTIFICATE_SECRET, KEY_SECRET), "acme": (DNS_SECRET,)}.get(config.traefik.certificate, ())
+    why = f"mlflow:traefik.certificate {config.traefik.certificate}"
+    for key in wanted if config.traefik.mode == "bundled" else ():
+        if key not in given:
+            yield {"traefik"}, f"mlflow:{key}: is required for {why}; type: pulumi config set --secret {key}"
+    if config.backup.leaves and TARGET_SECRET not in given:
+        yield (
+            {"backup"},
+            f"mlflow:{TARGET_SECRET}: is required for the S3 target of mlflow:backup; type: "
+            f"pulumi config set --secret {TARGET_SECRET}",
         )
 
 

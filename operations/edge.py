@@ -24,7 +24,7 @@ from components.daemon import Daemon
 from components.mlflow import READINESS_PATH
 from components.route import Route
 from operations.checkout import Stack
-from operations.console import StopError
+from operations.console import StopError, say
 
 OLDEST = (3, 4)
 """Knows `statusRewrites`. An older one drops all of a container's labels where it does not know one of them."""
@@ -67,12 +67,15 @@ def require_closed(stack: Stack) -> None:
     route = stack.settings.route
     for door in _doors(stack):
         status = _once_routed(door, stack.settings.hostname or "")
+        if status in NO_ROUTE:
+            say(f"warning: {route.url} leads nowhere yet (HTTP {status}); make doctor STACK={stack.name} says why")
         if (status == http.HTTPStatus.OK or is_redirect(status)) and (problem := verdict(route, status)):
             raise StopError(f"{route.url}: {problem}\n  the deployment is there, and its door is not closed")
 
 
 def _once_routed(door: "Door", hostname: str) -> int:
-    """Return what a client without credentials gets once there is a route; 503 where there is none in time."""
+    """Return what a client without credentials gets once there is a route; 404 or 503 where there is none in time."""
+    status: int = http.HTTPStatus.SERVICE_UNAVAILABLE
     deadline = time.monotonic() + ROUTED_SECONDS
     while time.monotonic() < deadline:
         try:
@@ -81,7 +84,7 @@ def _once_routed(door: "Door", hostname: str) -> int:
         except (OSError, http.client.HTTPException):
             pass
         time.sleep(0.5)
-    return http.HTTPStatus.SERVICE_UNAVAILABLE
+    return status
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,9 @@ def _doors(stack: Stack) -> list[Door]:
     doors = []
     for proxy in filter(_is_traefik, _attached(daemon, settings.network)):
         listening = _entry_point(static_configuration(daemon, proxy), settings.entry_point).get("address", ":443")
-        port = int(str(listening).partition("/")[0].rpartition(":")[2])
-        doors += [Door(address, port, settings.tls) for address in [_address(proxy, settings.network)] if address]
+        port = re.search(r":(\d+)(/|$)", listening)
+        if port and (found := _address(proxy, settings.network)):
+            doors.append(Door(found, int(port[1]), settings.tls))
     return doors
 
 

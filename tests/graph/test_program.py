@@ -382,8 +382,8 @@ def test_a_certificate_by_acme_is_kept_and_its_token_is_a_file(program: Program)
     assert resolver["storage"].startswith("/certificates/")
 
 
-def test_a_secret_that_nobody_can_generate_is_asked_for_by_its_name(program: Program) -> None:
-    with pytest.raises(pulumi.ConfigMissingError, match="acmeDnsToken"):
+def test_a_secret_that_nobody_can_generate_is_asked_for_before_any_resource(program: Program) -> None:
+    with pytest.raises(pulumi.RunError, match="mlflow:acmeDnsToken: is required for"):
         program("prod", values=bundled(certificate="acme", acmeEmail="ops@example.com"))
 
 

@@ -204,9 +204,23 @@ REFUSED = [
             "traefik": {"mode": "bundled", "certificate": "acme"},
             "hostname": "m.example.com",
             "authentication": "password",
+            "acmeDnsToken": "x",
         },
-        "mlflow:traefik.acmeEmail: is required for a certificate by acme; the token of Cloudflare's DNS goes into the "
-        "config, too: pulumi config set --secret acmeDnsToken",
+        "mlflow:traefik.acmeEmail: is required for mlflow:traefik.certificate acme: whom the authority writes to",
+    ),
+    (
+        {
+            "traefik": {"mode": "bundled", "certificate": "own"},
+            "hostname": "m.example.com",
+            "authentication": "password",
+            "tlsCertificate": {"secure": "x"},
+        },
+        "mlflow:tlsKey: is required for mlflow:traefik.certificate own; type: pulumi config set --secret tlsKey",
+    ),
+    (
+        {"backup": {"enabled": True, "target": "s3:https://s3.example.com/b/p", "accessKeyId": "x"}},
+        "mlflow:backupTargetSecretKey: is required for the S3 target of mlflow:backup; type: pulumi config set "
+        "--secret backupTargetSecretKey",
     ),
     (
         {
