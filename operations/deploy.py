@@ -88,8 +88,11 @@ def preview(stack: Stack) -> None:
     stack.settings  # noqa: B018 - as in up
     engine = engine_of(stack)
     engine.select()
-    if engine.show("preview"):
-        raise StopError(f"the plan of {stack.name} could not be made; the reason is above")
+    # Where nothing is protected, somebody tries something out. An image from a file has no digest to ask for.
+    settings = stack.settings
+    ruled = (settings.protect_data or stack.name == preflight.UNATTENDED) and not settings.images.archive
+    if engine.show("preview", *(["--policy-pack", str(ROOT / "policy")] if ruled else [])):
+        raise StopError(f"the plan of {stack.name} could not be made, or breaks a rule of policy/; the reason is above")
 
 
 def down(stack: Stack) -> None:

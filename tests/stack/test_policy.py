@@ -1,0 +1,89 @@
+"""The policy pack on the real engine: ours is accepted, every bad program refused in the words of its rule."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from policy.rules import CONTAINER, IMAGE
+from tests.policy.test_policy import BAD, GOOD, PINNED
+from tests.stack.deployment import ROOT, Deployment
+
+PROGRAM = """
+import json, pathlib, pulumi, pulumi_docker as docker
+for number, (kind, props) in enumerate(json.loads(pathlib.Path("bad.json").read_text())):
+    make = {"Container": docker.Container, "RemoteImage": docker.RemoteImage, "Volume": docker.Volume}[kind]
+    make(f"x{number}", **props)
+"""
+SNAKE = {
+    "securityOpts": "security_opts",
+    "readOnly": "read_only",
+    "memorySwap": "memory_swap",
+    "logOpts": "log_opts",
+    "destroyGraceSeconds": "destroy_grace_seconds",
+    "networkMode": "network_mode",
+    "pidMode": "pid_mode",
+}
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("name", ["dev", "staging", "prod"])
+def test_what_we_ship_is_accepted(name: str, tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, name, stack=name)
+    if name != "dev":
+        images = PINNED["mlflow:images"]
+        deployment.set("images", {key: images[key] for key in ("postgres", "python")})
+    said = deployment.make("preview")
+    assert "✅ mlflow-on-docker" in said.stdout
+
+
+@pytest.mark.engine
+def test_a_plan_that_breaks_a_rule_is_none(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, "prod", stack="prod")
+    done = deployment.make("preview", ok=False)
+    assert done.returncode != 0
+    assert "pinned-images" in done.stdout
+    assert "docker.io/library/postgres:18.6 has no digest" in done.stdout
+    assert "breaks a rule of policy/" in done.stderr
+
+
+@pytest.mark.engine
+def test_every_bad_program_is_refused_by_its_rule(tmp_path: Path) -> None:
+    project, state = tmp_path / "project", tmp_path / "state"
+    for folder in (project, state):
+        folder.mkdir()
+    runtime = {"name": "python", "options": {"toolchain": "pip", "virtualenv": str(ROOT / ".venv")}}
+    (project / "Pulumi.yaml").write_text(json.dumps({"name": "mlflow", "runtime": runtime}))
+    (project / "__main__.py").write_text(PROGRAM)
+    resources: list[tuple[str, dict[str, object]]] = []
+    for _, kind, props, _ in BAD:
+        wanted = (GOOD if kind == CONTAINER else {}) | props
+        if kind == CONTAINER:
+            wanted |= {"name": f"x{len(resources)}"}
+        for key in ("volumes", "mounts", "ports", "devices", "healthcheck", "capabilities"):
+            # Nested arguments keep the provider's spelling in a dictionary.
+            if isinstance(wanted.get(key), list):
+                wanted[key] = [{_snake(name): value for name, value in entry.items()} for entry in wanted[key]]
+        resources.append((kind.rpartition(":")[2], {_snake(key): value for key, value in wanted.items()}))
+    (project / "bad.json").write_text(json.dumps(resources))
+    environment = {
+        **os.environ,
+        "PULUMI_BACKEND_URL": state.as_uri(),
+        "PULUMI_CONFIG_PASSPHRASE": "x",
+        "PULUMI_SKIP_UPDATE_CHECK": "true",
+    }
+    init = ["pulumi", "stack", "init", "prod", "--non-interactive"]
+    subprocess.run(init, cwd=project, env=environment, check=True, capture_output=True)
+    preview = ["pulumi", "preview", "--stack", "prod", "--non-interactive", "--policy-pack", str(ROOT / "policy")]
+    done = subprocess.run(preview, cwd=project, env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode != 0
+    said = done.stdout + done.stderr
+    for rule, kind, _, words in BAD:
+        assert words in said, f"{rule}: {words}\n{said}"
+        assert kind == IMAGE or rule in said
+
+
+def _snake(name: str) -> str:
+    return SNAKE.get(name) or "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
