@@ -85,11 +85,10 @@ def engine_of(stack: Stack) -> Engine:
 
 def preview(stack: Stack) -> None:
     """Show what `up` would change. Asks the Docker daemon nothing."""
-    stack.settings  # noqa: B018 - as in up
+    settings = stack.settings
     engine = engine_of(stack)
     engine.select()
     # Where nothing is protected, somebody tries something out. An image from a file has no digest to ask for.
-    settings = stack.settings
     ruled = (settings.protect_data or stack.name == preflight.UNATTENDED) and not settings.images.archive
     if engine.show("preview", *(["--policy-pack", str(ROOT / "policy")] if ruled else [])):
         raise StopError(f"the plan of {stack.name} could not be made, or breaks a rule of policy/; the reason is above")
