@@ -19,9 +19,11 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import yaml
 
+from components import names
 from operations.checkout import ROOT, Stack, config_home, state_home
 from operations.console import StopError, say
 
@@ -142,6 +144,21 @@ def passphrase_path(stack: Stack) -> Path:
     return config_home() / f"{stack.name}.passphrase"
 
 
+def drop_broken_attributes(folder: Path | None, stack: str) -> None:
+    """Remove what a file backend notes beside a stack's state, where a killed `up` left half of it.
+
+    Pulumi would not read the state, which is whole, and say "failed to load checkpoint: EOF". It needs no such note.
+    """
+    note = (folder or Path()) / "stacks" / names.PROJECT / f"{stack}.json.attrs"
+    if folder is None or not note.exists():
+        return
+    try:
+        json.loads(note.read_text())
+    except ValueError:
+        say("an earlier run was killed while it wrote its state; the state is whole, its note is removed")
+        note.unlink(missing_ok=True)
+
+
 class NoEngineError(StopError):
     """There is no Pulumi CLI here, and none could be downloaded."""
 
@@ -241,6 +258,7 @@ class Engine:
 
         Raises `StopError` where the passphrase is wrong.
         """
+        drop_broken_attributes(self.state_folder, self.stack.name)
         # Shown to nobody: it is what asks for the passphrase, and says whether there is such a stack.
         asked = self._quietly("config", "--json", "--show-secrets")
         if "no stack named" in asked.stderr:
@@ -250,6 +268,13 @@ class Engine:
         if asked.returncode:
             raise StopError(self._explained(asked.stderr.strip()))
         return False
+
+    @property
+    def state_folder(self) -> Path | None:
+        """Where a file backend keeps everything, or None where the backend is another."""
+        address = chosen_backend() or self.environment["PULUMI_BACKEND_URL"]
+        url = urlsplit(address.replace("~", str(Path.home()), 1))
+        return Path(unquote(url.path)) / ".pulumi" if url.scheme == "file" else None
 
     def outputs(self) -> dict[str, Any]:
         """Return the stack's outputs, secrets in clear: never print them."""

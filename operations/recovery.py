@@ -5,13 +5,12 @@ import socket
 import subprocess
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from docker.errors import NotFound
 
 from components import names
 from operations.console import StopError, say
-from operations.engine import Engine, chosen_backend
+from operations.engine import Engine
 
 CONTAINER = "docker:index/container:Container"
 NETWORK = "docker:index/network:Network"
@@ -33,10 +32,9 @@ def recover(engine: Engine) -> None:
 
 def _clear_stale_locks(engine: Engine) -> None:
     """Cancel a lock whose owner, on this machine, is gone. Only a file backend tells who that is."""
-    backend = urlsplit((chosen_backend() or engine.environment["PULUMI_BACKEND_URL"]).replace("~", str(Path.home()), 1))
-    if backend.scheme != "file":
+    if engine.state_folder is None:
         return
-    folder = Path(unquote(backend.path)) / ".pulumi" / "locks" / "organization" / names.PROJECT / engine.stack.name
+    folder = engine.state_folder / "locks" / "organization" / names.PROJECT / engine.stack.name
     for path in folder.glob("*.json"):
         try:
             lock = json.loads(path.read_text())

@@ -717,3 +717,19 @@ def test_a_port_in_use_is_seen() -> None:
         port = holder.getsockname()[1]
         assert preflight._bound("127.0.0.1", port)
     assert not preflight._bound("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(
+    ("content", "left"), [("", False), ('{"user.cont', False), ('{"user.content_type": "x"}', True)]
+)
+def test_half_a_note_beside_the_state_is_removed_and_a_whole_one_stays(
+    tmp_path: Path, content: str, left: bool
+) -> None:
+    folder = tmp_path / "stacks" / "mlflow"
+    folder.mkdir(parents=True)
+    state, note = folder / "dev.json", folder / "dev.json.attrs"
+    state.write_text("{}")
+    note.write_text(content)
+    engine.drop_broken_attributes(tmp_path, "dev")
+    assert (state.exists(), note.exists()) == (True, left)
+    engine.drop_broken_attributes(None, "dev")

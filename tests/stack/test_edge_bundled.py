@@ -112,6 +112,7 @@ def test_plain_http_is_sent_on_to_the_port_with_tls(bundled: Edge) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     connection.request("GET", "/x?y=z", headers={"Host": HOSTNAME})
     answer = connection.getresponse()
+    connection.close()
     assert (answer.status, answer.headers["Location"]) == (301, f"{bundled.door.url}/x?y=z")
 
 

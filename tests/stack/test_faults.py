@@ -159,6 +159,15 @@ def test_a_migration_that_failed_is_run_again_by_the_next_up(dev: Deployment) ->
 
 
 @pytest.mark.engine
+def test_a_state_that_was_being_written_when_its_up_was_killed_is_read(dev: Deployment) -> None:
+    notes = list((dev.folder / "state" / ".pulumi" / "stacks" / "mlflow").glob(f"{dev.stack}.json.attrs"))
+    assert len(notes) == 1
+    notes[0].write_text("")
+    assert "failed to load checkpoint: EOF" in dev.pulumi("stack", "export", ok=False).stderr
+    works(dev)
+
+
+@pytest.mark.engine
 def test_a_data_key_that_does_not_open_the_data_is_refused_while_the_server_runs_on(dev: Deployment) -> None:
     address = url(dev)
     keep_a_gateway_secret(dev)
