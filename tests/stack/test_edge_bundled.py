@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from components import names
 from tests.stack.deployment import Deployment, free_port
 from tests.stack.edge import (
     ALICE,
@@ -51,7 +50,7 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     )
     deployment.use(deployment.any_store)
     deployment.set("images.traefik", {"ref": image("traefik")})
-    deployment.api.create_network(network, labels={names.STACK_LABEL: deployment.stack})
+    deployment.api.create_network(network)
     try:
         deployment.make("up")
         edge = Edge(deployment, Door(port), network)
@@ -59,6 +58,7 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
         yield edge
     finally:
         deployment.remove()
+        deployment.api.remove_network(network)
 
 
 def test_the_bundled_traefik_asks_for_the_generated_password(bundled: Edge) -> None:

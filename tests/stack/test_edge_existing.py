@@ -6,7 +6,6 @@ from contextlib import contextmanager
 
 import pytest
 
-from components import names
 from tests.stack.deployment import NO_DIGESTS, Deployment
 from tests.stack.edge import (
     ALICE,
@@ -120,7 +119,7 @@ def test_a_neighbour_on_traefiks_network_reaches_the_server_and_on_one_of_its_ow
     assert from_network(deployment, proxied.network, CONNECT, server).split() == ["open"]
     # What docs/security.md has: a network on which the two are alone. Neighbours stay on theirs.
     alone = deployment.name("alone")
-    deployment.api.create_network(alone, labels={names.STACK_LABEL: deployment.stack})
+    deployment.api.create_network(alone)
     deployment.api.connect_container_to_network(deployment.name("operators-traefik"), alone)
     try:
         deployment.set("traefik.network", alone)
@@ -132,6 +131,7 @@ def test_a_neighbour_on_traefiks_network_reaches_the_server_and_on_one_of_its_ow
         deployment.set("traefik.network", proxied.network)
         deployment.make("up")
         deployment.api.disconnect_container_from_network(deployment.name("operators-traefik"), alone)
+        deployment.api.remove_network(alone)
     proxied.opened()
 
 
