@@ -248,8 +248,8 @@ def _route_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]
     if traefik.mode != "off" and config.hostname is None:
         yield (
             {"traefik", "hostname"},
-            f"mlflow:hostname: is required when mlflow:traefik.mode is {traefik.mode}; type: "
-            "pulumi config set hostname mlflow.example.com",
+            f"mlflow:hostname: is required when mlflow:traefik.mode is {traefik.mode}; in the "
+            "stack's file: mlflow:hostname: mlflow.example.com",
         )
     if traefik.cert_resolver and not traefik.tls:
         yield (

@@ -83,7 +83,8 @@ def restore(stack: Stack) -> None:
     if not wanted:
         raise StopError("which backup?\n  type: make restore FROM=latest, or FROM=<id> of make backups")
     plan = json.loads(_told(stack, "plan", wanted).splitlines()[-1])
-    say(f"backup {plan['id'][:8]} of {plan['stack']}, taken {plan['taken_at'][:19]} with MLflow {plan['mlflow']}:")
+    version = plan["mlflow"] or "(which did not tell its version)"
+    say(f"backup {plan['id'][:8]} of {plan['stack']}, taken {plan['taken_at'][:19]} with MLflow {version}:")
     say(f"  {plan['summary']}")
     _refuse(stack, plan)
     used = plan["runs_now"] > 0
@@ -247,7 +248,7 @@ def words(settings: BackupSettings, known: dict[str, Any], now: datetime, stack:
 def _last(entry: dict[str, Any], now: datetime) -> str:
     success = entry.get("last_success_timestamp_seconds")
     if success is None:
-        return "none yet"
+        return "none since this was deployed"
     hours = (now.timestamp() - success) / 3600
     age = f"{hours:.0f} h ago" if hours < 48 else f"{hours / 24:.0f} d ago"  # noqa: PLR2004 - of two days
     return f"{entry['snapshot'][:8]}, {age}, {entry['source_bytes'] / 1e9:.2f} GB in {entry['duration_seconds']:.0f} s"

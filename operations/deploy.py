@@ -137,7 +137,10 @@ def destroy(stack: Stack) -> None:
     left = leftovers(stack)
     if left:
         raise StopError(f"still there: {', '.join(left)}\n  remove them by hand: docker rm / docker volume rm")
-    say(f"{stack.name} is gone: no container, network or volume is left. Its secrets are still in {stack.path.name}.")
+    say(
+        f"{stack.name} is gone: no container, network or data volume is left. "
+        f"Its secrets are still in {stack.path.name}."
+    )
     tell_of_backups(stack)
 
 

@@ -332,7 +332,9 @@ def require_images(stack: Stack) -> None:
             f"{len(missing)} of {len(missing) + len(present)} images cannot be had; nothing was deployed\n{lines}\n"
             f"  behind a mirror, name it in {stack.path.name}, under mlflow:images: "
             "postgres: {ref: MIRROR/postgres:18.6}\n"
-            "  without a registry, build them from Debian's and Python's packages (source: packages), or bring them "
+            "  one that is on this host already, built or loaded here, has no digest: say digest: none for it\n"
+            "  without a registry, build them from Debian's and Python's packages (source: packages, with "
+            "mlflow:objectStore.kind: seaweedfs), or bring them "
             "from a machine that has them: docs/operations.md#without-a-registry"
             + (UNTRUSTED if any("x509" in error for _, error in missing) else "")
         )

@@ -41,6 +41,13 @@ Generated, and written into the stack's file, encrypted, by the first `make up`.
 | `mlflow:seaweedfsPassword` | secret key of its identity `mlflow`, which may use its bucket and nothing else |
 | `mlflow:cryptoKekPassphrase` | data key: encrypts MLflow's gateway secrets in the database |
 | `mlflow:webhookEncryptionKey` | data key: encrypts the secrets of MLflow's webhooks in the database |
+| `mlflow:clientPassword` | what Traefik asks browsers or clients for; 32 characters or more |
+| `mlflow:adminPassword` | password of `admin`, with MLflow's own users |
+| `mlflow:flaskSecretKey` | signs the forms of MLflow's own users |
+| `mlflow:postgresBackupPassword`, `minioBackupPassword`, `seaweedfsBackupPassword` | of who reads for the backup |
+| `mlflow:backupPassword` | data key: opens the backups |
+| `mlflow:backupTargetSecretKey` | not generated: secret key of an S3 target |
+| `mlflow:tlsCertificate`, `mlflow:tlsKey`, `mlflow:acmeDnsToken` | not generated: of the bundled Traefik |
 """
 
 

@@ -159,7 +159,7 @@ def destroy(stack: Stack) -> None:
         if not any(names.is_backup_volume(stack.name, volume) for volume in stack.daemon.volumes()):
             _passwords(stack).path.unlink()
     kept = f"its secrets are in {_passwords(stack).path}" if owns(stack) else "nor a secret"
-    say(f"{stack.name} is gone: no container, network or volume is left; {kept}.")
+    say(f"{stack.name} is gone: no container, network or data volume is left; {kept}.")
     tell_of_backups(stack)
 
 

@@ -31,7 +31,10 @@ def tell_what_to_keep(engine: Engine, saved: list[str]) -> None:
         return
     path = engine.stack.path.name
     passphrase = engine.exports.get("PULUMI_CONFIG_PASSPHRASE_FILE")
-    say(f"\n{path} now holds {len(saved)} generated secrets, encrypted. Commit it: git commit -m 'Secrets' {path}")
+    say(
+        f"\n{path} now holds {len(saved)} generated secrets, encrypted. Commit it: git add {path} && "
+        f"git commit -m 'Secrets' {path}"
+    )
     if passphrase:
         say(f"Keep a copy of {passphrase} somewhere safe: it opens them, and exists nowhere else.")
 

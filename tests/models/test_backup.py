@@ -193,7 +193,7 @@ def entry(hours_ago: float, **more: object) -> dict[str, Any]:
 
 def test_a_recent_backup_is_told_with_its_age_size_and_duration() -> None:
     line, wrong = backup.words(BackupSettings(), {"backup": entry(9)}, NOW, "prod")
-    assert line.splitlines()[0] == "01234567, 9 h ago, 5.00 GB in 42 s; drill: none yet"
+    assert line.splitlines()[0] == "01234567, 9 h ago, 5.00 GB in 42 s; drill: none since this was deployed"
     assert wrong is None
 
 

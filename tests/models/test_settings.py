@@ -118,8 +118,8 @@ REFUSED = [
     ),
     (
         {"traefik": {"mode": "existing"}, "authentication": "anonymous"},
-        "mlflow:hostname: is required when mlflow:traefik.mode is existing; type: "
-        "pulumi config set hostname mlflow.example.com",
+        "mlflow:hostname: is required when mlflow:traefik.mode is existing; in the "
+        "stack's file: mlflow:hostname: mlflow.example.com",
     ),
     (
         {"traefik": {"mode": "bundled"}, "hostname": "m.example.com"},
