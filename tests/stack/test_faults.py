@@ -240,7 +240,8 @@ def test_an_image_removed_by_hand_is_built_again(dev: Deployment) -> None:
     # An image of its own, since another stack may run from the usual one.
     with changed(dev.checkout / "mlflow" / "healthcheck.py", '"""Succeeds', f'"""({dev.stack}) Succeeds'):
         # And from a checkout that is nobody else's to read, as a strict umask makes it.
-        for path in (dev.checkout / "mlflow").iterdir():
+        modes = {path: path.stat().st_mode for path in (dev.checkout / "mlflow").iterdir()}
+        for path in modes:
             path.chmod(0o600)
         dev.make("up")
         image = dev.inspect("server")["Image"]
@@ -249,6 +250,9 @@ def test_an_image_removed_by_hand_is_built_again(dev: Deployment) -> None:
                 dev.api.remove_container(name, force=True)
         dev.api.remove_image(image, force=True)
         works(dev)
+    # As they were, or the usual image would become another under its name, and other stacks would be planned anew.
+    for path, mode in modes.items():
+        path.chmod(mode)
     works(dev)
 
 
