@@ -52,7 +52,7 @@ class Traefik(pulumi.ComponentResource):
             # Collect garbage before the kernel kills.
             "GOMEMLIMIT": f"{settings.memory_mb * 7 // 10}MiB",
         }
-        user: str | None = f"{UID}:{UID}"
+        user = f"{UID}:{UID}"
         if settings.certificate == "acme":
             # The image has no folder that a new volume could take its owner from. Root here has no capability.
             user = "0:0"

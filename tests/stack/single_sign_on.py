@@ -1,7 +1,7 @@
 """A single sign-on for the tests: answers Traefik's forwardAuth by Authelia's rules, and shows what reaches a server.
 
 usage: single_sign_on.py PORT. Alice is let in by her password (Basic) or her cookie.
-The rules are of Authelia 4.39, as measured on the real one: see `authelia` in conftest.py.
+The rules are those of Authelia 4.39, as measured on the real one.
 """
 
 import base64
