@@ -1,6 +1,7 @@
 """Fills a server with runs, and tells everything that it holds, so that two of it can be compared.
 
-usage: MLFLOW_TRACKING_URI=... python inventory.py fill RUNS METRIC_POINTS FILES MEGABYTES | tell
+usage: MLFLOW_TRACKING_URI=... python inventory.py fill RUNS METRIC_POINTS FILES MEGABYTES | write | tell
+`write` fills again and again, prints a line for each time, and goes on until it is terminated.
 `tell` prints JSON: each run with its parameters, tags and metric histories, each model with its versions and aliases,
 each trace, and the SHA-256 of each artifact, all of it through MLflow's client.
 """
@@ -8,11 +9,13 @@ each trace, and the SHA-256 of each artifact, all of it through MLflow's client.
 import hashlib
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from mlflow.entities import Metric, Param, RunTag
@@ -65,6 +68,15 @@ def fill(runs: int, points: int, files: int, megabytes: int) -> None:
     for number in range(5):
         add(number, 1)
     mlflow.flush_trace_async_logging()
+
+
+def write() -> None:
+    """Fill until SIGTERM comes, and end with the round that is under way then."""
+    wanted = Event()
+    signal.signal(signal.SIGTERM, lambda *_: wanted.set())
+    while not wanted.is_set():
+        fill(4, 400, 8, 1)
+        print("written", flush=True)
 
 
 def tell() -> dict[str, Any]:
@@ -123,5 +135,7 @@ def _run(client: MlflowClient, run: Any) -> tuple[str, Any]:  # noqa: ANN401 - M
 if __name__ == "__main__":
     if sys.argv[1] == "fill":
         fill(*map(int, sys.argv[2:6]))
+    elif sys.argv[1] == "write":
+        write()
     else:
         json.dump(tell(), sys.stdout, sort_keys=True)

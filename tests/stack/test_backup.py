@@ -96,15 +96,19 @@ def test_its_identities_can_read_and_not_write(saved: Deployment) -> None:
 def test_a_backup_while_a_client_writes_holds_all_that_it_claims(saved: Deployment) -> None:
     environment = {**os.environ, "MLFLOW_TRACKING_URI": url(saved), "MLFLOW_DISABLE_TELEMETRY": "true"}
     with subprocess.Popen(
-        [sys.executable, "-W", "ignore", INVENTORY, "fill", "150", "15000", "300", "60"],
+        [sys.executable, "-W", "ignore", INVENTORY, "write"],
         env=environment,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        text=True,
     ) as writer:
-        time.sleep(3)
+        assert writer.stdout
+        assert writer.stdout.readline() == "written\n"
         saved.make("backup")
-        assert writer.poll() is None, "the client had ended before the backup did"
+        writer.terminate()
+        assert set(writer.stdout) == {"written\n"}
         assert writer.wait() == 0
+    inventory(saved, "fill", 2, 10, 2, 1)
     written = told(saved)
     saved.make("drill")
     saved.make("restore", FROM="latest", CONFIRM=saved.stack, DRY_RUN="1")
