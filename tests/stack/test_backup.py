@@ -103,11 +103,11 @@ def test_a_backup_while_a_client_writes_holds_all_that_it_claims(saved: Deployme
         text=True,
     ) as writer:
         assert writer.stdout
-        assert writer.stdout.readline() == "written\n"
+        assert "written\n" in writer.stdout, "the client ended before it had written anything"
         saved.make("backup")
         writer.terminate()
-        assert set(writer.stdout) == {"written\n"}
-        assert writer.wait() == 0
+        writer.communicate()
+        assert writer.returncode == 0
     inventory(saved, "fill", 2, 10, 2, 1)
     written = told(saved)
     saved.make("drill")
