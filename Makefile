@@ -1,11 +1,11 @@
 # The one door. `make` lists what there is; every recipe hands over to a script that can be read.
 STACK ?= dev
-export STACK YES CONFIRM ARGS SERVICE FROM DRY_RUN
+export STACK YES CONFIRM ARGS SERVICE FROM DRY_RUN COPY
 
 RUN := @sh operations/bootstrap.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help up preview down destroy status logs open url images env client password doctor backup backups restore drill pin test docs lock
+.PHONY: help up preview drift down destroy status logs open url images env client password doctor backup backups restore drill pin test docs lock
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -14,8 +14,11 @@ help: ## list the verbs
 up: ## check, plan, deploy, print the URL
 	$(RUN) up
 
-preview: ## what `make up` would change
+preview: ## what `make up` would change, as Markdown; COPY=1 plans a new stack like it, with no secret and no state
 	$(RUN) preview
+
+drift: ## what on the Docker host is not as the settings say
+	$(RUN) drift
 
 down: ## stop it, keep the data
 	$(RUN) down

@@ -11,6 +11,7 @@ from operations.console import StopError, say
 VERBS = {
     "up": deploy.up,
     "preview": deploy.preview,
+    "drift": deploy.drift,
     "down": deploy.down,
     "destroy": deploy.destroy,
     "status": look.status,

@@ -4,10 +4,11 @@ import os
 import time
 
 from components import names
-from operations import edge, preflight, rehearse
+from operations import copied, edge, preflight, rehearse
 from operations.checkout import ROOT, Stack
 from operations.console import StopError, answer, interactive, require_name, say
 from operations.engine import Engine, NoEngineError
+from operations.plan import Plan
 from operations.recovery import recover
 from operations.saved import save_credentials, tell_of_backups, tell_what_to_keep
 
@@ -84,14 +85,40 @@ def engine_of(stack: Stack) -> Engine:
 
 
 def preview(stack: Stack) -> None:
-    """Show what `up` would change. Asks the Docker daemon nothing."""
-    settings = stack.settings
-    engine = engine_of(stack)
-    engine.select()
-    # Where nothing is protected, somebody tries something out. An image from a file has no digest to ask for.
-    ruled = (settings.protect_data or stack.name == preflight.UNATTENDED) and not settings.images.archive
-    if engine.show("preview", *(["--policy-pack", str(ROOT / "policy")] if ruled else [])):
+    """Print what `up` would change, as Markdown. Asks the Docker daemon nothing. `COPY=1` plans a new stack like it."""
+    if os.environ.get("COPY") == "1":
+        copied.preview(stack)
+        return
+    plan = _planned(stack)
+    if not plan.complete:
         raise StopError(f"the plan of {stack.name} could not be made, or breaks a rule of policy/; the reason is above")
+
+
+def drift(stack: Stack) -> None:
+    """Print what on the Docker host is not as the program and the settings say; raise `StopError` if anything is."""
+    plan = _planned(stack, "--refresh")
+    if not plan.complete:
+        raise StopError(f"whether {stack.name} has drifted could not be found out; the reason is above")
+    if plan.changes:
+        raise StopError(
+            f"{stack.name} is not what its settings say\n"
+            f"  to bring it back, type: make up STACK={stack.name}; to keep it, change the settings to it"
+        )
+
+
+def _planned(stack: Stack, *options: str) -> Plan:
+    """Make a plan and print it, or the reason why there is none."""
+    try:
+        settings = stack.settings
+        engine = engine_of(stack)
+        engine.select()
+        # Where nothing is protected, somebody tries something out. An image from a file has no digest to ask for.
+        ruled = (settings.protect_data or stack.name == preflight.UNATTENDED) and not settings.images.archive
+        plan = engine.plan(*options, *(["--policy-pack", str(ROOT / "policy")] if ruled else []))
+    except StopError as error:
+        plan = Plan(stack=stack.name, errors=[str(error)])
+    answer(plan.markdown())
+    return plan
 
 
 def down(stack: Stack) -> None:

@@ -26,6 +26,7 @@ import yaml
 from components import names
 from operations.checkout import ROOT, Stack, config_home, state_home
 from operations.console import StopError, say
+from operations.plan import Plan
 
 MINIMUM_VERSION = (3, 250)
 """The oldest that knows `replaceWith`, which the program relies on."""
@@ -243,6 +244,22 @@ class Engine:
                     # Pulumi got it from the terminal, too, and winds up what it began: killing it now would leave a
                     # lock and half a container.
                     continue
+
+    def plan(self, *options: str) -> Plan:
+        """Return what `pulumi up` would do."""
+        extra = os.environ.get("ARGS", "").split()
+        done = subprocess.run(
+            [self.cli, "preview", "--json", *options, "--stack", self.stack.name, "--non-interactive", *extra],
+            cwd=ROOT,
+            env=self.environment | {"PULUMI_ENABLE_STREAMING_JSON_PREVIEW": "true"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        plan = Plan.read(self.stack.name, done.stdout.splitlines())
+        if done.returncode and not plan.errors and not plan.refused:
+            plan.errors = done.stderr.strip().splitlines()[-10:]
+        return plan
 
     def _explained(self, error: str) -> str:
         if "incorrect passphrase" in error:

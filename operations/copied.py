@@ -1,0 +1,65 @@
+"""The plan of a copy: the program and a stack's settings, with none of its secrets, its state or its backend.
+
+It is what can be said of a change that comes from a stranger: whether the settings are valid, the program runs and
+the rules of `policy/` hold. Everything in it is new, since there is nothing that it could be compared with.
+"""
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from operations.checkout import ROOT, Stack
+from operations.console import StopError, answer
+from operations.engine import require_cli
+
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv", ".pulumi-cli", "__pycache__", ".*_cache", "build.log")
+ENCRYPTION = ("secretsprovider", "encryptionsalt", "encryptedkey")
+INSTEAD = "a-secret-of-the-copy"
+
+
+def preview(stack: Stack) -> None:
+    """Print the plan of a copy of `stack`; raise `StopError` if it cannot be made or breaks a rule."""
+    cli = require_cli()
+    with tempfile.TemporaryDirectory(prefix="mlflow-copy-") as folder:
+        checkout = Path(folder) / "checkout"
+        shutil.copytree(ROOT, checkout, ignore=LEFT_OUT)
+        (checkout / ".venv").symlink_to(ROOT / ".venv")
+        with (checkout / stack.path.name).open("w") as file:
+            YAML().dump(without_secrets(stack.document), file)
+        answer(f"A copy of `{stack.name}`, without its secrets and its state:\n")
+        command = [sys.executable, "-m", "operations", "preview"]
+        if subprocess.run(command, cwd=checkout, env=_environment(Path(folder), cli), check=False).returncode:
+            raise StopError(f"of a copy of {stack.name}; nothing was changed")
+
+
+def without_secrets(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a stack's file with a word in the place of each encrypted value: that it is there is enough for a plan."""
+    return {key: _without_secrets(value) for key, value in document.items() if key not in ENCRYPTION}
+
+
+def _without_secrets(value: Any) -> Any:  # noqa: ANN401 - YAML
+    if isinstance(value, dict):
+        return INSTEAD if set(value) == {"secure"} else {key: _without_secrets(item) for key, item in value.items()}
+    return [_without_secrets(item) for item in value] if isinstance(value, list) else value
+
+
+def _environment(folder: Path, cli: Path) -> dict[str, str]:
+    """Return this process's environment, without a way to anybody's backend."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PULUMI_") or key == "PULUMI_HOME"}
+    state = folder / "state"
+    state.mkdir()
+    return kept | {
+        "COPY": "",
+        "PATH": os.pathsep.join([str(cli.parent), kept.get("PATH", "")]),
+        "PULUMI_BACKEND_URL": state.as_uri(),
+        "PULUMI_CONFIG_PASSPHRASE": secrets.token_urlsafe(32),
+        "XDG_CONFIG_HOME": str(folder),
+        "XDG_STATE_HOME": str(folder),
+    }

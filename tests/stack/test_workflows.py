@@ -1,0 +1,217 @@
+"""The workflows by their own commands, on the real engine and a shared backend, with the comments that they would post."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.stack.deployment import Deployment, free_port
+from tests.stack.workflows import Github, Runner, bare_environment, github
+
+pytestmark = pytest.mark.engine
+Changes = dict[str, tuple[str, str]]
+SETTINGS = "Pulumi.<stack>.yaml"
+MARK = "<!-- mlflow: plans -->"
+
+
+@dataclass
+class Team:
+    """A deployed stack, its repository and the backend that everybody shares."""
+
+    deployment: Deployment
+    github: Github
+    folder: Path
+    runs: int = 0
+
+    def run(
+        self, workflow: str, changes: Changes | None = None, *, fork: bool = False, configured: bool = True
+    ) -> Runner:
+        """Run a workflow over what is deployed, with `changes` to its files: the old text and the new."""
+        self.runs += 1
+        repository = self.folder / f"repository-{self.runs}"
+        shutil.copytree(self.deployment.checkout, repository, ignore=shutil.ignore_patterns(".venv", "__pycache__"))
+        for name, (old, new) in changes.items():
+            path = {"settings": self.deployment.file.name, "runtime": "components/runtime.py", "main": "__main__.py"}[
+                name
+            ]
+            text = (repository / path).read_text()
+            assert old in text
+            (repository / path).write_text(text.replace(old, new))
+        _commit(repository)
+        passphrase = (
+            self.deployment.folder / "config" / "pulumi-mlflow" / f"{self.deployment.stack}.passphrase"
+        ).read_text()
+        secrets = {} if fork else {"PULUMI_CONFIG_PASSPHRASE": passphrase.strip()}
+        backend = {} if fork or not configured else {"PULUMI_BACKEND_URL": (self.deployment.folder / "state").as_uri()}
+        whose = "stranger/mlflow" if fork else "team/mlflow"
+        runner = Runner(
+            self.folder / f"run-{self.runs}",
+            repository,
+            {
+                "github": {
+                    "repository": "team/mlflow",
+                    "ref": "refs/heads/main",
+                    "token": "a-token",
+                    "event": {"pull_request": {"number": 7, "head": {"repo": {"full_name": whose}}}},
+                },
+                "vars": backend,
+                "secrets": secrets,
+            },
+            bare_environment(
+                GITHUB_API_URL=self.github.url,
+                GITHUB_REPOSITORY="team/mlflow",
+                XDG_STATE_HOME=str(self.folder / f"home-{self.runs}"),
+                XDG_CONFIG_HOME=str(self.folder / f"home-{self.runs}"),
+                # On a machine that is not the deployment's, nobody answers. Only the ones that run there may ask.
+                DOCKER_HOST="tcp://127.0.0.1:1" if workflow == "preview.yml" else "unix:///var/run/docker.sock",
+            ),
+        )
+        runner.run(workflow, self.deployment.stack)
+        return runner
+
+
+def _commit(repository: Path) -> None:
+    for command in (
+        ["init", "-q"],
+        ["add", "-A"],
+        ["-c", "user.name=x", "-c", "user.email=x@example.com", "commit", "-qm", "x"],
+    ):
+        subprocess.run(["git", *command], cwd=repository, check=True)
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    folder = tmp_path_factory.mktemp("team")
+    deployment = Deployment(folder, "dev")
+    deployment.set("server.port", free_port())
+    deployment.set("protectData", "true")
+    deployment.use(deployment.any_store)
+    deployment.set("images.source", "packages")
+    with github() as server:
+        try:
+            deployment.make("up")
+            yield Team(deployment, server, folder)
+        finally:
+            deployment.remove()
+
+
+def only_comment(team: Team) -> str:
+    assert len(team.github.comments) == 1
+    body: str = team.github.comments[0]["body"]
+    assert body.startswith(MARK)
+    return body
+
+
+def test_no_change_is_said_and_one_comment_is_kept_up_to_date(team: Team) -> None:
+    # Somebody else's with the same mark is not ours to change.
+    team.github.comments[:] = [{"id": 1, "body": f"{MARK} mine", "user": {"type": "User"}}]
+    runner = team.run("preview.yml")
+    assert runner.results == {"copy": "success", "plan": "success", "comment": "success"}, runner.said
+    assert f"### Plan of `{team.deployment.stack}`" in team.github.comments[1]["body"]
+    assert "No changes. " in team.github.comments[1]["body"]
+    assert team.github.comments.pop(0)["body"] == f"{MARK} mine"
+    team.github.comments[0]["id"] = 1
+
+
+def test_a_harmless_change_restarts_nothing(team: Team) -> None:
+    team.github.comments.clear()
+    runner = team.run("preview.yml", {SETTINGS: ("memoryMb: 1024", "memoryMb: 1152")})
+    assert runner.results["plan"] == "success", runner.said
+    said = only_comment(team)
+    assert "**1 to update**" not in said
+    assert "**1 to change**" in said
+    assert "| change | service | `server` | `memory` `1024` → `1152`" in said
+    assert "Restarts" not in said
+
+
+def test_a_replacement_says_what_restarts_and_takes_the_place_of_the_earlier_comment(team: Team) -> None:
+    team.github.comments.clear()
+    team.run("preview.yml")
+    runner = team.run("preview.yml", {SETTINGS: ("workers: 2", "workers: 1")})
+    assert runner.results["comment"] == "success", runner.said
+    said = only_comment(team)
+    assert "**1 to replace**" in said
+    assert "> **Restarts**: `server`" in said
+    assert "`MLFLOW_WORKERS=2` + `MLFLOW_WORKERS=1`" in said
+
+
+def test_what_the_policy_refuses_is_red_and_says_the_rule(team: Team) -> None:
+    team.github.comments.clear()
+    runner = team.run("preview.yml", {"components/runtime.py": ('"read_only": True', '"read_only": False')})
+    assert runner.results["plan"] == "failure"
+    assert runner.results["comment"] == "success"
+    said = only_comment(team)
+    assert "**Refused by the rules of `policy/`:**" in said
+    assert "- `hardened`, server: readOnly: must be true" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"__main__.py": ("config = StackConfig.load()", "config = StackConfig.lod()")}, "has no attribute 'lod'"),
+        ({SETTINGS: ("workers: 2", "workers: many")}, "mlflow:server.workers"),
+    ],
+    ids=["program", "settings"],
+)
+def test_a_broken_program_is_red_and_says_why(team: Team, change: Changes, words: str) -> None:
+    team.github.comments.clear()
+    runner = team.run("preview.yml", change)
+    assert runner.results == {"copy": "failure", "plan": "failure", "comment": "success"}
+    said = only_comment(team)
+    assert "**It could not be made:**" in said
+    assert words in said
+    assert words in runner.summaries["copy"]
+
+
+def test_a_fork_gets_the_plan_of_a_copy_and_no_comment(team: Team) -> None:
+    team.github.comments.clear()
+    runner = team.run("preview.yml", {SETTINGS: ("workers: 2", "workers: 1")}, fork=True)
+    assert runner.results == {"copy": "success", "plan": "skipped", "comment": "skipped"}, runner.said
+    assert "without its secrets and its state" in runner.summaries["copy"]
+    assert "to create**; 0 stay as they are" in runner.summaries["copy"]
+    assert team.github.comments == []
+
+
+def test_without_a_shared_backend_there_are_copies_only(team: Team) -> None:
+    runner = team.run("preview.yml", configured=False)
+    assert runner.results == {"copy": "success", "plan": "skipped", "comment": "skipped"}, runner.said
+
+
+def test_no_secret_is_in_anything_that_a_workflow_says(team: Team) -> None:
+    runner = team.run("preview.yml", {SETTINGS: ("workers: 2", "workers: 1")})
+    said = runner.said + "".join(runner.summaries.values()) + "".join(one["body"] for one in team.github.comments)
+    for key, value in team.deployment.credentials().items():
+        assert value not in said, key
+
+
+def test_drift_is_an_issue_until_it_is_mended(team: Team) -> None:
+    runner = team.run("drift.yml")
+    assert runner.results == {"drift": "success", "tell": "success"}, runner.said
+    assert team.github.issues == []
+    server = team.deployment.name("server")
+    team.deployment.api.update_container(server, mem_limit="1500m", memswap_limit="1500m")
+    for _ in range(2):
+        runner = team.run("drift.yml")
+        assert runner.results == {"drift": "failure", "tell": "success"}
+    assert [one["title"] for one in team.github.issues] == [f"{team.deployment.stack} has drifted"]
+    assert "`memory` `1500` → `1024`" in team.github.issues[0]["body"]
+    runner = team.run("deploy.yml")
+    assert runner.results == {"deploy": "success"}, runner.said
+    team.run("drift.yml")
+    assert team.github.issues[0]["state"] == "closed"
+
+
+def test_what_is_merged_is_deployed_and_seen_to_work(team: Team) -> None:
+    before = team.deployment.inspect("server")["Id"]
+    runner = team.run("deploy.yml", {SETTINGS: ("workers: 2", "workers: 1")})
+    assert runner.results == {"deploy": "success"}, runner.said
+    assert "> **Restarts**: `server`" in runner.summaries["deploy"]
+    assert team.deployment.inspect("server")["Id"] != before
+    back = team.run("deploy.yml")
+    assert back.results == {"deploy": "success"}, back.said
+    unmade = team.run("deploy.yml", {SETTINGS: ("workers: 2", "workers: many")})
+    assert unmade.results == {"deploy": "failure"}
+    assert "make up" not in unmade.said

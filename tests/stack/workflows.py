@@ -1,0 +1,195 @@
+"""Runs a workflow's jobs on this machine, each step by its own command, with a stand-in for GitHub's side of it.
+
+Not an emulator: it knows the three actions that our workflows use, and the expressions that are in them.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import yaml
+
+from tests.stack.deployment import ROOT
+
+WORKFLOWS = ROOT / ".github" / "workflows"
+
+
+class Github(ThreadingHTTPServer):
+    """The part of GitHub's API that tell.py speaks, with what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.comments: list[dict[str, Any]] = []
+        self.issues: list[dict[str, Any]] = []
+        self.asked: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+@contextmanager
+def github() -> Iterator[Github]:
+    with Github() as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Github
+
+    def do_GET(self) -> None:
+        path, _, query = self.path.partition("?")
+        values = dict(pair.split("=") for pair in query.split("&"))
+        found = self.server.comments if path.endswith("/comments") else self.server.issues
+        if "state" in values:
+            found = [one for one in found if one["state"] == values["state"]]
+        size, page = int(values["per_page"]), int(values["page"])
+        self._answer(found[(page - 1) * size : page * size])
+
+    def do_POST(self) -> None:
+        found = self.server.comments if self.path.endswith("/comments") else self.server.issues
+        one = {"id": len(found) + 1, "number": len(found) + 1, "state": "open", "user": {"type": "Bot"}, **self._body()}
+        found.append(one)
+        self._answer(one)
+
+    def do_PATCH(self) -> None:
+        found = self.server.comments if "/comments/" in self.path else self.server.issues
+        one = found[int(self.path.rpartition("/")[2]) - 1]
+        one.update(self._body())
+        self._answer(one)
+
+    def _body(self) -> dict[str, Any]:
+        body: dict[str, Any] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if len(body.get("body", "")) > 65536:
+            body = {"body": "too long"}
+        return body
+
+    def _answer(self, body: object) -> None:
+        self.server.asked.append(f"{self.command} {self.path}")
+        raw = json.dumps(body).encode()
+        self.send_response(200 if self.headers["Authorization"] == "Bearer a-token" else 401)
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@dataclass
+class Runner:
+    """A machine on which the jobs of one run of a workflow take place, one after the other."""
+
+    folder: Path
+    repository: Path
+    """What is checked out: the pull request's merge, or main."""
+    context: dict[str, Any]
+    """`github.…`, `vars.…` and `secrets.…`."""
+    environment: dict[str, str]
+    artifacts: Path = field(init=False)
+    results: dict[str, str] = field(default_factory=dict)
+    """Of the jobs: success, failure or skipped."""
+    summaries: dict[str, str] = field(default_factory=dict)
+    said: str = ""
+
+    def __post_init__(self) -> None:
+        self.artifacts = self.folder / "artifacts"
+        self.artifacts.mkdir(parents=True)
+
+    def run(self, workflow: str, stack: str) -> None:
+        """Run every job whose condition holds, those with a matrix for this stack alone."""
+        for name, job in yaml.safe_load((WORKFLOWS / workflow).read_text())["jobs"].items():
+            values = {
+                **self.context,
+                "matrix": {"stack": stack},
+                "needs": {key: {"result": value} for key, value in self.results.items()},
+            }
+            needed = [self.results[job["needs"]]] if "needs" in job else []
+            if _holds(job.get("if"), values, failed="failure" in needed or "skipped" in needed):
+                self.results[name] = "success" if self._job(name, job, values) else "failure"
+            else:
+                self.results[name] = "skipped"
+
+    def _job(self, name: str, job: dict[str, Any], values: dict[str, Any]) -> bool:
+        checkout, summary = self.folder / name, self.folder / f"{name}.summary"
+        summary.touch()
+        failed = False
+        for step in job["steps"]:
+            if not _holds(step.get("if"), values, failed=failed):
+                continue
+            if "uses" in step:
+                self._use(step["uses"].partition("@")[0], step.get("with", {}), values, checkout)
+                continue
+            given = {**job.get("env", {}), **step.get("env", {})}
+            done = subprocess.run(
+                # As a runner calls it where no shell is named.
+                ["bash", "-e", "-c", step["run"]],
+                cwd=checkout,
+                env={
+                    **self.environment,
+                    "GITHUB_STEP_SUMMARY": str(summary),
+                    **{key: _filled(str(value), values) for key, value in given.items()},
+                },
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            self.said += f"{name}, {step['name']}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+            failed = failed or done.returncode != 0
+        self.summaries[name] = summary.read_text()
+        return not failed
+
+    def _use(self, action: str, given: dict[str, Any], values: dict[str, Any], checkout: Path) -> None:
+        if action == "actions/checkout":
+            subprocess.run(["git", "clone", "-q", self.repository, checkout], check=True)
+            # What a cache would bring: the packages of the lock files.
+            (checkout / ".venv").symlink_to(ROOT / ".venv")
+        elif action == "actions/upload-artifact":
+            target = self.artifacts / _filled(given["name"], values)
+            target.mkdir()
+            shutil.copy(checkout / given["path"], target)
+        elif action == "actions/download-artifact":
+            shutil.copytree(self.artifacts, checkout / given["path"])
+        else:
+            raise AssertionError(action)
+
+
+def _holds(condition: str | None, values: dict[str, Any], *, failed: bool) -> bool:
+    """Whether a job or a step is run: its condition, and that nothing before it failed where that does not ask."""
+    written = re.sub(r"^\$\{\{(.*)\}\}$", r"\1", condition or "success()").strip()
+    words = written.replace("&&", " and ").replace("||", " or ").replace("!cancelled()", "True")
+    words = words.replace("always()", "True").replace("success()", str(not failed))
+    names = re.compile(r"\b(?:github|vars|needs|matrix)(?:\.\w+)+")
+    holds: bool = eval(names.sub(lambda match: repr(_value(match[0], values)), words))  # noqa: S307 - our own file
+    asks = any(word in written for word in ("always()", "cancelled()", "success()"))
+    return holds and (asks or not failed)
+
+
+def _filled(text: str, values: dict[str, Any]) -> str:
+    return re.sub(r"\$\{\{ *([\w.]+) *\}\}", lambda match: _value(match[1], values), text)
+
+
+def _value(name: str, values: dict[str, Any]) -> str:
+    found: Any = values
+    for part in name.split("."):
+        found = found.get(part, "") if isinstance(found, dict) else ""
+    return str(found)
+
+
+def bare_environment(**more: str) -> dict[str, str]:
+    """Return the environment of a runner: nothing of the person who runs the tests but where the programs are."""
+    return {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ} | {"CI": "true"} | more
