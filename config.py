@@ -32,7 +32,7 @@ from components.route import (
 from components.settings import NO_DIGEST, Hostname, Settings
 
 NAMESPACE = "mlflow"
-SECRETS = (
+GENERATED = (
     "postgresPassword",
     "minioRootPassword",
     "minioPassword",
@@ -47,12 +47,10 @@ SECRETS = (
     "clientPassword",
     "adminPassword",
     "flaskSecretKey",
-    TARGET_SECRET,
-    CERTIFICATE_SECRET,
-    KEY_SECRET,
-    DNS_SECRET,
 )
-"""Keys that are not settings: each overrides a generated credential. The last four nobody can generate."""
+"""Keys that are not settings: each overrides a generated credential."""
+SECRETS = (*GENERATED, TARGET_SECRET, CERTIFICATE_SECRET, KEY_SECRET, DNS_SECRET)
+"""And those that nobody can generate."""
 SPARE_CONNECTIONS = 25
 """For the migration, a person with psql, a backup, an exporter, and Postgres' own reserve of three."""
 SEAWEEDFS_MB = 1024

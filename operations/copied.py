@@ -15,6 +15,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from config import GENERATED, NAMESPACE
 from operations.checkout import ROOT, Stack
 from operations.console import StopError, answer
 from operations.engine import require_cli
@@ -40,8 +41,11 @@ def preview(stack: Stack) -> None:
 
 
 def without_secrets(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a stack's file with a word in the place of each encrypted value: that it is there is enough for a plan."""
-    return {key: _without_secrets(value) for key, value in document.items() if key not in ENCRYPTION}
+    """Return a stack's file without what can be generated, and with a word for each other secret."""
+    generated = {f"{NAMESPACE}:{key}" for key in GENERATED}
+    config = {key: value for key, value in (document.get("config") or {}).items() if key not in generated}
+    kept = {key: value for key, value in document.items() if key not in ENCRYPTION}
+    return {**kept, "config": _without_secrets(config)}
 
 
 def _without_secrets(value: Any) -> Any:  # noqa: ANN401 - YAML

@@ -37,6 +37,11 @@ BY_HAND = (
     f"  install Pulumi {'.'.join(map(str, MINIMUM_VERSION))} or newer yourself (https://www.pulumi.com/docs/install/), "
     "then try again\n  on a network that does not reach it: docs/operations.md#without-the-pulumi-engine"
 )
+NO_DOCKER = "ssh://nobody.invalid"
+"""The provider asks every other kind of host whether it is there, before a plan that needs it for nothing.
+
+Source: `configureDockerClient` in pulumi-docker 5, provider/image.go.
+"""
 LOCAL_CLI = ROOT / ".pulumi-cli"
 
 
@@ -246,12 +251,15 @@ class Engine:
                     continue
 
     def plan(self, *options: str) -> Plan:
-        """Return what `pulumi up` would do."""
-        extra = os.environ.get("ARGS", "").split()
+        """Return what `pulumi up` would do. Docker is asked only where the plan refreshes."""
+        wanted = [*options, *os.environ.get("ARGS", "").split()]
+        refreshed = any(option == "-r" or option.startswith("--refresh") for option in wanted)
         done = subprocess.run(
-            [self.cli, "preview", "--json", *options, "--stack", self.stack.name, "--non-interactive", *extra],
+            [self.cli, "preview", "--json", "--stack", self.stack.name, "--non-interactive", *wanted],
             cwd=ROOT,
-            env=self.environment | {"PULUMI_ENABLE_STREAMING_JSON_PREVIEW": "true"},
+            env=self.environment
+            | {"PULUMI_ENABLE_STREAMING_JSON_PREVIEW": "true"}
+            | ({} if refreshed else {"DOCKER_HOST": NO_DOCKER}),
             capture_output=True,
             text=True,
             check=False,

@@ -67,6 +67,8 @@ class Plan:
     """What the policy pack says against it."""
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    ruled: bool = False
+    """Whether the policy pack was asked."""
     complete: bool = False
 
     @classmethod
@@ -88,6 +90,7 @@ class Plan:
                 plan._hear(diagnostic)
             elif summary := event.get("summaryEvent"):
                 plan.complete = summary.get("result") == "succeeded"
+                plan.ruled = bool(summary.get("PolicyPacks"))
         plan.changes = [_change(step) for step in found.values()]
         order = list(OPERATIONS.values())
         plan.changes.sort(key=lambda change: (order.index(change.verb), change.kind, change.name))
@@ -134,7 +137,8 @@ class Plan:
             lines += ["**It could not be made:**", "", "```text", *self.errors, "```", ""]
         if self.errors and not self.refused:
             return lines
-        lines += [self._sum(), ""]
+        rules = " The rules of `policy/` hold." if self.ruled and not self.refused else ""
+        lines += [self._sum() + rules, ""]
         lines += [f"> {words}\n" for words in self._effects()]
         if self.changes:
             lines += _folded(_table(self.changes), len(self.changes))

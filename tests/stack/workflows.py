@@ -151,6 +151,7 @@ class Runner:
             self.said += f"{name}, {step['name']}: exit {done.returncode}\n{done.stdout}{done.stderr}"
             failed = failed or done.returncode != 0
         self.summaries[name] = summary.read_text()
+        self.said += self.summaries[name]
         return not failed
 
     def _use(self, action: str, given: dict[str, Any], values: dict[str, Any], checkout: Path) -> None:

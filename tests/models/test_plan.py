@@ -1,0 +1,152 @@
+"""The plan as Markdown, from the engine's events."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from operations.copied import INSTEAD, without_secrets
+from operations.plan import LIMIT, MOST, UNKNOWN, Plan
+
+CONTAINER = "docker:index/container:Container"
+DONE = {"summaryEvent": {"result": "succeeded"}}
+
+
+def step(
+    op: str,
+    name: str,
+    kind: str = CONTAINER,
+    *,
+    role: str = "service",
+    old: Mapping[str, Any] | None = None,
+    new: Mapping[str, Any] | None = None,
+    paths: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    labels = {"name": f"mlflow-dev-{name}", "labels": [{"label": "mlflow.role", "value": role}]}
+    return {
+        "resourcePreEvent": {
+            "metadata": {
+                "op": op,
+                "type": kind,
+                "urn": f"urn:pulumi:dev::mlflow::x::{name}",
+                "old": {"inputs": labels | dict(old or {})} if op != "create" else None,
+                "new": {"inputs": labels | dict(new or {})} if op != "delete" else None,
+                "detailedDiff": {path: {"diffKind": "update"} for path in paths},
+            }
+        }
+    }
+
+
+def plan(*events: Mapping[str, Any]) -> Plan:
+    return Plan.read("dev", [json.dumps(event) for event in events])
+
+
+def test_nothing_to_do_is_said_in_one_line() -> None:
+    made = plan(step("same", "server"), step("same", "x", "mlflow:components:Mlflow"), DONE)
+    assert made.empty
+    assert "No changes. 1 resources stay as they are." in made.markdown()
+
+
+def test_a_replaced_service_restarts_and_a_changed_one_does_not() -> None:
+    replaced = plan(
+        step("delete-replaced", "server"), step("replace", "server"), step("create-replacement", "server"), DONE
+    )
+    assert [change.verb for change in replaced.changes] == ["replace"]
+    assert "> **Restarts**: `server`" in replaced.markdown()
+    assert "goes with what it depends on" in replaced.markdown()
+    changed = plan(step("update", "server", old={"memory": 1}, new={"memory": 2}, paths=("memory",)), DONE)
+    assert "Restarts" not in changed.markdown()
+    assert "| change | service | `server` | `memory` `1` → `2` |" in changed.markdown()
+
+
+def test_data_that_leave_the_stack_stand_first() -> None:
+    made = plan(step("delete", "postgres-18-data", "docker:index/volume:Volume"), step("delete", "server"), DONE)
+    said = made.markdown()
+    assert "> **Data leave the stack** (the volumes themselves are kept): `mlflow-dev-postgres-18-data`" in said
+    assert "> **Stops for good**: `server`" in said
+
+
+def test_a_list_is_told_by_what_goes_and_what_comes() -> None:
+    made = plan(
+        step("replace", "server", old={"envs": ["A=1", "B=2"]}, new={"envs": ["B=2", "A=3"]}, paths=("envs[0]",))
+    )
+    assert "`envs` - `A=1` + `A=3`" in made.markdown()
+
+
+def test_a_file_is_told_by_its_name_and_never_by_its_content() -> None:
+    uploads = [{"file": "/run/secrets/a", "content": "old"}, {"file": "/run/secrets/b", "content": "old"}]
+    new = [uploads[0], uploads[1] | {"content": "hunter2"}]
+    made = plan(step("replace", "x", old={"uploads": uploads}, new={"uploads": new}, paths=("uploads[1].content",)))
+    assert "| `uploads` `b` |" in made.markdown()
+    assert "hunter2" not in made.markdown()
+
+
+def test_a_value_that_is_not_known_yet_is_no_identifier() -> None:
+    made = plan(step("replace", "x", old={"image": "sha256:" + "a" * 64}, new={"image": UNKNOWN}, paths=("image",)))
+    assert "`image` `aaaaaaaaaaaa` → `a new one`" in made.markdown()
+
+
+def test_a_value_cannot_break_out_of_its_cell() -> None:
+    made = plan(step("update", "x", old={"user": "a|b`c\nd"}, new={"user": "x" * 500}, paths=("user",)))
+    row = next(line for line in made.markdown().splitlines() if line.startswith("| change"))
+    assert "`a\\|b'c d`" in row
+    assert "x" * 81 not in row
+
+
+def test_what_the_policy_refuses_is_said_with_its_rule() -> None:
+    violation = {
+        "resourceUrn": "a::server",
+        "policyName": "hardened",
+        "message": "What it says.\nreadOnly: must be true\n",
+    }
+    made = plan({"policyEvent": violation}, step("create", "server"), {"summaryEvent": {"result": "failed"}})
+    assert not made.complete
+    assert "- `hardened`, server: readOnly: must be true" in made.markdown()
+
+
+def test_that_the_rules_hold_is_said_only_where_they_were_asked() -> None:
+    asked = {"summaryEvent": {"result": "succeeded", "PolicyPacks": {"mlflow-on-docker": "0.0.1"}}}
+    assert "The rules of `policy/` hold." in plan(asked).markdown()
+    assert "hold" not in plan(DONE).markdown()
+
+
+def test_why_there_is_no_plan_is_said_without_the_engine_s_own_noise() -> None:
+    said = [
+        {"severity": "error", "message": "<{%fg 1%}>no such setting<{%reset%}>\n"},
+        {"severity": "error", "message": "an unhandled error: program exited with non-zero exit code: 1"},
+        {"severity": "error", "message": "preview failed"},
+        {"severity": "debug", "message": "a secret"},
+    ]
+    made = Plan.read("dev", [*(json.dumps({"diagnosticEvent": one}) for one in said), "panic: no JSON"])
+    assert made.errors == ["no such setting", "panic: no JSON"]
+    assert not made.empty
+    assert "**It could not be made:**" in made.markdown()
+
+
+def test_a_long_plan_is_folded_and_fits_a_comment() -> None:
+    few = plan(*(step("create", f"x{number}") for number in range(MOST)), DONE).markdown()
+    many = plan(*(step("create", f"x{number}") for number in range(MOST + 1)), DONE).markdown()
+    assert "<details>" not in few
+    assert f"<details><summary>All {MOST + 1}</summary>" in many
+    huge = plan(*(step("create", "x" * 100 + str(number)) for number in range(1000)), DONE).markdown()
+    assert len(huge) <= LIMIT
+
+
+def test_a_copy_has_no_secret_and_all_settings() -> None:
+    secret = {"secure": "v1:abc"}
+    document = {
+        "encryptionsalt": "x",
+        "secretsprovider": "awskms://x",
+        "config": {
+            "mlflow:hostname": "a.example.com",
+            "mlflow:postgresPassword": secret,
+            "mlflow:traefikKey": secret,
+            "mlflow:server": {"port": 5000, "x": [secret]},
+        },
+    }
+    assert without_secrets(document) == {
+        "config": {
+            "mlflow:hostname": "a.example.com",
+            "mlflow:traefikKey": INSTEAD,
+            "mlflow:server": {"port": 5000, "x": [INSTEAD]},
+        }
+    }
