@@ -8,6 +8,7 @@ from components.backup import Backup
 from components.credentials import warn_of_unsaved
 from components.images import Images
 from components.mlflow import Mlflow
+from components.monitoring import Monitoring, Watched
 from components.networks import Networks
 from components.platform import Platform
 from components.postgres import Postgres
@@ -30,14 +31,19 @@ platform = Platform(
     networks=Networks("networks", config.traefik, extra=config.extra_networks),
     protect_data=config.protect_data,
     backed_up=config.backup.enabled,
+    monitored=config.monitoring.on,
 )
 postgres = Postgres("postgres", config.postgres, platform=platform, major=config.postgres_major)
 artifacts = Artifacts("artifacts", config.object_store, platform=platform).store
 mlflow = Mlflow("mlflow", config.server, platform=platform, database=postgres, artifacts=artifacts, route=config.route)
-Traefik("traefik", config.route, platform=platform, upstream=mlflow.upstream)
+traefik = Traefik("traefik", config.route, platform=platform, upstream=mlflow.upstream)
 backup = Backup("backup", config.backup, platform=platform, database=postgres, artifacts=artifacts, server=mlflow)
+watched = Watched.of(mlflow, artifacts, backup, traefik)
+monitoring = Monitoring("monitoring", config.monitoring, platform=platform, database=postgres, watched=watched)
 
 pulumi.export("url", mlflow.url)
+pulumi.export("scrape", monitoring.scrape)
 credentials = [*postgres.credentials, *artifacts.credentials, *mlflow.credentials, *backup.credentials]
+credentials += monitoring.credentials
 pulumi.export("credentials", {credential.key: credential.value for credential in credentials})
 warn_of_unsaved(credentials)

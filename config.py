@@ -15,6 +15,7 @@ from components import packaged
 from components.backup import TARGET_SECRET, BackupSettings
 from components.images import DEFAULTS, Image, ImagesSettings
 from components.mlflow import BASE_MB, JOBS_MB, MAX_OVERFLOW, POOL_SIZE, WORKER_MB, ServerSettings
+from components.monitoring import MAIL_SECRET, SWITCH_SECRET, WEBHOOK_SECRET, MonitoringSettings
 from components.networks import ExtraNetwork
 from components.object_store import ObjectStoreSettings
 from components.postgres import PostgresSettings
@@ -47,9 +48,22 @@ GENERATED = (
     "clientPassword",
     "adminPassword",
     "flaskSecretKey",
+    "postgresMonitoringPassword",
+    "minioMonitoringPassword",
+    "monitoringPassword",
+    "grafanaPassword",
 )
 """Keys that are not settings: each overrides a generated credential."""
-SECRETS = (*GENERATED, TARGET_SECRET, CERTIFICATE_SECRET, KEY_SECRET, DNS_SECRET)
+SECRETS = (
+    *GENERATED,
+    TARGET_SECRET,
+    CERTIFICATE_SECRET,
+    KEY_SECRET,
+    DNS_SECRET,
+    WEBHOOK_SECRET,
+    SWITCH_SECRET,
+    MAIL_SECRET,
+)
 """And those that nobody can generate."""
 SPARE_CONNECTIONS = 25
 """For the migration, a person with psql, a backup, an exporter, and Postgres' own reserve of three."""
@@ -85,6 +99,7 @@ class StackConfig(Settings):
     object_store: ObjectStoreSettings = Field(default=ObjectStoreSettings(), description="Where artifacts are.")
     traefik: TraefikSettings = Field(default=TraefikSettings(), description="The way in from outside.")
     backup: BackupSettings = Field(default=BackupSettings(), description="The copy of everything.")
+    monitoring: MonitoringSettings = Field(default=MonitoringSettings(), description="What watches it, and tells.")
     images: ImagesSettings = Field(default=ImagesSettings(), description="What is run, and what MLflow is built on.")
 
     @classmethod
@@ -156,6 +171,7 @@ class StackConfig(Settings):
             *self.object_store.kinds,
             *(["backup"] if self.backup.enabled else []),
             *(["traefik"] if self.traefik.mode == "bundled" else []),
+            *self.monitoring.parts,
         )
 
     @property
@@ -167,8 +183,9 @@ class StackConfig(Settings):
     def extra_networks(self) -> set[ExtraNetwork]:
         """The networks beside the two that are always there."""
         wanted: dict[ExtraNetwork, bool] = {
-            "access": bool(self.postgres.port or self.object_store.console_port),
-            "egress": self.backup.leaves,
+            "access": bool(self.postgres.port or self.object_store.console_port or self.monitoring.published),
+            "egress": self.backup.leaves or self.monitoring.leaves,
+            "monitoring": self.monitoring.on,
         }
         return {network for network, is_wanted in wanted.items() if is_wanted}
 
@@ -237,6 +254,7 @@ def _contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
             {"backup"},
             "mlflow:backup.accessKeyId: is required for the S3 target of mlflow:backup",
         )
+    yield from _monitoring_contradictions(config)
     yield from _image_contradictions(config)
     yield from _ports_used_twice(config)
 
@@ -326,6 +344,12 @@ def _missing_secrets(config: StackConfig, given: Collection[str]) -> Iterator[tu
     for key in wanted if config.traefik.mode == "bundled" else ():
         if key not in given:
             yield {"traefik"}, f"mlflow:{key}: is required for {why}; type: pulumi config set --secret {key}"
+    for key in config.monitoring.secrets:
+        if key not in given:
+            yield (
+                {"monitoring"},
+                f"mlflow:{key}: is required for mlflow:monitoring; type: pulumi config set --secret {key}",
+            )
     if config.backup.leaves and TARGET_SECRET not in given:
         yield (
             {"backup"},
@@ -347,6 +371,28 @@ def _object_store_contradictions(store: ObjectStoreSettings) -> Iterator[tuple[s
         )
     if store.console_port and "minio" not in store.kinds:
         yield {"objectStore"}, f"mlflow:objectStore.consolePort: {store.kind} has no console; remove it"
+
+
+def _monitoring_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
+    monitoring = config.monitoring
+    if monitoring.mode != "bundled":
+        for name in ("mail", "webhook", "dead_mans_switch", "prometheus_port", "alertmanager_port", "grafana_port"):
+            if getattr(monitoring, name):
+                yield (
+                    {"monitoring"},
+                    f"mlflow:monitoring.{to_camel(name)}: has no use while mlflow:monitoring.mode is "
+                    f"{monitoring.mode}; set it to bundled",
+                )
+    elif (
+        monitoring.grafana_port
+        and config.images.source == "packages"
+        and "grafana" not in config.images.model_fields_set
+    ):
+        yield (
+            {"monitoring", "images"},
+            "mlflow:monitoring.grafanaPort: there is no package of Grafana; set mlflow:images.grafana.ref, or remove "
+            "it and import assets/monitoring/dashboards/ into another Grafana",
+        )
 
 
 def _image_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
@@ -374,12 +420,15 @@ def _ports_used_twice(config: StackConfig) -> Iterator[tuple[set[str], str]]:
         ("server.port", config.route.published_port),
         ("postgres.port", config.postgres.port),
         ("objectStore.consolePort", config.object_store.console_port),
+        ("monitoring.prometheusPort", config.monitoring.prometheus_port),
+        ("monitoring.alertmanagerPort", config.monitoring.alertmanager_port),
+        ("monitoring.grafanaPort", config.monitoring.grafana_port),
         ("traefik.httpPort", config.traefik.http_port if bundled else None),
         ("traefik.httpsPort", config.traefik.https_port if bundled else None),
     ):
         if port and port in users:
             yield (
-                {"server", "postgres", "objectStore", "traefik"},
+                {"server", "postgres", "objectStore", "traefik", "monitoring"},
                 f"mlflow:{key}: port {port} is already used by mlflow:{users[port]}",
             )
         elif port:

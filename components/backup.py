@@ -14,7 +14,8 @@ from components.mlflow import Mlflow
 from components.object_store import REGION, ObjectStore
 from components.platform import Platform
 from components.postgres import BACKUP_ROLE, DATABASE, Postgres
-from components.runtime import Files, HealthCheck, Limits, Service, Workload
+from components.runtime import Files, HealthCheck, Limits, Metrics, Service, Workload
+from components.scrape import Target
 from components.settings import BackupTarget, Cpus, Cron, Settings
 
 ASSETS = Path(__file__).parent.parent / "assets" / "backup"
@@ -76,6 +77,8 @@ class Backup(pulumi.ComponentResource):
 
     credentials: list[Credential]
     """The key of the repository: without it, nobody opens a backup."""
+    targets: list[Target]
+    """Where Prometheus asks it how the last ones ended."""
 
     def __init__(
         self,
@@ -94,6 +97,7 @@ class Backup(pulumi.ComponentResource):
         """
         super().__init__("mlflow:components:Backup", name, None, opts)
         self.credentials = []
+        self.targets = []
         if settings.enabled:
             self._run(name, settings, platform, database, artifacts, server)
         self.register_outputs({"target": settings.target if settings.enabled else None})
@@ -121,7 +125,7 @@ class Backup(pulumi.ComponentResource):
         data: dict[str, pulumi.Input[str]] = {"/staging": staging.name}
         if settings.where != "s3":
             data["/repository"] = self._local_target(name, settings).name
-        Service(
+        service = Service(
             name,
             Workload(
                 image=image,
@@ -190,11 +194,13 @@ class Backup(pulumi.ComponentResource):
             ),
             HealthCheck(command=["python3", "/run/config/main.py", "alive"], interval_s=30),
             platform=platform,
+            metrics=Metrics(port=METRICS_PORT),
             # A run that is cut off leaves the backups before it as they were.
             grace_s=30,
             after=[database.service.ready, artifacts.ready],
             opts=child,
         )
+        self.targets = [Target(job="backup", instance="backup", address=f"{service.host}:{METRICS_PORT}", every_s=30)]
 
     def _local_target(self, name: str, settings: BackupSettings) -> docker.Volume:
         """Return the volume of the repository: Docker's own, or a folder of the host under its name."""

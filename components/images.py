@@ -49,6 +49,11 @@ DEFAULTS = {
     "seaweedfs": {"ref": "docker.io/chrislusf/seaweedfs:4.48"},
     "traefik": {"ref": "docker.io/library/traefik:v3.7.15"},
     "python": {"ref": "docker.io/library/python:3.13-slim-trixie"},
+    "prometheus": {"ref": "docker.io/prom/prometheus:v3.15.0"},
+    "alertmanager": {"ref": "docker.io/prom/alertmanager:v0.34.1"},
+    "postgresExporter": {"ref": "quay.io/prometheuscommunity/postgres-exporter:v0.20.1"},
+    "blackboxExporter": {"ref": "docker.io/prom/blackbox-exporter:v0.28.0"},
+    "grafana": {"ref": "docker.io/grafana/grafana:13.2.3"},
 }
 
 
@@ -84,6 +89,13 @@ class ImagesSettings(Settings):
     seaweedfs: Image = Field(default=Image(**DEFAULTS["seaweedfs"]), description="The object store `seaweedfs`.")
     traefik: Image = Field(default=Image(**DEFAULTS["traefik"]), description="The proxy, with `traefik.mode: bundled`.")
     python: Image = Field(default=Image(**DEFAULTS["python"]), description="What the MLflow image is built on.")
+    prometheus: Image = Field(default=Image(**DEFAULTS["prometheus"]), description="With `monitoring.mode: bundled`.")
+    alertmanager: Image = Field(default=Image(**DEFAULTS["alertmanager"]), description="The same.")
+    postgres_exporter: Image = Field(
+        default=Image(**DEFAULTS["postgresExporter"]), description="With `monitoring.mode` other than off."
+    )
+    blackbox_exporter: Image = Field(default=Image(**DEFAULTS["blackboxExporter"]), description="The same.")
+    grafana: Image = Field(default=Image(**DEFAULTS["grafana"]), description="With `monitoring.grafanaPort`.")
     mlflow: Image | None = Field(
         default=None,
         description="An MLflow image that was built before, from the same `mlflow/`: by CI, or on another machine. "
@@ -106,7 +118,7 @@ class ImagesSettings(Settings):
             return values
         defaults: dict[str, dict[str, str]] = DEFAULTS
         if values.get("source") == "packages":
-            packages = {key: {"ref": packaged.ref(key)} for key in packaged.NAMES}
+            packages = {key: {"ref": packaged.ref(name)} for key, name in packaged.STANDING_FOR.items()}
             defaults = DEFAULTS | packages
             values = packages | values
         return {
@@ -121,6 +133,11 @@ class ImagesSettings(Settings):
             "seaweedfs": {"seaweedfs": self.seaweedfs},
             "traefik": {"traefik": self.traefik},
             "backup": {"backup": self.backup},
+            "postgres-exporter": {"postgres-exporter": self.postgres_exporter},
+            "blackbox-exporter": {"blackbox-exporter": self.blackbox_exporter},
+            "prometheus": {"prometheus": self.prometheus},
+            "alertmanager": {"alertmanager": self.alertmanager},
+            "grafana": {"grafana": self.grafana},
         }
         wanted = {"postgres": self.postgres, "mlflow": self.mlflow}
         for part in parts:
@@ -205,6 +222,10 @@ class Images(pulumi.ComponentResource):
     def backup(self) -> pulumi.Output[str]:
         """Id of the backup's image; raises `KeyError` where there is no backup."""
         return self._ids["backup"]
+
+    def of(self, part: str) -> pulumi.Output[str]:
+        """Id of the image of a part that watches; raises `KeyError` where it is not deployed."""
+        return self._ids[part]
 
     def _pull(self, name: str, image: Image) -> pulumi.Output[str]:
         pulled = docker.RemoteImage(

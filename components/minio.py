@@ -9,9 +9,10 @@ import pulumi_docker as docker
 
 from components import names
 from components.credentials import Credential
-from components.object_store import ADMIN, BACKUP_USER, USER, ObjectStore, ObjectStoreSettings
+from components.object_store import ADMIN, BACKUP_USER, MONITORING_USER, USER, ObjectStore, ObjectStoreSettings
 from components.platform import Platform
-from components.runtime import Files, HealthCheck, Job, Limits, Publish, Service, Workload
+from components.runtime import Files, HealthCheck, Job, Limits, Metrics, Publish, Service, Workload
+from components.scrape import Target, minio_token
 
 PORT = 9000
 CONSOLE_PORT = 9001
@@ -45,7 +46,13 @@ class Minio(pulumi.ComponentResource):
         backup_password = (
             Credential(f"{name}-backup-password", "minioBackupPassword", parent=self) if platform.backed_up else None
         )
-        identities = {USER: password, **({BACKUP_USER: backup_password} if backup_password else {})}
+        monitoring_password = (
+            Credential(f"{name}-monitoring-password", "minioMonitoringPassword", parent=self)
+            if platform.monitored
+            else None
+        )
+        readers = {BACKUP_USER: backup_password, MONITORING_USER: monitoring_password}
+        identities = {USER: password, **{user: identity for user, identity in readers.items() if identity}}
         data = docker.Volume(
             f"{name}-data",
             name=names.object_store_volume(pulumi.get_stack(), "minio"),
@@ -97,6 +104,7 @@ class Minio(pulumi.ComponentResource):
                 ],
             ),
             platform=platform,
+            metrics=Metrics(port=PORT, path=METRICS_PATHS["minio"]),
             grace_s=30,
             publish=[Publish(port=settings.console_port, target=CONSOLE_PORT)] if settings.console_port else [],
             opts=child,
@@ -128,6 +136,7 @@ class Minio(pulumi.ComponentResource):
                             "bootstrap.sh": (ASSETS / "bootstrap.sh").read_text(),
                             f"{USER}-policy.json": json.dumps(policy(bucket), indent=2),
                             f"{BACKUP_USER}-policy.json": json.dumps(reading_policy(bucket), indent=2),
+                            f"{MONITORING_USER}-policy.json": json.dumps(METRICS_POLICY, indent=2),
                         },
                         image=platform.images.minio_client,
                         parent=self,
@@ -148,8 +157,26 @@ class Minio(pulumi.ComponentResource):
             backup_password=backup_password,
             ready=bootstrap.done,
             credentials=[root_password, *identities.values()],
+            targets=_targets(service.host, monitoring_password) if monitoring_password else [],
         )
         self.register_outputs({"endpoint": endpoint, "bucket": bucket, "volume": data.name})
+
+
+METRICS_PATHS = {
+    "minio": "/minio/v2/metrics/cluster",
+    "minio-node": "/minio/v2/metrics/node",
+    "minio-bucket": "/minio/v2/metrics/bucket",
+}
+METRICS_POLICY = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": ["admin:Prometheus"]}]}
+"""What Prometheus may do: read figures, and no object."""
+
+
+def _targets(host: str, secret_key: Credential) -> list[Target]:
+    token = secret_key.value.apply(lambda value: minio_token(MONITORING_USER, value))
+    return [
+        Target(job=job, instance="minio", address=f"{host}:{PORT}", path=path, every_s=30, secret=token)
+        for job, path in METRICS_PATHS.items()
+    ]
 
 
 def _client_config(endpoint: str, secret_key: pulumi.Output[str]) -> pulumi.Output[str]:

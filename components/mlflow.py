@@ -14,13 +14,25 @@ from components.object_store import CLIENT_ENVIRONMENT, ObjectStore
 from components.platform import Platform
 from components.postgres import Postgres
 from components.route import Route, labels
-from components.runtime import Files, HealthCheck, Job, Limits, Publish, Service, Workload, predecessor_gone
+from components.runtime import (
+    Files,
+    HealthCheck,
+    Job,
+    Limits,
+    Metrics,
+    Publish,
+    Service,
+    Workload,
+    predecessor_gone,
+)
+from components.scrape import Target
 from components.settings import Address, Cpus, Port, Settings
 from components.traefik import Upstream
 
 PORT = 5000
 ADMIN = "admin"
-"""The user of MLflow's own whose password is generated."""
+MONITORING = "monitoring"
+"""The users of MLflow's own whose passwords are generated: one who may do everything, and one for Prometheus."""
 UID = 10001
 POOL_SIZE, MAX_OVERFLOW = 5, 10
 """Connections to Postgres of one worker: kept, and on top at most. SQLAlchemy's defaults, made explicit."""
@@ -102,6 +114,12 @@ class Mlflow(pulumi.ComponentResource):
         # The administrator's password is the migration's to set: the server never learns it.
         admin_password = Credential("admin-password", "adminPassword", parent=self) if route.by_mlflow else None
         flask_key = Credential("flask-secret-key", "flaskSecretKey", parent=self) if route.by_mlflow else None
+        # Where MLflow asks its users, it asks Prometheus, too.
+        self._monitoring_password = (
+            Credential("monitoring-password", "monitoringPassword", parent=self)
+            if route.by_mlflow and platform.monitored
+            else None
+        )
 
         image = platform.images.mlflow
         data_keys = self.data_keys = {
@@ -137,8 +155,9 @@ class Mlflow(pulumi.ComponentResource):
         # Alone and first: a key that does not open the data stops everything while the old server still runs. New
         # files for the others would end it, since the engine deletes a consumer before it replaces its writer.
         verified = job("verify-data-keys", secrets("verify-data-keys", pgpass | data_keys), database.service.ready)
-        admin = {"admin-password": admin_password.value} if admin_password else {}
-        migrate_secrets = secrets("migrate", {**pgpass, **users, **admin}, verified.done)
+        own = {"admin-password": admin_password, "monitoring-password": self._monitoring_password}
+        own_passwords = {file: credential.value for file, credential in own.items() if credential}
+        migrate_secrets = secrets("migrate", {**pgpass, **users, **own_passwords}, verified.done)
         alone = predecessor_gone("server", image=image, once=migrate_secrets.writer, platform=platform)
         migrated = job("migrate", migrate_secrets, alone)
 
@@ -195,6 +214,7 @@ class Mlflow(pulumi.ComponentResource):
                 ready_within_s=180,
             ),
             platform=platform,
+            metrics=Metrics(port=PORT),
             # Longer than the server's own limit for requests in flight, below.
             grace_s=GRACE_SECONDS + 10,
             publish=[
@@ -207,7 +227,7 @@ class Mlflow(pulumi.ComponentResource):
             replaced_with=[migrated.container],
             opts=child,
         )
-        asked_for = [self._client_password, admin_password, flask_key]
+        asked_for = [self._client_password, admin_password, flask_key, self._monitoring_password]
         self.credentials = [self.kek_passphrase, self.webhook_key, *(entry for entry in asked_for if entry)]
         self.register_outputs({"url": self.url})
 
@@ -221,6 +241,18 @@ class Mlflow(pulumi.ComponentResource):
             probe |= {"headers": {"Authorization": f"Basic {nobody}"}, "status": 401}
         return Upstream(
             name=self.service.host, port=PORT, ready=self.service.ready, probe=probe, password=self._client_password
+        )
+
+    @property
+    def target(self) -> Target:
+        """Where Prometheus asks it how it is."""
+        password = self._monitoring_password
+        return Target(
+            job="mlflow",
+            instance="server",
+            address=f"{self.service.host}:{PORT}",
+            user=MONITORING if password else None,
+            secret=password.value if password else None,
         )
 
 

@@ -52,6 +52,11 @@ def certificates_volume(stack: str) -> str:
     return physical(stack, "traefik-certificates")
 
 
+def history_volume(stack: str) -> str:
+    """Return the name of the volume of the bundled Prometheus' history: `mlflow-prod-prometheus-history`."""
+    return physical(stack, "prometheus-history")
+
+
 def is_backup_volume(stack: str, volume: str) -> bool:
     """Whether `volume` holds the backups of a stack, which outlive it."""
     return volume == backup_volume(stack) or volume.startswith(physical(stack, "backup-folder-"))
@@ -70,7 +75,7 @@ def postgres_major(stack: str, volume: str) -> int | None:
 
 def outlives(stack: str, volume: str) -> bool:
     """Whether `volume` outlives a stack that is stopped, for `make destroy` to delete."""
-    return is_data_volume(stack, volume) or volume == certificates_volume(stack)
+    return is_data_volume(stack, volume) or volume in (certificates_volume(stack), history_volume(stack))
 
 
 def is_data_volume(stack: str, volume: str) -> bool:

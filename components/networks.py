@@ -9,14 +9,15 @@ import pulumi_docker as docker
 from components import names
 from components.route import TraefikSettings
 
-ExtraNetwork = Literal["access", "egress"]
+ExtraNetwork = Literal["access", "egress", "monitoring"]
 
 
 class Networks(pulumi.ComponentResource):
     """`backend` has no way out and holds the data; `edge` is where the server meets its proxy.
 
-    Two more exist only where the settings ask for them: `access` for a published port of a data service, since an
-    internal network publishes nothing, and `egress` for a service that has to reach a target outside.
+    More exist only where the settings ask for them: `access` for a published port of a data service, since an internal
+    network publishes nothing; `egress` for a service that has to reach a target outside; and `monitoring`, on which
+    Prometheus meets whom it asks, and from which there is no way out.
     """
 
     backend: pulumi.Output[str]
@@ -43,7 +44,7 @@ class Networks(pulumi.ComponentResource):
         else:
             edge = self._create("edge")
             self.edge, self.edge_name = edge.id, edge.name
-        self._extra = {service: self._create(service).id for service in sorted(extra)}
+        self._extra = {service: self._create(service, internal=service == "monitoring").id for service in sorted(extra)}
         self.register_outputs({"backend": self.backend, "edge": self.edge})
 
     def backend_and(self, *, published: bool) -> list[pulumi.Output[str]]:
@@ -57,6 +58,14 @@ class Networks(pulumi.ComponentResource):
     def backend_and_out(self, *, outward: bool) -> list[pulumi.Output[str]]:
         """Return the networks of a service on the data network, with a way out if its target is outside."""
         return [self.backend, *([self._extra["egress"]] if outward else [])]
+
+    def monitored_and(
+        self, *, published: bool = False, outward: bool = False, backend: bool = False
+    ) -> list[pulumi.Output[str]]:
+        """Return the networks of a service that watches: where it meets the others, and what else it needs."""
+        wanted: dict[ExtraNetwork, bool] = {"access": published, "egress": outward}
+        others = [self._extra[network] for network, is_wanted in wanted.items() if is_wanted]
+        return [self._extra["monitoring"], *([self.backend] if backend else []), *others]
 
     def _create(self, service: str, *, internal: bool = False) -> docker.Network:
         stack = pulumi.get_stack()

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from components.credentials import Credential
 from components.names import ObjectStoreKind
+from components.scrape import Target
 from components.settings import Bucket, Cpus, Port, Settings
 
 REGION = "us-east-1"
@@ -15,7 +16,9 @@ REGION = "us-east-1"
 ADMIN = "mlflow-admin"
 USER = "mlflow"
 BACKUP_USER = "mlflow-backup"
-"""The identities: one that may do everything, one that may use the bucket, one that may read it."""
+MONITORING_USER = "mlflow-monitoring"
+"""The identities: one that may do everything, one that may use the bucket, one that may read it, one that may read
+figures."""
 
 CLIENT_ENVIRONMENT = {
     "AWS_DEFAULT_REGION": REGION,
@@ -72,6 +75,8 @@ class ObjectStore:
     """Once the bucket and its identities are there, and the artifacts that it is to start with."""
     credentials: list[Credential]
     """What guards it."""
+    targets: list[Target]
+    """Where Prometheus asks it how it is."""
 
     @property
     def credentials_file(self) -> pulumi.Output[str]:

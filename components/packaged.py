@@ -17,6 +17,11 @@ SUITE = "trixie"
 FOLDER = Path(__file__).parent.parent / "assets" / "packages"
 REPOSITORY = f"{names.LOCAL_REGISTRY}/{names.PROJECT}-packages"
 NAMES = tuple(sorted(folder.parent.name for folder in FOLDER.glob("*/recipe.toml")))
+STANDING_FOR = {
+    **{name: name for name in NAMES if name != "monitoring"},
+    **dict.fromkeys(("prometheus", "alertmanager", "postgresExporter", "blackboxExporter"), "monitoring"),
+}
+"""The key of each image in the settings, and the recipe that stands for it."""
 BUILDER = "python-build"
 """The image `python` with this host's certificates and package index. MLflow is installed on it, not run."""
 

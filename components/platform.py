@@ -21,6 +21,8 @@ class Platform:
     networks: Networks
     backed_up: bool
     """Whether a backup reads the data: who guards them makes it an identity for that."""
+    monitored: bool
+    """Whether Prometheus asks the services how they are."""
     protect_data: bool
     """Refuse to delete the data volumes' resources. Their volumes survive either way."""
 

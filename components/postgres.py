@@ -16,6 +16,8 @@ PORT = 5432
 DATABASE = USER = "mlflow"
 BACKUP_ROLE = "mlflow_backup"
 """Reads every table and writes none."""
+MONITORING_ROLE = "mlflow_monitoring"
+"""Reads the server's own figures, and counts."""
 UID = 999
 """The user `postgres` of the official image's Debian variant. Alpine's is 70, and cannot take over its data."""
 ASSETS = Path(__file__).parent.parent / "assets" / "postgres"
@@ -70,9 +72,16 @@ class Postgres(pulumi.ComponentResource):
         self.backup_password = (
             Credential(f"{name}-backup-password", "postgresBackupPassword", parent=self) if platform.backed_up else None
         )
+        self.monitoring_password = (
+            Credential(f"{name}-monitoring-password", "postgresMonitoringPassword", parent=self)
+            if platform.monitored
+            else None
+        )
         passwords = {"mlflow-password": self.password.value}
         if self.backup_password:
             passwords["backup-password"] = self.backup_password.value
+        if self.monitoring_password:
+            passwords["monitoring-password"] = self.monitoring_password.value
         secrets = Files(f"{name}-secrets", "/run/secrets", passwords, image=image, parent=self)
         config = Files(
             f"{name}-config",
@@ -111,7 +120,8 @@ class Postgres(pulumi.ComponentResource):
             publish=[Publish(port=settings.port, target=PORT)] if settings.port else [],
             opts=child,
         )
-        self.credentials = [self.password, *([self.backup_password] if self.backup_password else [])]
+        guards = [self.password, self.backup_password, self.monitoring_password]
+        self.credentials = [guard for guard in guards if guard]
         self.register_outputs({"uri": self.uri, "volume": data.name})
 
     @property

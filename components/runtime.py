@@ -9,7 +9,7 @@ not asked for, no new privileges, a read-only root, limits, rotated logs, a grac
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,14 @@ class Publish:
     port: int
     target: int
     address: str = "127.0.0.1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """Where a service tells Prometheus how it is."""
+
+    port: int
+    path: str = "/metrics"
 
 
 class Files:
@@ -157,12 +165,18 @@ class Service(pulumi.ComponentResource):
         platform: Platform,
         grace_s: int,
         publish: Sequence[Publish] = (),
+        metrics: Metrics | None = None,
         after: Sequence[pulumi.Input[pulumi.Resource]] = (),
         replaced_with: Sequence[pulumi.Resource] = (),
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """Run `workload`, started once everything in `after` is ready, stopped with `grace_s` seconds of notice."""
+        """Run `workload`, started once everything in `after` is ready, stopped with `grace_s` seconds of notice.
+
+        One with `metrics` is where Prometheus can reach it, in a stack that is monitored.
+        """
         super().__init__("mlflow:runtime:Service", name, None, opts)
+        if metrics and platform.monitored:
+            workload = _watched(workload, metrics, platform)
         self.host = names.physical(pulumi.get_stack(), name)
         container = docker.Container(
             name,
@@ -222,6 +236,20 @@ class Job(pulumi.ComponentResource):
         )
         self.done = _gate(self.container, lambda container_id: _until_done(platform, container_id, physical, timeout_s))
         self.register_outputs({"name": physical})
+
+
+def _watched(workload: Workload, metrics: Metrics, platform: Platform) -> Workload:
+    """Return `workload` on the network where Prometheus is, with labels for one that finds its targets by them."""
+    labels = {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": str(metrics.port),
+        "prometheus.io/path": metrics.path,
+    }
+    return replace(
+        workload,
+        networks=[*workload.networks, *platform.networks.monitored_and()],
+        labels={**workload.labels, **labels},
+    )
 
 
 def _arguments(physical: str, name: str, role: str, workload: Workload) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from components import names
 from components.credentials import Credential
 from components.object_store import ADMIN, BACKUP_USER, REGION, USER, ObjectStore, ObjectStoreSettings
 from components.platform import Platform
-from components.runtime import Files, HealthCheck, Job, Limits, Service, Workload
+from components.runtime import Files, HealthCheck, Job, Limits, Metrics, Service, Workload
+from components.scrape import Target
 
 PORT = 8333
 METRICS_PORT = 9327
@@ -115,6 +116,7 @@ class Seaweedfs(pulumi.ComponentResource):
             ),
             platform=platform,
             # An inner time-out of its own takes 15 s of it.
+            metrics=Metrics(port=METRICS_PORT),
             grace_s=40,
             opts=child,
         )
@@ -163,6 +165,9 @@ class Seaweedfs(pulumi.ComponentResource):
             backup_password=backup_password,
             ready=bootstrap.done,
             credentials=[admin_password, password, *readers.values()],
+            targets=[
+                Target(job="seaweedfs", instance="seaweedfs", address=f"{service.host}:{METRICS_PORT}", every_s=30)
+            ],
         )
         self.register_outputs({"endpoint": endpoint, "bucket": bucket, "volume": data.name})
 

@@ -82,6 +82,9 @@ Email = Annotated[str, in_words(r"[^@\s]+@[^@\s]+\.[^@\s]+", "must be an address
 HttpUrl = Annotated[
     str, in_words(r"https?://[^\s/]+(/\S*)?", "must be a URL such as http://authelia:9091/api/authz/forward-auth")
 ]
+HostAndPort = Annotated[
+    str, in_words(r"[A-Za-z0-9.-]+:\d{1,5}", "must be a host and a port such as smtp.example.com:587")
+]
 BackupTarget = Annotated[
     str,
     in_words(

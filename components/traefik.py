@@ -11,9 +11,10 @@ from components import names
 from components.credentials import Credential
 from components.platform import Platform
 from components.route import CERTIFICATE_SECRET, DNS_SECRET, KEY_SECRET, Route, TraefikSettings, hashed, routes
-from components.runtime import Files, HealthCheck, Limits, Publish, Service, Workload
+from components.runtime import Files, HealthCheck, Limits, Metrics, Publish, Service, Workload
+from components.scrape import Target
 
-HTTP_PORT, HTTPS_PORT, PING_PORT = 8000, 8443, 8082
+HTTP_PORT, HTTPS_PORT, PING_PORT, METRICS_PORT = 8000, 8443, 8082, 8083
 """Inside the container, where nobody needs a right to bind a low port."""
 UID = 65532
 CONFIG = "/run/config"
@@ -37,6 +38,8 @@ class Traefik(pulumi.ComponentResource):
     ) -> None:
         """Route to `upstream`, once that is ready."""
         super().__init__("mlflow:components:Traefik", name, None, opts)
+        self.targets: list[Target] = []
+        self.hostname = route.hostname if route.traefik.mode == "bundled" else None
         if route.traefik.mode == "bundled":
             self._run(name, route, platform, upstream)
         self.register_outputs({"url": route.url})
@@ -63,7 +66,7 @@ class Traefik(pulumi.ComponentResource):
                 # An authority gives out only so many certificates a week.
                 opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True),
             ).name
-        Service(
+        service = Service(
             name,
             Workload(
                 image=image,
@@ -79,7 +82,7 @@ class Traefik(pulumi.ComponentResource):
                         CONFIG,
                         {
                             # JSON is YAML.
-                            "traefik.yml": json.dumps(static(settings), indent=2) + "\n",
+                            "traefik.yml": json.dumps(static(settings, monitored=platform.monitored), indent=2) + "\n",
                             "routes.yml": json.dumps(dynamic(route, upstream), indent=2) + "\n",
                         },
                         image=image,
@@ -92,6 +95,7 @@ class Traefik(pulumi.ComponentResource):
             ),
             HealthCheck(command=["traefik", "healthcheck", f"--configFile={CONFIG}/traefik.yml"], start_period_s=30),
             platform=platform,
+            metrics=Metrics(port=METRICS_PORT),
             # What is in flight may end: as long as the server gives it.
             grace_s=30,
             publish=[
@@ -101,6 +105,8 @@ class Traefik(pulumi.ComponentResource):
             after=[upstream.ready],
             opts=child,
         )
+        if platform.monitored:
+            self.targets = [Target(job="traefik", instance="traefik", address=f"{service.host}:{METRICS_PORT}")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +134,7 @@ def _secrets(settings: TraefikSettings, password: Credential | None) -> dict[str
     return files
 
 
-def static(settings: TraefikSettings) -> dict[str, Any]:
+def static(settings: TraefikSettings, *, monitored: bool = False) -> dict[str, Any]:
     """Return what Traefik reads once, when it starts."""
     entry_points: dict[str, Any] = {
         "web": {
@@ -155,6 +161,9 @@ def static(settings: TraefikSettings) -> dict[str, Any]:
         "ping": {"entryPoint": "ping"},
         "providers": {"file": {"filename": f"{CONFIG}/routes.yml", "watch": False}},
     }
+    if monitored:
+        entry_points["metrics"] = {"address": f":{METRICS_PORT}"}
+        found["metrics"] = {"prometheus": {"entryPoint": "metrics", "addRoutersLabels": True}}
     if settings.certificate == "acme":
         server = {"caServer": settings.acme_server} if settings.acme_server else {}
         acme = {

@@ -59,6 +59,11 @@ fresh_metrics_directory() {
     rm -rf "$PRIVATE/metrics"
     mkdir -p "$PRIVATE/metrics"
     export MLFLOW_EXPOSE_PROMETHEUS="$PRIVATE/metrics"
+    # The workers do not tell: a server that is started again and again would be one that is up.
+    PROMETHEUS_MULTIPROC_DIR="$PRIVATE/metrics" python -c '
+from prometheus_client import Gauge
+name = "mlflow_server_start_time_seconds"
+Gauge(name, "When the server was started, in Unix time.", multiprocess_mode="max").set_to_current_time()'
 }
 
 # What an upload left behind when the server was killed belongs to nobody.

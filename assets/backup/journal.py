@@ -2,12 +2,14 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import Metric, start_http_server
+from croniter import croniter
+from prometheus_client import Metric, ProcessCollector, start_http_server
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector, CollectorRegistry
 from shell import Failure
@@ -80,19 +82,29 @@ class Journal:
 
 
 class _Collected(Collector):
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, schedules: Mapping[str, str]) -> None:
         self._journal = journal
+        self._schedules = schedules
 
     def collect(self) -> Iterator[Metric]:
         known = self._journal.read()
+        for kind, schedule in self._schedules.items():
+            # Before the first one it is due as of the day on which somebody wanted it.
+            since = known.get(kind, {}).get("last_success_timestamp_seconds") or known.get("scheduled", {}).get(kind)
+            due = croniter(schedule, datetime.fromtimestamp(since or time.time(), UTC)).get_next(float)
+            words = "When one is due: by the schedule, after the last one that succeeded."
+            yield GaugeMetricFamily(f"mlflow_{kind}_due_timestamp_seconds", words, value=due)
         for kind in KINDS:
             for name, words in GAUGES.items():
                 if name in known.get(kind, {}):
                     yield GaugeMetricFamily(f"mlflow_{kind}_{name}", words, value=known[kind][name])
 
 
-def serve(journal: Journal) -> None:
-    """Answer Prometheus, in a thread of its own."""
+def serve(journal: Journal, schedules: Mapping[str, str]) -> None:
+    """Answer Prometheus, in a thread of its own. `schedules` are cron expressions by kind, in UTC."""
+    now = time.time()
+    journal.write("scheduled", dict.fromkeys(schedules, now) | journal.read().get("scheduled", {}))
     registry = CollectorRegistry()
-    registry.register(_Collected(journal))
+    registry.register(_Collected(journal, schedules))
+    ProcessCollector(registry=registry)
     start_http_server(PORT, registry=registry)

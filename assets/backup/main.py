@@ -276,9 +276,9 @@ def show_list() -> None:
 
 def schedule() -> None:
     """Run backup and drill when they are due, until the container is stopped. A failure is told, and tried again."""
-    journals.serve(journal)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     expressions = {"backup": os.environ["SCHEDULE"], "drill": os.environ["DRILL_SCHEDULE"]}
+    journals.serve(journal, expressions)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     # A run that was killed leaves no word of its end, and must not be begun again and again.
     attempted: dict[str, float] = {}
     while True:

@@ -53,6 +53,7 @@ main() {
     make_bucket
     reconcile_identity mlflow
     reconcile_identity mlflow-backup
+    reconcile_identity mlflow-monitoring
     echo "bucket $BUCKET and identity mlflow are ready"
 }
 

@@ -6,6 +6,7 @@ SET log_min_duration_statement = -1;
 
 \set mlflow_password `cat "${SECRETS:-/run/secrets}/mlflow-password"`
 \set backup_password `cat "${SECRETS:-/run/secrets}/backup-password" 2>/dev/null || true`
+\set monitoring_password `cat "${SECRETS:-/run/secrets}/monitoring-password" 2>/dev/null || true`
 
 SELECT 'CREATE ROLE mlflow LOGIN'
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'mlflow')
@@ -33,3 +34,52 @@ GRANT CONNECT ON DATABASE mlflow TO mlflow_backup;
 \if :backed_up
 ALTER ROLE mlflow_backup LOGIN PASSWORD :'backup_password';
 \endif
+
+-- Sees Postgres' own figures, and of MLflow's data what the functions below count. Without monitoring it may not log in.
+SELECT :'monitoring_password' <> '' AS monitored
+\gset
+SELECT 'CREATE ROLE mlflow_monitoring'
+WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'mlflow_monitoring')
+\gexec
+ALTER ROLE mlflow_monitoring NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD NULL;
+ALTER ROLE mlflow_monitoring SET default_transaction_read_only = on;
+-- A count that takes longer is not worth what it costs the others.
+ALTER ROLE mlflow_monitoring SET statement_timeout = '10s';
+GRANT pg_monitor TO mlflow_monitoring;
+GRANT CONNECT ON DATABASE mlflow TO mlflow_monitoring;
+\if :monitored
+ALTER ROLE mlflow_monitoring LOGIN PASSWORD :'monitoring_password';
+\endif
+
+\connect mlflow
+-- They run as mlflow, who owns what they read: as the superuser, whoever replaces a table by a view of his own would be
+-- one. They find no table before the first migration, and then count nothing.
+CREATE SCHEMA IF NOT EXISTS monitoring;
+GRANT USAGE ON SCHEMA monitoring TO mlflow_monitoring, mlflow;
+CREATE OR REPLACE FUNCTION monitoring.runs() RETURNS TABLE (status text, count bigint, started_last_hour bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
+BEGIN
+    IF to_regclass('public.runs') IS NULL THEN RETURN; END IF;
+    RETURN QUERY
+        SELECT state, count(found.status),
+            count(*) FILTER (WHERE found.start_time > extract(epoch FROM now() - interval '1 hour') * 1000)
+        FROM unnest(ARRAY['RUNNING', 'SCHEDULED', 'FINISHED', 'FAILED', 'KILLED']) AS state
+        LEFT JOIN public.runs AS found ON found.status = state AND found.lifecycle_stage = 'active'
+        GROUP BY state;
+END $$;
+CREATE OR REPLACE FUNCTION monitoring.totals()
+RETURNS TABLE (experiments bigint, registered_models bigint, model_versions bigint, traces bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
+BEGIN
+    IF to_regclass('public.trace_info') IS NULL THEN RETURN; END IF;
+    RETURN QUERY SELECT
+        (SELECT count(*) FROM public.experiments WHERE lifecycle_stage = 'active'),
+        (SELECT count(*) FROM public.registered_models),
+        (SELECT count(*) FROM public.model_versions),
+        -- Millions: what the last ANALYZE found will do.
+        (SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = 'public.trace_info'::regclass);
+END $$;
+ALTER FUNCTION monitoring.runs() OWNER TO mlflow;
+ALTER FUNCTION monitoring.totals() OWNER TO mlflow;
+REVOKE ALL ON FUNCTION monitoring.runs(), monitoring.totals() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION monitoring.runs(), monitoring.totals() TO mlflow_monitoring;

@@ -1,0 +1,86 @@
+"""What Prometheus asks, and how: one list, for the bundled one and for somebody's own."""
+
+import hashlib
+import hmac
+import json
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pulumi
+
+EXPIRY = 4102444800
+"""2100-01-01, in seconds since 1970. A token is revoked by another secret, and a date from the clock would be a change
+in every plan."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Something that tells how it is."""
+
+    job: str
+    instance: str
+    """What a person calls it: server, postgres."""
+    address: str
+    """Host and port, on the network `monitoring`."""
+    path: str = "/metrics"
+    every_s: int = 15
+    params: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    user: str | None = None
+    """For whom `secret` is the password. Without one, it is a token."""
+    secret: pulumi.Output[str] | None = None
+
+
+def scrape_config(target: Target, stack: str, secret: Mapping[str, str]) -> dict[str, Any]:
+    """Return one entry of Prometheus' `scrape_configs`.
+
+    `secret` says where the target's password or token is: a file (`{"file": path}`), or here (`{"value": it}`).
+    """
+    found: dict[str, Any] = {
+        "job_name": target.job,
+        "metrics_path": target.path,
+        "scrape_interval": f"{target.every_s}s",
+        # Text as ever: Debian's Prometheus knows no other way that all of them speak.
+        "static_configs": [{"targets": [target.address], "labels": {"stack": stack, "instance": target.instance}}],
+    }
+    if target.params:
+        found["params"] = {key: list(values) for key, values in target.params.items()}
+    if target.secret is not None:
+        kind = "password" if target.user else "credentials"
+        given = {f"{kind}_file": secret["file"]} if "file" in secret else {kind: secret["value"]}
+        if target.user:
+            found["basic_auth"] = {"username": target.user, **given}
+        else:
+            found["authorization"] = given
+    return found
+
+
+def for_another(targets: Sequence[Target], stack: str) -> pulumi.Output[str]:
+    """Return the entries for a Prometheus of somebody's own, as a file for its `scrape_config_files`. Secret."""
+    secrets = [target.secret if target.secret is not None else pulumi.Output.from_input("") for target in targets]
+
+    def rendered(values: list[str]) -> str:
+        entries = [
+            scrape_config(target, stack, {"value": value}) for target, value in zip(targets, values, strict=True)
+        ]
+        # JSON is YAML.
+        return json.dumps({"scrape_configs": entries}, indent=2) + "\n"
+
+    return pulumi.Output.secret(pulumi.Output.all(*secrets).apply(rendered))
+
+
+def minio_token(access_key: str, secret_key: str) -> str:
+    """Return the token with which MinIO lets an identity read its metrics.
+
+    It is what `mc admin prometheus generate` prints: a JWT by HS512 with the identity as its subject (MinIO's
+    cmd/jwt.go and cmd/metrics-router.go).
+    """
+    parts = [{"alg": "HS512", "typ": "JWT"}, {"exp": EXPIRY, "iss": "prometheus", "sub": access_key}]
+    signed = b".".join(_base64(json.dumps(part, separators=(",", ":")).encode()) for part in parts)
+    signature = hmac.new(secret_key.encode(), signed, hashlib.sha512).digest()
+    return (signed + b"." + _base64(signature)).decode()
+
+
+def _base64(raw: bytes) -> bytes:
+    return urlsafe_b64encode(raw).rstrip(b"=")
