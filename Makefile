@@ -5,7 +5,7 @@ export STACK YES CONFIRM ARGS SERVICE FROM DRY_RUN COPY
 RUN := @sh operations/bootstrap.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help up preview drift down destroy status logs open url images env client password doctor backup backups restore drill pin test docs lock
+.PHONY: help up preview drift down destroy status logs open url images env client password scrape doctor backup backups restore drill pin test docs lock
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -49,6 +49,9 @@ client: ## exports for MLflow's client: eval "$(make -s client)"
 
 password: ## print the password with which a client is let in, alone
 	$(RUN) password
+
+scrape: ## print what a Prometheus of your own needs, passwords included
+	$(RUN) scrape
 
 doctor: ## say what is wrong and what to type
 	$(RUN) doctor

@@ -75,7 +75,7 @@ class MonitoringSettings(Settings):
     grafana_port: Port | None = Field(
         default=None,
         description="Run Grafana, with the dashboards of `assets/monitoring`, and publish it there. The user is admin, "
-        "its password `make password` prints.",
+        "its password `make password SERVICE=grafana` prints.",
     )
 
     @property

@@ -22,6 +22,7 @@ VERBS = {
     "env": look.env,
     "client": look.client,
     "password": look.password,
+    "scrape": look.scrape,
     "doctor": look.doctor,
     "pin": pin.pin,
     "backup": backup.backup,

@@ -181,7 +181,12 @@ def env(stack: Stack) -> None:
 
 
 def password(stack: Stack) -> None:
-    """Print the generated password with which a client is let in, and nothing else."""
+    """Print the generated password with which a client is let in, or a person into `SERVICE=grafana`; nothing else."""
+    if os.environ.get("SERVICE") == "grafana":
+        if "grafanaPassword" not in (known := _credentials(stack)):
+            raise StopError(f"{stack.name} has no Grafana (mlflow:monitoring.grafanaPort)")
+        answer(known["grafanaPassword"])
+        return
     route = stack.settings.route
     if route.by_single_sign_on and not route.by_password:
         raise StopError(
@@ -196,6 +201,22 @@ def password(stack: Stack) -> None:
             f"  type: make up STACK={stack.name}"
         )
     answer(known[key])
+
+
+def scrape(stack: Stack) -> None:
+    """Print what a Prometheus of somebody's own needs, as a file for its `scrape_config_files`."""
+    if rehearse.owns(stack):
+        raise StopError(f"{stack.name} was deployed by a rehearsal, which keeps no outputs\n  use mode: bundled there")
+    engine = deploy.engine_of(stack)
+    engine.select()
+    found = engine.outputs().get("scrape")
+    if not found:
+        raise StopError(
+            f"nothing watches {stack.name}\n"
+            f"  in {stack.path.name}: mlflow:monitoring: {{mode: exporters}}; then: make up STACK={stack.name}"
+        )
+    say(f"this holds passwords; your Prometheus has to be on the network {names.physical(stack.name, 'monitoring')}")
+    answer(found.rstrip())
 
 
 def _credentials(stack: Stack) -> dict[str, str]:

@@ -222,11 +222,11 @@ def test_every_secret_reaches_a_file(graph: Graph) -> None:
 
 def test_an_exported_credential_is_secret(graph: Graph) -> None:
     exports = graph.exports
-    assert set(exports) == {"url", "credentials"}
+    assert set(exports) == {"url", "credentials", "scrape"}
 
     @pulumi.runtime.test  # type: ignore[untyped-decorator]
     async def check() -> None:
-        for value in exports["credentials"].values():
+        for value in [*exports["credentials"].values(), exports["scrape"]]:
             assert await value.is_secret()
 
     check()

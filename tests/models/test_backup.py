@@ -142,10 +142,10 @@ def test_a_run_that_failed_is_recorded_and_the_last_success_stays(tmp_path: Path
 
 def test_prometheus_is_told_of_the_last_run(tmp_path: Path) -> None:
     journal = journals.Journal(tmp_path / "journal.json")
-    assert list(journals._Collected(journal).collect()) == []
+    assert list(journals._Collected(journal, {}).collect()) == []
     with journal.recorded("drill") as result:
         result["source_bytes"] = 7
-    found = {metric.name: metric.samples[0].value for metric in journals._Collected(journal).collect()}
+    found = {metric.name: metric.samples[0].value for metric in journals._Collected(journal, {}).collect()}
     assert found["mlflow_drill_last_result"] == 1
     assert found["mlflow_drill_source_bytes"] == 7
     assert set(found) == {
@@ -155,6 +155,21 @@ def test_prometheus_is_told_of_the_last_run(tmp_path: Path) -> None:
             *("duration_seconds", "source_bytes"),
         )
     }
+
+
+def test_prometheus_is_told_when_a_backup_is_due(tmp_path: Path) -> None:
+    journal = journals.Journal(tmp_path / "journal.json")
+
+    def due() -> datetime:
+        metric = next(iter(journals._Collected(journal, {"backup": "17 3 * * *"}).collect()))
+        assert metric.name == "mlflow_backup_due_timestamp_seconds"
+        return datetime.fromtimestamp(metric.samples[0].value, UTC)
+
+    # Wanted on a Monday evening, and never taken: due on Tuesday, however long that is ago.
+    journal.write("scheduled", {"backup": datetime(2026, 11, 23, 20, tzinfo=UTC).timestamp()})
+    assert due() == datetime(2026, 11, 24, 3, 17, tzinfo=UTC)
+    journal.write("backup", {"last_success_timestamp_seconds": datetime(2026, 11, 24, 3, 18, tzinfo=UTC).timestamp()})
+    assert due() == datetime(2026, 11, 25, 3, 17, tzinfo=UTC)
 
 
 def test_backup_and_migration_hold_the_same_lock() -> None:

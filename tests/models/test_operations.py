@@ -464,7 +464,7 @@ def test_an_image_that_is_built_here_has_nothing_to_pin(stack: Stack, monkeypatc
     with pytest.raises(StopError, match="have no digest"):
         pin.pin(stack)
     assert [ref for ref in asked if ref.startswith("localhost/")] == []
-    assert len(asked) == 2
+    assert len(asked) == 3
 
 
 @pytest.mark.parametrize("proxy", ["", "http://proxy.example.com:3128"])

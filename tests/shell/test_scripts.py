@@ -5,9 +5,12 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
 
 ROOT = Path(__file__).parents[2]
 ENTRYPOINT = ROOT / "mlflow" / "docker-entrypoint.sh"
@@ -28,7 +31,8 @@ class Sandbox:
             (path / name).mkdir()
         self.calls = path / "calls"
         self.environment = {
-            "PATH": f"{path / 'bin'}:{os.environ['PATH']}",
+            # The packages of the images are this environment's, too.
+            "PATH": f"{path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
             "SECRETS": str(path / "secrets"),
             "PRIVATE": str(path / "private"),
             "CONFIG": str(path / "config"),
@@ -185,8 +189,19 @@ def test_the_migration_gets_an_address_without_a_password_and_no_data_key(sandbo
 def test_the_metrics_folder_is_empty_at_every_start(sandbox: Sandbox) -> None:
     (sandbox.path / "private" / "metrics").mkdir()
     (sandbox.path / "private" / "metrics" / "counter_7.db").write_text("of a dead process")
+    sandbox.program("python")
     done = sandbox.source(ENTRYPOINT, 'fresh_metrics_directory; ls -A "$MLFLOW_EXPOSE_PROMETHEUS" | wc -l')
     assert done.stdout.strip() == "0"
+
+
+def test_the_start_of_the_server_is_told_to_whoever_merges_what_the_workers_count(sandbox: Sandbox) -> None:
+    started = time.time()
+    sandbox.source(ENTRYPOINT, "fresh_metrics_directory")
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=str(sandbox.path / "private" / "metrics"))  # type: ignore[no-untyped-call]
+    told = registry.get_sample_value("mlflow_server_start_time_seconds")
+    assert told is not None
+    assert started <= told <= time.time()
 
 
 def test_what_a_killed_server_spooled_is_removed(sandbox: Sandbox) -> None:
