@@ -176,6 +176,8 @@ def open_browser(stack: Stack) -> None:
 def env(stack: Stack) -> None:
     """Print the exports that make plain `pulumi` see what we see: eval "$(make -s env)"."""
     engine = deploy.engine_of(stack)
+    # Plain `pulumi config set` wants one that exists.
+    engine.select()
     for key, value in {**engine.exports, "PATH": engine.environment["PATH"]}.items():
         answer(f"export {key}='{value}'")
 
