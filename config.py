@@ -50,7 +50,6 @@ GENERATED = (
     "flaskSecretKey",
     "postgresMonitoringPassword",
     "minioMonitoringPassword",
-    "monitoringPassword",
     "grafanaPassword",
 )
 """Keys that are not settings: each overrides a generated credential."""

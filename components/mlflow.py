@@ -29,10 +29,9 @@ from components.scrape import Target
 from components.settings import Address, Cpus, Port, Settings
 from components.traefik import Upstream
 
-PORT = 5000
+PORT, METRICS_PORT = 5000, 5001
 ADMIN = "admin"
-MONITORING = "monitoring"
-"""The users of MLflow's own whose passwords are generated: one who may do everything, and one for Prometheus."""
+"""The user of MLflow's own whose password is generated."""
 UID = 10001
 POOL_SIZE, MAX_OVERFLOW = 5, 10
 """Connections to Postgres of one worker: kept, and on top at most. SQLAlchemy's defaults, made explicit."""
@@ -114,12 +113,6 @@ class Mlflow(pulumi.ComponentResource):
         # The administrator's password is the migration's to set: the server never learns it.
         admin_password = Credential("admin-password", "adminPassword", parent=self) if route.by_mlflow else None
         flask_key = Credential("flask-secret-key", "flaskSecretKey", parent=self) if route.by_mlflow else None
-        # Where MLflow asks its users, it asks Prometheus, too.
-        self._monitoring_password = (
-            Credential("monitoring-password", "monitoringPassword", parent=self)
-            if route.by_mlflow and platform.monitored
-            else None
-        )
 
         image = platform.images.mlflow
         data_keys = self.data_keys = {
@@ -155,9 +148,8 @@ class Mlflow(pulumi.ComponentResource):
         # Alone and first: a key that does not open the data stops everything while the old server still runs. New
         # files for the others would end it, since the engine deletes a consumer before it replaces its writer.
         verified = job("verify-data-keys", secrets("verify-data-keys", pgpass | data_keys), database.service.ready)
-        own = {"admin-password": admin_password, "monitoring-password": self._monitoring_password}
-        own_passwords = {file: credential.value for file, credential in own.items() if credential}
-        migrate_secrets = secrets("migrate", {**pgpass, **users, **own_passwords}, verified.done)
+        admin = {"admin-password": admin_password.value} if admin_password else {}
+        migrate_secrets = secrets("migrate", {**pgpass, **users, **admin}, verified.done)
         alone = predecessor_gone("server", image=image, once=migrate_secrets.writer, platform=platform)
         migrated = job("migrate", migrate_secrets, alone)
 
@@ -181,6 +173,7 @@ class Mlflow(pulumi.ComponentResource):
                         allowed_hosts(names.physical(stack, "server"), route.hostname, settings.bind_address)
                     ),
                     "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": self.url,
+                    **({"METRICS_PORT": str(METRICS_PORT)} if platform.monitored else {}),
                 },
                 files=[
                     secrets(
@@ -214,7 +207,7 @@ class Mlflow(pulumi.ComponentResource):
                 ready_within_s=180,
             ),
             platform=platform,
-            metrics=Metrics(port=PORT),
+            metrics=Metrics(port=METRICS_PORT),
             # Longer than the server's own limit for requests in flight, below.
             grace_s=GRACE_SECONDS + 10,
             publish=[
@@ -227,7 +220,7 @@ class Mlflow(pulumi.ComponentResource):
             replaced_with=[migrated.container],
             opts=child,
         )
-        asked_for = [self._client_password, admin_password, flask_key, self._monitoring_password]
+        asked_for = [self._client_password, admin_password, flask_key]
         self.credentials = [self.kek_passphrase, self.webhook_key, *(entry for entry in asked_for if entry)]
         self.register_outputs({"url": self.url})
 
@@ -246,14 +239,7 @@ class Mlflow(pulumi.ComponentResource):
     @property
     def target(self) -> Target:
         """Where Prometheus asks it how it is."""
-        password = self._monitoring_password
-        return Target(
-            job="mlflow",
-            instance="server",
-            address=f"{self.service.host}:{PORT}",
-            user=MONITORING if password else None,
-            secret=password.value if password else None,
-        )
+        return Target(job="mlflow", instance="server", address=f"{self.service.host}:{METRICS_PORT}")
 
 
 READINESS_PATH = "/api/2.0/mlflow/experiments/search?max_results=1"

@@ -27,15 +27,14 @@ class Target:
     path: str = "/metrics"
     every_s: int = 15
     params: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    user: str | None = None
-    """For whom `secret` is the password. Without one, it is a token."""
     secret: pulumi.Output[str] | None = None
+    """A token, where one is asked for."""
 
 
 def scrape_config(target: Target, stack: str, secret: Mapping[str, str]) -> dict[str, Any]:
     """Return one entry of Prometheus' `scrape_configs`.
 
-    `secret` says where the target's password or token is: a file (`{"file": path}`), or here (`{"value": it}`).
+    `secret` says where the target's token is: a file (`{"file": path}`), or here (`{"value": it}`).
     """
     found: dict[str, Any] = {
         "job_name": target.job,
@@ -47,12 +46,9 @@ def scrape_config(target: Target, stack: str, secret: Mapping[str, str]) -> dict
     if target.params:
         found["params"] = {key: list(values) for key, values in target.params.items()}
     if target.secret is not None:
-        kind = "password" if target.user else "credentials"
-        given = {f"{kind}_file": secret["file"]} if "file" in secret else {kind: secret["value"]}
-        if target.user:
-            found["basic_auth"] = {"username": target.user, **given}
-        else:
-            found["authorization"] = given
+        found["authorization"] = (
+            {"credentials_file": secret["file"]} if "file" in secret else {"credentials": secret["value"]}
+        )
     return found
 
 

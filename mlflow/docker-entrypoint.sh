@@ -59,11 +59,12 @@ fresh_metrics_directory() {
     rm -rf "$PRIVATE/metrics"
     mkdir -p "$PRIVATE/metrics"
     export MLFLOW_EXPOSE_PROMETHEUS="$PRIVATE/metrics"
-    # The workers do not tell: a server that is started again and again would be one that is up.
-    PROMETHEUS_MULTIPROC_DIR="$PRIVATE/metrics" python -c '
-from prometheus_client import Gauge
-name = "mlflow_server_start_time_seconds"
-Gauge(name, "When the server was started, in Unix time.", multiprocess_mode="max").set_to_current_time()'
+}
+
+# On a port of their own, where nobody is asked who he is: MLflow's own /metrics wants an administrator's password where
+# it has users.
+serve_metrics() {
+    [ -z "${METRICS_PORT:-}" ] || PROMETHEUS_MULTIPROC_DIR="$PRIVATE/metrics" python /opt/mlflow-stack/metrics.py &
 }
 
 # What an upload left behind when the server was killed belongs to nobody.
@@ -81,6 +82,7 @@ _main() {
         use_users
         fresh_metrics_directory
         empty_scratch
+        serve_metrics
         asks_users || exec mlflow server
         # The one option that has no variable.
         exec mlflow server --app-name basic-auth

@@ -139,14 +139,14 @@ def test_a_copy_has_no_secret_and_all_settings() -> None:
         "config": {
             "mlflow:hostname": "a.example.com",
             "mlflow:postgresPassword": secret,
-            "mlflow:traefikKey": secret,
+            "mlflow:tlsKey": secret,
             "mlflow:server": {"port": 5000, "x": [secret]},
         },
     }
     assert without_secrets(document) == {
         "config": {
             "mlflow:hostname": "a.example.com",
-            "mlflow:traefikKey": INSTEAD,
+            "mlflow:tlsKey": INSTEAD,
             "mlflow:server": {"port": 5000, "x": [INSTEAD]},
         }
     }

@@ -6,11 +6,10 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
-from prometheus_client.multiprocess import MultiProcessCollector
 
 ROOT = Path(__file__).parents[2]
 ENTRYPOINT = ROOT / "mlflow" / "docker-entrypoint.sh"
@@ -189,19 +188,39 @@ def test_the_migration_gets_an_address_without_a_password_and_no_data_key(sandbo
 def test_the_metrics_folder_is_empty_at_every_start(sandbox: Sandbox) -> None:
     (sandbox.path / "private" / "metrics").mkdir()
     (sandbox.path / "private" / "metrics" / "counter_7.db").write_text("of a dead process")
-    sandbox.program("python")
     done = sandbox.source(ENTRYPOINT, 'fresh_metrics_directory; ls -A "$MLFLOW_EXPOSE_PROMETHEUS" | wc -l')
     assert done.stdout.strip() == "0"
 
 
-def test_the_start_of_the_server_is_told_to_whoever_merges_what_the_workers_count(sandbox: Sandbox) -> None:
-    started = time.time()
-    sandbox.source(ENTRYPOINT, "fresh_metrics_directory")
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=str(sandbox.path / "private" / "metrics"))  # type: ignore[no-untyped-call]
-    told = registry.get_sample_value("mlflow_server_start_time_seconds")
-    assert told is not None
-    assert started <= told <= time.time()
+def test_what_the_workers_count_is_told_on_a_port_of_its_own_and_only_where_it_is_asked_for(sandbox: Sandbox) -> None:
+    sandbox.program("python")
+    sandbox.source(ENTRYPOINT, "serve_metrics; wait")
+    assert sandbox.called() == []
+    sandbox.source(ENTRYPOINT, "serve_metrics; wait", METRICS_PORT="5001")
+    assert sandbox.called() == ["python /opt/mlflow-stack/metrics.py"]
+
+
+def test_metrics_are_those_of_the_workers_and_the_start(sandbox: Sandbox) -> None:
+    count = "from prometheus_client import Counter; Counter('mlflow_http_request', 'x').inc(7)"
+    folder = {"PROMETHEUS_MULTIPROC_DIR": str(sandbox.path / "private")}
+    sandbox.run(sys.executable, "-c", count, **folder)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**sandbox.environment, **folder, "METRICS_PORT": str(port)}
+    with subprocess.Popen([sys.executable, ROOT / "mlflow" / "metrics.py"], env=environment) as serving:
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+                    told = answer.read().decode()
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        serving.terminate()
+    assert "mlflow_http_request_total 7.0" in told
+    assert "process_start_time_seconds" in told
 
 
 def test_what_a_killed_server_spooled_is_removed(sandbox: Sandbox) -> None:
