@@ -99,12 +99,16 @@ def _table(model: type[Settings], prefix: str, *, sections: bool = True) -> str:
         section = _section(field)
         if section and not sections:
             continue
-        default = field.default
+        default = None if field.is_required() else field.default
         if isinstance(default, Settings):
             shown = "<br>".join(f"`{key}: {value}`" for key, value in default.model_dump(by_alias=True).items())
         else:
             shown = "-" if default is None or default == () else f"`{json.dumps(default)}`"
-        rows.append(f"| `{prefix}{field.alias}` | {shown} | {_text(field)} |")
+        rows.append(f"| `{prefix}{field.alias}` | {'required' if field.is_required() else shown} | {_text(field)} |")
+        # A section that may be left out.
+        for part in get_args(field.annotation):
+            if isinstance(part, type) and issubclass(part, Settings):
+                rows += _table(part, f"{prefix}{field.alias}.").splitlines()[2:]
     return "\n".join(rows)
 
 

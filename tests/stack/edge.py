@@ -38,8 +38,9 @@ def image(name: str) -> str:
     daemon = Daemon(resolve_host())
     if daemon.has_image(DEFAULTS[name]["ref"]):
         return DEFAULTS[name]["ref"]
-    packages.build(daemon, [name], [])
-    return packaged.ref(name)
+    recipe = packaged.STANDING_FOR[name]
+    packages.build(daemon, [recipe], [])
+    return packaged.ref(recipe)
 
 
 def basic(user: str, password: str) -> dict[str, str]:

@@ -1,0 +1,364 @@
+"""Every alert by promtool: a case that fires it, one that does not, and a week in which nothing is wrong."""
+
+import io
+import json
+import math
+import random
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import docker
+import pytest
+import yaml
+
+from components.daemon import resolve_host
+from tests.stack.deployment import ROOT
+from tests.stack.edge import image
+
+ALERTS = ROOT / "assets" / "monitoring" / "alerts.yml"
+RULES = {rule["alert"]: rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]}
+STACK = {"stack": "prod"}
+SERVER = {**STACK, "instance": "server"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Series by name and labels, a value each minute in promtool's notation, and what is said of them at a minute."""
+
+    alert: str
+    fires: dict[str, str]
+    quiet: dict[str, str]
+    at: int
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+def up(job: str, instance: str) -> str:
+    return f'up{{stack="prod",job="{job}",instance="{instance}"}}'
+
+
+def probe(name: str, job: str = "readiness") -> str:
+    instance = "server" if job == "readiness" else "traefik"
+    return f'{name}{{stack="prod",job="{job}",instance="{instance}"}}'
+
+
+def requests(status: str) -> str:
+    return f'mlflow_http_request_total{{stack="prod",job="mlflow",instance="server",method="GET",status="{status}"}}'
+
+
+def disk(which: str) -> str:
+    return f'minio_cluster_capacity_usable_{which}_bytes{{stack="prod",job="minio",instance="minio"}}'
+
+
+def resource(which: str) -> str:
+    return f'SeaweedFS_volumeServer_resource{{stack="prod",job="seaweedfs",instance="seaweedfs",type="{which}"}}'
+
+
+def backup(name: str) -> str:
+    return f'mlflow_{name}{{stack="prod",job="backup",instance="backup"}}'
+
+
+def started(job: str, name: str = "process_start_time_seconds") -> str:
+    return f'{name}{{stack="prod",job="{job}",instance="{job}"}}'
+
+
+DATABASE = {**STACK, "job": "postgres", "instance": "postgres"}
+BACKUP = {**STACK, "job": "backup", "instance": "backup"}
+MINIO = {**STACK, "job": "minio", "instance": "minio"}
+WEED = {**STACK, "job": "seaweedfs", "instance": "seaweedfs", "type": "avail"}
+PG_UP = 'pg_up{stack="prod",job="postgres",instance="postgres"}'
+BACKENDS = 'pg_stat_database_numbackends{stack="prod",job="postgres",instance="postgres",datname="mlflow"}'
+LIMIT = 'pg_settings_max_connections{stack="prod",job="postgres",instance="postgres"}'
+FAILED = 'alertmanager_notifications_failed_total{stack="prod",job="alertmanager",instance="a",integration="webhook"}'
+ROUTED = 'traefik_tls_certs_not_after{stack="prod",job="traefik",instance="traefik",cn="x"}'
+DAY = 86400
+CASES = [
+    Case(
+        "MlflowDown",
+        {up("mlflow", "server"): "0x5"},
+        {up("mlflow", "server"): "1 0 1x5"},
+        3,
+        {**SERVER, "job": "mlflow"},
+    ),
+    Case(
+        "MlflowNotReady",
+        {probe("probe_success"): "1 0x9"},
+        {probe("probe_success"): "1 0x1 1x9"},
+        5,
+        {**SERVER, "job": "readiness"},
+    ),
+    Case(
+        "MlflowSlow",
+        {probe("probe_duration_seconds"): "3x20"},
+        # One slow answer in an evening.
+        {probe("probe_duration_seconds"): "0.02x5 9 0.02x20"},
+        12,
+        {**SERVER, "job": "readiness"},
+    ),
+    Case(
+        "MlflowErrors",
+        {requests("200"): "0+90x20", requests("500"): "0+10x20"},
+        {requests("200"): "0+100x20", requests("500"): "0+3x20"},
+        10,
+        STACK,
+    ),
+    Case(
+        "MlflowErrors", {requests("503"): "0+2x20"}, {requests("200"): "0+2x20", requests("500"): "0x9 1x11"}, 10, STACK
+    ),
+    Case(
+        "RestartLoop",
+        {started("mlflow"): "1x2 2x2 3x2 4x20"},
+        {started("mlflow"): "1x2 2x2 3x20"},
+        10,
+        {**STACK, "instance": "mlflow"},
+    ),
+    Case(
+        "RestartLoop",
+        {started("postgres", "pg_postmaster_start_time_seconds"): "1x2 2x2 3x2 4x20", started("postgres"): "1x30"},
+        # The exporter's own start is not the database's.
+        {started("postgres", "pg_postmaster_start_time_seconds"): "1x30", started("postgres"): "1x2 2x2 3x2 4x20"},
+        10,
+        {**STACK, "instance": "postgres"},
+    ),
+    Case("DatabaseDown", {PG_UP: "0x5"}, {PG_UP: "1x5", up("postgres", "postgres"): "1x5"}, 3, DATABASE),
+    Case("DatabaseDown", {up("postgres", "postgres"): "0x5"}, {PG_UP: "1 0 1x5"}, 3, DATABASE),
+    Case("DatabaseConnections", {BACKENDS: "81x9", LIMIT: "100x9"}, {BACKENDS: "79x9", LIMIT: "100x9"}, 7, STACK),
+    Case("ObjectStoreDown", {up("minio", "minio"): "0x5"}, {up("minio", "minio"): "1 0 1x5"}, 3, MINIO),
+    Case(
+        "DiskNearlyFull",
+        {disk("free"): "9x9", disk("total"): "100x9"},
+        {disk("free"): "11x9", disk("total"): "100x9"},
+        7,
+        MINIO,
+    ),
+    Case(
+        "DiskNearlyFull",
+        {resource("avail"): "9x9", resource("all"): "100x9"},
+        {resource("avail"): "11x9", resource("all"): "100x9"},
+        7,
+        {key: value for key, value in WEED.items() if key != "type"},
+    ),
+    Case(
+        "DiskFilling",
+        # 10 MB a minute are 14 GB a day.
+        {disk("free"): "45000000000-10000000x480", disk("total"): "100000000000x480"},
+        {disk("free"): "90000000000-10000000x480", disk("total"): "100000000000x480"},
+        450,
+        MINIO,
+    ),
+    Case(
+        "DiskFilling",
+        {resource("avail"): "45000000000-10000000x480", resource("all"): "100000000000x480"},
+        {resource("avail"): "45000000000-1000000x480", resource("all"): "100000000000x480"},
+        450,
+        WEED,
+    ),
+    Case(
+        "BackupTooOld",
+        {backup("backup_due_timestamp_seconds"): "0x130"},
+        # It takes a while.
+        {backup("backup_due_timestamp_seconds"): "0x100 86400x30"},
+        125,
+        BACKUP,
+    ),
+    Case("BackupFailed", {backup("backup_last_result"): "0x3"}, {backup("backup_last_result"): "1x3"}, 1, BACKUP),
+    Case("DrillFailed", {backup("drill_last_result"): "0x3"}, {backup("drill_last_result"): "1x3"}, 1, BACKUP),
+    Case(
+        "DrillFailed",
+        {backup("drill_due_timestamp_seconds"): "0x1500"},
+        {backup("drill_due_timestamp_seconds"): "3600x1500"},
+        1450,
+        BACKUP,
+    ),
+    Case(
+        "EdgeDown",
+        {probe("probe_success", "edge"): "0x9"},
+        {probe("probe_success", "edge"): "1 0 1x9"},
+        5,
+        {**STACK, "job": "edge", "instance": "traefik"},
+    ),
+    Case(
+        "CertificateExpiring",
+        {probe("probe_ssl_earliest_cert_expiry", "edge"): f"{13 * DAY}x90"},
+        {probe("probe_ssl_earliest_cert_expiry", "edge"): f"{15 * DAY}x90"},
+        70,
+        STACK,
+    ),
+    Case("CertificateExpiring", {ROUTED: f"{13 * DAY}x90"}, {ROUTED: f"{30 * DAY}x90"}, 70, STACK),
+    Case(
+        "TargetDown",
+        {up("backup", "backup"): "0x9"},
+        {up("backup", "backup"): "1 0x3 1x9"},
+        7,
+        BACKUP,
+    ),
+    Case("NotificationsFailing", {FAILED: "0+1x20"}, {FAILED: "0x2 1x18"}, 12, {**STACK, "integration": "webhook"}),
+]
+
+
+def promtool(tests: list[dict[str, Any]]) -> tuple[int, str]:
+    """Run `promtool test rules` in Prometheus' own image; return its exit code and what it printed."""
+    api = docker.APIClient(base_url=resolve_host(), version="auto")
+    document = {"rule_files": ["alerts.yml"], "evaluation_interval": "1m", "tests": tests}
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as archive:
+        for name, content in {"alerts.yml": ALERTS.read_text(), "tests.yml": json.dumps(document)}.items():
+            entry = tarfile.TarInfo(f"rules/{name}")
+            entry.size, entry.mode = len(content.encode()), 0o644
+            archive.addfile(entry, io.BytesIO(content.encode()))
+    command = ["promtool", "test", "rules", "/rules/tests.yml"]
+    container = api.create_container(image("prometheus"), entrypoint=command)["Id"]
+    try:
+        api.put_archive(container, "/", raw.getvalue())
+        api.start(container)
+        code: int = api.wait(container)["StatusCode"]
+        return code, api.logs(container).decode()
+    finally:
+        api.remove_container(container, force=True)
+
+
+def expected(case: Case) -> dict[str, Any]:
+    rule = RULES[case.alert]
+
+    def filled(text: str) -> str:
+        return re.sub(r"{{ \$labels\.(\w+) }}", lambda match: case.labels[match[1]], text)
+
+    return {
+        "exp_labels": {**case.labels, **rule["labels"]},
+        "exp_annotations": {key: filled(value) for key, value in rule["annotations"].items()},
+    }
+
+
+def rule_test(case: Case, series: dict[str, str], alerts: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "alert_rule_test": [{"eval_time": f"{case.at}m", "alertname": case.alert, "exp_alerts": alerts}],
+    }
+
+
+def test_every_alert_fires_where_it_should_and_nowhere_else() -> None:
+    tests = []
+    for case in CASES:
+        tests += [rule_test(case, case.fires, [expected(case)]), rule_test(case, case.quiet, [])]
+    watchdog = Case("Watchdog", {}, {}, 1)
+    tests.append(rule_test(watchdog, {"up": "1x3"}, [expected(watchdog)]))
+    code, said = promtool(tests)
+    assert code == 0, said
+
+
+def test_a_case_that_is_wrong_is_found() -> None:
+    code, said = promtool([rule_test(CASES[0], CASES[0].quiet, [expected(CASES[0])])])
+    assert code != 0
+    assert "MlflowDown" in said
+
+
+def test_every_alert_has_a_case_a_severity_and_a_page() -> None:
+    assert {case.alert for case in CASES} | {"Watchdog"} == set(RULES)
+    headings = {
+        line.strip("# \n").lower().replace(" ", "-")
+        for line in (ROOT / "docs" / "operations.md").read_text().splitlines()
+        if line.startswith("#")
+    }
+    for name, rule in RULES.items():
+        assert rule["labels"]["severity"] in ("critical", "warning", "none"), name
+        path, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+        assert path == "docs/operations.md", name
+        assert anchor in headings, name
+
+
+MINUTES = range(7 * 24 * 60)
+UPGRADE = 3 * 1440 + 600
+"""The minute in which the server was upgraded."""
+
+
+def busy(minute: int) -> float:
+    """How busy a minute is, by the time of the day: 0 at night, 1 at noon."""
+    return max(0.0, math.sin((minute % 1440 - 480) / 1440 * 2 * math.pi))
+
+
+def counted(chance: random.Random, share: float) -> Iterator[float]:
+    total = 0.0
+    for minute in MINUTES:
+        total += round((16 + 600 * busy(minute)) * share * chance.random() * 2)
+        if minute == UPGRADE:
+            total = 0.0
+        yield total
+
+
+def blinking(chance: random.Random) -> Iterator[float]:
+    """One answer in a thousand is lost, never two in a row."""
+    last = 1.0
+    for _ in MINUTES:
+        last = 0.0 if last and chance.random() < 0.001 else 1.0
+        yield last
+
+
+def due(missed: bool) -> Iterator[float]:  # noqa: FBT001
+    """When a backup is due: 03:17, and it takes 20 to 100 minutes."""
+    following = 197 * 60.0
+    for minute in MINUTES:
+        day, of_day = divmod(minute, 1440)
+        if of_day == 197 + 20 + 13 * day and not (missed and day == 4):
+            following = ((day + 1) * 1440 + 197) * 60.0
+        yield following
+
+
+def free(chance: random.Random) -> Iterator[float]:
+    """A disk that fills by day, and is emptied every other night."""
+    left = 46e9
+    for minute in MINUTES:
+        left = 46e9 if minute % 2880 == 2000 else left - 2e6 * busy(minute) * chance.random()
+        yield left
+
+
+def week(*, missed: bool = False) -> dict[str, str]:
+    """Return a week of a busy stack in which all is well; with `missed`, one night has no backup."""
+    chance = random.Random(7)
+    values: dict[str, Iterator[float]] = {
+        up("mlflow", "server"): blinking(chance),
+        up("minio", "minio"): blinking(chance),
+        up("backup", "backup"): blinking(chance),
+        up("postgres", "postgres"): blinking(chance),
+        PG_UP: blinking(chance),
+        probe("probe_success"): blinking(chance),
+        probe("probe_success", "edge"): blinking(chance),
+        probe("probe_duration_seconds"): (
+            8.0 if chance.random() < 0.002 else 0.02 + busy(minute) * chance.random() for minute in MINUTES
+        ),
+        requests("200"): counted(chance, 1),
+        requests("404"): counted(chance, 0.05),
+        requests("500"): counted(chance, 0.002),
+        BACKENDS: (10 + round(50 * busy(minute) * chance.random()) for minute in MINUTES),
+        LIMIT: (100.0 for _ in MINUTES),
+        disk("free"): free(chance),
+        disk("total"): (100e9 for _ in MINUTES),
+        backup("backup_due_timestamp_seconds"): due(missed),
+        backup("backup_last_result"): (1.0 for _ in MINUTES),
+        backup("drill_last_result"): (1.0 for _ in MINUTES),
+        backup("drill_due_timestamp_seconds"): (10.0 * DAY for _ in MINUTES),
+        started("mlflow"): (float(minute > UPGRADE) for minute in MINUTES),
+        probe("probe_ssl_earliest_cert_expiry", "edge"): (
+            31.0 * DAY if minute < 1440 else 91.0 * DAY for minute in MINUTES
+        ),
+        FAILED: (0.0 for _ in MINUTES),
+    }
+    return {name: " ".join(f"{value:.10g}" for value in series) for name, series in values.items()}
+
+
+@pytest.mark.parametrize("missed", [False, True], ids=["all is well", "a backup is missing"])
+def test_a_week_in_which_all_is_well_has_no_alert(*, missed: bool) -> None:
+    firing = 'count by (alertname) (count_over_time(ALERTS{alertstate="firing", alertname!="Watchdog"}[7d]))'
+    found = [{"labels": '{alertname="BackupTooOld"}', "value": 1}] if missed else []
+    code, said = promtool(
+        [
+            {
+                "interval": "1m",
+                "input_series": [{"series": name, "values": values} for name, values in week(missed=missed).items()],
+                "promql_expr_test": [{"expr": firing, "eval_time": "7d", "exp_samples": found}],
+            }
+        ]
+    )
+    assert code == 0, said
