@@ -1,0 +1,282 @@
+"""What watches a real deployment: everything tells how it is, a person is told of what breaks, and no secret shows."""
+
+import io
+import json
+import subprocess
+import sys
+import tarfile
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from components import packaged
+from components.images import DEFAULTS
+from components.names import STACK_LABEL
+from tests.stack.backups import INVENTORY
+from tests.stack.deployment import HAS_ENGINE, NO_DIGESTS, ROOT, Deployment, free_port
+from tests.stack.edge import BESIDE, HOSTNAME, image
+
+WATCHING = ("prometheus", "alertmanager", "postgres-exporter", "blackbox-exporter")
+DASHBOARD = ROOT / "assets" / "monitoring" / "dashboards" / "mlflow.json"
+
+
+class Receiver(ThreadingHTTPServer):
+    """Whom Alertmanager tells."""
+
+    def __init__(self) -> None:
+        # The gateway of the default network is the host, for a container that has a way out.
+        super().__init__(("0.0.0.0", 0), _Told)
+        self.told: list[tuple[str, str, str]] = []
+
+    def until(self, path: str, alert: str, status: str, seconds: float = 240) -> float:
+        started = time.monotonic()
+        while (path, alert, status) not in self.told:
+            assert time.monotonic() - started < seconds, f"nobody was told that {alert} is {status}: {self.told}"
+            time.sleep(0.5)
+        return time.monotonic() - started
+
+
+class _Told(BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.told += [(self.path, alert["labels"]["alertname"], alert["status"]) for alert in body["alerts"]]
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Watched:
+    deployment: Deployment
+    receiver: Receiver
+    prometheus: int
+    server: int
+    urls: dict[str, str]
+
+    def ask(self, path: str, **query: str) -> Any:  # noqa: ANN401 - Prometheus' answer
+        url = f"http://127.0.0.1:{self.prometheus}/api/v1/{path}?{urllib.parse.urlencode(query)}"
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return json.load(answer)["data"]
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    deployment = Deployment(tmp_path_factory.mktemp("watched"), "dev")
+    prometheus, server = free_port(), free_port()
+    deployment.set("hostname", HOSTNAME)
+    deployment.set("authentication", "password")
+    deployment.set("images", NO_DIGESTS)
+    deployment.use(deployment.any_store)
+    for key in ("traefik", "prometheus", "alertmanager", "postgresExporter", "blackboxExporter"):
+        deployment.set(f"images.{key}", {"ref": image(key)})
+    deployment.set("server.port", server)
+    deployment.set(
+        "traefik", {"mode": "bundled", "bindAddress": "127.0.0.1", "httpPort": free_port(), "httpsPort": free_port()}
+    )
+    deployment.set("backup.enabled", value=True)
+    deployment.set(
+        "monitoring", {"mode": "bundled", "webhook": True, "deadMansSwitch": True, "prometheusPort": prometheus}
+    )
+    gateway = deployment.api.inspect_network("bridge")["IPAM"]["Config"][0]["Gateway"]
+    with Receiver() as receiver:
+        Thread(target=receiver.serve_forever, daemon=True).start()
+        base = f"http://{gateway}:{receiver.server_port}"
+        urls = {"alertWebhookUrl": f"{base}/people-a3f1", "deadMansSwitchUrl": f"{base}/switch-b7c2"}
+        for key, url in urls.items():
+            # Where there is an engine, as docs/operations.md types it; a rehearsal has nothing that decrypts.
+            if HAS_ENGINE:
+                deployment.pulumi("config", "set", "--secret", f"mlflow:{key}", url)
+            else:
+                deployment.set(key, url)
+        try:
+            deployment.make("up")
+            subprocess.run(
+                [sys.executable, "-W", "ignore", INVENTORY, "fill", "6", "600", "12", "6"],
+                env={**deployment.environment, "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{server}"},
+                check=True,
+                capture_output=True,
+            )
+            deployment.make("backup")
+            deployment.make("drill")
+            yield Watched(deployment, receiver, prometheus, server, urls)
+        finally:
+            receiver.shutdown()
+            deployment.remove()
+
+
+def until(condition: Callable[[], bool], seconds: float, words: object) -> None:
+    """Wait until it is true; `words` are said as they are by then."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, words
+        time.sleep(1)
+
+
+def test_everything_that_is_watched_says_how_it_is(watched: Watched) -> None:
+    store = watched.deployment.store
+    stores = {"minio", "minio-node", "minio-bucket"} if store == "minio" else {"seaweedfs"}
+    expected = {"mlflow", "postgres", "backup", "traefik", "readiness", "edge", "prometheus", "alertmanager"} | stores
+
+    def found() -> dict[str, str]:
+        targets = watched.ask("targets")["activeTargets"]
+        return {target["labels"]["job"]: target["health"] for target in targets}
+
+    until(lambda: set(found().values()) == {"up"}, 90, "somebody does not say how it is")
+    assert set(found()) == expected
+    for job in ("readiness", "edge"):
+        ready = watched.ask("query", query=f'probe_success{{job="{job}"}}')["result"]
+        assert [value["value"][1] for value in ready] == ["1"], job
+
+
+def test_every_panel_of_the_dashboard_shows_something(watched: Watched) -> None:
+    panels = [panel for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["type"] != "row"]
+    queries = {target["expr"]: panel["title"] for panel in panels for target in panel["targets"]}
+    assert len(queries) > 30
+    missing = dict(queries)
+
+    def asked() -> bool:
+        for query in list(missing):
+            if watched.ask("query", query=query.replace("$stack", watched.deployment.stack))["result"]:
+                del missing[query]
+        return not missing
+
+    # The exporter counts once a minute, and MinIO's scanner takes its time; a rate wants two of them.
+    until(asked, 240, missing)
+
+
+def test_what_is_in_it_is_counted(watched: Watched) -> None:
+    def runs() -> dict[str, str]:
+        result = watched.ask("query", query="mlflow_runs_count")["result"]
+        return {one["metric"]["status"]: one["value"][1] for one in result}
+
+    until(lambda: runs().get("FINISHED") == "6", 120, "the runs were not counted")
+    assert runs()["FAILED"] == "0"
+
+
+def test_nothing_of_it_can_be_reached_from_outside_unless_it_was_asked_for(watched: Watched) -> None:
+    deployment = watched.deployment
+    for service in WATCHING:
+        bound = {
+            (entry["HostIp"], entry["HostPort"])
+            for entries in (deployment.inspect(service)["HostConfig"]["PortBindings"] or {}).values()
+            for entry in entries
+        }
+        assert bound == ({("127.0.0.1", str(watched.prometheus))} if service == "prometheus" else set()), service
+        networks = set(deployment.inspect(service)["NetworkSettings"]["Networks"])
+        assert deployment.name("edge") not in networks, service
+    assert deployment.api.inspect_network(deployment.name("monitoring"))["Internal"] is True
+    assert deployment.name("egress") not in deployment.inspect("prometheus")["NetworkSettings"]["Networks"]
+
+
+def test_no_token_password_or_address_shows_in_a_container(watched: Watched) -> None:
+    deployment = watched.deployment
+    shown = json.dumps([deployment.api.inspect_container(name) for name in deployment.containers()])
+    for key, value in {**deployment.credentials(), **watched.urls}.items():
+        assert value not in shown, key
+    # A token is in two files of Prometheus, and in no answer of its.
+    said = json.dumps(watched.ask("status/config")) + json.dumps(watched.ask("targets"))
+    assert "eyJ" not in said
+
+
+def test_the_role_that_counts_reads_no_table(watched: Watched) -> None:
+    deployment = watched.deployment
+    password = deployment.credentials()["postgresMonitoringPassword"]
+
+    def psql(statement: str) -> tuple[int, str]:
+        command = ("psql", "-h", "127.0.0.1", "-U", "mlflow_monitoring", "-d", "mlflow", "-Atc", statement)
+        return deployment.run("postgres", "env", f"PGPASSWORD={password}", *command)
+
+    assert psql("SELECT count FROM monitoring.runs() WHERE status = 'FINISHED'") == (0, "6")
+    for statement in ("SELECT * FROM runs", "SELECT * FROM params", "CREATE TABLE public.x (y int)"):
+        code, said = psql(statement)
+        assert code != 0
+        assert "permission denied" in said or "read-only transaction" in said
+
+
+@pytest.mark.minio
+def test_the_identity_that_reads_figures_reads_no_object(watched: Watched) -> None:
+    key = watched.deployment.credentials()["minioMonitoringPassword"]
+    script = (
+        "import boto3, botocore, os, sys\n"
+        "s3 = boto3.client('s3', endpoint_url=os.environ['MLFLOW_S3_ENDPOINT_URL'], "
+        f"aws_access_key_id='mlflow-monitoring', aws_secret_access_key='{key}')\n"
+        "for ask in (s3.list_buckets, lambda: s3.list_objects_v2(Bucket='mlflow')):\n"
+        "    try: found = ask(); assert not found.get('Buckets', ['x'] if 'Name' in found else []), found\n"
+        "    except botocore.exceptions.ClientError as error: assert 'AccessDenied' in str(error), error\n"
+        "print('closed')"
+    )
+    assert watched.deployment.run("server", "python", "-c", script) == (0, "closed")
+
+
+def test_an_alert_reaches_whom_it_should_and_so_does_its_end(watched: Watched) -> None:
+    deployment, receiver = watched.deployment, watched.receiver
+    receiver.until("/switch-b7c2", "Watchdog", "firing")
+    deployment.api.pause(deployment.name("server"))
+    try:
+        receiver.until("/people-a3f1", "MlflowDown", "firing")
+        # What a worse thing explains is nobody's news.
+        assert ("/people-a3f1", "MlflowNotReady", "firing") not in receiver.told
+    finally:
+        deployment.api.unpause(deployment.name("server"))
+    receiver.until("/people-a3f1", "MlflowDown", "resolved")
+    assert {path for path, alert, _ in receiver.told if alert == "Watchdog"} == {"/switch-b7c2"}
+
+
+@pytest.mark.engine
+def test_a_stack_that_is_watched_has_an_empty_plan(watched: Watched) -> None:
+    assert "No changes." in watched.deployment.make("drift").stdout
+
+
+@pytest.mark.engine
+def test_a_prometheus_of_somebodys_own_needs_what_make_scrape_prints(watched: Watched, tmp_path: Path) -> None:
+    deployment = watched.deployment
+    printed = deployment.make("scrape").stdout
+    (tmp_path / "mlflow.yml").write_text(printed)
+    config = {"global": {"scrape_interval": "5s"}, "scrape_config_files": ["/theirs/mlflow.yml"]}
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as archive:
+        for name, content in {"prometheus.yml": json.dumps(config), "mlflow.yml": printed}.items():
+            entry = tarfile.TarInfo(f"theirs/{name}")
+            entry.size, entry.mode = len(content.encode()), 0o644
+            archive.addfile(entry, io.BytesIO(content.encode()))
+    api, network = deployment.api, deployment.name("monitoring")
+    container = api.create_container(
+        image("prometheus"),
+        entrypoint=["prometheus", "--config.file=/theirs/prometheus.yml", "--storage.tsdb.path=/tmp/data"],
+        name=deployment.name("theirs"),
+        labels={BESIDE: deployment.stack},
+        host_config=api.create_host_config(network_mode=network),
+    )["Id"]
+    try:
+        api.put_archive(container, "/", raw.getvalue())
+        api.start(container)
+
+        def health() -> dict[str, str]:
+            address = "http://127.0.0.1:9090/api/v1/targets"
+            code, said = deployment.run("theirs", "wget", "-q", "-T", "4", "-O", "-", address)
+            targets = json.loads(said)["data"]["activeTargets"] if code == 0 else []
+            return {target["labels"]["job"]: target["health"] for target in targets}
+
+        until(lambda: set(health().values()) == {"up"}, 90, "somebody does not say how it is")
+        assert "mlflow" in health()
+    finally:
+        api.remove_container(container, force=True)
+
+
+def test_images_from_packages_stand_for_all_of_them() -> None:
+    recipe = packaged.ref("monitoring")
+    assert {packaged.ref(packaged.STANDING_FOR[key]) for key in ("prometheus", "alertmanager")} == {recipe}
+    assert set(packaged.STANDING_FOR) < set(DEFAULTS) | {"backup"}
+    assert STACK_LABEL != BESIDE
