@@ -13,6 +13,24 @@ def bundled(**traefik: object) -> dict[str, Any]:
     return values_of("prod") | {"mlflow:authentication": "password", "mlflow:traefik": {"mode": "bundled", **traefik}}
 
 
+def watched(**monitoring: object) -> dict[str, Any]:
+    """Prod's settings with a Traefik of its own, and everything that can watch it."""
+    return bundled() | {
+        "mlflow:monitoring": {
+            "mode": "bundled",
+            "webhook": True,
+            "prometheusPort": 9090,
+            "alertmanagerPort": 9093,
+            "grafanaPort": 3000,
+            **monitoring,
+        }
+    }
+
+
+WATCHING = ("postgres-exporter", "blackbox-exporter", "prometheus", "alertmanager", "grafana")
+ADDRESS = "http://alerts.example.com/a-secret-path"
+
+
 class WithArtifacts(HealthyDaemon):
     """A daemon on which dev has used either object store."""
 
@@ -22,13 +40,25 @@ class WithArtifacts(HealthyDaemon):
 
 @pytest.fixture(
     scope="module",
-    params=["dev", "staging", "prod", "dev with seaweedfs", "dev with minio from seaweedfs", "prod, bundled"],
+    params=[
+        "dev",
+        "staging",
+        "prod",
+        "dev with seaweedfs",
+        "dev with minio from seaweedfs",
+        "prod, bundled",
+        "prod, watched",
+    ],
 )
 def graph(request: pytest.FixtureRequest) -> Graph:
     """The whole program, once for each stack that we ship, and once with the other object store."""
     if request.param == "prod, bundled":
         built = build("prod", values=bundled())
         built.proxied = False
+        return built
+    if request.param == "prod, watched":
+        built = build("prod", values=watched(), secrets={"alertWebhookUrl": ADDRESS})
+        built.proxied, built.watched = False, WATCHING
         return built
     stack, _, stores = request.param.partition(" with ")
     if not stores:

@@ -118,6 +118,9 @@ class Graph:
     proxied: bool = True
     """Whether somebody else's Traefik routes to it, outside dev."""
 
+    watched: tuple[str, ...] = ()
+    """What watches it, service by service."""
+
     @property
     def bundled(self) -> bool:
         """Whether it has a Traefik of its own."""

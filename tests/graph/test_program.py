@@ -76,7 +76,8 @@ def test_every_image_is_taken_by_its_id(graph: Graph) -> None:
 
 
 def test_every_service_has_a_health_check_a_grace_period_and_comes_back(graph: Graph) -> None:
-    parts = [*graph.stores, *(["backup"] if graph.backed_up else []), *(["traefik"] if graph.bundled else [])]
+    bundled = ["traefik"] if graph.bundled else []
+    parts = [*graph.stores, *(["backup"] if graph.backed_up else []), *bundled, *graph.watched]
     assert set(graph.services) == {"server", "postgres", *parts}
     for name, service in graph.services.items():
         assert service.plain["healthcheck"]["tests"][0] == "CMD", name
@@ -137,13 +138,17 @@ def test_files_are_mounted_read_only_and_by_one_consumer(graph: Graph) -> None:
 
 def test_the_data_are_on_a_network_without_a_way_out(graph: Graph) -> None:
     assert graph.named(NETWORK, "backend").plain["internal"] is True
+    assert not graph.watched or graph.named(NETWORK, "monitoring").plain["internal"] is True
     for name in ("postgres", *graph.stores, *graph.jobs):
-        assert graph.containers[name].networks == ["backend-id"], name
+        # Where Prometheus asks the stores is without one, too.
+        also = ["monitoring-id"] if graph.watched and name in graph.stores else []
+        assert graph.containers[name].networks == ["backend-id", *also], name
 
 
 def test_the_server_is_on_the_data_network_and_on_its_edge(graph: Graph) -> None:
     edge = "edge-id" if graph.stack == "dev" or graph.bundled else "shared-network"
-    assert graph.containers["server"].networks == ["backend-id", edge]
+    also = ["monitoring-id"] if graph.watched else []
+    assert graph.containers["server"].networks == ["backend-id", edge, *also]
 
 
 def test_nothing_is_published_but_devs_server_on_loopback_and_the_proxy(graph: Graph) -> None:
@@ -154,6 +159,8 @@ def test_nothing_is_published_but_devs_server_on_loopback_and_the_proxy(graph: G
             (80, "0.0.0.0"),
             (443, "0.0.0.0"),
         ]
+    for name, port in (("prometheus", 9090), ("alertmanager", 9093), ("grafana", 3000)) if graph.watched else ():
+        assert [(entry["external"], entry["ip"]) for entry in published.pop(name)] == [(port, "127.0.0.1")]
     for name, ports in published.items():
         assert ports == (expected if (graph.stack, name) == ("dev", "server") else []), name
 
@@ -202,7 +209,9 @@ def test_allowed_hosts_and_origins_follow_from_the_hostname(graph: Graph) -> Non
 def test_no_secret_is_anywhere_but_in_a_file(graph: Graph) -> None:
     passwords = [f"generated-{resource.name}" for resource in graph.of(PASSWORD)]
     # With a backup: one to read the database, one to read each store, and the key of the repository.
-    assert len(passwords) == 3 + 2 * len(graph.stores) + graph.backed_up * (2 + len(graph.stores)) + graph.bundled
+    expected = 3 + 2 * len(graph.stores) + graph.backed_up * (2 + len(graph.stores)) + graph.bundled
+    # One to count in the database, one for MinIO's figures, and Grafana's.
+    assert len(passwords) == expected + (3 if graph.watched else 0)
     for resource in graph.resources:
         everything = json.dumps(unwrapped(resource.inputs))
         clear = in_clear(resource.inputs)
@@ -291,10 +300,11 @@ def test_data_volumes_survive_the_stack_and_are_protected_outside_dev(graph: Gra
     data = {volume.plain["name"]: volume for volume in graph.of(VOLUME) if volume.request.retainOnDelete}
     stores = {f"mlflow-{graph.stack}-{store}-data" for store in graph.stores}
     backups = {f"mlflow-{graph.stack}-backup-repository"} if graph.backed_up else set()
-    assert set(data) == {f"mlflow-{graph.stack}-postgres-18-data"} | stores | backups
+    history = {f"mlflow-{graph.stack}-prometheus-history"} if graph.watched else set()
+    assert set(data) == {f"mlflow-{graph.stack}-postgres-18-data"} | stores | backups | history
     for name, volume in data.items():
         # Another target replaces that of the backups, which a protected one would refuse.
-        assert volume.request.protect is (graph.stack != "dev" and name not in backups)
+        assert volume.request.protect is (graph.stack != "dev" and name not in backups | history)
         # The edit of a label replaces a volume.
         assert "labels" not in volume.plain
 

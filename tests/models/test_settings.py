@@ -1,6 +1,7 @@
 """Settings: what is refused, and in which words."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -316,6 +317,43 @@ def test_prod_is_protected_and_behind_traefik() -> None:
     assert prod.traefik.middlewares == ("authelia@docker", "secureHeaders@docker")
     assert prod.route.published_port is None
     assert prod.route.url == "https://mlflow.example.com"
+
+
+@pytest.mark.parametrize(
+    ("monitoring", "words"),
+    [
+        (
+            {"mode": "exporters", "prometheusPort": 9090},
+            "prometheusPort: has no use while mlflow:monitoring.mode is exporters",
+        ),
+        ({"webhook": True}, "webhook: has no use while mlflow:monitoring.mode is off"),
+        ({"mode": "bundled", "webhook": True}, "mlflow:alertWebhookUrl: is required for mlflow:monitoring"),
+        ({"mode": "bundled", "deadMansSwitch": True}, "mlflow:deadMansSwitchUrl: is required"),
+        ({"mode": "bundled", "mail": {"to": "x"}}, "must be an address for mail"),
+        (
+            {"mode": "bundled", "mail": {"to": "a@b.de", "sender": "c@d.de", "server": "mail"}},
+            "must be a host and a port such as smtp.example.com:587",
+        ),
+        ({"mode": "bundled", "prometheusPort": 5432, "grafanaPort": 5432}, "is already used by mlflow:monitoring"),
+    ],
+)
+def test_monitoring_that_could_not_tell_anybody_is_refused(monitoring: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidSettingsError) as refused:
+        StackConfig.parse({"monitoring": monitoring})
+    assert words in str(refused.value)
+
+
+def test_grafana_has_no_package() -> None:
+    values = {
+        "monitoring": {"mode": "bundled", "grafanaPort": 3000},
+        "images": {"source": "packages"},
+        "objectStore": {"kind": "seaweedfs", "memoryMb": 1024},
+    }
+    with pytest.raises(InvalidSettingsError, match="there is no package of Grafana"):
+        StackConfig.parse(values)
+    StackConfig.parse(
+        values | {"images": {"source": "packages", "grafana": {"ref": "mirror.example.com/grafana:13.2.3"}}}
+    )
 
 
 def test_the_stack_files_we_ship_hold_no_secret() -> None:

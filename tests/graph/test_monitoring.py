@@ -1,0 +1,159 @@
+"""What watches a stack: whom it can reach, what it is handed, and that nothing of it is there unasked."""
+
+import json
+import subprocess
+from base64 import urlsafe_b64decode
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+
+from components.monitoring import SWITCH_SECRET, WEBHOOK_SECRET
+from components.scrape import minio_token
+from tests.graph.conftest import ADDRESS, bundled, watched
+from tests.graph.mocked import PASSWORD, Graph
+
+Program = Callable[..., Graph]
+
+
+def uploaded(graph: Graph, writer: str, file: str) -> Any:  # noqa: ANN401 - JSON
+    uploads = graph.writers[f"{writer}-writer"].plain["uploads"]
+    content = next(str(upload["content"]) for upload in uploads if upload["file"].endswith(f"/{file}"))
+    return yaml.safe_load(content) if file.endswith((".yml", ".yaml", ".json")) else content
+
+
+@pytest.fixture
+def graph(program: Program) -> Graph:
+    return program("prod", values=watched(), secrets={WEBHOOK_SECRET: ADDRESS})
+
+
+def test_nothing_watches_unless_it_was_asked_for(program: Program) -> None:
+    plain = program("prod", values=bundled())
+    assert not [
+        name for name in plain.services if "exporter" in name or name in ("prometheus", "alertmanager", "grafana")
+    ]
+    assert not [resource.name for resource in plain.of(PASSWORD) if "monitoring" in resource.name]
+    assert "METRICS_PORT" not in plain.services["server"].envs
+    for service in plain.services.values():
+        assert not [label for label in service.labels if label.startswith("prometheus.io/")]
+
+
+def test_exporters_alone_are_two_containers_and_a_file(program: Program) -> None:
+    graph = program("prod", values=bundled() | {"mlflow:monitoring": {"mode": "exporters"}})
+    found = {name for name in graph.services if "exporter" in name or name in ("prometheus", "alertmanager", "grafana")}
+    assert found == {"postgres-exporter", "blackbox-exporter"}
+    assert graph.services["server"].labels["prometheus.io/port"] == "5001"
+
+
+def test_whoever_is_asked_meets_prometheus_on_a_network_of_its_own(graph: Graph) -> None:
+    config = uploaded(graph, "prometheus-config", "prometheus.yml")
+    hosts = {entry["static_configs"][0]["targets"][0].partition(":")[0] for entry in config["scrape_configs"]}
+    assert len(hosts) == 8
+    for host in hosts:
+        assert "monitoring-id" in graph.services[host.removeprefix("mlflow-prod-")].networks, host
+    # It reaches nothing else: not the data, not the way in, nothing outside.
+    assert graph.services["prometheus"].networks == ["monitoring-id", "access-id"]
+    assert graph.services["blackbox-exporter"].networks == ["monitoring-id"]
+    assert graph.services["postgres-exporter"].networks == ["monitoring-id", "backend-id"]
+
+
+def test_only_who_tells_somebody_outside_has_a_way_out(program: Program, graph: Graph) -> None:
+    assert [name for name, service in graph.services.items() if "egress-id" in service.networks] == ["alertmanager"]
+    silent = program("prod", values=watched(webhook=False))
+    assert not [name for name, service in silent.services.items() if "egress-id" in service.networks]
+
+
+def test_a_token_is_a_file_of_prometheus(graph: Graph) -> None:
+    config = uploaded(graph, "prometheus-config", "prometheus.yml")
+    files = {
+        entry["job_name"]: entry["authorization"]["credentials_file"]
+        for entry in config["scrape_configs"]
+        if "authorization" in entry
+    }
+    assert files == {job: f"/run/secrets/{job}" for job in ("minio", "minio-node", "minio-bucket")}
+    assert uploaded(graph, "prometheus-secrets", "minio") == minio_token(
+        "mlflow-monitoring", "generated-minio-monitoring-password".ljust(32, "x")
+    )
+
+
+def test_minios_token_is_the_one_that_its_client_would_make() -> None:
+    signed, _, signature = minio_token("someone", "a-secret-key").rpartition(".")
+    header, claims = (json.loads(urlsafe_b64decode(part + "==")) for part in signed.split("."))
+    assert header == {"alg": "HS512", "typ": "JWT"}
+    assert claims == {"sub": "someone", "iss": "prometheus", "exp": 4102444800}
+    command = ["openssl", "dgst", "-sha512", "-hmac", "a-secret-key", "-binary"]
+    by_openssl = subprocess.run(command, input=signed.encode(), capture_output=True, check=True).stdout
+    assert urlsafe_b64decode(signature + "==") == by_openssl
+
+
+def test_the_address_of_a_receiver_is_a_file(graph: Graph) -> None:
+    config = uploaded(graph, "alertmanager-config", "alertmanager.yml")
+    people = next(receiver for receiver in config["receivers"] if receiver["name"] == "people")
+    assert people["webhook_configs"] == [{"url_file": f"/run/secrets/{WEBHOOK_SECRET}", "send_resolved": True}]
+    assert uploaded(graph, "alertmanager-secrets", WEBHOOK_SECRET) == ADDRESS
+
+
+def test_mail_is_sent_with_the_password_from_a_file(program: Program) -> None:
+    mail = {"to": "ops@example.com", "sender": "mlflow@example.com", "server": "smtp.example.com:587", "user": "mlflow"}
+    graph = program(
+        "prod",
+        values=watched(mail=mail, webhook=False, deadMansSwitch=True),
+        secrets={"smtpPassword": "of-the-mail", SWITCH_SECRET: ADDRESS},
+    )
+    config = uploaded(graph, "alertmanager-config", "alertmanager.yml")
+    people, switch = config["receivers"]
+    assert people["email_configs"] == [
+        {
+            "to": "ops@example.com",
+            "from": "mlflow@example.com",
+            "smarthost": "smtp.example.com:587",
+            "send_resolved": True,
+            "auth_username": "mlflow",
+            "auth_password_file": "/run/secrets/smtpPassword",
+        }
+    ]
+    assert switch["webhook_configs"][0]["url_file"] == f"/run/secrets/{SWITCH_SECRET}"
+    assert config["route"]["routes"][0]["matchers"] == ['alertname = "Watchdog"']
+
+
+def test_the_readiness_that_is_watched_is_the_servers_own(program: Program, graph: Graph) -> None:
+    modules = uploaded(graph, "blackbox-exporter-config", "blackbox.yml")["modules"]
+    assert modules["readiness"]["http"]["valid_status_codes"] == [200]
+    assert modules["edge"]["http"]["headers"] == {"Host": "mlflow.example.com"}
+    by_mlflow = program(
+        "prod",
+        values=watched() | {"mlflow:authentication": "mlflow", "mlflow:postgres": {"maxConnections": 150}},
+        secrets={WEBHOOK_SECRET: ADDRESS},
+    )
+    http = uploaded(by_mlflow, "blackbox-exporter-config", "blackbox.yml")["modules"]["readiness"]["http"]
+    assert http["valid_status_codes"] == [401]
+    assert http["headers"]["Authorization"].startswith("Basic ")
+
+
+def test_the_metrics_of_the_server_are_not_on_the_port_that_a_proxy_leads_to(graph: Graph) -> None:
+    assert graph.services["server"].envs["METRICS_PORT"] == "5001"
+    assert "5001" not in json.dumps(graph.services["server"].plain["ports"])
+    routes = uploaded(graph, "traefik-config", "routes.yml")
+    assert "5001" not in json.dumps(routes)
+
+
+def test_grafana_has_its_source_and_the_dashboards(graph: Graph) -> None:
+    source = uploaded(graph, "grafana-config", "datasources/prometheus.yaml")["datasources"][0]
+    assert source["url"] == "http://mlflow-prod-prometheus:9090"
+    board = uploaded(graph, "grafana-config", "dashboards/mlflow.json")
+    assert board["uid"] == "mlflow"
+    provider = uploaded(graph, "grafana-config", "dashboards/mlflow.yaml")["providers"][0]
+    assert provider["options"]["path"] == "/run/config/dashboards"
+    assert graph.services["grafana"].envs["GF_SECURITY_ADMIN_PASSWORD__FILE"] == "/run/secrets/admin-password"
+
+
+def test_every_worse_thing_that_explains_another_is_an_alert(graph: Graph) -> None:
+    alerts = {
+        rule["alert"]
+        for group in uploaded(graph, "prometheus-config", "alerts.yml")["groups"]
+        for rule in group["rules"]
+    }
+    for rule in uploaded(graph, "alertmanager-config", "alertmanager.yml")["inhibit_rules"]:
+        for matcher in [*rule["source_matchers"], *rule["target_matchers"]]:
+            assert set(matcher.split('"')[1].split("|")) <= alerts
