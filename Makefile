@@ -1,6 +1,6 @@
 # The one door. `make` lists what there is; every recipe hands over to a script that can be read.
 STACK ?= dev
-export STACK YES CONFIRM ARGS SERVICE FROM DRY_RUN COPY
+export STACK YES CONFIRM ARGS SERVICE FROM DRY_RUN COPY JSON
 
 RUN := @sh operations/bootstrap.sh
 
@@ -26,7 +26,7 @@ down: ## stop it, keep the data
 destroy: ## delete it with all its data; asks for the stack's name (CONFIRM=)
 	$(RUN) destroy
 
-status: ## what runs, how it is, where
+status: ## what runs, how it is, where, how much; JSON=1 for a program
 	$(RUN) status
 
 logs: ## the last lines of every service, or many of SERVICE=

@@ -4,7 +4,7 @@ import os
 import sys
 
 from components.daemon import UNREACHABLE
-from operations import backup, deploy, look, pin
+from operations import backup, deploy, look, pin, status
 from operations.checkout import Stack
 from operations.console import StopError, say
 
@@ -14,7 +14,7 @@ VERBS = {
     "drift": deploy.drift,
     "down": deploy.down,
     "destroy": deploy.destroy,
-    "status": look.status,
+    "status": status.status,
     "logs": look.logs,
     "open": look.open_browser,
     "images": look.images,

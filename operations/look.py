@@ -1,4 +1,4 @@
-"""Looking at a deployment: status, logs, where it is and how to use it."""
+"""Looking at a deployment: logs, where it is, how to use it, and what is wrong with it."""
 
 import os
 import shlex
@@ -7,139 +7,25 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import webbrowser
-from datetime import UTC, datetime
-from typing import Any
-
-from docker.errors import NotFound
 
 from components import names
 from components.mlflow import ADMIN
 from components.route import CLIENT_USER
-from operations import backup, deploy, edge, preflight, rehearse
+from operations import deploy, edge, preflight, rehearse
 from operations.checkout import ROOT, Stack
 from operations.console import StopError, answer, say
 from operations.engine import chosen_backend, find_cli
-
-
-def _services(stack: Stack) -> list[str]:
-    return ["server", "postgres", *stack.settings.parts]
-
-
-def _jobs(stack: Stack) -> list[str]:
-    store = stack.settings.object_store
-    copying = [names.COPY] if store.copy_from else []
-    return [*(f"{kind}-bootstrap" for kind in store.kinds), *copying, "verify-data-keys", "migrate"]
-
-
-def status(stack: Stack) -> None:
-    """Print what runs, how it is, and where. Raises `StopError` if something is not as it should be."""
-    _require_containers(stack)
-    rows = [_row(stack, service) for service in _services(stack)]
-    jobs = [_job(stack, job) for job in _jobs(stack)]
-    answer(f"{stack.name} on {stack.daemon.host}")
-    for name, state, detail in [*rows, *jobs]:
-        answer(f"  {name:<34} {state:<12} {detail}")
-    volumes = sorted(volume for volume in stack.daemon.volumes() if names.is_data_volume(stack.name, volume))
-    answer(f"  data: {', '.join(volumes) or 'none'}")
-    answer(f"  version: {_version(stack)}")
-    route = stack.settings.route
-    answer(f"  way in: {route.url}, authentication: {route.authentication}")
-    backed_up, at_risk = backup.described(stack)
-    answer(f"  backup: {backed_up}")
-    disk = preflight.disk_problem(stack.daemon)
-    wrong = [name for name, state, _ in rows if state != "healthy"] + [
-        name for name, state, _ in jobs if state not in ("done", "-")
-    ]
-    problems = [problem for problem in (disk, at_risk) if problem]
-    if wrong:
-        problems.append(
-            f"not as it should be: {', '.join(wrong)}\n"
-            f"  make logs STACK={stack.name} SERVICE=... says why; make up STACK={stack.name} mends what can be mended"
-        )
-    if problems:
-        raise StopError("\n".join(problems))
-
-
-def _require_containers(stack: Stack) -> None:
-    """Raise `StopError` where nothing of the stack is there: it was stopped, or never deployed."""
-    label = f"{names.STACK_LABEL}={stack.name}"
-    if not stack.daemon.api.containers(all=True, filters={"label": label}):
-        kept = sorted(volume for volume in stack.daemon.volumes() if names.is_data_volume(stack.name, volume))
-        state = f"stopped; its data are kept in {', '.join(kept)}" if kept else "not deployed"
-        raise StopError(f"{stack.name} is {state}\n  type: make up STACK={stack.name}")
-
-
-def _inspect(stack: Stack, service: str) -> dict[str, Any] | None:
-    found = stack.daemon.inspect(names.physical(stack.name, service))
-    return found if found and found["Config"]["Labels"].get(names.STACK_LABEL) == stack.name else None
-
-
-def _row(stack: Stack, service: str) -> tuple[str, str, str]:
-    name = names.physical(stack.name, service)
-    found = _inspect(stack, service)
-    if found is None:
-        return name, "missing", ""
-    state = found["State"]
-    health = state.get("Health", {}).get("Status", state["Status"]) if state["Running"] else state["Status"]
-    if state["Running"] and health != "healthy":
-        # Docker's word is as old as its last turn; whoever looks wants to know now.
-        code, _ = stack.daemon.run(name, found["Config"]["Healthcheck"]["Test"][1:])
-        health = "healthy" if code == 0 else health
-    since = datetime.fromisoformat(state["StartedAt"][:19]).replace(tzinfo=UTC)
-    age = datetime.now(UTC) - since
-    detail = f"for {_age(age.total_seconds())}, {found['RestartCount']} restarts"
-    return name, health, detail if state["Running"] else f"exit code {state['ExitCode']}"
-
-
-def _job(stack: Stack, job: str) -> tuple[str, str, str]:
-    name = names.physical(stack.name, job)
-    found = _inspect(stack, job)
-    if found is None:
-        # `docker container prune` takes finished jobs; nothing is lost by that.
-        return name, "-", "finished and removed, or never run"
-    state = found["State"]
-    if state["Running"]:
-        return name, "running", ""
-    return (name, "done", "") if state["ExitCode"] == 0 else (name, "failed", f"exit code {state['ExitCode']}")
-
-
-def _age(seconds: float) -> str:
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{int(seconds // size)} {unit}"
-    return f"{int(seconds)} s"
-
-
-def _version(stack: Stack) -> str:
-    code, printed = stack.daemon.run(
-        names.physical(stack.name, "server"),
-        ["python", "-c", "import importlib.metadata as m; print(m.version('mlflow'))"],
-    )
-    # What runs, which the stack's file may have left behind.
-    running = [_image(stack, service) for service in _services(stack) if service != "server"]
-    return ", ".join([f"MLflow {printed if code == 0 else 'unknown'}", *running])
-
-
-def _image(stack: Stack, service: str) -> str:
-    """Return the name of the image that a service runs, or its id where it has none any more."""
-    found = _inspect(stack, service)
-    if found is None:
-        return f"no {service}"
-    try:
-        tags = stack.daemon.api.inspect_image(found["Image"])["RepoTags"]  # type: ignore[no-untyped-call]
-    except NotFound:
-        tags = None
-    return str(tags[0] if tags else found["Image"][:19])
+from operations.status import inspect, require_containers, services, status
 
 
 def logs(stack: Stack) -> None:
     """Print the last lines of every service, or all of `SERVICE=`."""
-    _require_containers(stack)
+    require_containers(stack)
     chosen = os.environ.get("SERVICE")
-    for service in [chosen] if chosen else _services(stack):
+    for service in [chosen] if chosen else services(stack):
         name = names.physical(stack.name, service)
-        if _inspect(stack, service) is None:
-            raise StopError(f"there is no container {name}; services: {', '.join(_services(stack))}, or a job's name")
+        if inspect(stack, service) is None:
+            raise StopError(f"there is no container {name}; services: {', '.join(services(stack))}, or a job's name")
         if not chosen:
             answer(f"==> {name}")
         answer(stack.daemon.logs(name, lines=2000 if chosen else 30))

@@ -220,12 +220,28 @@ def test_the_identity_that_reads_figures_reads_no_object(watched: Watched) -> No
     assert watched.deployment.run("server", "python", "-c", script) == (0, "closed")
 
 
+def test_the_status_tells_sizes_and_alerts_to_a_person_and_to_a_program(watched: Watched) -> None:
+    deployment = watched.deployment
+    told = json.loads(deployment.make("status", JSON="1").stdout)
+    assert told["alerts"] == []
+    assert told["problems"] == []
+    assert told["bytes"]["postgres"] > 1_000_000
+    assert told["bytes"][deployment.store] > 1_000_000
+    assert {service["state"] for service in told["services"]} == {"healthy"}
+    assert {service["name"] for service in told["services"]} > {deployment.name(service) for service in WATCHING}
+    said = deployment.make("status").stdout
+    assert "alerts: none" in said
+    assert f"{deployment.store} " in said
+
+
 def test_an_alert_reaches_whom_it_should_and_so_does_its_end(watched: Watched) -> None:
     deployment, receiver = watched.deployment, watched.receiver
     receiver.until("/switch-b7c2", "Watchdog", "firing")
     deployment.api.pause(deployment.name("server"))
     try:
         receiver.until("/people-a3f1", "MlflowDown", "firing")
+        refused = deployment.make("status", ok=False)
+        assert "alerts that fire: MlflowDown" in refused.stderr
         # What a worse thing explains is nobody's news.
         assert ("/people-a3f1", "MlflowNotReady", "firing") not in receiver.told
     finally:

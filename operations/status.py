@@ -1,0 +1,204 @@
+"""`make status`: what runs, how it is, where, how much there is of it, and what is wrong."""
+
+import json
+import os
+from datetime import UTC, datetime
+from typing import Any
+
+from docker.errors import NotFound
+
+from components import names
+from operations import backup, preflight
+from operations.checkout import Stack
+from operations.console import StopError, answer
+
+
+def status(stack: Stack) -> None:
+    """Print it, with `JSON=1` for a program. Raises `StopError` if something is not as it should be."""
+    require_containers(stack)
+    found = described(stack)
+    if os.environ.get("JSON") == "1":
+        answer(json.dumps(found, indent=2))
+    else:
+        _print(found)
+    if found["problems"]:
+        raise StopError("\n".join(found["problems"]))
+
+
+def described(stack: Stack) -> dict[str, Any]:
+    """Return everything that is to be said of a deployment. Times are in UTC, sizes in bytes."""
+    running = [_service(stack, service) for service in services(stack)]
+    jobs = [_job(stack, job) for job in _jobs(stack)]
+    route = stack.settings.route
+    saved, at_risk = backup.described(stack)
+    alerts = _alerts(stack)
+    wrong = [entry["name"] for entry in running if entry["state"] != "healthy"]
+    wrong += [entry["name"] for entry in jobs if entry["state"] not in ("done", "-")]
+    problems = [problem for problem in (preflight.disk_problem(stack.daemon), at_risk) if problem]
+    if wrong:
+        problems.append(
+            f"not as it should be: {', '.join(wrong)}\n"
+            f"  make logs STACK={stack.name} SERVICE=... says why; make up STACK={stack.name} mends what can be mended"
+        )
+    if alerts:
+        problems.append(f"alerts that fire: {', '.join(alerts)}\n  what to do: docs/operations.md#monitoring")
+    return {
+        "stack": stack.name,
+        "host": stack.daemon.host,
+        "url": route.url,
+        "authentication": route.authentication,
+        "mlflow": _version(stack),
+        "services": running,
+        "jobs": jobs,
+        "volumes": sorted(volume for volume in stack.daemon.volumes() if names.is_data_volume(stack.name, volume)),
+        "bytes": _bytes(stack),
+        "backup": saved,
+        "alerts": alerts,
+        "problems": problems,
+    }
+
+
+def _print(found: dict[str, Any]) -> None:
+    answer(f"{found['stack']} on {found['host']}")
+    for entry in [*found["services"], *found["jobs"]]:
+        answer(f"  {entry['name']:<34} {entry['state']:<12} {_detail(entry)}")
+    sizes = [f"{service} {_size(number)}" for service, number in found["bytes"].items()]
+    answer(f"  data: {', '.join(found['volumes']) or 'none'} ({', '.join(sizes)})")
+    # What runs, which the stack's file may have left behind.
+    images = [
+        entry["image"] for entry in found["services"] if "image" in entry and not entry["name"].endswith("-server")
+    ]
+    answer(f"  version: MLflow {found['mlflow']}, {', '.join(images)}")
+    answer(f"  way in: {found['url']}, authentication: {found['authentication']}")
+    answer(f"  backup: {found['backup']}")
+    if found["alerts"] is not None:
+        answer(f"  alerts: {', '.join(found['alerts']) or 'none'}")
+
+
+def _size(number: int | None) -> str:
+    if number is None:
+        return "unknown"
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"  # noqa: PLR2004 - a gigabyte
+
+
+def services(stack: Stack) -> list[str]:
+    """Return what runs for as long as the stack does, by its settings."""
+    return ["server", "postgres", *stack.settings.parts]
+
+
+def _jobs(stack: Stack) -> list[str]:
+    store = stack.settings.object_store
+    copying = [names.COPY] if store.copy_from else []
+    return [*(f"{kind}-bootstrap" for kind in store.kinds), *copying, "verify-data-keys", "migrate"]
+
+
+def require_containers(stack: Stack) -> None:
+    """Raise `StopError` where nothing of the stack is there: it was stopped, or never deployed."""
+    label = f"{names.STACK_LABEL}={stack.name}"
+    if not stack.daemon.api.containers(all=True, filters={"label": label}):
+        kept = sorted(volume for volume in stack.daemon.volumes() if names.is_data_volume(stack.name, volume))
+        state = f"stopped; its data are kept in {', '.join(kept)}" if kept else "not deployed"
+        raise StopError(f"{stack.name} is {state}\n  type: make up STACK={stack.name}")
+
+
+def inspect(stack: Stack, service: str) -> dict[str, Any] | None:
+    """Return what Docker knows of a container of this stack, or None."""
+    found = stack.daemon.inspect(names.physical(stack.name, service))
+    return found if found and found["Config"]["Labels"].get(names.STACK_LABEL) == stack.name else None
+
+
+def _service(stack: Stack, service: str) -> dict[str, Any]:
+    """Return the name, health, start, restarts and image of a service."""
+    name = names.physical(stack.name, service)
+    found = inspect(stack, service)
+    if found is None:
+        return {"name": name, "state": "missing"}
+    state = found["State"]
+    health = state.get("Health", {}).get("Status", state["Status"]) if state["Running"] else state["Status"]
+    if state["Running"] and health != "healthy":
+        # Docker's word is as old as its last turn; whoever looks wants to know now.
+        code, _ = stack.daemon.run(name, found["Config"]["Healthcheck"]["Test"][1:])
+        health = "healthy" if code == 0 else health
+    return {
+        "name": name,
+        "state": health,
+        "since": state["StartedAt"][:19] + "Z",
+        "restarts": found["RestartCount"],
+        "image": _image(stack, found),
+        **({} if state["Running"] else {"exitCode": state["ExitCode"]}),
+    }
+
+
+def _job(stack: Stack, job: str) -> dict[str, Any]:
+    name = names.physical(stack.name, job)
+    found = inspect(stack, job)
+    if found is None:
+        # `docker container prune` takes finished jobs; nothing is lost by that.
+        return {"name": name, "state": "-"}
+    state = found["State"]
+    if state["Running"]:
+        return {"name": name, "state": "running"}
+    code = state["ExitCode"]
+    return {"name": name, "state": "done"} if code == 0 else {"name": name, "state": "failed", "exitCode": code}
+
+
+def _detail(entry: dict[str, Any]) -> str:
+    """Say what is to be said of a service or a job beside its state."""
+    if "exitCode" in entry:
+        return f"exit code {entry['exitCode']}"
+    if "since" in entry:
+        age = datetime.now(UTC) - datetime.fromisoformat(entry["since"])
+        return f"for {_age(age.total_seconds())}, {entry['restarts']} restarts"
+    return "finished and removed, or never run" if entry["state"] == "-" else ""
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(seconds)} s"
+
+
+def _version(stack: Stack) -> str:
+    code, printed = stack.daemon.run(
+        names.physical(stack.name, "server"),
+        ["python", "-c", "import importlib.metadata as m; print(m.version('mlflow'))"],
+    )
+    return printed if code == 0 else "unknown"
+
+
+def _image(stack: Stack, found: dict[str, Any]) -> str:
+    """Return the name of the image that a container runs, or its id where it has none any more."""
+    try:
+        tags = stack.daemon.api.inspect_image(found["Image"])["RepoTags"]  # type: ignore[no-untyped-call]
+    except NotFound:
+        tags = None
+    return str(tags[0] if tags else found["Image"][:19])
+
+
+def _bytes(stack: Stack) -> dict[str, int | None]:
+    """Return how large the data are, by service; None where that could not be found out within seconds."""
+    query = "SELECT pg_database_size('mlflow')"
+    asked = {"postgres": ["psql", "-U", "postgres", "-d", "mlflow", "-Atc", query]}
+    # Kilobytes. Of millions of files it would take minutes.
+    asked |= {kind: ["timeout", "5", "du", "-sk", "/data"] for kind in stack.settings.object_store.kinds}
+    found: dict[str, int | None] = {}
+    for service, command in asked.items():
+        code, printed = stack.daemon.run(names.physical(stack.name, service), command)
+        number = printed.split()[0] if code == 0 and printed else ""
+        found[service] = int(number) * (1 if service == "postgres" else 1024) if number.isdigit() else None
+    return found
+
+
+def _alerts(stack: Stack) -> list[str] | None:
+    """Return the names of the alerts that fire; None where no Prometheus of the stack says so."""
+    if "prometheus" not in services(stack):
+        return None
+    command = ["wget", "-q", "-T", "4", "-O", "-", "http://127.0.0.1:9090/api/v1/alerts"]
+    code, printed = stack.daemon.run(names.physical(stack.name, "prometheus"), command)
+    if code:
+        return None
+    firing = {
+        alert["labels"]["alertname"] for alert in json.loads(printed)["data"]["alerts"] if alert["state"] == "firing"
+    }
+    return sorted(firing - {"Watchdog"})
