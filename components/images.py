@@ -288,7 +288,8 @@ def context_digest(folder: Path, base: str) -> str:
     """Return the SHA-256 of a build context: names, executable bits and contents, and the image it is built on."""
     digest = hashlib.sha256(base.encode())
     for path in sorted(folder.rglob("*")):
-        if path.is_file():
+        # What Python leaves beside a script that a test has run is no part of it.
+        if path.is_file() and "__pycache__" not in path.parts:
             executable = bool(path.stat().st_mode & 0o100)
             digest.update(f"\0{path.relative_to(folder).as_posix()}\0{executable}\0".encode())
             digest.update(path.read_bytes())

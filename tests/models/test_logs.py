@@ -14,7 +14,7 @@ def told(statements: str) -> dict[str, Any]:
     """Return the one line that a process logs."""
     done = subprocess.run(
         [sys.executable, "-c", CONFIGURED + statements],
-        env={"PYTHONPATH": str(LOGS)},
+        env={"PYTHONPATH": str(LOGS), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         check=True,

@@ -52,4 +52,9 @@ def test_the_digest_of_a_build_context_follows_names_contents_modes_and_the_base
     file.write_text("y")
     assert context_digest(tmp_path, "python:3.13") != second
     file.rename(tmp_path / "b.sh")
-    assert len({context_digest(tmp_path, "python:3.13"), first, second}) == 3
+    third = context_digest(tmp_path, "python:3.13")
+    assert len({third, first, second}) == 3
+    # A test that has run a script leaves its bytecode.
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__" / "x.pyc").write_text("x")
+    assert context_digest(tmp_path, "python:3.13") == third

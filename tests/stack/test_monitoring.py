@@ -82,6 +82,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     for key in ("traefik", "prometheus", "alertmanager", "postgresExporter", "blackboxExporter"):
         deployment.set(f"images.{key}", {"ref": image(key)})
     deployment.set("server.port", server)
+    deployment.set("server.logFormat", "json")
     deployment.set(
         "traefik", {"mode": "bundled", "bindAddress": "127.0.0.1", "httpPort": free_port(), "httpsPort": free_port()}
     )
@@ -188,6 +189,14 @@ def test_no_token_password_or_address_shows_in_a_container(watched: Watched) -> 
     # A token is in two files of Prometheus, and in no answer of its.
     said = json.dumps(watched.ask("status/config")) + json.dumps(watched.ask("targets"))
     assert "eyJ" not in said
+
+
+def test_the_log_of_the_server_is_an_object_a_line(watched: Watched) -> None:
+    lines = watched.deployment.api.logs(watched.deployment.name("server")).decode().splitlines()
+    entries = [json.loads(line) for line in lines]
+    asked = [entry for entry in entries if entry["logger"] == "uvicorn.access"]
+    assert {entry["status"] for entry in asked} >= {200}
+    assert any("/experiments/search" in entry["path"] for entry in asked)
 
 
 def test_the_role_that_counts_reads_no_table(watched: Watched) -> None:
