@@ -267,7 +267,18 @@ class Monitoring(pulumi.ComponentResource):
 
     def _alertmanager(self) -> str:
         """Run Alertmanager, and return its address."""
-        name, settings = "alertmanager", self._settings
+        name, settings, stack = "alertmanager", self._settings, pulumi.get_stack()
+        if not settings.leaves:
+            pulumi.log.warn(
+                "mlflow:monitoring: nobody is told of an alert; set mail or webhook, or look at make status"
+            )
+        # Silences, and who was told already.
+        memory = docker.Volume(
+            f"{name}-memory",
+            name=names.physical(stack, f"{name}-memory"),
+            labels=[{"label": names.STACK_LABEL, "value": stack}],
+            opts=pulumi.ResourceOptions(parent=self),
+        )
         config = pulumi.Config("mlflow")
         service = self._service(
             name,
@@ -278,8 +289,7 @@ class Monitoring(pulumi.ComponentResource):
             command=[
                 "alertmanager",
                 f"--config.file={CONFIG}/alertmanager.yml",
-                # What it knows is who was told already; whoever restarts it may be told twice.
-                "--storage.path=/tmp",
+                "--storage.path=/alertmanager",
                 # There is no second one to agree with.
                 "--cluster.listen-address=",
                 "--log.format=json",
@@ -288,6 +298,7 @@ class Monitoring(pulumi.ComponentResource):
             networks=self._platform.networks.monitored_and(
                 outward=settings.leaves, published=settings.alertmanager_port is not None
             ),
+            data={"/alertmanager": memory.name},
             publish=(settings.alertmanager_port, ALERTMANAGER_PORT),
         )
         return f"{service.host}:{ALERTMANAGER_PORT}"
@@ -452,7 +463,8 @@ def alerting(settings: MonitoringSettings) -> dict[str, Any]:
                     "matchers": ['alertname = "Watchdog"'],
                     "group_wait": "0s",
                     "group_interval": "30s",
-                    "repeat_interval": "1m",
+                    # Less than two of those intervals, or every second one is left out.
+                    "repeat_interval": "45s",
                 }
             ],
         },
@@ -464,6 +476,13 @@ def alerting(settings: MonitoringSettings) -> dict[str, Any]:
                 "equal": ["stack"],
             }
             for worse, others in explained.items()
+        ]
+        + [
+            {
+                "source_matchers": ['alertname =~ "MlflowDown|DatabaseDown|ObjectStoreDown|EdgeDown"'],
+                "target_matchers": ['alertname = "TargetDown"'],
+                "equal": ["stack", "instance"],
+            }
         ],
     }
 

@@ -37,11 +37,16 @@ def scrape_config(target: Target, stack: str, secret: Mapping[str, str]) -> dict
     `secret` says where the target's token is: a file (`{"file": path}`), or here (`{"value": it}`).
     """
     found: dict[str, Any] = {
-        "job_name": target.job,
+        # Prometheus wants names that nobody else has; what it calls the series is up to the labels.
+        "job_name": f"mlflow-{stack}-{target.job}",
         "metrics_path": target.path,
         "scrape_interval": f"{target.every_s}s",
-        # Text as ever: Debian's Prometheus knows no other way that all of them speak.
-        "static_configs": [{"targets": [target.address], "labels": {"stack": stack, "instance": target.instance}}],
+        "static_configs": [
+            {
+                "targets": [target.address],
+                "labels": {"stack": stack, "job": target.job, "instance": target.instance},
+            }
+        ],
     }
     if target.params:
         found["params"] = {key: list(values) for key, values in target.params.items()}

@@ -76,13 +76,14 @@ empty_scratch() {
 _main() {
     case "${1:-server}" in
     server)
+        # First: what serves them has no use for a secret, and would have those that are exported by then.
+        fresh_metrics_directory
+        serve_metrics
         use_pgpass
         use_object_store
         use_data_keys
         use_users
-        fresh_metrics_directory
         empty_scratch
-        serve_metrics
         asks_users || exec mlflow server
         # The one option that has no variable.
         exec mlflow server --app-name basic-auth

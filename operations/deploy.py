@@ -96,7 +96,9 @@ def preview(stack: Stack) -> None:
 
 def drift(stack: Stack) -> None:
     """Print what on the Docker host is not as the program and the settings say; raise `StopError` if anything is."""
-    plan = _planned(stack, "--refresh")
+    plan = _planned(stack, "--refresh", ruled=False)
+    # For a program: what a person reads of it is not for grep.
+    answer(f"<!-- drift: {'none' if plan.empty else 'found' if plan.complete else 'unknown'} -->")
     if not plan.complete:
         raise StopError(f"whether {stack.name} has drifted could not be found out; the reason is above")
     if plan.changes:
@@ -106,15 +108,15 @@ def drift(stack: Stack) -> None:
         )
 
 
-def _planned(stack: Stack, *options: str) -> Plan:
-    """Make a plan and print it, or the reason why there is none."""
+def _planned(stack: Stack, *options: str, ruled: bool = True) -> Plan:
+    """Make a plan and print it, or the reason why there is none; with `ruled`, ask the rules, where they apply."""
     try:
         settings = stack.settings
         engine = engine_of(stack)
         engine.select()
         # Where nothing is protected, somebody tries something out. An image from a file has no digest to ask for.
-        ruled = (settings.protect_data or stack.name == preflight.UNATTENDED) and not settings.images.archive
-        plan = engine.plan(*options, *(["--policy-pack", str(ROOT / "policy")] if ruled else []))
+        apply = (settings.protect_data or stack.name == preflight.UNATTENDED) and not settings.images.archive
+        plan = engine.plan(*options, *(["--policy-pack", str(ROOT / "policy")] if ruled and apply else []))
     except StopError as error:
         plan = Plan(stack=stack.name, errors=[str(error)])
     answer(plan.markdown())

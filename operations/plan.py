@@ -29,8 +29,10 @@ LONGEST = 80
 """Characters of a value that is shown as a whole."""
 MOST = 12
 """Rows that stand open in a comment."""
-LIMIT = 60_000
-"""Characters: GitHub takes 65,536 in a comment."""
+ROOM = 20_000
+"""Characters of a table's rows: GitHub takes 65,536 in a comment, which has two plans in it."""
+LIMIT = 30_000
+"""The same of a whole plan, whatever is in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,12 +245,15 @@ def _plain(text: str) -> str:
 
 
 def _table(changes: list[Change]) -> list[str]:
-    return [
-        "| | what | which | how it differs |",
-        "| --- | --- | --- | --- |",
-        *(f"| {change.verb} | {change.kind} | `{change.name}` | {'<br>'.join(change.details)} |" for change in changes),
-        "",
+    rows = [
+        f"| {change.verb} | {change.kind} | `{change.name}` | {'<br>'.join(change.details)} |" for change in changes
     ]
+    shown = rows
+    while sum(map(len, shown)) > ROOM:
+        shown = shown[: len(shown) * 3 // 4]
+    if len(shown) < len(rows):
+        shown = [*shown, f"| | | and {len(rows) - len(shown)} more | |"]
+    return ["| | what | which | how it differs |", "| --- | --- | --- | --- |", *shown, ""]
 
 
 def _folded(table: list[str], rows: int) -> list[str]:

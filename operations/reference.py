@@ -46,8 +46,11 @@ Generated, and written into the stack's file, encrypted, by the first `make up`.
 | `mlflow:flaskSecretKey` | signs the forms of MLflow's own users |
 | `mlflow:postgresBackupPassword`, `minioBackupPassword`, `seaweedfsBackupPassword` | of who reads for the backup |
 | `mlflow:backupPassword` | data key: opens the backups |
+| `mlflow:postgresMonitoringPassword`, `minioMonitoringPassword` | of who reads figures |
+| `mlflow:grafanaPassword` | password of Grafana's user `admin` |
 | `mlflow:backupTargetSecretKey` | not generated: secret key of an S3 target |
 | `mlflow:tlsCertificate`, `mlflow:tlsKey`, `mlflow:acmeDnsToken` | not generated: of the bundled Traefik |
+| `mlflow:alertWebhookUrl`, `deadMansSwitchUrl`, `smtpPassword` | not generated: whom Alertmanager tells |
 """
 
 

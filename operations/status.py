@@ -40,8 +40,8 @@ def described(stack: Stack) -> dict[str, Any]:
             f"not as it should be: {', '.join(wrong)}\n"
             f"  make logs STACK={stack.name} SERVICE=... says why; make up STACK={stack.name} mends what can be mended"
         )
-    if alerts:
-        problems.append(f"alerts that fire: {', '.join(alerts)}\n  what to do: docs/operations.md#monitoring")
+    if critical := [name for name, severity in (alerts or {}).items() if severity == "critical"]:
+        problems.append(f"alerts that fire: {', '.join(critical)}\n  what to do: docs/operations.md#monitoring")
     return {
         "stack": stack.name,
         "host": stack.daemon.host,
@@ -72,7 +72,8 @@ def _print(found: dict[str, Any]) -> None:
     answer(f"  way in: {found['url']}, authentication: {found['authentication']}")
     answer(f"  backup: {found['backup']}")
     if found["alerts"] is not None:
-        answer(f"  alerts: {', '.join(found['alerts']) or 'none'}")
+        firing = [f"{name} ({severity})" for name, severity in sorted(found["alerts"].items())]
+        answer(f"  alerts: {', '.join(firing) or 'none'}")
 
 
 def _size(number: int | None) -> str:
@@ -190,15 +191,16 @@ def _bytes(stack: Stack) -> dict[str, int | None]:
     return found
 
 
-def _alerts(stack: Stack) -> list[str] | None:
-    """Return the names of the alerts that fire; None where no Prometheus of the stack says so."""
+def _alerts(stack: Stack) -> dict[str, str] | None:
+    """Return the alerts that fire and how bad each is; None where no Prometheus of the stack says so."""
     if "prometheus" not in services(stack):
         return None
     command = ["wget", "-q", "-T", "4", "-O", "-", "http://127.0.0.1:9090/api/v1/alerts"]
     code, printed = stack.daemon.run(names.physical(stack.name, "prometheus"), command)
     if code:
         return None
-    firing = {
-        alert["labels"]["alertname"] for alert in json.loads(printed)["data"]["alerts"] if alert["state"] == "firing"
+    return {
+        alert["labels"]["alertname"]: alert["labels"]["severity"]
+        for alert in json.loads(printed)["data"]["alerts"]
+        if alert["state"] == "firing" and alert["labels"]["alertname"] != "Watchdog"
     }
-    return sorted(firing - {"Watchdog"})

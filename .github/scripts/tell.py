@@ -57,7 +57,7 @@ def comment(number: int, files: list[str]) -> None:
     """Write the files into the comment of a pull request, one after the other."""
     mark = "<!-- mlflow: plans -->"
     texts = [Path(file).read_text() for file in files]
-    # None is cut in the middle of a table for another's sake.
+    # A plan is shorter (operations/plan.py). Whatever is not is cut, and no other for its sake.
     share = LIMIT // max(1, len(texts))
     body = "\n\n".join([mark, *(text if len(text) <= share else text[:share] + "\n\n(cut off)" for text in texts)])
     there = ours(f"issues/{number}/comments", mark)

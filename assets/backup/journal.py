@@ -85,13 +85,14 @@ class _Collected(Collector):
     def __init__(self, journal: Journal, schedules: Mapping[str, str]) -> None:
         self._journal = journal
         self._schedules = schedules
+        self._begun = time.time()
 
     def collect(self) -> Iterator[Metric]:
         known = self._journal.read()
         for kind, schedule in self._schedules.items():
             # Before the first one it is due as of the day on which somebody wanted it.
             since = known.get(kind, {}).get("last_success_timestamp_seconds") or known.get("scheduled", {}).get(kind)
-            due = croniter(schedule, datetime.fromtimestamp(since or time.time(), UTC)).get_next(float)
+            due = croniter(schedule, datetime.fromtimestamp(since or self._begun, UTC)).get_next(float)
             words = "When one is due: by the schedule, after the last one that succeeded."
             yield GaugeMetricFamily(f"mlflow_{kind}_due_timestamp_seconds", words, value=due)
         for kind in KINDS:
@@ -103,7 +104,9 @@ class _Collected(Collector):
 def serve(journal: Journal, schedules: Mapping[str, str]) -> None:
     """Answer Prometheus, in a thread of its own. `schedules` are cron expressions by kind, in UTC."""
     now = time.time()
-    journal.write("scheduled", dict.fromkeys(schedules, now) | journal.read().get("scheduled", {}))
+    # On a full disk it is not kept, and counts from this start.
+    with suppress(OSError):
+        journal.write("scheduled", dict.fromkeys(schedules, now) | journal.read().get("scheduled", {}))
     registry = CollectorRegistry()
     registry.register(_Collected(journal, schedules))
     ProcessCollector(registry=registry)

@@ -51,12 +51,15 @@ GRANT CONNECT ON DATABASE mlflow TO mlflow_monitoring;
 ALTER ROLE mlflow_monitoring LOGIN PASSWORD :'monitoring_password';
 \endif
 
-\connect mlflow
+-- Whatever the application's role may have set for its database does not hold here.
+\connect -reuse-previous=on "dbname=mlflow options='-c default_transaction_read_only=off -c search_path=pg_catalog'"
 -- They run as mlflow, who owns what they read: as the superuser, whoever replaces a table by a view of his own would be
 -- one. They find no table before the first migration, and then count nothing.
 CREATE SCHEMA IF NOT EXISTS monitoring;
 GRANT USAGE ON SCHEMA monitoring TO mlflow_monitoring, mlflow;
-CREATE OR REPLACE FUNCTION monitoring.runs() RETURNS TABLE (status text, count bigint, started_last_hour bigint)
+-- Made anew each time: the columns of one that exists cannot be changed.
+DROP FUNCTION IF EXISTS monitoring.runs(), monitoring.totals();
+CREATE FUNCTION monitoring.runs() RETURNS TABLE (status text, count bigint, started_last_hour bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN
     IF to_regclass('public.runs') IS NULL THEN RETURN; END IF;
@@ -67,7 +70,7 @@ BEGIN
         LEFT JOIN public.runs AS found ON found.status = state AND found.lifecycle_stage = 'active'
         GROUP BY state;
 END $$;
-CREATE OR REPLACE FUNCTION monitoring.totals()
+CREATE FUNCTION monitoring.totals()
 RETURNS TABLE (experiments bigint, registered_models bigint, model_versions bigint, traces bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN

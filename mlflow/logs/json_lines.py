@@ -2,10 +2,24 @@
 
 import json
 import logging
+import os
 from datetime import UTC, datetime
 
 REQUEST = ("client", "method", "path", "http_version", "status")
 """What uvicorn hands to its access log, in its order (uvicorn.logging.AccessFormatter)."""
+
+
+class AtLeast(logging.Filter):
+    """Lets through what is as bad as MLFLOW_LOGGING_LEVEL, INFO without one."""
+
+    def __init__(self):
+        """Read the level."""
+        super().__init__()
+        self.level = logging.getLevelNamesMapping().get(os.environ.get("MLFLOW_LOGGING_LEVEL", "INFO"), logging.INFO)
+
+    def filter(self, record):
+        """Whether a record is told."""
+        return record.levelno >= self.level
 
 
 class JsonLines(logging.Formatter):

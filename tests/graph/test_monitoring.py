@@ -52,10 +52,18 @@ def test_whoever_is_asked_meets_prometheus_on_a_network_of_its_own(graph: Graph)
     assert len(hosts) == 8
     for host in hosts:
         assert "monitoring-id" in graph.services[host.removeprefix("mlflow-prod-")].networks, host
-    # It reaches nothing else: not the data, not the way in, nothing outside.
+    # It is on nothing else but the network of its published port.
     assert graph.services["prometheus"].networks == ["monitoring-id", "access-id"]
     assert graph.services["blackbox-exporter"].networks == ["monitoring-id"]
     assert graph.services["postgres-exporter"].networks == ["monitoring-id", "backend-id"]
+
+
+def test_a_job_has_a_name_that_nobody_else_has_in_the_same_prometheus(graph: Graph) -> None:
+    config = uploaded(graph, "prometheus-config", "prometheus.yml")
+    for entry in config["scrape_configs"]:
+        (group,) = entry["static_configs"]
+        assert entry["job_name"] == f"mlflow-prod-{group['labels']['job']}"
+        assert group["labels"]["stack"] == "prod"
 
 
 def test_only_who_tells_somebody_outside_has_a_way_out(program: Program, graph: Graph) -> None:
@@ -67,7 +75,7 @@ def test_only_who_tells_somebody_outside_has_a_way_out(program: Program, graph: 
 def test_a_token_is_a_file_of_prometheus(graph: Graph) -> None:
     config = uploaded(graph, "prometheus-config", "prometheus.yml")
     files = {
-        entry["job_name"]: entry["authorization"]["credentials_file"]
+        entry["static_configs"][0]["labels"]["job"]: entry["authorization"]["credentials_file"]
         for entry in config["scrape_configs"]
         if "authorization" in entry
     }

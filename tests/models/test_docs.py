@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from config import SECRETS
 from operations import reference
 from operations.__main__ import VERBS
 
@@ -17,6 +18,12 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 def test_the_settings_reference_is_current(name: str, tmp_path: Path) -> None:
     reference.write(tmp_path)
     assert (ROOT / "docs" / name).read_text() == (tmp_path / name).read_text(), "type: make docs"
+
+
+def test_every_secret_is_in_the_reference() -> None:
+    text = (ROOT / "docs" / "settings.md").read_text()
+    for key in SECRETS:
+        assert re.search(rf"`(mlflow:)?{key}`", text), key
 
 
 def test_the_schema_knows_every_key_of_the_stack_files() -> None:

@@ -10,11 +10,11 @@ LOGS = Path(__file__).parents[2] / "mlflow" / "logs"
 CONFIGURED = f"import logging.config, yaml; logging.config.dictConfig(yaml.safe_load(open('{LOGS}/json.yaml')))\n"
 
 
-def told(statements: str) -> dict[str, Any]:
+def told(statements: str, **environment: str) -> dict[str, Any]:
     """Return the one line that a process logs."""
     done = subprocess.run(
         [sys.executable, "-c", CONFIGURED + statements],
-        env={"PYTHONPATH": str(LOGS), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={"PYTHONPATH": str(LOGS), "PYTHONDONTWRITEBYTECODE": "1", **environment},
         capture_output=True,
         text=True,
         check=True,
@@ -42,3 +42,11 @@ def test_an_error_is_one_line_with_its_traceback() -> None:
 
 def test_a_message_with_other_arguments_is_told_as_it_is() -> None:
     assert told('logging.getLogger("uvicorn.access").info("only %s", "this")')["message"] == "only this"
+
+
+def test_the_level_is_the_settings() -> None:
+    both = 'logging.getLogger("mlflow.x").{}("less"); logging.getLogger("mlflow.x").{}("more")'
+    assert told(both.format("info", "warning"), MLFLOW_LOGGING_LEVEL="WARNING")["message"] == "more"
+    assert told(both.format("debug", "info"))["message"] == "more"
+    other = 'logging.getLogger("botocore").debug("a secret"); logging.getLogger("mlflow.x").debug("seen")'
+    assert told(other, MLFLOW_LOGGING_LEVEL="DEBUG")["message"] == "seen"

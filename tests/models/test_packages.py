@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from components import packaged
+from components.images import ImagesSettings
 from config import InvalidSettingsError, StackConfig
 from operations import packages
 from operations.console import StopError
@@ -241,3 +242,9 @@ def test_an_index_that_a_build_cannot_reach_is_told(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=listed))
     with pytest.raises(StopError, match="pip's index-url is on this host's loopback address"):
         packages._pip_settings()
+
+
+def test_every_image_that_has_a_recipe_is_one_of_the_settings() -> None:
+    settings = {field.alias for field in ImagesSettings.model_fields.values()}
+    assert set(packaged.STANDING_FOR) <= settings
+    assert set(packaged.STANDING_FOR.values()) == set(packaged.NAMES)

@@ -1,6 +1,7 @@
 """The plan as Markdown, from the engine's events."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -129,6 +130,8 @@ def test_a_long_plan_is_folded_and_fits_a_comment() -> None:
     assert f"<details><summary>All {MOST + 1}</summary>" in many
     huge = plan(*(step("create", "x" * 100 + str(number)) for number in range(1000)), DONE).markdown()
     assert len(huge) <= LIMIT
+    # Cut between two rows, and the fold is closed: what follows in a comment is another plan.
+    assert re.search(r"\n\| \| \| and \d+ more \| \|\n\n</details>\n$", huge)
 
 
 def test_a_copy_has_no_secret_and_all_settings() -> None:

@@ -200,6 +200,18 @@ def test_what_the_workers_count_is_told_on_a_port_of_its_own_and_only_where_it_i
     assert sandbox.called() == ["python /opt/mlflow-stack/metrics.py"]
 
 
+def test_what_serves_the_metrics_has_no_secret_in_its_environment(sandbox: Sandbox) -> None:
+    mlflow_secrets(sandbox)
+    sandbox.program("python", 'env >"$PRIVATE/environment"')
+    sandbox.program("mlflow", "sleep 1")
+    done = sandbox.run("bash", str(ENTRYPOINT), "server", METRICS_PORT="5001")
+    assert done.returncode == 0, done.stderr
+    environment = (sandbox.path / "private" / "environment").read_text()
+    assert "PROMETHEUS_MULTIPROC_DIR" in environment
+    for value in ("kek-secret", "webhook-secret", "pg-secret", "aws-secret"):
+        assert value not in environment
+
+
 def test_metrics_are_those_of_the_workers_and_the_start(sandbox: Sandbox) -> None:
     count = "from prometheus_client import Counter; Counter('mlflow_http_request', 'x').inc(7)"
     folder = {"PROMETHEUS_MULTIPROC_DIR": str(sandbox.path / "private")}

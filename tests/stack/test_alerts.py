@@ -48,6 +48,10 @@ def requests(status: str) -> str:
     return f'mlflow_http_request_total{{stack="prod",job="mlflow",instance="server",method="GET",status="{status}"}}'
 
 
+def routed(code: str) -> str:
+    return f'traefik_service_requests_total{{stack="prod",job="traefik",instance="traefik",code="{code}"}}'
+
+
 def disk(which: str) -> str:
     return f'minio_cluster_capacity_usable_{which}_bytes{{stack="prod",job="minio",instance="minio"}}'
 
@@ -72,13 +76,13 @@ PG_UP = 'pg_up{stack="prod",job="postgres",instance="postgres"}'
 BACKENDS = 'pg_stat_database_numbackends{stack="prod",job="postgres",instance="postgres",datname="mlflow"}'
 LIMIT = 'pg_settings_max_connections{stack="prod",job="postgres",instance="postgres"}'
 FAILED = 'alertmanager_notifications_failed_total{stack="prod",job="alertmanager",instance="a",integration="webhook"}'
-ROUTED = 'traefik_tls_certs_not_after{stack="prod",job="traefik",instance="traefik",cn="x"}'
 DAY = 86400
 CASES = [
     Case(
         "MlflowDown",
-        {up("mlflow", "server"): "0x5"},
-        {up("mlflow", "server"): "1 0 1x5"},
+        {up("mlflow", "server"): "0x5", probe("probe_success"): "0x5"},
+        # What serves the figures has ended, and the server has not.
+        {up("mlflow", "server"): "0x5", probe("probe_success"): "1x5"},
         3,
         {**SERVER, "job": "mlflow"},
     ),
@@ -108,6 +112,13 @@ CASES = [
         "MlflowErrors", {requests("503"): "0+2x20"}, {requests("200"): "0+2x20", requests("500"): "0x9 1x11"}, 10, STACK
     ),
     Case(
+        "MlflowErrors",
+        {routed("200"): "0+90x20", routed("502"): "0+10x20"},
+        {routed("200"): "0+100x20", routed("502"): "0+3x20"},
+        10,
+        STACK,
+    ),
+    Case(
         "RestartLoop",
         {started("mlflow"): "1x2 2x2 3x2 4x20"},
         {started("mlflow"): "1x2 2x2 3x20"},
@@ -123,7 +134,14 @@ CASES = [
         {**STACK, "instance": "postgres"},
     ),
     Case("DatabaseDown", {PG_UP: "0x5"}, {PG_UP: "1x5", up("postgres", "postgres"): "1x5"}, 3, DATABASE),
-    Case("DatabaseDown", {up("postgres", "postgres"): "0x5"}, {PG_UP: "1 0 1x5"}, 3, DATABASE),
+    Case(
+        "DatabaseDown",
+        {up("postgres", "postgres"): "0x5", probe("probe_success"): "0x5"},
+        # The exporter alone.
+        {up("postgres", "postgres"): "0x5", probe("probe_success"): "1x5"},
+        3,
+        DATABASE,
+    ),
     Case("DatabaseConnections", {BACKENDS: "81x9", LIMIT: "100x9"}, {BACKENDS: "79x9", LIMIT: "100x9"}, 7, STACK),
     Case("ObjectStoreDown", {up("minio", "minio"): "0x5"}, {up("minio", "minio"): "1 0 1x5"}, 3, MINIO),
     Case(
@@ -166,7 +184,7 @@ CASES = [
     Case("BackupFailed", {backup("backup_last_result"): "0x3"}, {backup("backup_last_result"): "1x3"}, 1, BACKUP),
     Case("DrillFailed", {backup("drill_last_result"): "0x3"}, {backup("drill_last_result"): "1x3"}, 1, BACKUP),
     Case(
-        "DrillFailed",
+        "DrillTooOld",
         {backup("drill_due_timestamp_seconds"): "0x1500"},
         {backup("drill_due_timestamp_seconds"): "3600x1500"},
         1450,
@@ -184,9 +202,8 @@ CASES = [
         {probe("probe_ssl_earliest_cert_expiry", "edge"): f"{13 * DAY}x90"},
         {probe("probe_ssl_earliest_cert_expiry", "edge"): f"{15 * DAY}x90"},
         70,
-        STACK,
+        {**STACK, "job": "edge", "instance": "traefik"},
     ),
-    Case("CertificateExpiring", {ROUTED: f"{13 * DAY}x90"}, {ROUTED: f"{30 * DAY}x90"}, 70, STACK),
     Case(
         "TargetDown",
         {up("backup", "backup"): "0x9"},
@@ -246,6 +263,25 @@ def test_every_alert_fires_where_it_should_and_nowhere_else() -> None:
     watchdog = Case("Watchdog", {}, {}, 1)
     tests.append(rule_test(watchdog, {"up": "1x3"}, [expected(watchdog)]))
     code, said = promtool(tests)
+    assert code == 0, said
+
+
+def test_what_is_somebody_elses_in_the_same_prometheus_fires_nothing() -> None:
+    theirs: dict[str, str] = {}
+    for case in CASES:
+        theirs |= {
+            name.replace('stack="prod",', 'instance_of="theirs",'): values for name, values in case.fires.items()
+        }
+    firing = 'count by (alertname) (count_over_time(ALERTS{alertname!="Watchdog"}[1d]))'
+    code, said = promtool(
+        [
+            {
+                "interval": "1m",
+                "input_series": [{"series": name, "values": values} for name, values in theirs.items()],
+                "promql_expr_test": [{"expr": firing, "eval_time": "1d", "exp_samples": []}],
+            }
+        ]
+    )
     assert code == 0, said
 
 

@@ -198,8 +198,12 @@ def test_drift_is_an_issue_until_it_is_mended(team: Team) -> None:
     assert "`memory` `1500` → `1024`" in team.github.issues[0]["body"]
     runner = team.run("deploy.yml")
     assert runner.results == {"deploy": "success"}, runner.said
+    # What could not be found out opens nothing, and closes nothing.
+    unknown = team.run("drift.yml", {SETTINGS: ("workers: 2", "workers: many")})
+    assert unknown.results == {"drift": "failure", "tell": "success"}
+    assert [one["state"] for one in team.github.issues] == ["open"]
     team.run("drift.yml")
-    assert team.github.issues[0]["state"] == "closed"
+    assert [one["state"] for one in team.github.issues] == ["closed"]
 
 
 def test_what_is_merged_is_deployed_and_seen_to_work(team: Team) -> None:
@@ -212,4 +216,5 @@ def test_what_is_merged_is_deployed_and_seen_to_work(team: Team) -> None:
     assert back.results == {"deploy": "success"}, back.said
     unmade = team.run("deploy.yml", {SETTINGS: ("workers: 2", "workers: many")})
     assert unmade.results == {"deploy": "failure"}
-    assert "make up" not in unmade.said
+    assert "deploy, Plan: exit 2" in unmade.said
+    assert "deploy, Deploy:" not in unmade.said
