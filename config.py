@@ -179,6 +179,11 @@ class StackConfig(Settings):
         return self.images.pulled(self.parts)
 
     @property
+    def networks(self) -> set[str]:
+        """The networks that the stack has of its own."""
+        return {"backend", *(["edge"] if self.traefik.mode != "existing" else []), *self.extra_networks}
+
+    @property
     def extra_networks(self) -> set[ExtraNetwork]:
         """The networks beside the two that are always there."""
         wanted: dict[ExtraNetwork, bool] = {

@@ -292,6 +292,7 @@ class Monitoring(pulumi.ComponentResource):
                 "--storage.path=/alertmanager",
                 # There is no second one to agree with.
                 "--cluster.listen-address=",
+                *_published_at(settings.alertmanager_port),
                 "--log.format=json",
             ],
             check=_asks(ALERTMANAGER_PORT, "/-/ready"),
@@ -337,6 +338,7 @@ class Monitoring(pulumi.ComponentResource):
                 "--storage.tsdb.path=/prometheus",
                 f"--storage.tsdb.retention.time={settings.retention_days}d",
                 f"--storage.tsdb.retention.size={settings.retention_gb}GB",
+                *_published_at(settings.prometheus_port),
                 "--log.format=json",
             ],
             check=_asks(PROMETHEUS_PORT, "/-/ready"),
@@ -379,6 +381,11 @@ class Monitoring(pulumi.ComponentResource):
             },
             publish=(self._settings.grafana_port, GRAFANA_PORT),
         )
+
+
+def _published_at(port: int | None) -> list[str]:
+    """Return the option that makes the links in what is sent lead somewhere, for whoever sits on the host."""
+    return [f"--web.external-url=http://127.0.0.1:{port}/"] if port else []
 
 
 def _asks(port: int, path: str) -> list[str]:

@@ -22,6 +22,8 @@ STACK_LABEL = "mlflow.stack"
 SERVICE_LABEL = "mlflow.service"
 ROLE_LABEL = "mlflow.role"
 """service, job or files: what the container is for."""
+FILES_LABEL = "mlflow.files"
+"""Of a volume of files: a hash of their names."""
 
 
 def physical(stack: str, service: str) -> str:

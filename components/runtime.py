@@ -7,6 +7,7 @@ not asked for, no new privileges, a read-only root, limits, rotated logs, a grac
 """
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -101,11 +102,17 @@ class Files:
         """
         stack = pulumi.get_stack()
         physical = names.physical(stack, name)
+        # A file that is no longer among them would stay in the volume, and open what it opened: other names, another
+        # volume. It has the old one's name, so that has to go first, with whoever uses it.
+        listed = hashlib.sha256("\0".join(sorted(contents)).encode()).hexdigest()[:12]
         volume = docker.Volume(
             name,
             name=physical,
-            labels=[{"label": names.STACK_LABEL, "value": stack}],
-            opts=pulumi.ResourceOptions(parent=parent),
+            labels=[
+                {"label": names.STACK_LABEL, "value": stack},
+                {"label": names.FILES_LABEL, "value": listed},
+            ],
+            opts=pulumi.ResourceOptions(parent=parent, delete_before_replace=True),
         )
         self.path = path
         self.volume = volume.name
@@ -377,7 +384,8 @@ async def _until_healthy(platform: Platform, container_id: str, name: str, healt
         state = await asyncio.to_thread(daemon.state, container_id)
         first = first or state
         said = "it is not running"
-        if state and state.running:
+        # Of one that is paused, Docker would wait for the answer.
+        if state and state.running and state.status != "paused":
             code, said = await asyncio.to_thread(daemon.run, container_id, list(health.command))
             if code == 0:
                 return
@@ -397,6 +405,8 @@ def _broken(state: "State | None", first: "State | None") -> str | None:
         return "it ran out of memory: raise its memoryMb"
     if state.restarts > first.restarts + 1:
         return f"it keeps crashing (exit code {state.exit_code}, {state.restarts} restarts)"
+    if state.status == "paused":
+        return "somebody has paused it; type: docker unpause, and its name"
     if state.status in ("exited", "dead", "created"):
         return f"it is {state.status} (exit code {state.exit_code}) {state.error}".rstrip()
     return None

@@ -219,9 +219,16 @@ def described(stack: Stack) -> tuple[str, str | None]:
     settings = stack.settings.backup
     if not settings.enabled:
         return "off; under mlflow:backup: enabled: true", None
+    return words(settings, known(stack), datetime.now(UTC), stack.name)
+
+
+def known(stack: Stack) -> dict[str, Any]:
+    """Return what is known of the last backup and the last drill, by these names; nothing where there is none."""
+    if not stack.settings.backup.enabled:
+        return {}
     code, printed = stack.daemon.run(names.physical(stack.name, "backup"), ["cat", JOURNAL])
-    known: dict[str, Any] = json.loads(printed) if code == 0 else {}
-    return words(settings, known, datetime.now(UTC), stack.name)
+    found: dict[str, Any] = json.loads(printed) if code == 0 else {}
+    return {kind: found[kind] for kind in ("backup", "drill") if kind in found}
 
 
 def words(settings: BackupSettings, known: dict[str, Any], now: datetime, stack: str) -> tuple[str, str | None]:

@@ -20,6 +20,7 @@ def up(stack: Stack) -> None:
     preflight.require_docker(stack)
     preflight.require_host(stack)
     preflight.require_images(stack)
+    preflight.no_strangers(stack.daemon, stack.name, kept=stack.settings.networks)
     if disk := preflight.disk_problem(stack.daemon):
         say(f"warning: {disk}")
     started = time.time()
@@ -96,7 +97,7 @@ def preview(stack: Stack) -> None:
 
 def drift(stack: Stack) -> None:
     """Print what on the Docker host is not as the program and the settings say; raise `StopError` if anything is."""
-    plan = _planned(stack, "--refresh", ruled=False)
+    plan = _planned(stack, "--refresh", ruled=False, what="Drift")
     # For a program: what a person reads of it is not for grep.
     answer(f"<!-- drift: {'none' if plan.empty else 'found' if plan.complete else 'unknown'} -->")
     if not plan.complete:
@@ -108,7 +109,7 @@ def drift(stack: Stack) -> None:
         )
 
 
-def _planned(stack: Stack, *options: str, ruled: bool = True) -> Plan:
+def _planned(stack: Stack, *options: str, ruled: bool = True, what: str = "Plan") -> Plan:
     """Make a plan and print it, or the reason why there is none; with `ruled`, ask the rules, where they apply."""
     try:
         settings = stack.settings
@@ -119,7 +120,7 @@ def _planned(stack: Stack, *options: str, ruled: bool = True) -> Plan:
         plan = engine.plan(*options, *(["--policy-pack", str(ROOT / "policy")] if ruled and apply else []))
     except StopError as error:
         plan = Plan(stack=stack.name, errors=[str(error)])
-    answer(plan.markdown())
+    answer(plan.markdown(what))
     return plan
 
 
@@ -127,6 +128,7 @@ def down(stack: Stack) -> None:
     """Stop everything and keep the data."""
     stack.tell_of_another_checkout()
     preflight.end_of_restore(stack.daemon, stack.name)
+    preflight.no_strangers(stack.daemon, stack.name)
     if rehearse.owns(stack):
         rehearse.down(stack)
         return
@@ -150,6 +152,7 @@ def destroy(stack: Stack) -> None:
     """Delete everything, the data included, and prove that nothing is left."""
     stack.tell_of_another_checkout()
     preflight.end_of_restore(stack.daemon, stack.name)
+    preflight.no_strangers(stack.daemon, stack.name)
     if rehearse.owns(stack):
         rehearse.destroy(stack)
         return

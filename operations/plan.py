@@ -22,6 +22,8 @@ KINDS = {
     "random:index/randomPassword:RandomPassword": "generated secret",
 }
 OPERATIONS = {"delete": "delete", "replace": "replace", "update": "change", "create": "create", "import": "import"}
+LET_GO = "let go"
+"""Of what is deleted from the stack, and stays on the host."""
 """Of the engine's steps the ones that are told, and how; a replacement has two more, and nothing is no change."""
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 """What Pulumi has for a text that is known after the deployment only (sdk/go/common/resource/plugin/rpc.go)."""
@@ -40,7 +42,7 @@ class Change:
     """What happens to one resource."""
 
     verb: str
-    """create, change, replace or delete."""
+    """create, change, replace, delete or let go."""
     type: str
     """Pulumi's."""
     name: str
@@ -94,7 +96,7 @@ class Plan:
                 plan.complete = summary.get("result") == "succeeded"
                 plan.ruled = bool(summary.get("PolicyPacks"))
         plan.changes = [_change(step) for step in found.values()]
-        order = list(OPERATIONS.values())
+        order = [*OPERATIONS.values(), LET_GO]
         plan.changes.sort(key=lambda change: (order.index(change.verb), change.kind, change.name))
         plan.errors = [error for error in plan.errors if error]
         return plan
@@ -127,9 +129,9 @@ class Plan:
         """Whether everything is as the program says."""
         return self.complete and not self.changes
 
-    def markdown(self) -> str:
+    def markdown(self, what: str = "Plan") -> str:
         """Return the plan for a person: in a terminal, in a pull request."""
-        return "\n".join([f"### Plan of `{self.stack}`", "", *self._body()])[:LIMIT]
+        return "\n".join([f"### {what} of `{self.stack}`", "", *self._body()])[:LIMIT]
 
     def _body(self) -> list[str]:
         lines = []
@@ -150,20 +152,21 @@ class Plan:
     def _sum(self) -> str:
         if not self.changes:
             return f"No changes. {self.kept} resources stay as they are."
-        counts = {verb: sum(change.verb == verb for change in self.changes) for verb in OPERATIONS.values()}
+        verbs = [*OPERATIONS.values(), LET_GO]
+        counts = {verb: sum(change.verb == verb for change in self.changes) for verb in verbs}
         told = ", ".join(f"{count} to {verb}" for verb, count in counts.items() if count)
         return f"**{told}**; {self.kept} stay as they are."
 
     def _effects(self) -> list[str]:
         """Return what it means for whoever uses the deployment."""
-        gone = [change for change in self.changes if change.verb in ("delete", "replace")]
+        gone = [change for change in self.changes if change.verb in ("delete", "replace", LET_GO)]
         data = [change.physical for change in gone if names.is_data_volume(self.stack, change.physical)]
         restarted = [change.name for change in gone if change.role == "service" and change.verb == "replace"]
         stopped = [change.name for change in gone if change.role == "service" and change.verb == "delete"]
         again = [
             change.name for change in self.changes if change.role == "job" and change.verb in ("replace", "create")
         ]
-        apart = [change.name for change in gone if change.type == NETWORK]
+        apart = [change.name for change in gone if change.type == NETWORK and change.verb == "replace"]
         effects = {
             "**Data leave the stack** (the volumes themselves are kept)": data,
             "**Restarts**": restarted,
@@ -184,8 +187,9 @@ def _change(step: Mapping[str, Any]) -> Change:
     details: list[str] = []
     if step["op"] in ("update", "replace"):
         details = _details(step.get("detailedDiff") or {}, there, after) or ["goes with what it depends on"]
+    kept = step["op"] == "delete" and old.get("retainOnDelete")
     return Change(
-        verb=OPERATIONS[step["op"]],
+        verb=LET_GO if kept else OPERATIONS[step["op"]],
         type=step["type"],
         name=step["urn"].rpartition("::")[2].removesuffix("-image"),
         role=labels.get(names.ROLE_LABEL, "container") if is_container else "",
@@ -199,9 +203,7 @@ def _details(paths: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str,
     for key in dict.fromkeys(re.split(r"[.\[]", path)[0] for path in paths):
         before, after = old.get(key), new.get(key)
         if key == "uploads":
-            numbers = {int(match[1]) for path in paths if (match := re.match(r"uploads\[(\d+)\]", path))}
-            files = [entry["file"].rpartition("/")[2] for number, entry in enumerate(after or []) if number in numbers]
-            found.append(" ".join(["`uploads`", *(_code(name) for name in files)]))
+            found.append(" ".join(["`uploads`", *_files(paths, before, after)]))
         elif isinstance(before, list) or isinstance(after, list):
             gone, come = _items(before), _items(after)
             signs = [f"- {_code(item)}" for item in gone if item not in come]
@@ -214,15 +216,32 @@ def _details(paths: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str,
     return found
 
 
+def _files(paths: Mapping[str, Any], before: Any, after: Any) -> list[str]:  # noqa: ANN401 - JSON
+    """Return which files come, go or change. Where Pulumi hides the whole list as a secret, nobody can say."""
+    if not (isinstance(before, list) and isinstance(after, list)):
+        return []
+    old, new = ([entry["file"].rpartition("/")[2] for entry in entries] for entries in (before, after))
+    numbers = {int(match[1]) for path in paths if (match := re.match(r"uploads\[(\d+)\]", path))}
+    signs = [f"- {_code(name)}" for name in old if name not in new] + [
+        f"+ {_code(name)}" for name in new if name not in old
+    ]
+    return signs or [_code(name) for number, name in enumerate(new) if number in numbers]
+
+
 def _items(values: Any) -> list[str]:  # noqa: ANN401 - JSON
     if not isinstance(values, list):
         return []
-    return [
-        json.dumps({key: item for key, item in value.items() if key != "__defaults"})
-        if isinstance(value, dict)
-        else str(value)
-        for value in values
-    ]
+    return [_item(value) for value in values]
+
+
+def _item(value: Any) -> str:  # noqa: ANN401 - JSON
+    """Return an entry of a list: of a label its line, of a network its name, without what the provider filled in."""
+    if not isinstance(value, dict):
+        return str(value)
+    told = {key: item for key, item in value.items() if key != "__defaults" and item not in ("", 0, [], {}, None)}
+    if set(told) == {"label", "value"}:
+        return f"{told['label']}={told['value']}"
+    return _value(told["name"]) if set(told) == {"name"} else json.dumps(told)
 
 
 def _value(value: Any) -> str:  # noqa: ANN401 - JSON
@@ -230,7 +249,8 @@ def _value(value: Any) -> str:  # noqa: ANN401 - JSON
         return "none"
     if value == UNKNOWN:
         return "a new one"
-    return str(value).removeprefix("sha256:")[:12] if str(value).startswith("sha256:") else str(value)
+    text = str(value).removeprefix("sha256:")
+    return text[:12] if re.fullmatch("[0-9a-f]{64}", text) else text
 
 
 def _code(text: str) -> str:

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from components import names, packaged, preconditions
@@ -161,6 +162,24 @@ def end_of_restore(daemon: Daemon, stack: str) -> None:
         )
     if daemon.inspect(name):
         daemon.api.remove_container(name, v=True)
+
+
+def no_strangers(daemon: Daemon, stack: str, *, kept: Collection[str] = ()) -> None:
+    """Raise `StopError` with every container of somebody else's on a network that is to go: Docker would keep it."""
+    ours = {"label": f"{names.STACK_LABEL}={stack}"}
+    known = {container["Id"] for container in daemon.api.containers(all=True, filters=ours)}
+    lines = [
+        f"  docker network disconnect {network['Name']} {container['Name']}"
+        for network in daemon.api.networks(filters=ours)
+        if network["Name"] not in {names.physical(stack, service) for service in kept}
+        for key, container in daemon.api.inspect_network(network["Id"])["Containers"].items()
+        if key not in known
+    ]
+    if lines:
+        raise StopError(
+            f"networks of {stack} are in use by containers that are not its own, and could not be removed; nothing was "
+            "changed\n" + "\n".join(lines)
+        )
 
 
 def _being_restored(daemon: Daemon, stack: str) -> list[str]:

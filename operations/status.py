@@ -35,13 +35,18 @@ def described(stack: Stack) -> dict[str, Any]:
     wrong = [entry["name"] for entry in running if entry["state"] != "healthy"]
     wrong += [entry["name"] for entry in jobs if entry["state"] not in ("done", "-")]
     problems = [problem for problem in (preflight.disk_problem(stack.daemon), at_risk) if problem]
+    if paused := [entry["name"] for entry in running if entry["state"] == "paused"]:
+        problems.append(f"somebody has paused it\n  type: docker unpause {' '.join(paused)}")
     if wrong:
         problems.append(
             f"not as it should be: {', '.join(wrong)}\n"
             f"  make logs STACK={stack.name} SERVICE=... says why; make up STACK={stack.name} mends what can be mended"
         )
     if critical := [name for name, severity in (alerts or {}).items() if severity == "critical"]:
-        problems.append(f"alerts that fire: {', '.join(critical)}\n  what to do: docs/operations.md#monitoring")
+        problems.append(
+            f"alerts that fire: {', '.join(critical)}\n  what to do: "
+            + ", ".join(f"docs/operations.md#{name.lower()}" for name in critical)
+        )
     return {
         "stack": stack.name,
         "host": stack.daemon.host,
@@ -52,8 +57,9 @@ def described(stack: Stack) -> dict[str, Any]:
         "jobs": jobs,
         "volumes": sorted(volume for volume in stack.daemon.volumes() if names.is_data_volume(stack.name, volume)),
         "bytes": _bytes(stack),
-        "backup": saved,
+        "backup": {"summary": " ".join(saved.split()), **backup.known(stack)},
         "alerts": alerts,
+        "prometheus": f"http://127.0.0.1:{port}" if (port := stack.settings.monitoring.prometheus_port) else None,
         "problems": problems,
     }
 
@@ -70,10 +76,10 @@ def _print(found: dict[str, Any]) -> None:
     ]
     answer(f"  version: MLflow {found['mlflow']}, {', '.join(images)}")
     answer(f"  way in: {found['url']}, authentication: {found['authentication']}")
-    answer(f"  backup: {found['backup']}")
+    answer(f"  backup: {found['backup']['summary']}")
     if found["alerts"] is not None:
         firing = [f"{name} ({severity})" for name, severity in sorted(found["alerts"].items())]
-        answer(f"  alerts: {', '.join(firing) or 'none'}")
+        answer(f"  alerts: {', '.join(firing) or 'none'}" + (f"; {found['prometheus']}" if found["prometheus"] else ""))
 
 
 def _size(number: int | None) -> str:
@@ -116,7 +122,9 @@ def _service(stack: Stack, service: str) -> dict[str, Any]:
         return {"name": name, "state": "missing"}
     state = found["State"]
     health = state.get("Health", {}).get("Status", state["Status"]) if state["Running"] else state["Status"]
-    if state["Running"] and health != "healthy":
+    if state["Paused"]:
+        health = "paused"
+    elif state["Running"] and health != "healthy":
         # Docker's word is as old as its last turn; whoever looks wants to know now.
         code, _ = stack.daemon.run(name, found["Config"]["Healthcheck"]["Test"][1:])
         health = "healthy" if code == 0 else health

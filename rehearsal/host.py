@@ -113,16 +113,28 @@ class Host:
         return str(made["Id"])
 
     def volume(self, inputs: dict[str, Any]) -> str:
-        """Return the name of a volume, made if there is none. One that is there keeps what is in it."""
+        """Return the name of a volume, made if there is none. One that is there as it was keeps what is in it."""
         _only(VOLUME_KEYS, inputs)
         labels = _labels(inputs)
         # A data volume carries no label, and is nobody's to prune.
         marks = labels | {HASH_LABEL: _hash(inputs)} if labels else None
+        if marks and self._made_otherwise(inputs["name"], marks[HASH_LABEL]):
+            for container in self._made():
+                if inputs["name"] in [mount.get("Name") for mount in container["Mounts"]]:
+                    self._remove(container["Names"][0].lstrip("/"))
+            self.daemon.api.remove_volume(inputs["name"])
         self.daemon.api.create_volume(
             inputs["name"], driver="local", driver_opts=inputs.get("driverOpts"), labels=marks
         )
         self.used.add(inputs["name"])
         return str(inputs["name"])
+
+    def _made_otherwise(self, volume: str, wanted: str) -> bool:
+        """Whether a rehearsal has made a volume from other inputs than these."""
+        if volume not in self.daemon.volumes():
+            return False
+        labels: dict[str, str] = self.daemon.api.inspect_volume(volume)["Labels"] or {}
+        return labels.get(HASH_LABEL, wanted) != wanted
 
     def container(self, inputs: dict[str, Any], follows: Mapping[str, str]) -> tuple[str, str]:
         """Return the id of a container and the hash of what it was made from.

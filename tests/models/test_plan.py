@@ -81,6 +81,32 @@ def test_a_file_is_told_by_its_name_and_never_by_its_content() -> None:
     assert "hunter2" not in made.markdown()
 
 
+def test_files_that_come_and_go_are_named_and_a_hidden_list_is_no_error() -> None:
+    old = [{"file": "/run/secrets/a"}, {"file": "/run/secrets/b"}]
+    made = plan(step("replace", "x", old={"uploads": old}, new={"uploads": old[:1]}, paths=("uploads[1]",)))
+    assert "| `uploads` - `b` |" in made.markdown()
+    hidden = plan(step("replace", "x", old={"uploads": "[secret]"}, new={"uploads": "[secret]"}, paths=("uploads[1]",)))
+    assert "| `uploads` |" in hidden.markdown()
+
+
+def test_what_is_deleted_from_the_stack_and_stays_on_the_host_is_let_go() -> None:
+    event = step("delete", "history", "docker:index/volume:Volume")
+    event["resourcePreEvent"]["metadata"]["old"]["retainOnDelete"] = True
+    made = plan(event, step("delete", "egress", "docker:index/network:Network"), DONE)
+    assert "| let go | volume | `history` |" in made.markdown()
+    assert "1 to delete, 1 to let go" in made.markdown()
+    # Gone for good is not cut off for a moment.
+    assert "cut off" not in made.markdown()
+
+
+def test_a_network_is_told_by_its_name() -> None:
+    theirs = {"__defaults": [], "name": "a" * 64, "aliases": [], "gwPriority": 0, "ipv4Address": ""}
+    new = [{"__defaults": [], "name": "a" * 64}, {"__defaults": [], "name": UNKNOWN}]
+    key = "networksAdvanced"
+    made = plan(step("replace", "x", old={key: [theirs]}, new={key: new}, paths=(f"{key}[1]",)))
+    assert f"`{key}` + `a new one` |" in made.markdown()
+
+
 def test_a_value_that_is_not_known_yet_is_no_identifier() -> None:
     made = plan(step("replace", "x", old={"image": "sha256:" + "a" * 64}, new={"image": UNKNOWN}, paths=("image",)))
     assert "`image` `aaaaaaaaaaaa` → `a new one`" in made.markdown()

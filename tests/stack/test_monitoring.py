@@ -195,13 +195,18 @@ def test_the_log_of_the_server_is_an_object_a_line(watched: Watched) -> None:
     assert any("/experiments/search" in entry["path"] for entry in asked)
 
 
+def counting(deployment: Deployment, password: str, statement: str) -> tuple[int, str]:
+    """Ask the database as the exporter does."""
+    command = ("psql", "-h", "127.0.0.1", "-U", "mlflow_monitoring", "-d", "mlflow", "-Atc", statement)
+    return deployment.run("postgres", "env", f"PGPASSWORD={password}", *command)
+
+
 def test_the_role_that_counts_reads_no_table(watched: Watched) -> None:
     deployment = watched.deployment
     password = deployment.credentials()["postgresMonitoringPassword"]
 
     def psql(statement: str) -> tuple[int, str]:
-        command = ("psql", "-h", "127.0.0.1", "-U", "mlflow_monitoring", "-d", "mlflow", "-Atc", statement)
-        return deployment.run("postgres", "env", f"PGPASSWORD={password}", *command)
+        return counting(deployment, password, statement)
 
     assert psql("SELECT count FROM monitoring.runs() WHERE status = 'FINISHED'") == (0, "6")
     for statement in ("SELECT * FROM runs", "SELECT * FROM params", "CREATE TABLE public.x (y int)"):
@@ -300,5 +305,35 @@ def test_a_prometheus_of_somebodys_own_needs_what_make_scrape_prints(watched: Wa
 
         until(lambda: set(health().values()) == {"up"}, 90, "somebody does not say how it is")
         assert "mlflow" in health()
+        refused = deployment.make("down", ok=False)
+        assert f"docker network disconnect {network} {deployment.name('theirs')}" in refused.stderr
+        assert "nothing was changed" in refused.stderr
     finally:
         api.remove_container(container, force=True)
+
+
+def test_what_is_not_watched_any_more_has_nobody_who_could_watch(watched: Watched) -> None:
+    deployment = watched.deployment
+    known = deployment.credentials()
+    deployment.set("monitoring", {"mode": "off"})
+    if HAS_ENGINE:
+        plan = deployment.make("preview").stdout
+        assert "**Stops for good**: `alertmanager`, `blackbox-exporter`, `postgres-exporter`, `prometheus`" in plan
+        assert "| let go | volume | `prometheus-history` |" in plan
+    deployment.make("up")
+    assert not {deployment.name(service) for service in WATCHING} & set(deployment.containers())
+    assert deployment.name("monitoring") not in {network["Name"] for network in deployment.api.networks()}
+    code, said = counting(deployment, known["postgresMonitoringPassword"], "SELECT 1")
+    assert code != 0
+    assert "not permitted to log in" in said or "password authentication failed" in said
+    # A file that is no longer asked for is not left behind in its volume.
+    assert deployment.run("postgres", "ls", "/run/secrets") == (0, "backup-password\nmlflow-password")
+    if "minioMonitoringPassword" in known:
+        script = (
+            "import boto3, botocore, os\n"
+            "s3 = boto3.client('s3', endpoint_url=os.environ['MLFLOW_S3_ENDPOINT_URL'], "
+            f"aws_access_key_id='mlflow-monitoring', aws_secret_access_key='{known['minioMonitoringPassword']}')\n"
+            "try: s3.list_buckets()\n"
+            "except botocore.exceptions.ClientError as error: print(error.response['Error']['Code'])"
+        )
+        assert deployment.run("server", "python", "-c", script) == (0, "InvalidAccessKeyId")
