@@ -77,7 +77,7 @@ def test_a_second_clone_with_the_passphrase_plans_nothing(dev: Deployment, tmp_p
     other.environment["PULUMI_BACKEND_URL"] = dev.environment["PULUMI_BACKEND_URL"]
     refused = other.make("preview", ok=False)
     assert refused.returncode != 0
-    assert "its secrets were encrypted elsewhere, and their passphrase is not here" in refused.stderr
+    assert "its secrets were encrypted elsewhere, and their passphrase is not here" in refused.stdout
     other.environment["XDG_CONFIG_HOME"] = dev.environment["XDG_CONFIG_HOME"]
     other.pulumi(*EMPTY)
 
@@ -85,7 +85,7 @@ def test_a_second_clone_with_the_passphrase_plans_nothing(dev: Deployment, tmp_p
 @pytest.mark.engine
 def test_a_wrong_passphrase_is_said_to_be_wrong(dev: Deployment) -> None:
     refused = dev.make("preview", ok=False, PULUMI_CONFIG_PASSPHRASE="wrong")
-    assert "the passphrase in PULUMI_CONFIG_PASSPHRASE is not the one that encrypted its secrets" in refused.stderr
+    assert "the passphrase in PULUMI_CONFIG_PASSPHRASE is not the one that encrypted its secrets" in refused.stdout
 
 
 @pytest.mark.engine
