@@ -95,10 +95,18 @@ CASES = [
     ),
     Case(
         "MlflowSlow",
-        {probe("probe_duration_seconds"): "3x20"},
+        {probe("probe_duration_seconds"): "3x20", probe("probe_success"): "1x20"},
         # One slow answer in an evening.
         {probe("probe_duration_seconds"): "0.02x5 9 0.02x20"},
         12,
+        {**SERVER, "job": "readiness"},
+    ),
+    Case(
+        "MlflowSlow",
+        {probe("probe_duration_seconds"): "9x20", probe("probe_success"): "1x20"},
+        # The time-outs of an outage that is over.
+        {probe("probe_duration_seconds"): "0.02x5 10x4 0.02x20", probe("probe_success"): "1x5 0x4 1x20"},
+        14,
         {**SERVER, "job": "readiness"},
     ),
     Case(
