@@ -6,6 +6,7 @@ told by `Credential.kind`, and who may change it by docs/operations.md.
 """
 
 import base64
+import os
 import re
 from collections.abc import Sequence
 from typing import Literal
@@ -18,6 +19,8 @@ LENGTH = 32
 
 ACCEPTED = r"[A-Za-z0-9_=-]{12,64}"
 """No separator of a password file, an ini file or JSON."""
+SAVES = "MLFLOW_SECRETS_ARE_SAVED"
+"""Variable of whoever runs the program and saves afterwards what it generated, as `make up` does."""
 FERNET_KEY_LENGTH = 44
 """Of a key that somebody brings along from an older deployment."""
 
@@ -71,7 +74,9 @@ class Credential:
 
 
 def warn_of_unsaved(credentials: Sequence[Credential]) -> None:
-    """Say which values are in the state alone, and what saves them. `make up` does."""
+    """Say which values are in the state alone, and what saves them. A plan has not generated any."""
+    if pulumi.runtime.is_dry_run() or os.environ.get(SAVES):
+        return
     keys = [credential.key for credential in credentials if not credential.configured]
     if keys:
         pulumi.log.warn(

@@ -20,16 +20,16 @@ from components.postgres import DATABASE, MONITORING_ROLE, Postgres
 from components.postgres import PORT as POSTGRES_PORT
 from components.runtime import Files, HealthCheck, Limits, Publish, Service, Workload
 from components.scrape import Target, for_another, scrape_config
-from components.settings import Cpus, Email, HostAndPort, Port, Settings
+from components.settings import Cpus, Email, HostAndPort, HttpUrl, Port, Settings
 from components.traefik import HTTPS_PORT, Traefik, Upstream
 
 ASSETS = Path(__file__).parent.parent / "assets" / "monitoring"
 PROMETHEUS_PORT, ALERTMANAGER_PORT, GRAFANA_PORT, POSTGRES_EXPORTER_PORT, BLACKBOX_PORT = 9090, 9093, 3000, 9187, 9115
-UID = 65534
-"""nobody, as in the official images; Grafana's is 472."""
-GRAFANA_UID = 472
+NOBODY, GRAFANA_USER = "65534:65534", "472:0"
+"""Who they are in the official images."""
 WEBHOOK_SECRET, SWITCH_SECRET, MAIL_SECRET = "alertWebhookUrl", "deadMansSwitchUrl", "smtpPassword"
 """Secrets in the stack's config that nobody can generate. Whoever knows such an address may write to it."""
+RUNBOOKS = "docs/operations.md"
 CONFIG, SECRETS = "/run/config", "/run/secrets"
 
 
@@ -77,6 +77,11 @@ class MonitoringSettings(Settings):
         description="Run Grafana, with the dashboards of `assets/monitoring`, and publish it there. The user is admin, "
         "its password `make password SERVICE=grafana` prints.",
     )
+    runbooks: HttpUrl | None = Field(
+        default=None,
+        description="Where whoever is told finds `docs/operations.md`, such as "
+        "`https://git.example.com/ops/mlflow/blob/main/docs/operations.md`. Without it, an alert names the file.",
+    )
 
     @property
     def on(self) -> bool:
@@ -93,8 +98,17 @@ class MonitoringSettings(Settings):
     @property
     def published(self) -> bool:
         """Whether somebody wants to look at it from the host."""
-        ports = (self.prometheus_port, self.alertmanager_port, self.grafana_port)
-        return self.mode == "bundled" and any(ports)
+        return bool(self.addresses)
+
+    @property
+    def addresses(self) -> dict[str, int]:
+        """What somebody can look at, by the port on the host's loopback address."""
+        ports = {
+            "Prometheus": self.prometheus_port,
+            "Alertmanager": self.alertmanager_port,
+            "Grafana": self.grafana_port,
+        }
+        return {name: port for name, port in ports.items() if port and self.mode == "bundled"}
 
     @property
     def leaves(self) -> bool:
@@ -175,7 +189,7 @@ class Monitoring(pulumi.ComponentResource):
         check: Sequence[str],
         networks: Sequence[pulumi.Output[str]],
         memory_mb: int = 128,
-        uid: int = UID,
+        user: str = NOBODY,
         env: Mapping[str, pulumi.Input[str]] | None = None,
         data: Mapping[str, pulumi.Input[str]] | None = None,
         publish: tuple[int | None, int] | None = None,
@@ -194,7 +208,7 @@ class Monitoring(pulumi.ComponentResource):
                 files=files,
                 data=data or {},
                 tmpfs={"/tmp": "size=64m,mode=1777"},  # noqa: S108 - inside the container
-                user=f"{uid}:{uid}",
+                user=user,
             ),
             HealthCheck(command=check, interval_s=15),
             platform=self._platform,
@@ -328,7 +342,7 @@ class Monitoring(pulumi.ComponentResource):
                     CONFIG,
                     {
                         "prometheus.yml": json.dumps(rendered, indent=2) + "\n",
-                        "alerts.yml": (ASSETS / "alerts.yml").read_text(),
+                        "alerts.yml": alerts(settings.runbooks),
                     },
                 ),
             ],
@@ -363,8 +377,9 @@ class Monitoring(pulumi.ComponentResource):
             command=["/run.sh"],
             check=_asks(GRAFANA_PORT, "/api/health"),
             networks=self._platform.networks.monitored_and(published=True),
-            memory_mb=384,
-            uid=GRAFANA_UID,
+            # Its sources are processes of their own since 13.2, within the same limit.
+            memory_mb=768,
+            user=GRAFANA_USER,
             env={
                 "GF_SECURITY_ADMIN_PASSWORD__FILE": f"{SECRETS}/admin-password",
                 "GF_PATHS_PROVISIONING": f"{CONFIG}/provisioning",
@@ -375,6 +390,7 @@ class Monitoring(pulumi.ComponentResource):
                 "GF_ANALYTICS_REPORTING_ENABLED": "false",
                 "GF_ANALYTICS_CHECK_FOR_UPDATES": "false",
                 "GF_ANALYTICS_CHECK_FOR_PLUGIN_UPDATES": "false",
+                # It would replace the sources that the image brings, below a root that cannot be written.
                 "GF_PLUGINS_PREINSTALL_DISABLED": "true",
                 "GF_NEWS_NEWS_FEED_ENABLED": "false",
                 "GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH": f"{CONFIG}/dashboards/mlflow.json",
@@ -430,6 +446,12 @@ def watching(targets: Sequence[Target], stack: str, alertmanager: str) -> dict[s
         "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]},
         "scrape_configs": [scrape_config(target, stack, {"file": f"{SECRETS}/{target.job}"}) for target in targets],
     }
+
+
+def alerts(runbooks: str | None) -> str:
+    """Return the rules, each with a link to what to do: in the checkout, unless it is somewhere else to be read."""
+    rules = (ASSETS / "alerts.yml").read_text()
+    return rules.replace(f"runbook_url: {RUNBOOKS}#", f"runbook_url: {runbooks or RUNBOOKS}#")
 
 
 def alerting(settings: MonitoringSettings) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class Stack:
         """The stack's file, read anew: `pulumi` writes to it too."""
         try:
             # Not PyYAML: it takes the last of two equal keys, and says nothing.
-            found = YAML(typ="safe").load(self.path.read_text()) or {}
+            found = YAML(typ="safe").load(self.path) or {}
         except YAMLError as error:
             raise StopError(f"{self.path.name} is not YAML, nothing was read: {error}") from None
         if problems := _misplaced(found):

@@ -7,7 +7,7 @@ from components import names
 from operations import copied, edge, preflight, rehearse
 from operations.checkout import ROOT, Stack
 from operations.console import StopError, answer, interactive, require_name, say
-from operations.engine import Engine, NoEngineError
+from operations.engine import Engine, NoEngineError, is_untouched, require_cli
 from operations.plan import Plan
 from operations.recovery import recover
 from operations.saved import save_credentials, tell_of_backups, tell_what_to_keep
@@ -32,6 +32,8 @@ def up(stack: Stack) -> None:
     stack.remember_checkout()
     edge.require_closed(stack)
     settings = stack.settings
+    for name, port in settings.monitoring.addresses.items():
+        say(f"{name}: http://127.0.0.1:{port}")
     say(f'\nMLflow is ready. Use it from Python: eval "$(make -s client STACK={stack.name})"')
     answer(settings.route.url)
 
@@ -87,7 +89,7 @@ def engine_of(stack: Stack) -> Engine:
 
 def preview(stack: Stack) -> None:
     """Print what `up` would change, as Markdown. Asks the Docker daemon nothing. `COPY=1` plans a new stack like it."""
-    if os.environ.get("COPY") == "1":
+    if os.environ.get("COPY") == "1" or _would_leave_something(stack):
         copied.preview(stack)
         return
     plan = _planned(stack)
@@ -95,11 +97,26 @@ def preview(stack: Stack) -> None:
         raise StopError(f"the plan of {stack.name} could not be made, or breaks a rule of policy/; the reason is above")
 
 
+def _would_leave_something(stack: Stack) -> bool:
+    """Whether a plan of this stack would make a passphrase for it, and write a salt into its file."""
+    if not is_untouched(stack) or rehearse.owns(stack):
+        return False
+    try:
+        require_cli()
+    except NoEngineError:
+        # The same is found again, and told as what kept the plan from being made.
+        return False
+    return True
+
+
 def drift(stack: Stack) -> None:
     """Print what on the Docker host is not as the program and the settings say; raise `StopError` if anything is."""
     plan = _planned(stack, "--refresh", ruled=False, what="Drift")
+    paused = _paused(stack) if plan.complete else []
+    for name in paused:
+        answer(f"`{name}` is paused: `docker unpause {name}`")
     # For a program: what a person reads of it is not for grep.
-    answer(f"<!-- drift: {'none' if plan.empty else 'found' if plan.complete else 'unknown'} -->")
+    answer(f"<!-- drift: {'unknown' if not plan.complete else 'found' if plan.changes or paused else 'none'} -->")
     if not plan.complete:
         raise StopError(f"whether {stack.name} has drifted could not be found out; the reason is above")
     if plan.changes:
@@ -107,6 +124,14 @@ def drift(stack: Stack) -> None:
             f"{stack.name} is not what its settings say\n"
             f"  to bring it back, type: make up STACK={stack.name}; to keep it, change the settings to it"
         )
+    if paused:
+        raise StopError(f"{stack.name} does not run as its settings say\n  type: docker unpause {' '.join(paused)}")
+
+
+def _paused(stack: Stack) -> list[str]:
+    """Return the containers that somebody has paused. Pulumi's provider takes them for running."""
+    ours = {"label": f"{names.STACK_LABEL}={stack.name}", "status": "paused"}
+    return sorted(container["Names"][0].lstrip("/") for container in stack.daemon.api.containers(filters=ours))
 
 
 def _planned(stack: Stack, *options: str, ruled: bool = True, what: str = "Plan") -> Plan:

@@ -24,6 +24,7 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 from components import names
+from components.credentials import SAVES
 from operations.checkout import ROOT, Stack, config_home, state_home
 from operations.console import StopError, say
 from operations.plan import Plan
@@ -150,6 +151,14 @@ def passphrase_path(stack: Stack) -> Path:
     return config_home() / f"{stack.name}.passphrase"
 
 
+def is_untouched(stack: Stack) -> bool:
+    """Whether nothing of this stack is here yet: neither state nor passphrase, and nobody chose others for it."""
+    chosen = chosen_backend() or stack.document.get("secretsprovider") or stack.document.get("encryptionsalt")
+    given = {"PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"} & set(os.environ)
+    state = state_home() / ".pulumi" / "stacks" / names.PROJECT / f"{stack.name}.json"
+    return not (chosen or given or state.exists() or passphrase_path(stack).exists())
+
+
 def drop_broken_attributes(folder: Path | None, stack: str) -> None:
     """Remove what a file backend notes beside a stack's state, where a killed `up` left half of it.
 
@@ -241,7 +250,7 @@ class Engine:
         """Run a `pulumi` command before the person's eyes and return its exit code."""
         extra = os.environ.get("ARGS", "").split()
         command = [str(self.cli), *arguments, "--stack", self.stack.name, *extra]
-        with subprocess.Popen(command, cwd=ROOT, env=self.environment) as running:
+        with subprocess.Popen(command, cwd=ROOT, env=self.environment | {SAVES: "1"}) as running:
             while True:
                 try:
                     return running.wait()

@@ -14,8 +14,8 @@ die() {
 # Prints the HTTP status of a request. An identity is a curl configuration in $SECRETS, which signs; without one,
 # it is anonymous. usage: status METHOD PATH [IDENTITY]
 status() {
-    curl --silent --output /dev/null --write-out '%{http_code}' --max-time 20 --request "$1" \
-        --config "${3:+$SECRETS/}${3:-/dev/null}" "$ENDPOINT$2" || true
+    curl --silent --output /dev/null --write-out '%{http_code}' --max-time 20 --retry 3 --retry-connrefused \
+        --request "$1" --config "${3:+$SECRETS/}${3:-/dev/null}" "$ENDPOINT$2" || true
 }
 
 # usage: expect STATUS "what it means otherwise" METHOD PATH [IDENTITY]
@@ -46,9 +46,12 @@ prove_access() {
     fi
     # 55 and 56: it speaks TLS, and cut the connection for want of a certificate. Without TLS it would be 35.
     closed=0
-    curl --silent --output /dev/null --max-time 5 --insecure "$GRPC/" || closed=$?
+    curl --silent --output /dev/null --max-time 10 --retry 5 --retry-delay 1 --retry-connrefused --insecure "$GRPC/" ||
+        closed=$?
     case "$closed" in
     55 | 56) ;;
+    # Of a host that is busy with something else it says nothing.
+    7 | 28) die "$GRPC does not answer (curl: $closed), so it is not known whether it insists on a certificate" ;;
     *) die "$GRPC does not insist on a certificate (curl: $closed): anybody could make himself an administrator there" ;;
     esac
 }

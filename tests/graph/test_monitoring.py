@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from components.monitoring import SWITCH_SECRET, WEBHOOK_SECRET
+from components.monitoring import SWITCH_SECRET, WEBHOOK_SECRET, MonitoringSettings
 from components.scrape import minio_token
 from tests.graph.conftest import ADDRESS, bundled, watched
 from tests.graph.mocked import PASSWORD, Graph
@@ -153,7 +153,28 @@ def test_grafana_has_its_source_and_the_dashboards(graph: Graph) -> None:
     assert board["uid"] == "mlflow"
     provider = uploaded(graph, "grafana-config", "dashboards/mlflow.yaml")["providers"][0]
     assert provider["options"]["path"] == "/run/config/dashboards"
-    assert graph.services["grafana"].envs["GF_SECURITY_ADMIN_PASSWORD__FILE"] == "/run/secrets/admin-password"
+    grafana = graph.services["grafana"]
+    assert grafana.envs["GF_SECURITY_ADMIN_PASSWORD__FILE"] == "/run/secrets/admin-password"
+    assert grafana.envs["GF_PLUGINS_PREINSTALL_DISABLED"] == "true"
+    assert grafana.plain["user"] == "472:0"
+
+
+def test_only_what_is_deployed_has_an_address() -> None:
+    ports = {"prometheusPort": 9090, "grafanaPort": 3000}
+    bundled = MonitoringSettings.model_validate({"mode": "bundled", **ports})
+    assert bundled.addresses == {"Prometheus": 9090, "Grafana": 3000}
+    assert MonitoringSettings.model_validate({"mode": "exporters", **ports}).addresses == {}
+
+
+def test_an_alert_leads_to_its_page_where_whoever_is_told_can_read_it(program: Program, graph: Graph) -> None:
+    def links(of: Graph) -> set[str]:
+        groups = uploaded(of, "prometheus-config", "alerts.yml")["groups"]
+        return {rule["annotations"]["runbook_url"] for group in groups for rule in group["rules"]}
+
+    page = "https://git.example.com/ops/mlflow/blob/main/docs/operations.md"
+    elsewhere = program("prod", values=watched(runbooks=page), secrets={WEBHOOK_SECRET: ADDRESS})
+    assert links(elsewhere) == {link.replace("docs/operations.md", page) for link in links(graph)}
+    assert all(link.startswith("docs/operations.md#") for link in links(graph))
 
 
 def test_every_worse_thing_that_explains_another_is_an_alert(graph: Graph) -> None:

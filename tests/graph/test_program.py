@@ -3,12 +3,14 @@
 import json
 import re
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pulumi
 import pytest
 from pydantic.alias_generators import to_camel
 
+from components.credentials import SAVES, Credential, warn_of_unsaved
 from components.daemon import State
 from tests.graph.conftest import bundled
 from tests.graph.mocked import (
@@ -618,6 +620,20 @@ def test_every_component_registers_what_it_offers() -> None:
 
 def test_a_stack_without_any_setting_deploys(program: Program) -> None:
     assert len(program("dev", values={}).services) == 3
+
+
+@pytest.mark.parametrize(("run", "saves", "warned"), [("an up", "", 1), ("a plan", "", 0), ("an up", "1", 0)])
+def test_what_was_generated_and_nobody_saves_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, run: str, saves: str, warned: int
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(pulumi.log, "warn", said.append)
+    monkeypatch.setattr(pulumi.runtime, "is_dry_run", lambda: run == "a plan")
+    monkeypatch.setenv(SAVES, saves)
+    made, known = SimpleNamespace(key="made", configured=False), SimpleNamespace(key="known", configured=True)
+    warn_of_unsaved(cast("list[Credential]", [made, known]))
+    assert len(said) == warned
+    assert all("config yet: made;" in words for words in said)
 
 
 def test_a_credentials_key_is_its_name_in_camel_case(graph: Graph) -> None:

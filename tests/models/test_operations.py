@@ -24,7 +24,7 @@ import yaml
 from docker.errors import APIError, DockerException
 
 from components.daemon import Daemon, resolve_host
-from operations import checkout, console, deploy, engine, look, packages, pin, preflight, recovery, rehearse
+from operations import checkout, console, copied, deploy, engine, look, packages, pin, preflight, recovery, rehearse
 from operations.checkout import Stack
 from operations.console import StopError
 from operations.engine import Engine
@@ -79,6 +79,14 @@ def test_what_would_be_ignored_is_refused(stack: Stack, text: str, words: str) -
         stack.settings  # noqa: B018 - raises
     assert words in str(caught.value)
     assert str(caught.value).startswith("Pulumi.dev.yaml")
+
+
+def test_what_is_not_yaml_is_told_with_the_file_and_the_line(stack: Stack) -> None:
+    stack.path.write_text("config:\n  mlflow:server: {workers: 3\n")
+    with pytest.raises(StopError) as caught:
+        stack.settings  # noqa: B018 - raises
+    assert str(caught.value).startswith("Pulumi.dev.yaml is not YAML, nothing was read")
+    assert f'in "{stack.path}", line 3' in str(caught.value)
 
 
 def test_a_stack_that_another_checkout_deployed_is_said_to_be_so(
@@ -273,6 +281,41 @@ def test_a_fresh_machine_gets_a_local_backend_and_a_private_passphrase(stack: St
     assert path.stat().st_mode & 0o777 == 0o600
     assert len(path.read_text().strip()) > 40
     assert Engine(stack).exports == exports, "the second time finds it"
+
+
+def test_a_plan_of_what_nobody_deployed_is_a_copys_and_leaves_nothing(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    planned: list[str] = []
+    monkeypatch.setattr(deploy, "require_cli", lambda: Path("/bin/true"))
+    monkeypatch.setattr(copied, "preview", lambda stack: planned.append(stack.name))
+    before = stack.path.read_text()
+    deploy.preview(stack)
+    assert planned == ["dev"]
+    assert stack.path.read_text() == before
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("what", ["a passphrase", "a salt", "a provider", "a backend", "a state", "their passphrase"])
+def test_a_stack_that_somebody_began_is_planned_as_it_is(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str
+) -> None:
+    assert engine.is_untouched(stack)
+    if what == "a passphrase":
+        Engine(stack)
+    elif what == "a salt":
+        stack.path.write_text(stack.path.read_text() + "encryptionsalt: v1:abc\n")
+    elif what == "a provider":
+        stack.path.write_text(stack.path.read_text() + "secretsprovider: awskms://alias/pulumi\n")
+    elif what == "a backend":
+        monkeypatch.setenv("PULUMI_BACKEND_URL", "s3://theirs")
+    elif what == "a state":
+        state = tmp_path / "home/.local/state/pulumi-mlflow/.pulumi/stacks/mlflow/dev.json"
+        state.parent.mkdir(parents=True)
+        state.write_text("{}")
+    else:
+        monkeypatch.setenv("PULUMI_CONFIG_PASSPHRASE", "theirs")
+    assert not engine.is_untouched(stack)
 
 
 def test_secrets_of_another_machine_ask_for_its_passphrase(stack: Stack, tmp_path: Path) -> None:

@@ -458,7 +458,8 @@ def test_seaweedfs_bucket_is_made_and_may_be_there_already(sandbox: Sandbox, the
         ("mlflow-probe) printf 403", "mlflow-probe) printf 200", "the identity mlflow may make buckets"),
         ("exit 56", "exit 0", "https://weed:18333 does not insist on a certificate (curl: 0)"),
         ("exit 56", "exit 35", "does not insist on a certificate (curl: 35)"),
-        ("exit 56", "exit 7", "does not insist on a certificate (curl: 7)"),
+        ("exit 56", "exit 7", "does not answer (curl: 7)"),
+        ("exit 56", "exit 28", "does not answer (curl: 28)"),
     ],
 )
 def test_seaweedfs_that_lets_in_the_wrong_ones_fails_the_job(

@@ -274,6 +274,19 @@ def test_a_stack_that_is_watched_has_an_empty_plan(watched: Watched) -> None:
 
 
 @pytest.mark.engine
+def test_a_container_that_somebody_has_paused_is_drift(watched: Watched) -> None:
+    deployment = watched.deployment
+    name = deployment.name("alertmanager")
+    deployment.api.pause(name)
+    try:
+        found = deployment.make("drift", ok=False)
+    finally:
+        deployment.api.unpause(name)
+    assert found.stdout.endswith(f"`{name}` is paused: `docker unpause {name}`\n<!-- drift: found -->\n")
+    assert f"type: docker unpause {name}" in found.stderr
+
+
+@pytest.mark.engine
 def test_a_prometheus_of_somebodys_own_needs_what_make_scrape_prints(watched: Watched, tmp_path: Path) -> None:
     deployment = watched.deployment
     printed = deployment.make("scrape").stdout
