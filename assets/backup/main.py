@@ -279,6 +279,7 @@ def schedule() -> None:
     expressions = {"backup": os.environ["SCHEDULE"], "drill": os.environ["DRILL_SCHEDULE"]}
     journals.serve(journal, expressions)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    recall()
     # A run that was killed leaves no word of its end, and must not be begun again and again.
     attempted: dict[str, float] = {}
     while True:
@@ -298,6 +299,44 @@ def schedule() -> None:
             say(f"the {verb} failed; see above")
         if code < 0:
             journal.failed(verb, f"it was killed by signal {-code}; out of memory, perhaps (mlflow:backup.memoryMb)")
+
+
+def recall() -> None:
+    """Ask the repository for the last backup, where the journal is new: `make down` takes that, and no backup."""
+    if "backup" in journal.read():
+        return
+    try:
+        repository.require_reachable()
+        identity = repository.identity()
+        count = len(repository.snapshots()) if identity else 0
+        if not count:
+            return
+        newest = repository.find("latest")
+    except Failure as failure:
+        # The next backup says it, too.
+        say(f"what there is of backups could not be found out: {failure}")
+        return
+    summary = newest.get("summary", {})
+    began, ended = (_unix(summary.get(moment, newest["time"])) for moment in ("backup_start", "backup_end"))
+    journal.write("repositories", {os.environ["TARGET"]: identity})
+    # Not when it ended: a time that was missed since would be made up for at once, and the backup of a stack that waits
+    # for its restore be the latest.
+    journal.write(
+        "backup",
+        {
+            "snapshot": newest["id"],
+            "last_success_timestamp_seconds": ended,
+            "duration_seconds": ended - began,
+            "source_bytes": summary.get("total_bytes_processed", 0),
+            "added_bytes": summary.get("data_added_packed", 0),
+            "snapshots": count,
+        },
+    )
+    say(f"the last backup is {newest['short_id']} of {newest['time'][:16]}")
+
+
+def _unix(moment: str) -> float:
+    return datetime.fromisoformat(moment).timestamp()
 
 
 def next_due(expression: str, now: datetime, last_end: float | None) -> datetime:

@@ -188,6 +188,69 @@ def test_a_time_that_was_missed_is_made_up_for(hours_since: float | None, due: s
     assert program.next_due("17 3 * * *", NOW, last_end).isoformat().startswith(due)
 
 
+@pytest.fixture
+def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 - loaded at run time
+    """A new one, of a backup that keeps two snapshots somewhere."""
+    new = journals.Journal(tmp_path / "journal.json")
+    monkeypatch.setattr(program, "journal", new)
+    monkeypatch.setenv("TARGET", "volume")
+    monkeypatch.setenv("RESTIC_REPOSITORY", "/repository")
+    summary = {
+        "backup_start": "2026-05-06T03:17:00.123456789Z",
+        "backup_end": "2026-05-06T03:17:42.123456789Z",
+        "total_bytes_processed": 5_000_000_000,
+        "data_added_packed": 7,
+    }
+    older = {"id": "0a", "short_id": "0a", "time": "2026-05-05T03:17:00Z", "tags": ["mlflow"]}
+    newer = {"id": "0b", "short_id": "0b", "time": "2026-05-06T03:17:00Z", "tags": ["mlflow"], "summary": summary}
+    monkeypatch.setattr(repository, "identity", lambda: "r")
+    monkeypatch.setattr(repository, "snapshots", lambda: [older, newer])
+    return new
+
+
+def test_a_new_journal_learns_of_the_last_backup_from_the_repository(journal: Any) -> None:  # noqa: ANN401
+    program.recall()
+    known = journal.read()
+    assert known["repositories"] == {"volume": "r"}
+    assert known["backup"] | {"last_success_timestamp_seconds": 0} == {
+        "snapshot": "0b",
+        "last_success_timestamp_seconds": 0,
+        "duration_seconds": 42,
+        "source_bytes": 5_000_000_000,
+        "added_bytes": 7,
+        "snapshots": 2,
+    }
+    line, wrong = backup.words(BackupSettings(), known, NOW, "prod")
+    assert line.splitlines()[0] == "0b, 9 h ago, 5.00 GB in 42 s; drill: none since this was deployed"
+    assert wrong is None
+    # The empty stack is to be restored, not backed up at once.
+    assert program.next_due("17 3 * * *", NOW, known["backup"].get("last_end_timestamp_seconds")) > NOW
+
+
+def test_what_a_journal_knows_is_not_asked_for(journal: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401
+    journal.write("backup", {"snapshot": "0c"})
+    monkeypatch.setattr(repository, "identity", lambda: pytest.fail("it was asked"))
+    program.recall()
+    assert journal.read() == {"backup": {"snapshot": "0c"}}
+
+
+@pytest.mark.parametrize("what", ["no repository", "no backup", "no answer"])
+def test_where_there_is_nothing_to_learn_the_schedule_begins(
+    journal: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+) -> None:
+    def refused() -> str:
+        raise shell.Failure("it does not answer")
+
+    if what == "no backup":
+        monkeypatch.setattr(repository, "snapshots", list)
+    else:
+        monkeypatch.setattr(repository, "identity", refused if what == "no answer" else lambda: None)
+    program.recall()
+    assert journal.read() == {}
+
+
 def test_a_tables_name_is_quoted() -> None:
     assert database._quoted('a"b') == '"a""b"'
 

@@ -26,7 +26,13 @@ def test_everything_comes_back_onto_a_new_stack(saved: Deployment) -> None:
     assert sum(len(run["artifacts"]) for run in before["runs"].values()) == 20
     assert len(before["models"]) == 3
     assert len(before["traces"]) == 5
+    latest = newest(saved)
     wiped(saved)
+    # The journal went with the rest, and what it knew is in the repository, which is asked once the program runs.
+    deadline = time.monotonic() + 60
+    while f"backup: {latest[:8]}, 0 h ago" not in (said := saved.make("status").stdout):
+        assert time.monotonic() < deadline, said
+        time.sleep(1)
     saved.make("restore", FROM="latest")
     assert told(saved) == before
     # And goes on: what is written now is in the next backup.
