@@ -8,6 +8,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 import docker
 from docker.errors import APIError, DockerException, NotFound
 from requests.exceptions import RequestException
+
+from components import tunnel
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 REQUEST_TIMEOUT_SECONDS = 30
@@ -92,12 +95,12 @@ class Daemon:
         return client
 
     def _connected(self, timeout_s: int | None) -> docker.APIClient:
+        remote = self.host.startswith("ssh://")
         return docker.APIClient(
-            base_url=self.host,
-            tls=_tls(),
+            base_url=tunnel.through(self.host) if remote else self.host,
+            tls=not remote and _tls(),
             version="auto",
             timeout=timeout_s,  # type: ignore[arg-type]  # None is for ever
-            use_ssh_client=self.host.startswith("ssh://"),
         )
 
     def inspect(self, container: str) -> dict[str, Any] | None:
@@ -138,11 +141,11 @@ class Daemon:
 
     def show(self, container: str, command: list[str], tell: Callable[[str], None]) -> int:
         """Run a command in a container for as long as it takes; hand on what it prints, and return its exit code."""
-        api = self._connected(None)
-        created = api.exec_create(container, command)
-        for chunk in api.exec_start(created["Id"], stream=True):
-            tell(chunk.decode(errors="replace"))
-        code: int | None = api.exec_inspect(created["Id"])["ExitCode"]
+        with closing(self._connected(None)) as api:
+            created = api.exec_create(container, command)
+            for chunk in api.exec_start(created["Id"], stream=True):
+                tell(chunk.decode(errors="replace"))
+            code: int | None = api.exec_inspect(created["Id"])["ExitCode"]
         # None where the connection was cut, and nobody knows.
         return 126 if code is None else code
 
@@ -153,29 +156,30 @@ class Daemon:
 
         One of this name that an earlier call left behind is removed first, unless it still runs: raises `APIError`.
         """
-        api = self._connected(None)
         left = self.inspect(name)
         if left and not left["State"]["Running"]:
-            api.remove_container(name, v=True)
+            self.api.remove_container(name, v=True)
         if networks:
             body = {**body, "HostConfig": {**body["HostConfig"], "NetworkMode": networks[0]}}
-        container = api.create_container_from_config(body, name)["Id"]  # type: ignore[no-untyped-call]
-        try:
-            for network in networks[1:]:
-                api.connect_container_to_network(container, network)
-            api.start(container)
-            for chunk in api.logs(container, stream=True, follow=True):
-                tell(chunk.decode(errors="replace"))
-            code: int = api.wait(container, timeout=None)["StatusCode"]
-            return code
-        finally:
-            api.remove_container(container, v=True, force=True)
+        with closing(self._connected(None)) as api:
+            container = api.create_container_from_config(body, name)["Id"]  # type: ignore[no-untyped-call]
+            try:
+                for network in networks[1:]:
+                    api.connect_container_to_network(container, network)
+                api.start(container)
+                for chunk in api.logs(container, stream=True, follow=True):
+                    tell(chunk.decode(errors="replace"))
+                code: int = api.wait(container, timeout=None)["StatusCode"]
+                return code
+            finally:
+                api.remove_container(container, v=True, force=True)
 
     def stop(self, container: str) -> None:
         """Stop a container, with the notice that it was given when it was made."""
         found = self.inspect(container)
         if found:
-            self._connected(None).stop(container, timeout=found["Config"].get("StopTimeout") or 10)
+            with closing(self._connected(None)) as api:
+                api.stop(container, timeout=found["Config"].get("StopTimeout") or 10)
 
     def logs(self, container: str, lines: int = 15) -> str:
         """Return the last lines that a container printed, or nothing if it is gone."""

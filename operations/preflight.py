@@ -10,7 +10,7 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from components import names, packaged, preconditions
+from components import names, packaged, preconditions, tunnel
 from components.daemon import UNREACHABLE, Daemon
 from components.images import DEFAULTS
 from config import SEAWEEDFS_MB, StackConfig
@@ -70,6 +70,11 @@ def docker_problem(daemon: Daemon) -> str | None:
 
 def _unreachable(host: str, error: str) -> str:
     path = Path(host.removeprefix("unix://"))
+    if host.startswith("ssh://"):
+        return (
+            f"the Docker daemon at {host} cannot be reached: {error}\n"
+            f"  this must work without a question: ssh {' '.join(tunnel.destination(host))} docker version"
+        )
     if "Permission denied" in error:
         return (
             f"no permission on Docker's socket {path}\n"

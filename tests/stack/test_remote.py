@@ -1,0 +1,133 @@
+"""A daemon over SSH, through a stand-in for `ssh`: what it is told, what goes through it, and how it ends."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from docker.errors import DockerException
+
+from components import tunnel
+from components.daemon import DEFAULT_HOST, Daemon, resolve_host
+from operations import preflight
+from tests.stack.edge import image
+
+ROOT = Path(__file__).parents[2]
+FORWARDS = f"""#!{sys.executable}
+import os, select, socket, sys, threading
+
+def pump(one, other):
+    while data := one.recv(65536):
+        other.sendall(data)
+    try:
+        other.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+
+def forward(listener, remote):
+    while True:
+        near, _ = listener.accept()
+        far = socket.socket(socket.AF_UNIX)
+        far.connect(remote)
+        for pair in ((near, far), (far, near)):
+            threading.Thread(target=pump, args=pair, daemon=True).start()
+
+open(os.environ["SSH_SAYS"], "a").write(" ".join(sys.argv[1:]) + "\\n")
+local, _, remote = sys.argv[sys.argv.index("-L") + 1].partition(":")
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(local)
+listener.listen()
+threading.Thread(target=forward, args=(listener, remote), daemon=True).start()
+sys.stdin.read()
+open(os.environ["SSH_SAYS"], "a").write("ended\\n")
+"""
+REFUSES = "#!/bin/sh\necho 'me@elsewhere: Permission denied (publickey).' >&2\nexit 255\n"
+
+
+@pytest.fixture
+def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Path]]:
+    """Put a program in the place of `ssh`, and return where it writes down what it was told."""
+    says = tmp_path / "says"
+
+    def becomes(text: str) -> Path:
+        (tmp_path / "ssh").write_text(text)
+        (tmp_path / "ssh").chmod(0o755)
+        return says
+
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SSH_SAYS", str(says))
+    yield becomes
+    tunnel._opened.cache_clear()
+
+
+def over_ssh() -> str:
+    """Return the address of this host's daemon, as somebody elsewhere would write it."""
+    local = resolve_host()
+    if not local.startswith("unix://"):
+        pytest.skip("the daemon of these tests is not behind a socket")
+    return f"ssh://me@elsewhere:2222{local.removeprefix('unix://')}"
+
+
+def test_all_questions_go_through_one_connection(ssh: Callable[[str], Path]) -> None:
+    says = ssh(FORWARDS)
+    daemon = Daemon(over_ssh())
+    here = Daemon(resolve_host())
+    container = here.api.create_container(image("prometheus"), entrypoint=["sleep", "60"])["Id"]
+    try:
+        here.start(container)
+        # After each of them the other end hangs up first.
+        assert [daemon.run(container, ["echo", str(number)]) for number in range(20)] == [
+            (0, str(number)) for number in range(20)
+        ]
+    finally:
+        here.api.remove_container(container, force=True)
+        daemon.api.close()
+    (told,) = says.read_text().splitlines()
+    assert told.endswith(" -p 2222 me@elsewhere cat")
+    assert "BatchMode=yes" in told
+
+
+def test_it_ends_with_whoever_opened_it_however_that_ends(ssh: Callable[[str], Path]) -> None:
+    says = ssh(FORWARDS)
+    program = f"import os; from components import tunnel; tunnel.through({over_ssh()!r}); os.kill(os.getpid(), 9)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False)
+    assert done.returncode == -9
+    deadline = time.monotonic() + 10
+    while not says.read_text().endswith("ended\n"):
+        assert time.monotonic() < deadline, says.read_text()
+        time.sleep(0.05)
+
+
+def test_what_ssh_says_is_told_with_the_line_to_try(ssh: Callable[[str], Path]) -> None:
+    ssh(REFUSES)
+    with pytest.raises(DockerException, match=r"Permission denied \(publickey\)"):
+        tunnel.through("ssh://me@elsewhere")
+    problem = preflight.docker_problem(Daemon("ssh://me@elsewhere:2222"))
+    assert problem is not None
+    assert "me@elsewhere: Permission denied (publickey)." in problem
+    assert "this must work without a question: ssh -p 2222 me@elsewhere docker version" in problem
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        ("ssh://prod", ["prod"]),
+        ("ssh://me@prod", ["me@prod"]),
+        ("ssh://me@prod:2222", ["-p", "2222", "me@prod"]),
+        ("ssh://[fd00::1]:2222", ["-p", "2222", "fd00::1"]),
+    ],
+)
+def test_ssh_is_told_where_to_go(host: str, told: list[str]) -> None:
+    assert tunnel.destination(host) == told
+
+
+def test_the_socket_over_there_is_dockers_own_unless_it_is_named(ssh: Callable[[str], Path]) -> None:
+    says = ssh(FORWARDS)
+    tunnel.through("ssh://prod")
+    tunnel.through("ssh://prod/run/user/1000/docker.sock")
+    first, second = says.read_text().splitlines()
+    assert f":{DEFAULT_HOST.removeprefix('unix://')} prod cat" in first
+    assert ":/run/user/1000/docker.sock prod cat" in second
