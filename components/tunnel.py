@@ -41,7 +41,8 @@ def destination(host: str) -> list[str]:
 
 @cache
 def _opened(host: str) -> str:
-    remote = unquote(urlsplit(host).path) or REMOTE_SOCKET
+    path = unquote(urlsplit(host).path)
+    remote = path if path.strip("/") else REMOTE_SOCKET
     folder = Path(tempfile.mkdtemp(prefix="docker-"))
     local = folder / "docker.sock"
     command = [

@@ -36,6 +36,8 @@ def up(stack: Stack) -> None:
         say(f"{name}: http://127.0.0.1:{port}")
     say(f'\nMLflow is ready. Use it from Python: eval "$(make -s client STACK={stack.name})"')
     answer(settings.route.url)
+    if way := edge.way_there(stack):
+        say(way)
 
 
 def _deploy(stack: Stack) -> None:

@@ -15,11 +15,12 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 from docker.errors import NotFound
 
-from components import names
+from components import names, tunnel
 from components.daemon import Daemon
 from components.mlflow import READINESS_PATH
 from components.route import Route
@@ -47,6 +48,18 @@ class Found:
 
     problems: list[str]
     notes: list[str]
+
+
+def way_there(stack: Stack) -> str | None:
+    """Say how to reach from here what listens on the loopback address of a host that is reached over SSH."""
+    host, url = stack.daemon.host, urlsplit(stack.settings.route.url)
+    if not host.startswith("ssh://") or url.hostname != "127.0.0.1":
+        return None
+    forwarded = f"{url.port}:127.0.0.1:{url.port}"
+    return (
+        f"that is an address of {urlsplit(host).hostname}; to have it here, let this run: "
+        f"ssh -nNT -L {forwarded} {' '.join(tunnel.destination(host))}"
+    )
 
 
 def look(stack: Stack) -> Found:

@@ -166,6 +166,8 @@ def client(stack: Stack) -> None:
             return
         reason = getattr(error, "reason", error)
         say(f"{address} does not answer from here ({reason}); type: make status STACK={stack.name}")
+        if way := edge.way_there(stack):
+            say(way)
 
 
 def doctor(stack: Stack) -> None:

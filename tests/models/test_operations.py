@@ -24,7 +24,20 @@ import yaml
 from docker.errors import APIError, DockerException
 
 from components.daemon import Daemon, resolve_host
-from operations import checkout, console, copied, deploy, engine, look, packages, pin, preflight, recovery, rehearse
+from operations import (
+    checkout,
+    console,
+    copied,
+    deploy,
+    edge,
+    engine,
+    look,
+    packages,
+    pin,
+    preflight,
+    recovery,
+    rehearse,
+)
 from operations.checkout import Stack
 from operations.console import StopError
 from operations.engine import Engine
@@ -521,6 +534,14 @@ def test_a_client_behind_a_proxy_is_kept_from_asking_it_for_this_host(
     look.client(stack)
     line = 'export NO_PROXY="${NO_PROXY:+$NO_PROXY,}127.0.0.1,localhost"'
     assert (line in capsys.readouterr().out.splitlines()) == bool(proxy)
+
+
+def test_what_a_remote_host_has_on_loopback_is_told_with_the_way_there(stack: Stack) -> None:
+    assert edge.way_there(stack) is None
+    stack.path.write_text(stack.path.read_text() + "  docker:host: ssh://me@prod:2222\n")
+    assert edge.way_there(stack) == (
+        "that is an address of prod; to have it here, let this run: ssh -nNT -L 5000:127.0.0.1:5000 -p 2222 me@prod"
+    )
 
 
 # --- without the engine --------------------------------------------------------------------------------------------

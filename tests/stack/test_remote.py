@@ -126,7 +126,7 @@ def test_ssh_is_told_where_to_go(host: str, told: list[str]) -> None:
 
 def test_the_socket_over_there_is_dockers_own_unless_it_is_named(ssh: Callable[[str], Path]) -> None:
     says = ssh(FORWARDS)
-    tunnel.through("ssh://prod")
+    tunnel.through("ssh://prod/")
     tunnel.through("ssh://prod/run/user/1000/docker.sock")
     first, second = says.read_text().splitlines()
     assert f":{DEFAULT_HOST.removeprefix('unix://')} prod cat" in first
