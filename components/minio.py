@@ -16,6 +16,7 @@ from components.scrape import Target, minio_token
 
 PORT = 9000
 CONSOLE_PORT = 9001
+HEALTH_PATH = "/minio/health/cluster"
 ASSETS = Path(__file__).parent.parent / "assets" / "minio"
 
 
@@ -100,7 +101,7 @@ class Minio(pulumi.ComponentResource):
                     "4",
                     "-o",
                     "/dev/null",
-                    f"http://127.0.0.1:{PORT}/minio/health/cluster",
+                    f"http://127.0.0.1:{PORT}{HEALTH_PATH}",
                 ],
             ),
             platform=platform,
@@ -150,7 +151,9 @@ class Minio(pulumi.ComponentResource):
             opts=child,
         )
         self.store = ObjectStore(
+            kind="minio",
             endpoint=endpoint,
+            health=f"{endpoint}{HEALTH_PATH}",
             bucket=bucket,
             password=password,
             admin_password=root_password,

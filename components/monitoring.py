@@ -133,6 +133,7 @@ class Watched:
     targets: Sequence[Target]
     upstream: Upstream
     """The server, as whoever asks whether it is ready needs to know it."""
+    artifacts: ObjectStore
     hostname: str | None
     """Under which the bundled Traefik answers; None where there is none."""
 
@@ -142,6 +143,7 @@ class Watched:
         return cls(
             targets=[server.target, *artifacts.targets, *backup.targets, *proxy.targets],
             upstream=server.upstream,
+            artifacts=artifacts,
             hostname=proxy.hostname,
         )
 
@@ -255,11 +257,14 @@ class Monitoring(pulumi.ComponentResource):
         """Run the exporter that asks as a client would, and return what to ask it for."""
         name = "blackbox-exporter"
         upstream = watched.upstream
-        modules = {"readiness": readiness_module(upstream.probe)}
-        asked = {"readiness": f"http://{upstream.name}:{upstream.port}{upstream.probe['path']}"}
+        modules = {"readiness": readiness_module(upstream.probe), "store": readiness_module({})}
+        asked = {
+            "readiness": ("server", f"http://{upstream.name}:{upstream.port}{upstream.probe['path']}"),
+            "store": (watched.artifacts.kind, watched.artifacts.health),
+        }
         if watched.hostname:
             modules["edge"] = edge_module(watched.hostname)
-            asked["edge"] = f"https://{names.physical(pulumi.get_stack(), 'traefik')}:{HTTPS_PORT}/"
+            asked["edge"] = ("traefik", f"https://{names.physical(pulumi.get_stack(), 'traefik')}:{HTTPS_PORT}/")
         service = self._service(
             name,
             files=self._files(name, CONFIG, {"blackbox.yml": json.dumps({"modules": modules}, indent=2) + "\n"}),
@@ -271,12 +276,12 @@ class Monitoring(pulumi.ComponentResource):
         return [
             Target(
                 job=module,
-                instance="server" if module == "readiness" else "traefik",
+                instance=instance,
                 address=f"{service.host}:{BLACKBOX_PORT}",
                 path="/probe",
                 params={"module": [module], "target": [url]},
             )
-            for module, url in asked.items()
+            for module, (instance, url) in asked.items()
         ]
 
     def _alertmanager(self) -> str:
@@ -410,7 +415,7 @@ def _asks(port: int, path: str) -> list[str]:
 
 
 def readiness_module(probe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how the blackbox exporter asks whether the server is ready: as its own health check and Traefik do."""
+    """Return how the blackbox exporter asks whether a service is ready: as its health check does, and Traefik."""
     http: dict[str, Any] = {
         "valid_status_codes": [probe.get("status", 200)],
         "follow_redirects": False,
@@ -507,11 +512,17 @@ def alerting(settings: MonitoringSettings) -> dict[str, Any]:
             for worse, others in explained.items()
         ]
         + [
+            # Whoever misses the switch learns that nobody can be told.
+            {
+                "source_matchers": ['alertname = "NotificationsFailing"'],
+                "target_matchers": ['alertname = "Watchdog"'],
+                "equal": ["stack"],
+            },
             {
                 "source_matchers": ['alertname =~ "MlflowDown|DatabaseDown|ObjectStoreDown|EdgeDown"'],
                 "target_matchers": ['alertname = "TargetDown"'],
                 "equal": ["stack", "instance"],
-            }
+            },
         ],
     }
 

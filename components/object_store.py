@@ -62,8 +62,11 @@ class ObjectStoreSettings(Settings):
 class ObjectStore:
     """An object store that is deployed: its address, its bucket, and who may use it."""
 
+    kind: ObjectStoreKind
     endpoint: str
     """URL of the S3 API, on the internal network."""
+    health: str
+    """URL that answers 200 while objects can be stored and read, to whoever asks."""
     bucket: str
     password: Credential
     """Secret key of `USER`."""

@@ -159,6 +159,8 @@ def _parameters(settings: PostgresSettings) -> list[str]:
         "listen_addresses": "*",
         "hba_file": "/run/config/pg_hba.conf",
         "max_connections": settings.max_connections,
+        # For the role that tells how many there are, when there is no other left.
+        "reserved_connections": 2,
         "shared_buffers": f"{memory // 4}MB",
         "effective_cache_size": f"{memory * 3 // 4}MB",
         "maintenance_work_mem": f"{max(16, memory // 16)}MB",

@@ -16,6 +16,7 @@ from components.runtime import Files, HealthCheck, Job, Limits, Metrics, Service
 from components.scrape import Target
 
 PORT = 8333
+HEALTH_PATH = "/healthz"
 METRICS_PORT = 9327
 MASTER_PORT = 9333
 GRPC_PORT = 18333
@@ -108,7 +109,7 @@ class Seaweedfs(pulumi.ComponentResource):
                     "4",
                     "-o",
                     "/dev/null",
-                    f"http://127.0.0.1:{PORT}/healthz",
+                    f"http://127.0.0.1:{PORT}{HEALTH_PATH}",
                     "-o",
                     "/dev/null",
                     f"http://127.0.0.1:{MASTER_PORT}/dir/assign?collection={bucket}",
@@ -158,7 +159,9 @@ class Seaweedfs(pulumi.ComponentResource):
             opts=child,
         )
         self.store = ObjectStore(
+            kind="seaweedfs",
             endpoint=endpoint,
+            health=f"{endpoint}{HEALTH_PATH}",
             bucket=bucket,
             password=password,
             admin_password=admin_password,

@@ -223,12 +223,12 @@ def described(stack: Stack) -> tuple[str, str | None]:
 
 
 def known(stack: Stack) -> dict[str, Any]:
-    """Return what is known of the last backup and the last drill, by these names; nothing where there is none."""
+    """Return what is known of the last backup and the last drill, by these names, and since when each is scheduled."""
     if not stack.settings.backup.enabled:
         return {}
     code, printed = stack.daemon.run(names.physical(stack.name, "backup"), ["cat", JOURNAL])
     found: dict[str, Any] = json.loads(printed) if code == 0 else {}
-    return {kind: found[kind] for kind in ("backup", "drill") if kind in found}
+    return {kind: found[kind] for kind in ("backup", "drill", "scheduled") if kind in found}
 
 
 def words(settings: BackupSettings, known: dict[str, Any], now: datetime, stack: str) -> tuple[str, str | None]:
@@ -247,7 +247,9 @@ def words(settings: BackupSettings, known: dict[str, Any], now: datetime, stack:
     due.get_prev(datetime)
     missed: datetime = due.get_prev(datetime)
     success = found.get("last_success_timestamp_seconds")
-    if success and success < missed.timestamp() and not problems:
+    # A stack that was down knows of older ones, and takes the next at its time.
+    since = max(success or 0, known.get("scheduled", {}).get("backup", 0))
+    if success and since < missed.timestamp() and not problems:
         problems.append(f"the last backup is older than two of its times\n  type: make backup STACK={stack}")
     return line, "\n".join(problems) or None
 

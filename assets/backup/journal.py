@@ -90,9 +90,11 @@ class _Collected(Collector):
     def collect(self) -> Iterator[Metric]:
         known = self._journal.read()
         for kind, schedule in self._schedules.items():
-            # Before the first one it is due as of the day on which somebody wanted it.
-            since = known.get(kind, {}).get("last_success_timestamp_seconds") or known.get("scheduled", {}).get(kind)
-            due = croniter(schedule, datetime.fromtimestamp(since or self._begun, UTC)).get_next(float)
+            # Before the first one it is due as of the day on which somebody wanted it; so it is again on a stack that
+            # was down, and knows of older ones.
+            success = known.get(kind, {}).get("last_success_timestamp_seconds", 0)
+            since = max(success, known.get("scheduled", {}).get(kind, 0)) or self._begun
+            due = croniter(schedule, datetime.fromtimestamp(since, UTC)).get_next(float)
             words = "When one is due: by the schedule, after the last one that succeeded."
             yield GaugeMetricFamily(f"mlflow_{kind}_due_timestamp_seconds", words, value=due)
         for kind in KINDS:

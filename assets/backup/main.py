@@ -293,6 +293,10 @@ def schedule() -> None:
         while (left := due[verb].timestamp() - time.time()) > 0:
             # In steps, since a laptop that slept wakes up to another time.
             time.sleep(min(left, 60))
+        attempted[verb] = time.time()
+        if verb == "drill" and "snapshot" not in journal.read().get("backup", {}):
+            say("there is no backup yet, so nothing to drill")
+            continue
         code = subprocess.run([sys.executable, __file__, verb], check=False).returncode
         attempted[verb] = time.time()
         if code:
@@ -312,12 +316,12 @@ def recall() -> None:
         if not count:
             return
         newest = repository.find("latest")
-    except Failure as failure:
-        # The next backup says it, too.
-        say(f"what there is of backups could not be found out: {failure}")
+        summary = newest.get("summary", {})
+        began, ended = (_unix(summary.get(moment, newest["time"])) for moment in ("backup_start", "backup_end"))
+    except (Failure, ValueError, KeyError) as error:
+        # The next backup says it, too, and the schedule does not wait for that.
+        say(f"what there is of backups could not be found out: {error!r}")
         return
-    summary = newest.get("summary", {})
-    began, ended = (_unix(summary.get(moment, newest["time"])) for moment in ("backup_start", "backup_end"))
     journal.write("repositories", {os.environ["TARGET"]: identity})
     # Not when it ended: a time that was missed since would be made up for at once, and the backup of a stack that waits
     # for its restore be the latest.

@@ -170,6 +170,9 @@ def test_prometheus_is_told_when_a_backup_is_due(tmp_path: Path) -> None:
     assert due() == datetime(2026, 11, 24, 3, 17, tzinfo=UTC)
     journal.write("backup", {"last_success_timestamp_seconds": datetime(2026, 11, 24, 3, 18, tzinfo=UTC).timestamp()})
     assert due() == datetime(2026, 11, 25, 3, 17, tzinfo=UTC)
+    # It was down for days, and knows of its last one.
+    journal.write("scheduled", {"backup": datetime(2026, 11, 28, 5, tzinfo=UTC).timestamp()})
+    assert due() == datetime(2026, 11, 29, 3, 17, tzinfo=UTC)
 
 
 def test_backup_and_migration_hold_the_same_lock() -> None:
@@ -289,6 +292,13 @@ def test_a_target_on_the_disk_of_the_data_is_warned_of() -> None:
 def test_a_backup_that_is_too_old_is_a_problem(hours: float, wrong: bool) -> None:  # noqa: FBT001
     # At noon, of 03:17 each day: the last two times were 8.7 and 32.7 hours ago.
     assert bool(backup.words(BackupSettings(), {"backup": entry(hours)}, NOW, "prod")[1]) is wrong
+
+
+def test_a_stack_that_was_down_is_not_behind_its_schedule() -> None:
+    known = {"backup": entry(73), "scheduled": {"backup": NOW.timestamp() - 3600}}
+    line, wrong = backup.words(BackupSettings(), known, NOW, "prod")
+    assert line.startswith("01234567, 3 d ago")
+    assert wrong is None
 
 
 @pytest.mark.parametrize("kind", ["backup", "drill"])

@@ -40,7 +40,7 @@ def up(job: str, instance: str) -> str:
 
 
 def probe(name: str, job: str = "readiness") -> str:
-    instance = "server" if job == "readiness" else "traefik"
+    instance = {"readiness": "server", "store": "minio", "edge": "traefik"}[job]
     return f'{name}{{stack="prod",job="{job}",instance="{instance}"}}'
 
 
@@ -87,6 +87,23 @@ CASES = [
         {**SERVER, "job": "mlflow"},
     ),
     Case(
+        "MlflowDown",
+        # Nobody is there to ask it.
+        {up("mlflow", "server"): "0x5"},
+        {up("mlflow", "server"): "1 0 1x5"},
+        3,
+        {**SERVER, "job": "mlflow"},
+    ),
+    Case(
+        "MlflowNotReady",
+        # One worker of two hangs.
+        {probe("probe_success"): "1x10 0 0 1 0 0 1 0 1 0 0 1 0 0 1 0 0 1 0 1 0 0 1"},
+        # A restart that took minutes, and is over.
+        {probe("probe_success"): "1x20 0 1x20"},
+        24,
+        {**SERVER, "job": "readiness"},
+    ),
+    Case(
         "MlflowNotReady",
         {probe("probe_success"): "1 0x9"},
         {probe("probe_success"): "1 0x1 1x9"},
@@ -121,6 +138,14 @@ CASES = [
     ),
     Case(
         "MlflowErrors",
+        # A small team: two of its four requests a minute, beside 29 probes.
+        {requests("200"): "0+31x20", requests("500"): "0+2x20"},
+        {requests("200"): "0+31x20", requests("500"): "0 0 0 0 0 1 1 2 2 3 3 3 3 3 3 3 3"},
+        10,
+        STACK,
+    ),
+    Case(
+        "MlflowErrors",
         {routed("200"): "0+90x20", routed("502"): "0+10x20"},
         {routed("200"): "0+100x20", routed("502"): "0+3x20"},
         10,
@@ -150,8 +175,24 @@ CASES = [
         3,
         DATABASE,
     ),
+    Case(
+        "DatabaseDown",
+        {up("postgres", "postgres"): "0x5"},
+        {up("postgres", "postgres"): "1 0 1x5"},
+        3,
+        DATABASE,
+    ),
     Case("DatabaseConnections", {BACKENDS: "81x9", LIMIT: "100x9"}, {BACKENDS: "79x9", LIMIT: "100x9"}, 7, STACK),
     Case("ObjectStoreDown", {up("minio", "minio"): "0x5"}, {up("minio", "minio"): "1 0 1x5"}, 3, MINIO),
+    Case(
+        "ObjectStoreDown",
+        # It tells its figures, and stores nothing.
+        {up("minio", "minio"): "1x5", probe("probe_success", "store"): "0x5"},
+        # It stores, and its figures take too long.
+        {up("minio", "minio"): "0x5", probe("probe_success", "store"): "1x5"},
+        3,
+        {**MINIO, "job": "store"},
+    ),
     Case(
         "DiskNearlyFull",
         {disk("free"): "9x9", disk("total"): "100x9"},
@@ -183,7 +224,8 @@ CASES = [
     ),
     Case(
         "BackupTooOld",
-        {backup("backup_due_timestamp_seconds"): "0x130"},
+        # Prometheus was not answered once.
+        {backup("backup_due_timestamp_seconds"): "0x100 stale 0x30"},
         # It takes a while.
         {backup("backup_due_timestamp_seconds"): "0x100 86400x30"},
         125,
@@ -207,7 +249,7 @@ CASES = [
     ),
     Case(
         "CertificateExpiring",
-        {probe("probe_ssl_earliest_cert_expiry", "edge"): f"{13 * DAY}x90"},
+        {probe("probe_ssl_earliest_cert_expiry", "edge"): f"{13 * DAY}x50 stale {13 * DAY}x40"},
         {probe("probe_ssl_earliest_cert_expiry", "edge"): f"{15 * DAY}x90"},
         70,
         {**STACK, "job": "edge", "instance": "traefik"},
@@ -369,6 +411,7 @@ def week(*, missed: bool = False) -> dict[str, str]:
         PG_UP: blinking(chance),
         probe("probe_success"): blinking(chance),
         probe("probe_success", "edge"): blinking(chance),
+        probe("probe_success", "store"): blinking(chance),
         probe("probe_duration_seconds"): (
             8.0 if chance.random() < 0.002 else 0.02 + busy(minute) * chance.random() for minute in MINUTES
         ),

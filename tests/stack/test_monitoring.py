@@ -125,7 +125,8 @@ def until(condition: Callable[[], bool], seconds: float, words: object) -> None:
 def test_everything_that_is_watched_says_how_it_is(watched: Watched) -> None:
     store = watched.deployment.store
     stores = {"minio", "minio-node", "minio-bucket"} if store == "minio" else {"seaweedfs"}
-    expected = {"mlflow", "postgres", "backup", "traefik", "readiness", "edge", "prometheus", "alertmanager"} | stores
+    expected = {"mlflow", "postgres", "backup", "traefik", "readiness", "store", "edge"} | stores
+    expected |= {"prometheus", "alertmanager"}
 
     def found() -> dict[str, str]:
         targets = watched.ask("targets")["activeTargets"]
@@ -133,7 +134,7 @@ def test_everything_that_is_watched_says_how_it_is(watched: Watched) -> None:
 
     until(lambda: set(found().values()) == {"up"}, 90, "somebody does not say how it is")
     assert set(found()) == expected
-    for job in ("readiness", "edge"):
+    for job in ("readiness", "store", "edge"):
         ready = watched.ask("query", query=f'probe_success{{job="{job}"}}')["result"]
         assert [value["value"][1] for value in ready] == ["1"], job
 
