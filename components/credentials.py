@@ -20,7 +20,7 @@ LENGTH = 32
 ACCEPTED = r"[A-Za-z0-9_=-]{12,64}"
 """No separator of a password file, an ini file or JSON."""
 SAVES = "MLFLOW_SECRETS_ARE_SAVED"
-"""Variable of whoever runs the program and saves afterwards what it generated, as `make up` does."""
+"""Variable of whoever runs the program and saves what it generated once all of it works, as `make up` does."""
 FERNET_KEY_LENGTH = 44
 """Of a key that somebody brings along from an older deployment."""
 

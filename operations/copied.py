@@ -20,9 +20,13 @@ from operations.checkout import ROOT, Stack
 from operations.console import StopError, answer
 from operations.engine import require_cli
 
-LEFT_OUT = shutil.ignore_patterns(".git", ".venv", ".pulumi-cli", "__pycache__", ".*_cache", "build.log")
+PARTS = ("assets", "components", "mlflow", "operations", "policy", "rehearsal")
+FILES = ("Pulumi.yaml", "__main__.py", "config.py")
+"""All that a plan reads. What else lies in a checkout may be gigabytes of images, or somebody's secrets."""
 ENCRYPTION = ("secretsprovider", "encryptionsalt", "encryptedkey")
 INSTEAD = "a-secret-of-the-copy"
+MADE = "made"
+"""What `COPY` is in the copy."""
 
 
 def preview(stack: Stack) -> None:
@@ -30,7 +34,10 @@ def preview(stack: Stack) -> None:
     cli = require_cli()
     with tempfile.TemporaryDirectory(prefix="mlflow-copy-") as folder:
         checkout = Path(folder) / "checkout"
-        shutil.copytree(ROOT, checkout, ignore=LEFT_OUT)
+        for part in PARTS:
+            shutil.copytree(ROOT / part, checkout / part, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in FILES:
+            shutil.copy(ROOT / name, checkout)
         (checkout / ".venv").symlink_to(ROOT / ".venv")
         with (checkout / stack.path.name).open("w") as file:
             YAML().dump(without_secrets(stack.document), file)
@@ -60,7 +67,7 @@ def _environment(folder: Path, cli: Path) -> dict[str, str]:
     state = folder / "state"
     state.mkdir()
     return kept | {
-        "COPY": "",
+        "COPY": MADE,
         "PATH": os.pathsep.join([str(cli.parent), kept.get("PATH", "")]),
         "PULUMI_BACKEND_URL": state.as_uri(),
         "PULUMI_CONFIG_PASSPHRASE": secrets.token_urlsafe(32),

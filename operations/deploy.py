@@ -7,7 +7,7 @@ from components import names
 from operations import copied, edge, preflight, rehearse
 from operations.checkout import ROOT, Stack
 from operations.console import StopError, answer, interactive, require_name, say
-from operations.engine import Engine, NoEngineError, is_untouched, require_cli
+from operations.engine import Engine, NoEngineError
 from operations.plan import Plan
 from operations.recovery import recover
 from operations.saved import save_credentials, tell_of_backups, tell_what_to_keep
@@ -60,7 +60,8 @@ def _deploy(stack: Stack) -> None:
     if engine.show("up", "--refresh", *approval, *plan):
         raise StopError(
             f"the deployment of {stack.name} did not complete; the reason is above, after 'error:'\n"
-            f"  what works was left as it is; mend the cause, then type: make up STACK={stack.name}"
+            f"  what works was left as it is; mend the cause, then type: make up STACK={stack.name}\n"
+            "  (secrets that were generated are in the state alone until one completes)"
         )
     tell_what_to_keep(engine, [*handed_over, *save_credentials(engine)])
 
@@ -84,6 +85,14 @@ def engine_of(stack: Stack) -> Engine:
                 "  make up, down, destroy, status, logs and client work as ever: "
                 "docs/operations.md#without-the-pulumi-engine"
             ) from None
+        raise
+
+
+def _engine_to_end(stack: Stack) -> Engine:
+    """Return the engine for a verb that ends a stack; raise `StopError` where there is nothing to end, or no engine."""
+    try:
+        return engine_of(stack)
+    except NoEngineError:
         if not leftovers(stack):
             raise StopError(f"{stack.name} is not deployed on {stack.daemon.host}") from None
         raise
@@ -91,29 +100,25 @@ def engine_of(stack: Stack) -> Engine:
 
 def preview(stack: Stack) -> None:
     """Print what `up` would change, as Markdown. Asks the Docker daemon nothing. `COPY=1` plans a new stack like it."""
-    if os.environ.get("COPY") == "1" or _would_leave_something(stack):
+    if os.environ.get("COPY") == "1":
         copied.preview(stack)
         return
     plan = _planned(stack)
+    if plan is None:
+        # A plan of it as it is would leave a stack in the backend, and a salt in its file.
+        copied.preview(stack)
+        return
+    answer(plan.markdown())
     if not plan.complete:
         raise StopError(f"the plan of {stack.name} could not be made, or breaks a rule of policy/; the reason is above")
 
 
-def _would_leave_something(stack: Stack) -> bool:
-    """Whether a plan of this stack would make a passphrase for it, and write a salt into its file."""
-    if not is_untouched(stack) or rehearse.owns(stack):
-        return False
-    try:
-        require_cli()
-    except NoEngineError:
-        # The same is found again, and told as what kept the plan from being made.
-        return False
-    return True
-
-
 def drift(stack: Stack) -> None:
     """Print what on the Docker host is not as the program and the settings say; raise `StopError` if anything is."""
-    plan = _planned(stack, "--refresh", ruled=False, what="Drift")
+    plan = _planned(stack, "--refresh", ruled=False)
+    if plan is None:
+        plan = Plan(stack=stack.name, errors=[f"{stack.name} was never deployed with this backend"])
+    answer(plan.markdown("Drift"))
     paused = _paused(stack) if plan.complete else []
     for name in paused:
         answer(f"`{name}` is paused: `docker unpause {name}`")
@@ -136,19 +141,22 @@ def _paused(stack: Stack) -> list[str]:
     return sorted(container["Names"][0].lstrip("/") for container in stack.daemon.api.containers(filters=ours))
 
 
-def _planned(stack: Stack, *options: str, ruled: bool = True, what: str = "Plan") -> Plan:
-    """Make a plan and print it, or the reason why there is none; with `ruled`, ask the rules, where they apply."""
+def _planned(stack: Stack, *options: str, ruled: bool = True) -> Plan | None:
+    """Return a plan, or one that says why there is none; None of a stack that the backend does not have.
+
+    With `ruled`, the rules are asked, where they apply.
+    """
     try:
         settings = stack.settings
         engine = engine_of(stack)
+        if not engine.knows_stack() and os.environ.get("COPY") != copied.MADE:
+            return None
         engine.select()
         # Where nothing is protected, somebody tries something out. An image from a file has no digest to ask for.
         apply = (settings.protect_data or stack.name == preflight.UNATTENDED) and not settings.images.archive
-        plan = engine.plan(*options, *(["--policy-pack", str(ROOT / "policy")] if ruled and apply else []))
+        return engine.plan(*options, *(["--policy-pack", str(ROOT / "policy")] if ruled and apply else []))
     except StopError as error:
-        plan = Plan(stack=stack.name, errors=[str(error)])
-    answer(plan.markdown(what))
-    return plan
+        return Plan(stack=stack.name, errors=[str(error)])
 
 
 def down(stack: Stack) -> None:
@@ -159,7 +167,7 @@ def down(stack: Stack) -> None:
     if rehearse.owns(stack):
         rehearse.down(stack)
         return
-    engine = engine_of(stack)
+    engine = _engine_to_end(stack)
     engine.select()
     recover(engine)
     # The generators are forgotten with the rest: what they made must be in the config by then.
@@ -185,7 +193,7 @@ def destroy(stack: Stack) -> None:
         return
     doomed = ", ".join(_data_volumes(stack)) or "no data volume"
     require_name(stack.name, f"This deletes every run, model and artifact of {stack.name} ({doomed}), for ever.")
-    engine = engine_of(stack)
+    engine = _engine_to_end(stack)
     engine.select()
     recover(engine)
     engine.call("state", "unprotect", "--all", "--yes")

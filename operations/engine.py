@@ -151,14 +151,6 @@ def passphrase_path(stack: Stack) -> Path:
     return config_home() / f"{stack.name}.passphrase"
 
 
-def is_untouched(stack: Stack) -> bool:
-    """Whether nothing of this stack is here yet: neither state nor passphrase, and nobody chose others for it."""
-    chosen = chosen_backend() or stack.document.get("secretsprovider") or stack.document.get("encryptionsalt")
-    given = {"PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"} & set(os.environ)
-    state = state_home() / ".pulumi" / "stacks" / names.PROJECT / f"{stack.name}.json"
-    return not (chosen or given or state.exists() or passphrase_path(stack).exists())
-
-
 def drop_broken_attributes(folder: Path | None, stack: str) -> None:
     """Remove what a file backend notes beside a stack's state, where a killed `up` left half of it.
 
@@ -210,23 +202,27 @@ class Engine:
         return exports
 
     def _passphrase(self) -> Path:
-        """Return the passphrase's file, made where nothing has been encrypted yet."""
+        """Return where the passphrase is, or will be where nothing has been encrypted yet; raise `StopError` else."""
         path = passphrase_path(self.stack)
-        if path.exists():
-            return path
-        if self.stack.document.get("encryptionsalt"):
+        if not path.exists() and self.stack.document.get("encryptionsalt"):
             raise StopError(
                 f"{self.stack.path.name}: its secrets were encrypted elsewhere, and their passphrase is not here\n"
                 f"  put it into {path} (mode 0600), or set PULUMI_CONFIG_PASSPHRASE or PULUMI_CONFIG_PASSPHRASE_FILE\n"
                 "  without it they cannot be read; whoever deployed this stack first has it in the same place\n"
                 "  if this file is a copy of another stack's: remove its encryptionsalt and every `secure:` entry"
             )
+        return path
+
+    def _make_passphrase(self) -> None:
+        """Make the passphrase, where it is to be ours and is not there yet."""
+        path = Path(self.exports.get("PULUMI_CONFIG_PASSPHRASE_FILE", os.devnull))
+        if path.exists():
+            return
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_urlsafe(32) + "\n")
         say(f"made a passphrase for {self.stack.name}: {path} - keep a copy of it, it opens every secret of the stack")
-        return path
 
     def call(self, *arguments: str, stdin: str | None = None) -> str:
         """Run a quick `pulumi` command and return what it printed; raise `StopError` with its error."""
@@ -287,21 +283,23 @@ class Engine:
             )
         return f"pulumi: {error}"
 
-    def select(self) -> bool:
-        """Make the stack in the backend if it is not there yet, and return whether it was.
-
-        Raises `StopError` where the passphrase is wrong.
-        """
+    def knows_stack(self) -> bool:
+        """Whether the backend has the stack. Makes nothing; raises `StopError` where the passphrase is wrong."""
         drop_broken_attributes(self.state_folder, self.stack.name)
         # Shown to nobody: it is what asks for the passphrase, and says whether there is such a stack.
         asked = self._quietly("config", "--json", "--show-secrets")
-        if "no stack named" in asked.stderr:
-            provider = self.stack.document.get("secretsprovider")
-            self.call("stack", "init", "--no-select", *(["--secrets-provider", provider] if provider else []))
-            return True
-        if asked.returncode:
+        if asked.returncode and "no stack named" not in asked.stderr:
             raise StopError(self._explained(asked.stderr.strip()))
-        return False
+        return asked.returncode == 0
+
+    def select(self) -> bool:
+        """Make the stack in the backend, and its passphrase, if it is not there yet, and return whether it was made."""
+        if self.knows_stack():
+            return False
+        self._make_passphrase()
+        provider = self.stack.document.get("secretsprovider")
+        self.call("stack", "init", "--no-select", *(["--secrets-provider", provider] if provider else []))
+        return True
 
     @property
     def state_folder(self) -> Path | None:

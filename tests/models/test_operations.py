@@ -41,6 +41,7 @@ from operations import (
 from operations.checkout import Stack
 from operations.console import StopError
 from operations.engine import Engine
+from operations.plan import Plan
 from tests.shipped import stack_file
 
 ROOT = Path(__file__).parents[2]
@@ -287,7 +288,9 @@ def test_a_reader_that_went_away_is_no_error_of_dockers() -> None:
 
 
 def test_a_fresh_machine_gets_a_local_backend_and_a_private_passphrase(stack: Stack, tmp_path: Path) -> None:
-    exports = Engine(stack).exports
+    first = Engine(stack)
+    first._make_passphrase()
+    exports = first.exports
     assert exports["PULUMI_BACKEND_URL"] == f"file://{tmp_path}/home/.local/state/pulumi-mlflow"
     path = Path(exports["PULUMI_CONFIG_PASSPHRASE_FILE"])
     assert path == tmp_path / "home/.config/pulumi-mlflow/dev.passphrase"
@@ -296,39 +299,50 @@ def test_a_fresh_machine_gets_a_local_backend_and_a_private_passphrase(stack: St
     assert Engine(stack).exports == exports, "the second time finds it"
 
 
+class NewStack(Engine):
+    """An engine whose backend has never heard of the stack."""
+
+    def knows_stack(self) -> bool:
+        return False
+
+    def plan(self, *_: str) -> Plan:
+        pytest.fail("it was planned")
+
+
+@pytest.fixture
+def new(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Stack:
+    monkeypatch.setattr(deploy, "engine_of", NewStack)
+    return stack
+
+
 def test_a_plan_of_what_nobody_deployed_is_a_copys_and_leaves_nothing(
-    stack: Stack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    new: Stack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     planned: list[str] = []
-    monkeypatch.setattr(deploy, "require_cli", lambda: Path("/bin/true"))
     monkeypatch.setattr(copied, "preview", lambda stack: planned.append(stack.name))
-    before = stack.path.read_text()
-    deploy.preview(stack)
+    before = new.path.read_text()
+    deploy.preview(new)
     assert planned == ["dev"]
-    assert stack.path.read_text() == before
-    assert not (tmp_path / "home").exists()
+    assert new.path.read_text() == before
+    assert not (tmp_path / "home" / ".config").exists()
 
 
-@pytest.mark.parametrize("what", ["a passphrase", "a salt", "a provider", "a backend", "a state", "their passphrase"])
-def test_a_stack_that_somebody_began_is_planned_as_it_is(
-    stack: Stack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str
-) -> None:
-    assert engine.is_untouched(stack)
-    if what == "a passphrase":
-        Engine(stack)
-    elif what == "a salt":
-        stack.path.write_text(stack.path.read_text() + "encryptionsalt: v1:abc\n")
-    elif what == "a provider":
-        stack.path.write_text(stack.path.read_text() + "secretsprovider: awskms://alias/pulumi\n")
-    elif what == "a backend":
-        monkeypatch.setenv("PULUMI_BACKEND_URL", "s3://theirs")
-    elif what == "a state":
-        state = tmp_path / "home/.local/state/pulumi-mlflow/.pulumi/stacks/mlflow/dev.json"
-        state.parent.mkdir(parents=True)
-        state.write_text("{}")
-    else:
-        monkeypatch.setenv("PULUMI_CONFIG_PASSPHRASE", "theirs")
-    assert not engine.is_untouched(stack)
+def test_what_nobody_deployed_has_no_drift(new: Stack, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(StopError, match="could not be found out"):
+        deploy.drift(new)
+    said = capsys.readouterr().out
+    assert "dev was never deployed with this backend" in said
+    assert said.endswith("<!-- drift: unknown -->\n")
+    assert not (tmp_path / "home" / ".config").exists()
+
+
+def test_the_copy_is_of_what_a_plan_reads_and_of_nothing_else() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    top = {Path(name).parts[0] for name in tracked}
+    known = {*copied.PARTS, *copied.FILES, "Pulumi.dev.yaml", "Pulumi.staging.yaml", "Pulumi.prod.yaml"}
+    not_read = {"docs", "tests", ".github", ".ci", "Makefile", "pyproject.toml"}
+    assert {name for name in top - known - not_read if name.endswith(".py") or (ROOT / name).is_dir()} == set()
+    assert set(copied.PARTS) <= top
 
 
 def test_secrets_of_another_machine_ask_for_its_passphrase(stack: Stack, tmp_path: Path) -> None:
