@@ -59,8 +59,8 @@ class MonitoringSettings(Settings):
     )
     dead_mans_switch: bool = Field(
         default=False,
-        description="Call an address every minute for as long as alerts could be sent, so that somebody else notices "
-        "when they cannot: `pulumi config set --secret deadMansSwitchUrl`.",
+        description="Call an address every minute while alerts can be sent, so that somebody else notices when they "
+        "cannot: `pulumi config set --secret deadMansSwitchUrl`.",
     )
     retention_days: int = Field(default=30, ge=1, le=3650, description="How long Prometheus keeps what it has seen,")
     retention_gb: int = Field(default=5, ge=1, le=10_000, description="unless that is more gigabytes than these.")
@@ -382,10 +382,11 @@ class Monitoring(pulumi.ComponentResource):
             command=["/run.sh"],
             check=_asks(GRAFANA_PORT, "/api/health"),
             networks=self._platform.networks.monitored_and(published=True),
-            # Its sources are processes of their own since 13.2, within the same limit.
+            # Its sources are processes of their own since 13.2, within the same limit: each collects before half of it.
             memory_mb=768,
             user=GRAFANA_USER,
             env={
+                "GOMEMLIMIT": "384MiB",
                 "GF_SECURITY_ADMIN_PASSWORD__FILE": f"{SECRETS}/admin-password",
                 "GF_PATHS_PROVISIONING": f"{CONFIG}/provisioning",
                 "GF_PATHS_DATA": "/tmp",  # noqa: S108 - inside the container

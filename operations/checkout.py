@@ -83,7 +83,9 @@ class Stack:
             # Not PyYAML: it takes the last of two equal keys, and says nothing.
             found = YAML(typ="safe").load(self.path) or {}
         except YAMLError as error:
-            raise StopError(f"{self.path.name} is not YAML, nothing was read: {error}") from None
+            # What a library would have its caller do is no advice for who wrote the file.
+            words = str(error).partition("\n\n")[0]
+            raise StopError(f"{self.path.name} cannot be read as YAML: {words}") from None
         if problems := _misplaced(found):
             lines = "\n".join(f"  {problem}" for problem in problems)
             raise StopError(f"{self.path.name}: what is not read would be ignored\n{lines}")

@@ -34,10 +34,10 @@ def logs(stack: Stack) -> None:
 def images(stack: Stack) -> None:
     """Print every image that the stack runs, MLflow's own among them: docker save -o images.tar $(make -s images)."""
     settings = stack.settings
-    for image in settings.images.deployed(settings.parts).values():
-        answer(image.ref)
-    for built in settings.images.built(settings.parts).values():
-        answer(built.name)
+    deployed, built = settings.images.deployed(settings.parts), settings.images.built(settings.parts)
+    # One image may be what several services run.
+    for name in dict.fromkeys([*(image.ref for image in deployed.values()), *(image.name for image in built.values())]):
+        answer(name)
 
 
 def url(stack: Stack) -> None:

@@ -62,7 +62,8 @@ def build(daemon: Daemon, names: list[str], sources: list[str]) -> None:
             raise StopError(
                 f"{len(failures)} of {len(missing)} images could not be built; nothing was deployed\n"
                 + "\n".join(failures)
-                + "\n  once the cause is mended: make up; what was built is kept"
+                + "\n  once the cause is mended: make up"
+                + ("; what was built is kept" if len(failures) < len(missing) else "")
             )
     if "python" in names:
         _build_builder(daemon)

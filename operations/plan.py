@@ -22,9 +22,9 @@ KINDS = {
     "random:index/randomPassword:RandomPassword": "generated secret",
 }
 OPERATIONS = {"delete": "delete", "replace": "replace", "update": "change", "create": "create", "import": "import"}
+"""Of the engine's steps the ones that are told, and how; a replacement has two more, and nothing is no change."""
 LET_GO = "let go"
 """Of what is deleted from the stack, and stays on the host."""
-"""Of the engine's steps the ones that are told, and how; a replacement has two more, and nothing is no change."""
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 """What Pulumi has for a text that is known after the deployment only (sdk/go/common/resource/plugin/rpc.go)."""
 LONGEST = 80
@@ -150,6 +150,8 @@ class Plan:
         return lines
 
     def _sum(self) -> str:
+        if not self.complete and not self.changes:
+            return "**It could not be made**, and the engine did not say why."
         if not self.changes:
             return f"No changes. {self.kept} resources stay as they are."
         verbs = [*OPERATIONS.values(), LET_GO]

@@ -8,6 +8,7 @@ from typing import Any
 from docker.errors import NotFound
 
 from components import names
+from components.monitoring import PROMETHEUS_PORT
 from operations import backup, preflight
 from operations.checkout import Stack
 from operations.console import StopError, answer
@@ -15,7 +16,12 @@ from operations.console import StopError, answer
 
 def status(stack: Stack) -> None:
     """Print it, with `JSON=1` for a program. Raises `StopError` if something is not as it should be."""
-    require_containers(stack)
+    try:
+        require_containers(stack)
+    except StopError as error:
+        if os.environ.get("JSON") == "1":
+            answer(json.dumps({"stack": stack.name, "services": [], "problems": [str(error)]}, indent=2))
+        raise
     found = described(stack)
     if os.environ.get("JSON") == "1":
         answer(json.dumps(found, indent=2))
@@ -42,11 +48,9 @@ def described(stack: Stack) -> dict[str, Any]:
             f"not as it should be: {', '.join(wrong)}\n"
             f"  make logs STACK={stack.name} SERVICE=... says why; make up STACK={stack.name} mends what can be mended"
         )
-    if critical := [name for name, severity in (alerts or {}).items() if severity == "critical"]:
-        problems.append(
-            f"alerts that fire: {', '.join(critical)}\n  what to do: "
-            + ", ".join(f"docs/operations.md#{name.lower()}" for name in critical)
-        )
+    if critical := [alert for alert in alerts or [] if alert["severity"] == "critical"]:
+        pages = dict.fromkeys(f"docs/operations.md#{alert['name'].lower()}" for alert in critical)
+        problems.append(f"alerts that fire: {', '.join(map(_alert, critical))}\n  what to do: {', '.join(pages)}")
     return {
         "stack": stack.name,
         "host": stack.daemon.host,
@@ -78,7 +82,7 @@ def _print(found: dict[str, Any]) -> None:
     answer(f"  way in: {found['url']}, authentication: {found['authentication']}")
     answer(f"  backup: {found['backup']['summary']}")
     if found["alerts"] is not None:
-        firing = [f"{name} ({severity})" for name, severity in sorted(found["alerts"].items())]
+        firing = [f"{_alert(alert)} ({alert['severity']})" for alert in found["alerts"]]
         answer(f"  alerts: {', '.join(firing) or 'none'}" + (f"; {found['prometheus']}" if found["prometheus"] else ""))
 
 
@@ -199,16 +203,26 @@ def _bytes(stack: Stack) -> dict[str, int | None]:
     return found
 
 
-def _alerts(stack: Stack) -> dict[str, str] | None:
-    """Return the alerts that fire and how bad each is; None where no Prometheus of the stack says so."""
+def _alert(alert: dict[str, str]) -> str:
+    """Return an alert's name, and of whom it is where that is one of several."""
+    return f"{alert['name']} of {alert['instance']}" if alert["instance"] else alert["name"]
+
+
+def _alerts(stack: Stack) -> list[dict[str, str]] | None:
+    """Return what fires: its name, severity and instance, if any; None where no Prometheus of the stack says so."""
     if "prometheus" not in services(stack):
         return None
-    command = ["wget", "-q", "-T", "4", "-O", "-", "http://127.0.0.1:9090/api/v1/alerts"]
+    command = ["wget", "-q", "-T", "4", "-O", "-", f"http://127.0.0.1:{PROMETHEUS_PORT}/api/v1/alerts"]
     code, printed = stack.daemon.run(names.physical(stack.name, "prometheus"), command)
     if code:
         return None
-    return {
-        alert["labels"]["alertname"]: alert["labels"]["severity"]
+    firing = [
+        {
+            "name": alert["labels"]["alertname"],
+            "severity": alert["labels"]["severity"],
+            "instance": alert["labels"].get("instance", ""),
+        }
         for alert in json.loads(printed)["data"]["alerts"]
         if alert["state"] == "firing" and alert["labels"]["alertname"] != "Watchdog"
-    }
+    ]
+    return sorted(firing, key=lambda alert: (alert["name"], alert["instance"]))

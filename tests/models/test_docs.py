@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from components.images import DEFAULTS
 from config import SECRETS
 from operations import reference
 from operations.__main__ import VERBS
@@ -77,3 +78,16 @@ def test_a_checkout_that_make_up_has_edited_passes_its_tests() -> None:
     for path in (ROOT / "tests").rglob("*.py"):
         if path.name != "shipped.py":
             assert not re.search(r'ROOT / f?"Pulumi\.(?!yaml)', path.read_text()), path.name
+
+
+def test_ci_pulls_every_image_that_the_acceptance_tests_run() -> None:
+    step = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    for name, image in DEFAULTS.items():
+        # No test runs it: there is nothing of it to try where its image cannot be had.
+        assert (image["ref"].removeprefix("docker.io/") in step) == (name != "grafana"), name
+
+
+def test_every_secret_that_can_be_set_says_what_it_restarts() -> None:
+    rotated = (ROOT / "docs" / "operations.md").read_text().partition("## Rotate a secret")[2].partition("\n## ")[0]
+    for key in SECRETS:
+        assert f"`{key}`" in rotated, key

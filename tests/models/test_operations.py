@@ -99,7 +99,7 @@ def test_what_is_not_yaml_is_told_with_the_file_and_the_line(stack: Stack) -> No
     stack.path.write_text("config:\n  mlflow:server: {workers: 3\n")
     with pytest.raises(StopError) as caught:
         stack.settings  # noqa: B018 - raises
-    assert str(caught.value).startswith("Pulumi.dev.yaml is not YAML, nothing was read")
+    assert str(caught.value).startswith("Pulumi.dev.yaml cannot be read as YAML: ")
     assert f'in "{stack.path}", line 3' in str(caught.value)
 
 

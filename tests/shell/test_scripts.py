@@ -460,6 +460,7 @@ def test_seaweedfs_bucket_is_made_and_may_be_there_already(sandbox: Sandbox, the
         ("exit 56", "exit 35", "does not insist on a certificate (curl: 35)"),
         ("exit 56", "exit 7", "does not answer (curl: 7)"),
         ("exit 56", "exit 28", "does not answer (curl: 28)"),
+        ("exit 56", "exit 6", "does not answer (curl: 6)"),
     ],
 )
 def test_seaweedfs_that_lets_in_the_wrong_ones_fails_the_job(

@@ -6,6 +6,7 @@ import subprocess
 import tarfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from email.message import Message
 from pathlib import Path
 from ssl import PROTOCOL_TLS_SERVER, SSLContext
@@ -86,8 +87,9 @@ def server(certificate: tuple[Path, SSLContext]) -> Iterator[tuple[Inbox, int]]:
         controller.stop()
 
 
-def alertmanager(files: dict[str, str]) -> tuple[docker.APIClient, str]:
-    """Start Alertmanager with `files`, by their paths."""
+@contextmanager
+def alertmanager(files: dict[str, str]) -> Iterator[tuple[docker.APIClient, str]]:
+    """Run Alertmanager with `files`, by their paths."""
     api = docker.APIClient(base_url=resolve_host(), version="auto")
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w") as archive:
@@ -103,9 +105,12 @@ def alertmanager(files: dict[str, str]) -> tuple[docker.APIClient, str]:
         environment={"SSL_CERT_FILE": "/run/authority.pem"},
         host_config=api.create_host_config(extra_hosts={SERVER: gateway}),
     )["Id"]
-    api.put_archive(container, "/", raw.getvalue())
-    api.start(container)
-    return api, container
+    try:
+        api.put_archive(container, "/", raw.getvalue())
+        api.start(container)
+        yield api, container
+    finally:
+        api.remove_container(container, force=True)
 
 
 def tell(api: docker.APIClient, container: str, *arguments: str) -> None:
@@ -127,14 +132,12 @@ def test_an_alert_and_its_end_arrive_by_mail(certificate: tuple[Path, SSLContext
     config = alerting(MonitoringSettings.model_validate({"mode": "bundled", "mail": mail}))
     # How long it waits is not what is tried here.
     config["route"] |= {"group_wait": "1s", "group_interval": "2s"}
-    api, container = alertmanager(
-        {
-            f"{CONFIG}/alertmanager.yml": json.dumps(config),
-            f"{SECRETS}/{MAIL_SECRET}": PASSWORD,
-            "/run/authority.pem": certificate[0].read_text(),
-        }
-    )
-    try:
+    files = {
+        f"{CONFIG}/alertmanager.yml": json.dumps(config),
+        f"{SECRETS}/{MAIL_SECRET}": PASSWORD,
+        "/run/authority.pem": certificate[0].read_text(),
+    }
+    with alertmanager(files) as (api, container):
         tell(api, container, *ALERT)
         told = inbox.until("FIRING:1")
         assert (told["To"], told["From"]) == ("ops@example.com", "mlflow@example.com")
@@ -143,5 +146,3 @@ def test_an_alert_and_its_end_arrive_by_mail(certificate: tuple[Path, SSLContext
         tell(api, container, *ALERT, "--start=2026-01-01T00:00:00Z", "--end=2026-01-02T00:00:00Z")
         inbox.until("RESOLVED")
         assert PASSWORD not in api.logs(container).decode()
-    finally:
-        api.remove_container(container, force=True)

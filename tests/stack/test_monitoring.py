@@ -242,7 +242,7 @@ def test_the_identity_that_reads_figures_reads_no_object(watched: Watched) -> No
 def test_the_status_tells_sizes_and_alerts_to_a_person_and_to_a_program(watched: Watched) -> None:
     deployment = watched.deployment
     told = json.loads(deployment.make("status", JSON="1").stdout)
-    assert told["alerts"] == {}
+    assert told["alerts"] == []
     assert told["problems"] == []
     assert told["bytes"]["postgres"] > 1_000_000
     assert told["bytes"][deployment.store] > 1_000_000
@@ -260,7 +260,7 @@ def test_an_alert_reaches_whom_it_should_and_so_does_its_end(watched: Watched) -
     try:
         receiver.until("/people-a3f1", "MlflowDown", "firing")
         refused = deployment.make("status", ok=False)
-        assert "alerts that fire: MlflowDown" in refused.stderr
+        assert "alerts that fire: MlflowDown of server" in refused.stderr
         # What a worse thing explains is nobody's news.
         assert ("/people-a3f1", "MlflowNotReady", "firing") not in receiver.told
     finally:
