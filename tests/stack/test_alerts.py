@@ -97,9 +97,9 @@ CASES = [
     Case(
         "MlflowNotReady",
         # One worker of two hangs.
-        {probe("probe_success"): "1x10 0 0 1 0 0 1 0 1 0 0 1 0 0 1 0 0 1 0 1 0 0 1"},
-        # A restart that took minutes, and is over.
-        {probe("probe_success"): "1x20 0 1x20"},
+        {probe("probe_success"): "1x5 0 1 0 1 0 1 0 1 0 1 0 1 0 1 0 1 0 1 0 1"},
+        # Restarts that are over.
+        {probe("probe_success"): "1x14 0 1 0 0 1 1 0 1 1 1 1x20"},
         24,
         {**SERVER, "job": "readiness"},
     ),
