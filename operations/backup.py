@@ -236,7 +236,7 @@ def words(settings: BackupSettings, known: dict[str, Any], now: datetime, stack:
     found, drilled = known.get("backup", {}), known.get("drill", {})
     line = _last(found, now) + "; drill: " + _last(drilled, now)
     if found.get("on_one_disk", settings.where == "volume"):
-        line += "\n          on the disk of the data: it does not survive that (mlflow:backup.target)"
+        line += ";\n          on the disk of the data: it does not survive that (mlflow:backup.target)"
     problems = [
         f"the last {kind} failed: {entry['error']}\n  type: make {kind} STACK={stack}"
         for kind, entry in (("backup", found), ("drill", drilled))
@@ -257,7 +257,7 @@ def words(settings: BackupSettings, known: dict[str, Any], now: datetime, stack:
 def _last(entry: dict[str, Any], now: datetime) -> str:
     success = entry.get("last_success_timestamp_seconds")
     if success is None:
-        return "none since this was deployed"
+        return "none known since this was deployed"
     hours = (now.timestamp() - success) / 3600
     age = f"{hours:.0f} h ago" if hours < 48 else f"{hours / 24:.0f} d ago"  # noqa: PLR2004 - of two days
     return f"{entry['snapshot'][:8]}, {age}, {entry['source_bytes'] / 1e9:.2f} GB in {entry['duration_seconds']:.0f} s"

@@ -10,7 +10,9 @@ class StopError(Exception):
 
 def say(text: str) -> None:
     """Tell the person what is going on."""
-    print(text, file=sys.stderr, flush=True)
+    # In one piece: threads tell of their progress, too.
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def answer(text: str) -> None:

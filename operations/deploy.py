@@ -1,6 +1,7 @@
 """Bringing a stack up, planning it, stopping it, deleting it."""
 
 import os
+import re
 import time
 
 from components import names
@@ -70,7 +71,11 @@ def _show_build_log(since: float) -> None:
     """Show the end of an image build's log, if one ran: Pulumi's own error has its exit code only."""
     log = ROOT / "build.log"
     if log.exists() and log.stat().st_mtime >= since:
-        lines = log.read_text(errors="replace").splitlines()[-15:]
+        text = log.read_text(errors="replace")
+        # The last words of the one builder, and of the other.
+        if "Successfully tagged" in text or re.search(r"naming to \S+( [\d.]+s)? done", text):
+            return
+        lines = text.splitlines()[-15:]
         say("\nthe image's build ended with (all of it: build.log)\n" + "\n".join(f"  {line}" for line in lines))
 
 
@@ -82,7 +87,7 @@ def engine_of(stack: Stack) -> Engine:
         if rehearse.owns(stack):
             raise StopError(
                 f"{stack.name} was deployed by a rehearsal, which has no plan and no state\n"
-                "  make up, down, destroy, status, logs and client work as ever: "
+                "  every verb but preview, drift, env and scrape works as ever: "
                 "docs/operations.md#without-the-pulumi-engine"
             ) from None
         raise
@@ -110,7 +115,8 @@ def preview(stack: Stack) -> None:
         return
     answer(plan.markdown())
     if not plan.complete:
-        raise StopError(f"the plan of {stack.name} could not be made, or breaks a rule of policy/; the reason is above")
+        what = "breaks a rule of policy/" if plan.refused else "could not be made"
+        raise StopError(f"the plan of {stack.name} {what}; the reason is above")
 
 
 def drift(stack: Stack) -> None:

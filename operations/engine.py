@@ -71,7 +71,7 @@ def install_cli(downloads: str = DOWNLOADS) -> Path:
     machine = {"x86_64": "x64", "AMD64": "x64", "arm64": "arm64", "aarch64": "arm64"}.get(platform.machine(), "x64")
     archive = f"pulumi-v{INSTALLED_VERSION}-{system}-{machine}.tar.gz"
     release = f"{downloads}/v{INSTALLED_VERSION}"
-    say(f"installing Pulumi {INSTALLED_VERSION} into {LOCAL_CLI.name}/ (its plugins go to ~/.pulumi)")
+    say(f"looking for Pulumi {INSTALLED_VERSION} to install it into {LOCAL_CLI.name}/ (its plugins go to ~/.pulumi)")
     try:
         checksums = _download(f"{release}/pulumi-{INSTALLED_VERSION}-checksums.txt").decode(errors="replace")
         content = _download(f"{release}/{archive}")

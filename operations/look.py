@@ -173,8 +173,11 @@ def client(stack: Stack) -> None:
 def doctor(stack: Stack) -> None:
     """Explain what is wrong, and what to type: the settings, then Docker, then the host, then the deployment."""
     cli = find_cli()
-    answer(f"pulumi: {cli or 'not installed; make up installs it into this checkout'}")
-    answer(f"backend: {chosen_backend() or 'local, in your home'}")
+    answer(f"pulumi: {cli or 'not installed; make up installs it into this checkout, where it can be had'}")
+    if rehearse.owns(stack):
+        answer(f"backend: none, {stack.name} was deployed by a rehearsal")
+    else:
+        answer(f"backend: {chosen_backend() or 'local, in your home'}")
     # Each is of use only where those before it found nothing.
     stack.settings  # noqa: B018 - raises
     preflight.require_docker_as_it_is(stack)

@@ -9,7 +9,7 @@ from docker.errors import NotFound
 
 from components import names
 from components.monitoring import PROMETHEUS_PORT
-from operations import backup, preflight
+from operations import backup, preflight, rehearse
 from operations.checkout import Stack
 from operations.console import StopError, answer
 
@@ -38,7 +38,7 @@ def described(stack: Stack) -> dict[str, Any]:
     route = stack.settings.route
     saved, at_risk = backup.described(stack)
     alerts = _alerts(stack)
-    wrong = [entry["name"] for entry in running if entry["state"] != "healthy"]
+    wrong = [entry["name"] for entry in running if entry["state"] not in ("healthy", "paused")]
     wrong += [entry["name"] for entry in jobs if entry["state"] not in ("done", "-")]
     problems = [problem for problem in (preflight.disk_problem(stack.daemon), at_risk) if problem]
     if paused := [entry["name"] for entry in running if entry["state"] == "paused"]:
@@ -54,6 +54,7 @@ def described(stack: Stack) -> dict[str, Any]:
     return {
         "stack": stack.name,
         "host": stack.daemon.host,
+        "rehearsed": rehearse.owns(stack),
         "url": route.url,
         "authentication": route.authentication,
         "mlflow": _version(stack),
@@ -69,7 +70,7 @@ def described(stack: Stack) -> dict[str, Any]:
 
 
 def _print(found: dict[str, Any]) -> None:
-    answer(f"{found['stack']} on {found['host']}")
+    answer(f"{found['stack']} on {found['host']}" + (", deployed by a rehearsal" if found["rehearsed"] else ""))
     for entry in [*found["services"], *found["jobs"]]:
         answer(f"  {entry['name']:<34} {entry['state']:<12} {_detail(entry)}")
     sizes = [f"{service} {_size(number)}" for service, number in found["bytes"].items()]
@@ -78,7 +79,7 @@ def _print(found: dict[str, Any]) -> None:
     images = [
         entry["image"] for entry in found["services"] if "image" in entry and not entry["name"].endswith("-server")
     ]
-    answer(f"  version: MLflow {found['mlflow']}, {', '.join(images)}")
+    answer(f"  version: MLflow {found['mlflow']}, {', '.join(dict.fromkeys(images))}")
     answer(f"  way in: {found['url']}, authentication: {found['authentication']}")
     answer(f"  backup: {found['backup']['summary']}")
     if found["alerts"] is not None:

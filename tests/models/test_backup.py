@@ -224,7 +224,7 @@ def test_a_new_journal_learns_of_the_last_backup_from_the_repository(journal: An
         "snapshots": 2,
     }
     line, wrong = backup.words(BackupSettings(), known, NOW, "prod")
-    assert line.splitlines()[0] == "0b, 9 h ago, 5.00 GB in 42 s; drill: none since this was deployed"
+    assert line.splitlines()[0] == "0b, 9 h ago, 5.00 GB in 42 s; drill: none known since this was deployed;"
     assert wrong is None
     # The empty stack is to be restored, not backed up at once.
     assert program.next_due("17 3 * * *", NOW, known["backup"].get("last_end_timestamp_seconds")) > NOW
@@ -274,7 +274,7 @@ def entry(hours_ago: float, **more: object) -> dict[str, Any]:
 
 def test_a_recent_backup_is_told_with_its_age_size_and_duration() -> None:
     line, wrong = backup.words(BackupSettings(), {"backup": entry(9)}, NOW, "prod")
-    assert line.splitlines()[0] == "01234567, 9 h ago, 5.00 GB in 42 s; drill: none since this was deployed"
+    assert line.splitlines()[0] == "01234567, 9 h ago, 5.00 GB in 42 s; drill: none known since this was deployed;"
     assert wrong is None
 
 
