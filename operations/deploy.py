@@ -71,11 +71,10 @@ def _show_build_log(since: float) -> None:
     """Show the end of an image build's log, if one ran: Pulumi's own error has its exit code only."""
     log = ROOT / "build.log"
     if log.exists() and log.stat().st_mtime >= since:
-        text = log.read_text(errors="replace")
-        # The last words of the one builder, and of the other.
-        if "Successfully tagged" in text or re.search(r"naming to \S+( [\d.]+s)? done", text):
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-15:]
+        # The last words of a build that succeeded, by the one builder and by the other; earlier ones are in it, too.
+        if re.search(r"Successfully tagged|naming to \S+( [\d.]+s)? done", "\n".join(lines[-3:])):
             return
-        lines = text.splitlines()[-15:]
         say("\nthe image's build ended with (all of it: build.log)\n" + "\n".join(f"  {line}" for line in lines))
 
 

@@ -558,6 +558,25 @@ def test_what_a_remote_host_has_on_loopback_is_told_with_the_way_there(stack: St
     )
 
 
+BUILT = "#16 naming to localhost/mlflow-server:0f9b 0.1s done\n#16 DONE 11.4s\n\n"
+TAGGED = "Successfully built 53f6\nSuccessfully tagged localhost/mlflow-server:0f9b\n"
+BROKEN = "#15 3.1 the trim is broken\n#15 ERROR: exit code: 3\n------\nERROR: failed to solve: exit code: 3\n"
+
+
+@pytest.mark.parametrize(
+    ("log", "shown"),
+    [(BUILT, False), (TAGGED, False), (BROKEN, True), (BUILT + BROKEN, True), (BROKEN + BUILT, False)],
+    ids=["built", "built by the old builder", "broken", "broken after it was built", "mended"],
+)
+def test_the_log_of_a_build_is_shown_where_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], log: str, *, shown: bool
+) -> None:
+    monkeypatch.setattr(deploy, "ROOT", tmp_path)
+    (tmp_path / "build.log").write_text(log)
+    deploy._show_build_log(0)
+    assert ("the trim is broken" in capsys.readouterr().err) is shown
+
+
 # --- without the engine --------------------------------------------------------------------------------------------
 
 
