@@ -154,9 +154,10 @@ def _planned(stack: Stack, *options: str, ruled: bool = True) -> Plan | None:
     try:
         settings = stack.settings
         engine = engine_of(stack)
-        if not engine.knows_stack() and os.environ.get("COPY") != copied.MADE:
+        if os.environ.get("COPY") == copied.MADE:
+            engine.select()
+        elif not engine.knows_stack():
             return None
-        engine.select()
         # Where nothing is protected, somebody tries something out. An image from a file has no digest to ask for.
         apply = (settings.protect_data or stack.name == preflight.UNATTENDED) and not settings.images.archive
         return engine.plan(*options, *(["--policy-pack", str(ROOT / "policy")] if ruled and apply else []))

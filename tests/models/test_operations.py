@@ -37,6 +37,7 @@ from operations import (
     preflight,
     recovery,
     rehearse,
+    status,
 )
 from operations.checkout import Stack
 from operations.console import StopError
@@ -556,6 +557,19 @@ def test_what_a_remote_host_has_on_loopback_is_told_with_the_way_there(stack: St
     assert edge.way_there(stack) == (
         "that is an address of prod; to have it here, let this run: ssh -nNT -L 5000:127.0.0.1:5000 -p 2222 me@prod"
     )
+
+
+def test_a_program_is_told_that_a_stack_is_not_deployed(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nothing(_: Stack) -> None:
+        raise StopError("dev is not deployed")
+
+    monkeypatch.setattr(status, "require_containers", nothing)
+    monkeypatch.setenv("JSON", "1")
+    with pytest.raises(StopError, match="dev is not deployed"):
+        status.status(stack)
+    assert json.loads(capsys.readouterr().out) == {"stack": "dev", "services": [], "problems": ["dev is not deployed"]}
 
 
 BUILT = "#16 naming to localhost/mlflow-server:0f9b 0.1s done\n#16 DONE 11.4s\n\n"
