@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from tests.stack.deployment import ROOT, Deployment, free_port
-from tests.stack.test_deployment import url
 
 INVENTORY = ROOT / "tests" / "stack" / "inventory.py"
 
@@ -21,7 +20,7 @@ def inventory(deployment: Deployment, *arguments: object) -> str:
         [sys.executable, "-W", "ignore", INVENTORY, *map(str, arguments)],
         env={
             **os.environ,
-            "MLFLOW_TRACKING_URI": url(deployment),
+            "MLFLOW_TRACKING_URI": deployment.url,
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         },
@@ -43,6 +42,7 @@ def backed_up(folder: Path, store: str) -> Iterator[Deployment]:
     """Deploy dev's settings with a backup, fill them, and back them up once."""
     deployment = Deployment(folder, "dev")
     deployment.set("server.port", free_port())
+    deployment.set("server.workers", 1)
     deployment.use(store)
     deployment.set("backup.enabled", value=True)
     try:

@@ -82,6 +82,11 @@ class Deployment:
         self.api = docker.APIClient(base_url=resolve_host(), version="auto")
 
     @property
+    def url(self) -> str:
+        """Where a stack without a proxy answers: what `make url` prints, without waiting for a Python each time."""
+        return f"http://127.0.0.1:{self.values['mlflow:server']['port']}"
+
+    @property
     def store(self) -> str:
         """The object store in use."""
         document = yaml.safe_load(self.file.read_text())

@@ -1,5 +1,9 @@
 """Scripts that are run inside a deployment, to see it as a container there does."""
 
+import ipaddress
+
+import docker
+
 from tests.stack.deployment import Deployment
 
 S3 = """
@@ -49,6 +53,13 @@ for key in ("moved/plots.png", "moved/plots/a.png", "moved/ü +%&=.bin"):
     store.put_object(Bucket="mlflow", Key=key, Body=bytes([before[0] + 1]))
 """
 """Writes objects again at the same size, with names that are awkward, or that the stores list in other orders."""
+
+
+def host_as_containers_see_it(api: docker.APIClient) -> str:
+    """Return the host's address on Docker's default bridge."""
+    network = api.inspect_network("bridge")["IPAM"]["Config"][0]
+    # A daemon that has just made its first bridge does not tell its own address there: it takes the first.
+    return str(network.get("Gateway") or next(ipaddress.ip_network(network["Subnet"]).hosts()))
 
 
 def with_s3(deployment: Deployment, script: str) -> tuple[int, str]:

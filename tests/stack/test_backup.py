@@ -16,7 +16,6 @@ from components.images import DEFAULTS
 from tests.stack.backups import INVENTORY, backed_up, inventory, journal, newest, told, wiped
 from tests.stack.deployment import Deployment
 from tests.stack.probes import with_s3
-from tests.stack.test_deployment import url
 from tests.stack.test_faults import refused
 
 
@@ -100,7 +99,7 @@ def test_its_identities_can_read_and_not_write(saved: Deployment) -> None:
 
 
 def test_a_backup_while_a_client_writes_holds_all_that_it_claims(saved: Deployment) -> None:
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": url(saved), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": saved.url, "MLFLOW_DISABLE_TELEMETRY": "true"}
     with subprocess.Popen(
         [sys.executable, "-W", "ignore", INVENTORY, "write"],
         env=environment,

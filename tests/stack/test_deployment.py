@@ -25,10 +25,6 @@ from tests.stack.probes import CONNECT, S3, from_network, scan, with_s3
 EMPTY = "preview", "--expect-no-changes"
 
 
-def url(deployment: Deployment) -> str:
-    return deployment.make("url").stdout.strip()
-
-
 def ask(address: str, **headers: str) -> tuple[int, str]:
     """GET an address and return the status and the body."""
     try:
@@ -174,22 +170,23 @@ def test_a_new_password_touches_only_who_holds_it(dev: Deployment) -> None:
 
 
 def test_a_client_has_a_day_and_everything_is_there_after_every_container_was_replaced(dev: Deployment) -> None:
-    said = dev.client_day(url(dev), megabytes=600)
+    assert dev.make("url").stdout.strip() == dev.url
+    said = dev.client_day(dev.url, megabytes=600)
     assert "600 MB up" in said
-    before = search(url(dev))
+    before = search(dev.url)
     assert any(name.startswith("day-") for name in before)
     for name in dev.containers():
         dev.api.remove_container(name, force=True)
     dev.make("up")
-    assert search(url(dev)) == before
+    assert search(dev.url) == before
     dev.make("down")
     assert dev.containers() == []
     dev.make("up")
-    assert search(url(dev)) == before
+    assert search(dev.url) == before
 
 
 def test_the_web_interface_is_served_and_may_write(dev: Deployment) -> None:
-    address = url(dev)
+    address = dev.url
     status, page = ask(address)
     assert status == 200
     script = re.search(r'src="(static-files/[^"]+\.js)"', page)
@@ -205,11 +202,11 @@ def test_the_web_interface_is_served_and_may_write(dev: Deployment) -> None:
 
 
 def test_another_host_header_is_refused(dev: Deployment) -> None:
-    assert ask(f"{url(dev)}/api/2.0/mlflow/experiments/search?max_results=1", Host="evil.example")[0] == 403
+    assert ask(f"{dev.url}/api/2.0/mlflow/experiments/search?max_results=1", Host="evil.example")[0] == 403
 
 
 def test_the_server_counts_its_requests_for_prometheus(dev: Deployment) -> None:
-    status, body = ask(f"{url(dev)}/metrics")
+    status, body = ask(f"{dev.url}/metrics")
     assert status == 200
     assert "mlflow_http_request_total" in body
 
@@ -427,7 +424,7 @@ def test_two_stacks_share_nothing(dev: Deployment, prod: Deployment) -> None:
     # The never-started writers are on Docker's own network "none".
     assert {name for name in none if name.startswith("mlflow")} == set()
     assert len(none) <= 1
-    assert ask(f"{url(dev)}/health")[0] == 200
+    assert ask(f"{dev.url}/health")[0] == 200
     assert prod.make("status").returncode == 0
 
 

@@ -45,7 +45,7 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     deployment.set("traefik.network", network)
     deployment.set("hostname", HOSTNAME)
     deployment.set("images", NO_DIGESTS)
-    deployment.set("server", {"workers": 2, "memoryMb": 1024})
+    deployment.set("server", {"workers": 1, "memoryMb": 1024})
     deployment.set("backup.enabled", value=False)
     deployment.set("protectData", "false")
     deployment.use(deployment.any_store)

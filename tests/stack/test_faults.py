@@ -17,7 +17,7 @@ import pytest
 from components.daemon import resolve_host
 from tests.stack.deployment import ROOT, Deployment
 from tests.stack.probes import keep_a_gateway_secret
-from tests.stack.test_deployment import ask, search, url
+from tests.stack.test_deployment import ask, search
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def refused(deployment: Deployment, verb: str = "up", **variables: str) -> str:
 def works(deployment: Deployment) -> None:
     deployment.make("up")
     deployment.make("status")
-    assert search(url(deployment))
+    assert search(deployment.url)
 
 
 def test_wrong_settings_are_told_all_at_once_before_anything(dev: Deployment) -> None:
@@ -121,14 +121,14 @@ def test_data_of_another_postgres_major_stop_everything_before_anything(dev: Dep
     for words in (said, *(done.stdout + done.stderr for done in plain)):
         assert "version 19 would start on an empty database" in words
         assert f"mlflow-{dev.stack}-postgres-{dev.postgres_major}-data" in words
-    assert search(url(dev))
+    assert search(dev.url)
 
 
 def test_a_build_that_fails_shows_its_log_and_leaves_the_server_alone(dev: Deployment) -> None:
     with changed(dev.checkout / "mlflow" / "trim.sh", "set -eu", "set -eu\necho the trim is broken; exit 3"):
         said = refused(dev)
     assert "the trim is broken" in said
-    assert search(url(dev))
+    assert search(dev.url)
     works(dev)
 
 
@@ -173,7 +173,7 @@ def test_a_state_that_was_being_written_when_its_up_was_killed_is_read(dev: Depl
 
 @pytest.mark.engine
 def test_a_data_key_that_does_not_open_the_data_is_refused_while_the_server_runs_on(dev: Deployment) -> None:
-    address = url(dev)
+    address = dev.url
     keep_a_gateway_secret(dev)
     server = dev.inspect("server")["Id"]
     before = dev.file.read_text()
@@ -213,7 +213,7 @@ def starts_and_ends(deployment: Deployment) -> Iterator[list[tuple[str, str]]]:
 
 
 def test_a_new_image_waits_for_a_request_in_flight_before_it_migrates(dev: Deployment) -> None:
-    address = urllib.parse.urlsplit(url(dev))
+    address = urllib.parse.urlsplit(dev.url)
     with (
         socket.create_connection((address.hostname, address.port)) as upload,
         changed(dev.checkout / "mlflow" / "healthcheck.py", '"""Succeeds', '"""It succeeds'),
@@ -292,13 +292,13 @@ def test_a_second_up_at_the_same_time_is_refused(dev: Deployment) -> None:
         assert "is being changed by somebody else: process" in refused(dev)
         rest = first.communicate()[0]
         assert first.returncode == 0, rest
-    assert ask(f"{url(dev)}/health")[0] == 200
+    assert ask(f"{dev.url}/health")[0] == 200
 
 
 def test_destroy_wants_the_stacks_name_and_leaves_nothing(dev: Deployment) -> None:
     assert "nothing was deleted; to go on, type: make destroy" in refused(dev, "destroy")
     assert "nothing was deleted" in refused(dev, "destroy", CONFIRM="dev")
-    assert search(url(dev))
+    assert search(dev.url)
     dev.make("destroy", CONFIRM=dev.stack)
     assert dev.containers() == []
     assert not any(volume["Name"].startswith(f"mlflow-{dev.stack}-") for volume in dev.api.volumes()["Volumes"] or [])

@@ -21,6 +21,7 @@ from components.daemon import resolve_host
 from components.monitoring import CONFIG, MAIL_SECRET, SECRETS, MonitoringSettings, alerting
 from tests.stack.deployment import free_port
 from tests.stack.edge import image
+from tests.stack.probes import host_as_containers_see_it
 
 SERVER, PASSWORD = "smtp.example.com", "of-the-mail"
 ALERT = ("alertname=MlflowDown", "stack=prod", "--annotation=summary=It does not answer.")
@@ -98,12 +99,11 @@ def alertmanager(files: dict[str, str]) -> Iterator[tuple[docker.APIClient, str]
             entry.size, entry.mode = len(content.encode()), 0o644
             archive.addfile(entry, io.BytesIO(content.encode()))
     command = [f"--config.file={CONFIG}/alertmanager.yml", "--storage.path=/tmp/data", "--cluster.listen-address="]
-    gateway = api.inspect_network("bridge")["IPAM"]["Config"][0]["Gateway"]
     container = api.create_container(
         image("alertmanager"),
         entrypoint=["alertmanager", *command],
         environment={"SSL_CERT_FILE": "/run/authority.pem"},
-        host_config=api.create_host_config(extra_hosts={SERVER: gateway}),
+        host_config=api.create_host_config(extra_hosts={SERVER: host_as_containers_see_it(api)}),
     )["Id"]
     try:
         api.put_archive(container, "/", raw.getvalue())

@@ -20,6 +20,7 @@ import pytest
 from tests.stack.backups import INVENTORY
 from tests.stack.deployment import HAS_ENGINE, NO_DIGESTS, ROOT, Deployment, free_port
 from tests.stack.edge import BESIDE, HOSTNAME, image
+from tests.stack.probes import host_as_containers_see_it
 
 WATCHING = ("prometheus", "alertmanager", "postgres-exporter", "blackbox-exporter")
 DASHBOARD = ROOT / "assets" / "monitoring" / "dashboards" / "mlflow.json"
@@ -79,6 +80,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     for key in ("traefik", "prometheus", "alertmanager", "postgresExporter", "blackboxExporter"):
         deployment.set(f"images.{key}", {"ref": image(key)})
     deployment.set("server.port", server)
+    deployment.set("server.workers", 1)
     deployment.set("server.logFormat", "json")
     deployment.set(
         "traefik", {"mode": "bundled", "bindAddress": "127.0.0.1", "httpPort": free_port(), "httpsPort": free_port()}
@@ -87,10 +89,9 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     deployment.set(
         "monitoring", {"mode": "bundled", "webhook": True, "deadMansSwitch": True, "prometheusPort": prometheus}
     )
-    gateway = deployment.api.inspect_network("bridge")["IPAM"]["Config"][0]["Gateway"]
     with Receiver() as receiver:
         Thread(target=receiver.serve_forever, daemon=True).start()
-        base = f"http://{gateway}:{receiver.server_port}"
+        base = f"http://{host_as_containers_see_it(deployment.api)}:{receiver.server_port}"
         urls = {"alertWebhookUrl": f"{base}/people-a3f1", "deadMansSwitchUrl": f"{base}/switch-b7c2"}
         for key, url in urls.items():
             # Where there is an engine, as docs/operations.md types it; a rehearsal has nothing that decrypts.

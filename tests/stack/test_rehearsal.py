@@ -10,7 +10,7 @@ import pytest
 
 from rehearsal.host import FOLLOWS_LABEL, HASH_LABEL
 from tests.stack.deployment import Deployment, free_port
-from tests.stack.test_deployment import search, url
+from tests.stack.test_deployment import search
 
 
 def ids(deployment: Deployment) -> dict[str, str]:
@@ -20,7 +20,7 @@ def ids(deployment: Deployment) -> dict[str, str]:
 def works(deployment: Deployment) -> None:
     deployment.make("up")
     deployment.make("status")
-    assert search(url(deployment))
+    assert search(deployment.url)
 
 
 def test_it_says_that_it_is_not_pulumi(rehearsed: Deployment) -> None:
@@ -149,8 +149,8 @@ def picture(deployment: Deployment) -> dict[str, Any]:
 
 @pytest.mark.engine
 def test_the_engine_takes_over_with_all_data_and_makes_the_very_same(rehearsed: Deployment) -> None:
-    rehearsed.client_day(url(rehearsed), megabytes=5)
-    experiments, before, secrets = search(url(rehearsed)), picture(rehearsed), rehearsed.credentials()
+    rehearsed.client_day(rehearsed.url, megabytes=5)
+    experiments, before, secrets = search(rehearsed.url), picture(rehearsed), rehearsed.credentials()
     assert len(before) > 20
     rehearsed.environment["REHEARSAL"] = "0"
     said = rehearsed.make("up")
@@ -159,6 +159,6 @@ def test_the_engine_takes_over_with_all_data_and_makes_the_very_same(rehearsed: 
     assert "now holds 5 generated secrets, encrypted" in said.stderr
     assert picture(rehearsed) == before
     assert rehearsed.credentials() == secrets
-    assert search(url(rehearsed)) == experiments
+    assert search(rehearsed.url) == experiments
     assert not rehearsed.passwords.path.exists()
     rehearsed.pulumi("preview", "--expect-no-changes")

@@ -7,10 +7,6 @@ from tests.stack.deployment import Deployment
 from tests.stack.probes import HASHES, REWRITE, with_s3
 
 
-def url(deployment: Deployment) -> str:
-    return deployment.make("url").stdout.strip()
-
-
 def hashes(deployment: Deployment) -> list[str]:
     """Return every artifact with its SHA-256, read from the store that the server uses."""
     code, said = with_s3(deployment, HASHES)
@@ -26,7 +22,7 @@ def written_again(deployment: Deployment) -> list[str]:
 
 
 def test_a_client_has_a_day_on_seaweedfs(seaweedfs: Deployment) -> None:
-    assert "600 MB up" in seaweedfs.client_day(url(seaweedfs), megabytes=600)
+    assert "600 MB up" in seaweedfs.client_day(seaweedfs.url, megabytes=600)
     assert seaweedfs.inspect("seaweedfs")["RestartCount"] == 0
 
 
@@ -45,7 +41,7 @@ def test_nobody_on_the_network_makes_himself_an_administrator(seaweedfs: Deploym
 
 @pytest.mark.minio
 def test_artifacts_move_to_minio_and_back_and_none_is_changed(seaweedfs: Deployment) -> None:
-    seaweedfs.client_day(url(seaweedfs), megabytes=5)
+    seaweedfs.client_day(seaweedfs.url, megabytes=5)
     before = written_again(seaweedfs)
     for old, new in (("seaweedfs", "minio"), ("minio", "seaweedfs")):
         seaweedfs.set("objectStore", {"kind": new, "memoryMb": 1024})
