@@ -1,6 +1,6 @@
 # The one door. `make` lists what there is; every recipe hands over to a script that can be read.
 STACK ?= dev
-export STACK YES CONFIRM ARGS SERVICE FROM DRY_RUN COPY JSON
+export STACK YES CONFIRM ARGS SERVICE FROM DRY_RUN SAFETY COPY JSON
 
 RUN := @sh operations/bootstrap.sh
 

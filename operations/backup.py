@@ -26,6 +26,8 @@ from mlflow.store.db.utils import _get_alembic_config
 ScriptDirectory.from_config(_get_alembic_config("sqlite://")).get_revision(sys.argv[1])
 """
 """Run in the MLflow image: fails where its MLflow is older than a database of that revision."""
+UNKNOWN_REVISION = "Can't locate revision"
+"""Alembic's words."""
 
 
 def backup(stack: Stack) -> None:
@@ -77,8 +79,16 @@ def _through(words: str) -> None:
 
 
 def restore(stack: Stack) -> None:
-    """Put the backup `FROM=` (latest, or its id) in the place of what is there. With `DRY_RUN=1`, only say so."""
+    """Put the backup `FROM=` (latest, or its id) in the place of what is there. With `DRY_RUN=1`, only say so.
+
+    `SAFETY=0` spares the backup of what is there, where that cannot be read any more.
+    """
     _require_container(stack)
+    if preflight.restore_at_work(stack.daemon, stack.name):
+        raise StopError(
+            f"another restore of {stack.name} is at work; wait for it: "
+            f"docker logs -f {names.physical(stack.name, names.RESTORE)}"
+        )
     wanted = os.environ.get("FROM")
     if not wanted:
         raise StopError("which backup?\n  type: make restore FROM=latest, or FROM=<id> of make backups")
@@ -87,11 +97,11 @@ def restore(stack: Stack) -> None:
     say(f"backup {plan['id'][:8]} of {plan['stack']}, taken {plan['taken_at'][:19]} with MLflow {version}:")
     say(f"  {plan['summary']}")
     _refuse(stack, plan)
-    used = plan["runs_now"] > 0
+    used, safety = plan["used"], os.environ.get("SAFETY") != "0"
     if os.environ.get("DRY_RUN") == "1":
         say(
             "a restore would "
-            + ("take a backup of what is there now, " if used else "")
+            + ("take a backup of what is there now, " if used and safety else "")
             + "stop the server, bring the artifacts back, put the database in the place of the one that is there "
             "(which is kept beside it), migrate it, and start the server; nothing was changed"
         )
@@ -99,8 +109,8 @@ def restore(stack: Stack) -> None:
     if used:
         question = f"This puts the backup in the place of what {stack.name} has now."
         require_name(stack.name, question, verb=f"restore FROM={plan['id'][:8]}")
-        say("first, a backup of what is there now")
-        _in_container(stack, "safety")
+        if safety:
+            _secure(stack)
     server = names.physical(stack.name, "server")
     say("stopping the server")
     stack.daemon.stop(server)
@@ -108,18 +118,32 @@ def restore(stack: Stack) -> None:
     try:
         code = _run_restorer(stack, plan["id"])
     finally:
-        if code != 0:
+        # Where only its client ended, a restore goes on, and what anybody wrote meanwhile would be lost.
+        if code != 0 and not preflight.restore_at_work(stack.daemon, stack.name):
             stack.daemon.start(server)
             say("the server was started again")
     if code:
         raise StopError(
             f"the restore of {stack.name} did not complete; the reason is above, after 'error:'\n"
-            f"  the database is as it was; mend the cause, then type: make restore STACK={stack.name} "
-            f"FROM={plan['id'][:8]} CONFIRM={stack.name}"
+            "  the database is as it was; artifacts that differ may be the backup's already, and what they were is\n"
+            "  in the bucket, under before_restore_...\n"
+            f"  mend the cause, then type: make restore STACK={stack.name} FROM={plan['id'][:8]} CONFIRM={stack.name}"
         )
     _start(stack)
     say(f"\n{stack.name} has been restored from backup {plan['id'][:8]}")
     answer(stack.settings.route.url)
+
+
+def _secure(stack: Stack) -> None:
+    """Take a backup of what is there before it is replaced; raise `StopError` saying how to go on without."""
+    say("first, a backup of what is there now")
+    try:
+        _in_container(stack, "safety")
+    except StopError as error:
+        raise StopError(
+            f"{error}\n  nothing was changed; where what is there is too damaged for a backup, the same with SAFETY=0: "
+            "the database stays in a schema of its own even so"
+        ) from None
 
 
 def _refuse(stack: Stack, plan: dict[str, Any]) -> None:
@@ -157,7 +181,14 @@ def _knows(stack: Stack, revision: str) -> bool:
             "Tmpfs": {"/tmp": "size=64m,mode=1777"},  # noqa: S108 - inside the container
         },
     }
-    return stack.daemon.once(names.physical(stack.name, "revision"), body, lambda _: None) == 0
+    said: list[str] = []
+    code = stack.daemon.once(names.physical(stack.name, "revision"), body, said.append)
+    if code and UNKNOWN_REVISION not in "".join(said):
+        raise StopError(
+            f"whether MLflow's image knows revision {revision} could not be found out; nothing was changed\n"
+            + "".join(said[-5:])
+        )
+    return code == 0
 
 
 def _run_restorer(stack: Stack, snapshot: str) -> int:
@@ -169,8 +200,6 @@ def _run_restorer(stack: Stack, snapshot: str) -> int:
         "PGPASS": f"{SECRETS}/pgpass",
         "RCLONE_CONFIG_STORE_SHARED_CREDENTIALS_FILE": f"{SECRETS}/aws-credentials",
     }
-    if preflight.restore_at_work(stack.daemon, stack.name):
-        raise StopError(f"another restore of {stack.name} is at work; wait for it")
     secrets = names.physical(stack.name, "server-secrets")
     host = found["HostConfig"]
     kept = ("CapDrop", "SecurityOpt", "ReadonlyRootfs", "Tmpfs", "Memory", "MemorySwap", "NanoCpus", "LogConfig")
@@ -246,10 +275,9 @@ def words(settings: BackupSettings, known: dict[str, Any], now: datetime, stack:
     # Of the last two that were due, one may be at work.
     due.get_prev(datetime)
     missed: datetime = due.get_prev(datetime)
-    success = found.get("last_success_timestamp_seconds")
-    # A stack that was down knows of older ones, and takes the next at its time.
-    since = max(success or 0, known.get("scheduled", {}).get("backup", 0))
-    if success and since < missed.timestamp() and not problems:
+    # A stack that was down knows of older ones, and takes the next at its time; a new one waits for its first.
+    since = max(found.get("last_success_timestamp_seconds") or 0, known.get("scheduled", {}).get("backup", 0))
+    if 0 < since < missed.timestamp() and not problems:
         problems.append(f"the last backup is older than two of its times\n  type: make backup STACK={stack}")
     return line, "\n".join(problems) or None
 

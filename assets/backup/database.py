@@ -17,6 +17,8 @@ LOCK_WAIT_SECONDS = 3600
 LOCK_POLL_SECONDS = 5
 DATABASE = "mlflow"
 QUOTE = '"'
+UNUSED_ROWS = {"alembic_version": 1, "alembic_version_auth": 1, "experiments": 1, "users": 1, "workspaces": 1}
+"""What a migration leaves, and the administrator. Counted on MLflow 3.18."""
 
 
 def connect(**options: Any) -> Any:  # noqa: ANN401 - psycopg2 has no types
@@ -74,28 +76,53 @@ def dump(path: Path) -> dict[str, Any]:
     reader = connect()
     reader.set_session(isolation_level="REPEATABLE READ", readonly=True)
     cursor = reader.cursor()
-    cursor.execute("SELECT pg_export_snapshot(), current_setting('server_version'), now()")
-    snapshot, version, now = cursor.fetchone()
+    cursor.execute(
+        "SELECT pg_export_snapshot(), current_setting('server_version'), now(), pg_database_size(current_database())"
+    )
+    snapshot, version, now, database_bytes = cursor.fetchone()
     part = path.with_suffix(".part")
     run(
         *("pg_dump", "--format=custom", "--compress=none", "--no-owner", "--no-privileges", "--schema=public"),
         *(f"--snapshot={snapshot}", f"--file={part}"),
     )
     part.rename(path)
-    found = {"postgres": version.split()[0], "taken_at": now.isoformat(), "rows": _rows(cursor)}
+    found = {
+        "postgres": version.split()[0],
+        "taken_at": now.isoformat(),
+        "database_bytes": database_bytes,
+        "rows": _rows(cursor),
+    }
     cursor.execute("SELECT version_num FROM alembic_version")
     revision = cursor.fetchone()
     reader.close()
     return found | {"schema_revision": revision[0] if revision else ""}
 
 
-def rows() -> dict[str, int]:
-    """Return how many rows every table has; nothing where there is no table."""
+def has_tables() -> bool:
+    """Whether there is any table: in a new stack, before its first migration, there is none."""
     session = connect()
     try:
-        return _rows(session.cursor())
+        return bool(_tables(session.cursor()))
     finally:
         session.close()
+
+
+def used() -> bool:
+    """Whether there is more in it than what MLflow's migration leaves: the default experiment, and the like.
+
+    A look at the first rows of each table, and not a count: one that is damaged further in is no reason to stop.
+    """
+    session = connect()
+    try:
+        cursor = session.cursor()
+        return any(_has_more(cursor, table, UNUSED_ROWS.get(table, 0)) for table in _tables(cursor))
+    finally:
+        session.close()
+
+
+def _has_more(cursor: Any, table: str, rows: int) -> bool:  # noqa: ANN401 - psycopg2 has no types
+    cursor.execute(f"SELECT 1 FROM public.{_quoted(table)} OFFSET %s LIMIT 1", (rows,))  # noqa: S608 - quoted
+    return cursor.fetchone() is not None
 
 
 def size() -> int:
@@ -110,12 +137,16 @@ def size() -> int:
 
 
 def _rows(cursor: Any) -> dict[str, int]:  # noqa: ANN401 - psycopg2 has no types
-    cursor.execute("SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'")
     counts = {}
-    for (table,) in sorted(cursor.fetchall()):
+    for table in _tables(cursor):
         cursor.execute(f"SELECT count(*) FROM public.{_quoted(table)}")  # noqa: S608 - quoted
         counts[table] = cursor.fetchone()[0]
     return counts
+
+
+def _tables(cursor: Any) -> list[str]:  # noqa: ANN401 - psycopg2 has no types
+    cursor.execute("SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'")
+    return sorted(table for (table,) in cursor.fetchall())
 
 
 def load(path: Path, expected: Mapping[str, int], *, keep: str | None = None) -> None:
@@ -125,7 +156,8 @@ def load(path: Path, expected: Mapping[str, int], *, keep: str | None = None) ->
     as it was.
     """
     # Into a file first: a pipe that ends early would be committed as if it were the whole.
-    script = path.with_suffix(".sql")
+    # Not beside the dump: what is there is in the next backup, and one that was killed would leave it.
+    script = Path(os.environ["TMPDIR"]) / "mlflow.sql"
     run("pg_restore", "--schema=public", "--no-owner", "--no-privileges", f"--file={script}", str(path))
     before = f"ALTER SCHEMA public RENAME TO {_quoted(keep)}; CREATE SCHEMA public;\n" if keep else ""
     after = "".join(MUST_HAVE.format(table=_quoted(table), count=count) for table, count in sorted(expected.items()))

@@ -8,6 +8,7 @@ deletes nothing), and what libpq, rclone and restic read.
 """
 
 import atexit
+import hashlib
 import json
 import os
 import random
@@ -30,7 +31,7 @@ import psycopg2
 import repository
 from croniter import croniter
 from manifest import Manifest, damaged, files, indexed, read_index, sha256, write_index
-from shell import Failure, say
+from shell import Failure, killed, say
 
 STAGING = Path(os.environ.get("STAGING", "/staging"))
 CURRENT = STAGING / "current"
@@ -40,6 +41,8 @@ ARTIFACTS, DUMP, MANIFEST, INDEX = "artifacts", "mlflow.dump", "manifest.json", 
 KEYS = Path(os.environ.get("KEYS", "/run/secrets/data-keys"))
 SAMPLE = 50
 """Artifacts that a drill fetches and compares."""
+PLAUSIBLE_PART = 0.5
+"""Of the artifacts, from one backup to the next: fewer were hardly deleted on purpose."""
 DRILL_PARTS = 20
 """Into which the repository's data are divided. A drill reads one, another each week: all of it in 20 weeks."""
 RESERVE_BYTES = 1 << 30
@@ -54,7 +57,10 @@ def backup(*, forget: bool = True) -> None:
         repository.release()
         _empty_temporary()
         (CURRENT / ARTIFACTS).mkdir(parents=True, exist_ok=True)
-        _require_space()
+        in_bucket, new_bytes = objects.surveyed(CURRENT / ARTIFACTS)
+        if forget:
+            _require_plausible(in_bucket)
+        _require_space(new_bytes)
         # The database first: an artifact is there before a run refers to it, so what this dump refers to is copied.
         say("reading the database")
         dump = CURRENT / DUMP
@@ -82,9 +88,11 @@ def backup(*, forget: bool = True) -> None:
             raise Failure("the dump was changed while the artifacts were mirrored; try again")
         summary = repository.snapshot(CURRENT, KEYS, tags=[repository.TAG, *([] if forget else [repository.SAFETY])])
         # Before anything is given up for it.
+        say("checking the repository")
         repository.check()
         database.still_locked(session)
         if forget and os.environ["DELETES"] == "1":
+            say("giving up what the retention gives up")
             repository.forget()
         objects.prune(CURRENT / ARTIFACTS)
         result |= {
@@ -119,9 +127,33 @@ def _require_repository() -> None:
     journal.write("repositories", {target: found or repository.create()})
 
 
-def _require_space() -> None:
+def _require_plausible(in_bucket: int) -> None:
+    """Raise `Failure` where most of what was there is gone: a backup of that would be the latest, and push out others.
+
+    A volume that was lost, or a new host on which nobody has restored yet, is not told from a stack that is well.
+    """
+    stack = os.environ["STACK"]
+    before = len(read_index(CURRENT / INDEX))
+    if in_bucket < before * PLAUSIBLE_PART:
+        raise Failure(
+            f"the bucket has {in_bucket} artifacts, and the backup before had {before}: where are they?\n"
+            f"  to have them back: make restore STACK={stack} FROM=latest\n"
+            f"  if they were deleted on purpose: docker exec mlflow-{stack}-backup rm {CURRENT / INDEX}"
+        )
+    if database.used():
+        return
+    regular = [entry for entry in repository.snapshots() if repository.SAFETY not in entry["tags"]]
+    if regular and (runs := Manifest.read(repository.text(regular[-1]["id"], CURRENT / MANIFEST)).rows.get("runs", 0)):
+        raise Failure(
+            f"nothing was ever logged here, and the newest backup has {runs} runs\n"
+            f"  to have them back: make restore STACK={stack} FROM=latest\n"
+            "  to begin anew: log something; the next backup takes that"
+        )
+
+
+def _require_space(new_bytes: int) -> None:
     """Raise `Failure` where the staging folder, or a target on this host, cannot hold what is to come."""
-    coming = objects.missing_bytes(CURRENT / ARTIFACTS) + database.size()
+    coming = new_bytes + database.size()
     target = Path(os.environ["RESTIC_REPOSITORY"])
     if target.is_absolute() and not _on_one_disk():
         _require_free(target, coming, "what is new in a backup")
@@ -176,7 +208,7 @@ def drill() -> None:
             entries = [entry for entry in read_index(DRILL / INDEX).values() if "\n" not in entry.path]
             # Chosen anew by each backup, and the same for one: a failure can be looked at again.
             sample = random.Random(chosen["id"]).sample(entries, min(SAMPLE, len(entries)))  # noqa: S311
-            coming = sum(entry.size for entry in sample) + 3 * manifest.dump_bytes
+            coming = sum(entry.size for entry in sample) + manifest.restored_bytes
             _require_free(STAGING, coming, "the drill's database and its sample of the artifacts")
             if sample:
                 repository.restore(
@@ -184,7 +216,10 @@ def drill() -> None:
                 )
             if wrong := damaged(DRILL / ARTIFACTS, sample):
                 raise Failure(f"{len(wrong)} of {len(sample)} artifacts are not what was stored, the first {wrong[0]}")
-            say(f"{len(sample)} artifacts are as they were stored; restoring the database")
+            for name, digest in manifest.data_keys.items():
+                if hashlib.sha256(repository.text(chosen["id"], KEYS / name).encode()).hexdigest() != digest:
+                    raise Failure(f"MLflow's {name} is not what was stored; choose another: make backups")
+            say(f"{len(sample)} artifacts and MLflow's keys are as they were stored; restoring the database")
             (DRILL / "postgres").mkdir()
             with database.throw_away(DRILL / "postgres"):
                 database.load(DRILL / DUMP, manifest.rows)
@@ -213,7 +248,6 @@ def plan(wanted: str) -> None:
     chosen = repository.find(wanted)
     manifest = Manifest.read(repository.text(chosen["id"], CURRENT / MANIFEST))
     keys = {path.name: sha256(path) for path in files(KEYS)}
-    now = database.rows()
     found: dict[str, Any] = {
         "id": chosen["id"],
         "stack": manifest.stack,
@@ -223,7 +257,7 @@ def plan(wanted: str) -> None:
         "summary": manifest.summary,
         "other_keys": sorted(name for name, digest in manifest.data_keys.items() if keys.get(name) != digest),
         "encrypted_rows": sum(manifest.rows.get(table, 0) for table in ("secrets", "webhooks")),
-        "runs_now": now.get("runs", 0) + now.get("registered_models", 0) + now.get("trace_info", 0),
+        "used": database.used(),
     }
     print(json.dumps(found))
 
@@ -242,7 +276,7 @@ def restore(wanted: str) -> None:
         _, source = objects.size()
         coming = max(0, claimed.object_bytes - _mirrored()) + max(0, claimed.object_bytes - source)
         _require_free(
-            STAGING, coming + 3 * claimed.dump_bytes, "the artifacts, here and in the store, and the database"
+            STAGING, coming + claimed.restored_bytes, "the artifacts, here and in the store, and the database"
         )
         say(f"fetching {chosen['short_id']} into the staging folder")
         # The mirror becomes what it was then. It is a copy of the bucket, and the next backup mends it.
@@ -258,7 +292,7 @@ def restore(wanted: str) -> None:
         objects.upload(CURRENT / ARTIFACTS, kept=f"before_restore_{stamp}")
         database.still_locked(session)
         say("restoring the database")
-        kept = f"before_restore_{stamp}" if database.rows() else None
+        kept = f"before_restore_{stamp}" if database.has_tables() else None
         database.load(CURRENT / DUMP, manifest.rows, keep=kept)
         say(f"restored {manifest.summary}")
         if kept:
@@ -286,7 +320,9 @@ def schedule() -> None:
         known, now = journal.read(), datetime.now(UTC)
         due = {}
         for verb, expression in expressions.items():
-            ends = (known.get(verb, {}).get("last_end_timestamp_seconds"), attempted.get(verb))
+            # One that was never taken is missed, too, from when somebody wanted it.
+            since = known.get(verb, {}).get("last_end_timestamp_seconds") or known.get("scheduled", {}).get(verb)
+            ends = (since, attempted.get(verb))
             due[verb] = next_due(expression, now, max((end for end in ends if end), default=None))
         verb = min(due, key=lambda name: due[name])
         say(f"the next {verb} is at {due[verb]:%Y-%m-%d %H:%M} UTC")
@@ -302,7 +338,7 @@ def schedule() -> None:
         if code:
             say(f"the {verb} failed; see above")
         if code < 0:
-            journal.failed(verb, f"it was killed by signal {-code}; out of memory, perhaps (mlflow:backup.memoryMb)")
+            journal.failed(verb, f"it {killed(code)}")
 
 
 def recall() -> None:

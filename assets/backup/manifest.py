@@ -37,6 +37,8 @@ class Manifest:
     postgres: str
     rows: Mapping[str, int]
     """Of every table."""
+    database_bytes: int = 0
+    """On disk, with its indexes; 0 where a backup did not tell yet."""
     objects: int
     object_bytes: int
     dump_bytes: int
@@ -57,9 +59,15 @@ class Manifest:
                     f"this backup is of format {values['format']}, written by a newer version of this project; "
                     f"this one reads up to {FORMAT}\n  check out the version that wrote it, then make up and restore"
                 )
-            return cls(**{field.name: values[field.name] for field in fields(cls)})
+            return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
         except (ValueError, KeyError, TypeError) as error:
             raise Failure(f"this backup's manifest cannot be read: {error!r}; choose another: make backups") from None
+
+    @property
+    def restored_bytes(self) -> int:
+        """What the dump, its statements and the database that comes of them take at most."""
+        # Where a backup did not tell: as much for the indexes as for the rows.
+        return 2 * self.dump_bytes + (self.database_bytes or 2 * self.dump_bytes)
 
     def written(self) -> str:
         """Return the manifest as text."""

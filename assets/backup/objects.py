@@ -22,16 +22,18 @@ def size() -> tuple[int, int]:
     return found["count"], found["bytes"]
 
 
-def missing_bytes(folder: Path) -> int:
-    """Return the bytes of artifacts that `folder` does not have, or has in another size."""
+def surveyed(folder: Path) -> tuple[int, int]:
+    """Return the number of artifacts, and the bytes of those that `folder` does not have, or has in another size."""
     listed = run("rclone", "lsf", "--recursive", "--files-only", "--format=sp", "--separator=/", *COMMON, _remote())
-    missing = 0
-    for line in listed.splitlines():
+    count = missing = 0
+    # At these only: a name may hold what Python takes for the end of a line.
+    for line in filter(None, listed.split("\n")):
+        count += 1
         size_text, _, path = line.partition("/")
         local = folder / path
         if not local.is_file() or local.stat().st_size != int(size_text):
             missing += int(size_text)
-    return missing
+    return count, missing
 
 
 def mirror(folder: Path) -> None:
@@ -60,8 +62,10 @@ def upload(folder: Path, kept: str) -> None:
         show(
             "rclone", "copy", "--ignore-times", f"--files-from-raw={differing}", *aside, *COMMON, str(folder), _remote()
         )
-    if left := _differing(folder, differing):
-        raise Failure(f"{len(left)} artifacts differ after they were copied, the first of them {left[0]}; try again")
+        if left := _differing(folder, differing):
+            raise Failure(
+                f"{len(left)} artifacts differ after they were copied, the first of them {left[0]}; try again"
+            )
     differing.unlink()
 
 
@@ -81,4 +85,4 @@ def _differing(folder: Path, report: Path) -> list[str]:
         if not report.read_text():
             raise
     missing.unlink()
-    return report.read_text().splitlines()
+    return list(filter(None, report.read_text().split("\n")))

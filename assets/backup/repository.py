@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from shell import Failure, say
+from shell import Failure, killed, say, show
 
 DAMAGED, NO_REPOSITORY, LOCKED, WRONG_PASSWORD = 1, 10, 11, 12
 """Exit codes of restic."""
@@ -54,7 +54,7 @@ def _explained(verb: str, code: int, words: str) -> str:
         )
     if code == LOCKED:
         return f"{where} is locked by another restic; one repository is for one stack\n{last}"
-    return f"restic {verb} failed with exit code {code} at {where}\n{last}"
+    return f"restic {verb} {killed(code)} at {where}\n{last}"
 
 
 def require_reachable() -> None:
@@ -135,7 +135,8 @@ def snapshot(folder: Path, *others: Path, tags: Sequence[str]) -> dict[str, Any]
 def forget() -> None:
     """Keep what the retention says, and every one of the last two days; free what nothing needs any more."""
     keep = [f"--keep-{period}={os.environ[f'KEEP_{period.upper()}']}" for period in ("daily", "weekly", "monthly")]
-    _restic("forget", "--quiet", f"--tag={TAG}", "--group-by=host", "--keep-within=2d", *keep, "--prune")
+    # By tags, too: one that was taken before a restore is nobody's last of a day.
+    _restic("forget", "--quiet", f"--tag={TAG}", "--group-by=host,tags", "--keep-within=2d", *keep, "--prune")
 
 
 def check(*options: str) -> None:
@@ -181,14 +182,14 @@ def text(snapshot_id: str, path: Path) -> str:
 
 def restore(snapshot_id: str, folder: Path, target: Path, *, only: list[str] | None = None) -> None:
     """Make `target` what `folder` was, or only some paths of it. What is there and the same is not written again."""
-    command = ["restore", "--quiet", f"{snapshot_id}:{folder}", f"--target={target}"]
+    command = ["restore", f"{snapshot_id}:{folder}", f"--target={target}"]
     if only is None:
         command.append("--delete")
     else:
         chosen = target.parent / f"{target.name}.chosen"
         chosen.write_text("".join(f"{_escaped(path)}\n" for path in only))
         command.append(f"--include-file={chosen}")
-    _restic(*command)
+    show("restic", *command)
 
 
 def _escaped(path: str) -> str:

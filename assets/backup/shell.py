@@ -39,4 +39,11 @@ def show(*command: str) -> None:
 
 def _failed(command: Sequence[str], code: int, words: str) -> str:
     last = "\n".join(f"    {line}" for line in words.strip().splitlines()[-LAST_LINES:])
-    return f"{command[0]} {command[1] if len(command) > 1 else ''} failed with exit code {code}\n{last}"
+    return f"{command[0]} {command[1] if len(command) > 1 else ''} {killed(code)}\n{last}"
+
+
+def killed(code: int) -> str:
+    """Say how a program ended that did not succeed."""
+    if code < 0:
+        return f"was killed by signal {-code}; out of memory, perhaps (mlflow:backup.memoryMb)"
+    return f"failed with exit code {code}"
