@@ -1,11 +1,11 @@
 # The one door. `make` lists what there is; every recipe hands over to a script that can be read.
 STACK ?= dev
-export STACK YES CONFIRM ARGS SERVICE FROM DRY_RUN SAFETY COPY JSON
+export STACK YES CONFIRM ARGS SERVICE FROM OLDER_THAN DRY_RUN SAFETY COPY JSON
 
 RUN := @sh operations/bootstrap.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help up preview drift down destroy status logs open url images env client password scrape doctor backup backups restore drill pin test docs lock
+.PHONY: help up preview drift down destroy status logs open url images env client password scrape doctor backup backups restore drill gc pin test docs lock
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -67,6 +67,9 @@ restore: ## put a backup in the place of what is there: FROM=latest or an id; DR
 
 drill: ## prove that the newest backup can be restored
 	$(RUN) drill
+
+gc: ## delete for ever what users deleted OLDER_THAN=30d ago; asks for the stack's name
+	$(RUN) gc
 
 pin: ## look up the digests of the images that have none
 	$(RUN) pin

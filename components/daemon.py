@@ -7,7 +7,7 @@ a preview never needs the daemon for anything but the provider's own greeting.
 import json
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,10 +139,17 @@ class Daemon:
         except RequestException as error:
             return 124, f"no answer within {REQUEST_TIMEOUT_SECONDS} s ({error.__class__.__name__})"
 
-    def show(self, container: str, command: list[str], tell: Callable[[str], None]) -> int:
+    def show(
+        self,
+        container: str,
+        command: list[str],
+        tell: Callable[[str], None],
+        *,
+        environment: Mapping[str, str] | None = None,
+    ) -> int:
         """Run a command in a container for as long as it takes; hand on what it prints, and return its exit code."""
         with closing(self._connected(None)) as api:
-            created = api.exec_create(container, command)
+            created = api.exec_create(container, command, environment=dict(environment or {}))
             for chunk in api.exec_start(created["Id"], stream=True):
                 tell(chunk.decode(errors="replace"))
             code: int | None = api.exec_inspect(created["Id"])["ExitCode"]

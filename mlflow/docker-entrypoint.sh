@@ -1,5 +1,5 @@
 #!/bin/bash
-# Starts one role of the MLflow image: server | migrate | verify-data-keys, or any other command as it is.
+# Starts one role of the MLflow image: server | migrate | verify-data-keys | gc, or any other command as it is.
 # Secrets come as files in /run/secrets. Only what MLflow cannot read from a file becomes an environment variable,
 # of the process that is exec'ed last and of no other.
 set -Eeuo pipefail
@@ -101,6 +101,12 @@ _main() {
         use_data_keys
         # Waits for a backup here, where the old server still runs, and not in the migration, where it does not.
         exec python /opt/mlflow-stack/locked.py verify-data-keys python /opt/mlflow-stack/verify_data_keys.py
+        ;;
+    gc)
+        # Beside the server, which deletes the artifacts; with the age in the spelling of mlflow gc.
+        use_pgpass
+        exec python /opt/mlflow-stack/locked.py gc mlflow gc --backend-store-uri "$MLFLOW_BACKEND_STORE_URI" \
+            --older-than "$2"
         ;;
     *)
         exec "$@"

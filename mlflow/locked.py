@@ -36,7 +36,7 @@ def main(name: str, command: list[str]) -> int:
         cursor.execute(HOLDER, (LOCK >> 32, LOCK & 0xFFFF_FFFF))
         holder = cursor.fetchone()[0]
         if time.monotonic() > deadline:
-            print(f"{name}: {holder} is still at work; run `make up` again once it has ended", file=sys.stderr)
+            print(f"{name}: {holder} is still at work; try again once it has ended", file=sys.stderr)
             return os.EX_TEMPFAIL
         print(f"{name}: waiting for {holder}, which is at work", file=sys.stderr)
         time.sleep(POLL_SECONDS)

@@ -4,7 +4,7 @@ import os
 import sys
 
 from components.daemon import UNREACHABLE
-from operations import backup, deploy, look, pin, status
+from operations import backup, deploy, garbage, look, pin, status
 from operations.checkout import Stack
 from operations.console import StopError, say
 
@@ -29,6 +29,7 @@ VERBS = {
     "backups": backup.backups,
     "restore": backup.restore,
     "drill": backup.drill,
+    "gc": garbage.gc,
 }
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -13,7 +12,7 @@ from components import names
 from components.backup import BackupSettings
 from operations import deploy, preflight
 from operations.checkout import Stack
-from operations.console import StopError, answer, require_name, say
+from operations.console import StopError, answer, require_name, say, through
 
 PROGRAM = ("python3", "/run/config/main.py")
 JOURNAL = "/staging/journal.json"
@@ -61,7 +60,7 @@ def _require_container(stack: Stack) -> None:
 def _in_container(stack: Stack, verb: str) -> None:
     """Run a verb of the backup's program; raise `StopError` where it fails."""
     _require_container(stack)
-    if stack.daemon.show(names.physical(stack.name, "backup"), [*PROGRAM, verb], _through):
+    if stack.daemon.show(names.physical(stack.name, "backup"), [*PROGRAM, verb], through):
         raise StopError(f"the {verb} of {stack.name} did not succeed; the reason is above, after 'error:'")
 
 
@@ -71,11 +70,6 @@ def _told(stack: Stack, *arguments: str) -> str:
     if stack.daemon.show(names.physical(stack.name, "backup"), [*PROGRAM, *arguments], printed.append):
         raise StopError("".join(printed).strip().removeprefix("error: "))
     return "".join(printed).strip()
-
-
-def _through(words: str) -> None:
-    sys.stderr.write(words)
-    sys.stderr.flush()
 
 
 def restore(stack: Stack) -> None:
@@ -215,7 +209,7 @@ def _run_restorer(stack: Stack, snapshot: str) -> int:
         },
     }
     networks = list(found["NetworkSettings"]["Networks"])
-    return stack.daemon.once(names.physical(stack.name, names.RESTORE), body, _through, networks=networks)
+    return stack.daemon.once(names.physical(stack.name, names.RESTORE), body, through, networks=networks)
 
 
 def _start(stack: Stack) -> None:

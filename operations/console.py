@@ -46,3 +46,9 @@ def require_name(stack: str, question: str, verb: str = "destroy") -> None:
         if given:
             question = f"CONFIRM={given} is not the name of this stack, {stack}. {question}"
         raise StopError(f"{question}\n  nothing was deleted; to go on, type: make {verb} STACK={stack} CONFIRM={stack}")
+
+
+def through(words: str) -> None:
+    """Hand on what a container prints, as it comes."""
+    sys.stderr.write(words)
+    sys.stderr.flush()

@@ -71,7 +71,7 @@ def env(stack: Stack) -> None:
 def password(stack: Stack) -> None:
     """Print the generated password with which a client is let in, or a person into `SERVICE=grafana`; nothing else."""
     if os.environ.get("SERVICE") == "grafana":
-        if "grafanaPassword" not in (known := _credentials(stack)):
+        if "grafanaPassword" not in (known := credentials(stack)):
             raise StopError(f"{stack.name} has no Grafana (mlflow:monitoring.grafanaPort)")
         answer(known["grafanaPassword"])
         return
@@ -83,7 +83,7 @@ def password(stack: Stack) -> None:
     if not route.by_password and not route.by_mlflow:
         raise StopError(f"{stack.name} asks nobody who he is (mlflow:authentication)")
     key = "adminPassword" if route.by_mlflow else "clientPassword"
-    if key not in (known := _credentials(stack)):
+    if key not in (known := credentials(stack)):
         raise StopError(
             f"{stack.name} has no {key} yet: mlflow:authentication was changed, and not deployed\n"
             f"  type: make up STACK={stack.name}"
@@ -107,7 +107,7 @@ def scrape(stack: Stack) -> None:
     answer(found.rstrip())
 
 
-def _credentials(stack: Stack) -> dict[str, str]:
+def credentials(stack: Stack) -> dict[str, str]:
     """Return every credential in clear, by its key; raise `StopError` where they cannot be had."""
     if rehearse.owns(stack):
         return rehearse.credentials(stack)

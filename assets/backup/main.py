@@ -57,10 +57,10 @@ def backup(*, forget: bool = True) -> None:
         repository.release()
         _empty_temporary()
         (CURRENT / ARTIFACTS).mkdir(parents=True, exist_ok=True)
-        in_bucket, new_bytes = objects.surveyed(CURRENT / ARTIFACTS)
+        survey = objects.surveyed(CURRENT / ARTIFACTS)
         if forget:
-            _require_plausible(in_bucket)
-        _require_space(new_bytes)
+            _require_plausible(survey.count)
+        _require_space(survey.missing_bytes)
         # The database first: an artifact is there before a run refers to it, so what this dump refers to is copied.
         say("reading the database")
         dump = CURRENT / DUMP
@@ -94,7 +94,7 @@ def backup(*, forget: bool = True) -> None:
         if forget and os.environ["DELETES"] == "1":
             say("giving up what the retention gives up")
             repository.forget()
-        objects.prune(CURRENT / ARTIFACTS)
+        objects.prune(CURRENT / ARTIFACTS, survey.gone)
         result |= {
             "snapshot": summary["snapshot_id"],
             "source_bytes": manifest.object_bytes + manifest.dump_bytes,
@@ -318,12 +318,10 @@ def schedule() -> None:
     attempted: dict[str, float] = {}
     while True:
         known, now = journal.read(), datetime.now(UTC)
-        due = {}
-        for verb, expression in expressions.items():
-            # One that was never taken is missed, too, from when somebody wanted it.
-            since = known.get(verb, {}).get("last_end_timestamp_seconds") or known.get("scheduled", {}).get(verb)
-            ends = (since, attempted.get(verb))
-            due[verb] = next_due(expression, now, max((end for end in ends if end), default=None))
+        due = {
+            verb: next_due(expression, now, _counted_from(verb, known, attempted))
+            for verb, expression in expressions.items()
+        }
         verb = min(due, key=lambda name: due[name])
         say(f"the next {verb} is at {due[verb]:%Y-%m-%d %H:%M} UTC")
         while (left := due[verb].timestamp() - time.time()) > 0:
@@ -377,6 +375,12 @@ def recall() -> None:
 
 def _unix(moment: str) -> float:
     return datetime.fromisoformat(moment).timestamp()
+
+
+def _counted_from(verb: str, known: dict[str, Any], attempted: dict[str, float]) -> float | None:
+    """Return when the last run ended, or somebody began to want one, in Unix time: what was due since is missed."""
+    since = known.get(verb, {}).get("last_end_timestamp_seconds") or known.get("scheduled", {}).get(verb)
+    return max((moment for moment in (since, attempted.get(verb)) if moment), default=None)
 
 
 def next_due(expression: str, now: datetime, last_end: float | None) -> datetime:

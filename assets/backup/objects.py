@@ -1,9 +1,13 @@
 """The artifacts: copied from the object store into the staging folder, and back. All of it by rclone."""
 
+import itertools
 import json
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from manifest import files
 from shell import Failure, run, say, show
 
 PREFIX = "artifacts"
@@ -22,18 +26,30 @@ def size() -> tuple[int, int]:
     return found["count"], found["bytes"]
 
 
-def surveyed(folder: Path) -> tuple[int, int]:
-    """Return the number of artifacts, and the bytes of those that `folder` does not have, or has in another size."""
+@dataclass(frozen=True)
+class Survey:
+    """The bucket beside its mirror, before anything is copied."""
+
+    count: int
+    """Of the artifacts in the bucket."""
+    missing_bytes: int
+    """Of those that the mirror does not have, or has in another size."""
+    gone: Sequence[Path]
+    """What the mirror has of those that are in the bucket no more."""
+
+
+def surveyed(folder: Path) -> Survey:
+    """Compare the bucket with its mirror in `folder`, by names and sizes."""
     listed = run("rclone", "lsf", "--recursive", "--files-only", "--format=sp", "--separator=/", *COMMON, _remote())
+    mirrored = {path: path.stat().st_size for path in files(folder)}
     count = missing = 0
     # At these only: a name may hold what Python takes for the end of a line.
     for line in filter(None, listed.split("\n")):
-        count += 1
         size_text, _, path = line.partition("/")
-        local = folder / path
-        if not local.is_file() or local.stat().st_size != int(size_text):
+        count += 1
+        if mirrored.pop(folder / path, None) != int(size_text):
             missing += int(size_text)
-    return count, missing
+    return Survey(count, missing, list(mirrored))
 
 
 def mirror(folder: Path) -> None:
@@ -43,9 +59,15 @@ def mirror(folder: Path) -> None:
     show("rclone", "copy", "--use-server-modtime", *COMMON, *PROGRESS, _remote(), str(folder))
 
 
-def prune(folder: Path) -> None:
-    """Delete from `folder` what is in the bucket no more. Call it when a snapshot has it."""
-    run("rclone", "sync", "--use-server-modtime", *COMMON, _remote(), str(folder))
+def prune(folder: Path, gone: Sequence[Path]) -> None:
+    """Delete what is `gone` from the mirror in `folder`. Call it when a snapshot has it."""
+    for path in gone:
+        path.unlink(missing_ok=True)
+        # An artifact may have the name of a folder that there was.
+        for parent in itertools.takewhile(lambda parent: parent != folder, path.parents):
+            if any(parent.iterdir()):
+                break
+            parent.rmdir()
 
 
 def upload(folder: Path, kept: str) -> None:

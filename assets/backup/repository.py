@@ -203,4 +203,7 @@ def _escaped(path: str) -> str:
 
 def stored_bytes() -> int:
     """Return the size of the repository."""
+    folder = Path(os.environ["RESTIC_REPOSITORY"])
+    if folder.is_absolute():
+        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return int(json.loads(_restic("stats", "--json", "--no-lock", "--mode=raw-data"))["total_size"])

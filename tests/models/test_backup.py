@@ -1,10 +1,13 @@
 """The rules of the backup that need no deployment: its manifest, its list of artifacts, what is said of it."""
 
 import importlib
+import json
 import os
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +25,7 @@ repository: Any = importlib.import_module("repository")
 journals: Any = importlib.import_module("journal")
 program: Any = importlib.import_module("main")
 database: Any = importlib.import_module("database")
+objects: Any = importlib.import_module("objects")
 NOW = datetime(2026, 5, 6, 12, tzinfo=UTC)
 
 
@@ -254,6 +258,78 @@ def test_where_there_is_nothing_to_learn_the_schedule_begins(
     assert journal.read() == {}
 
 
+# --- what is no backup ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A staging folder after a backup of ten artifacts and seven runs."""
+    monkeypatch.setenv("STACK", "prod")
+    monkeypatch.setattr(program, "CURRENT", tmp_path)
+    manifests.write_index(tmp_path / "index.jsonl", [manifests.Entry(str(n), 1, 1, "s") for n in range(10)])
+    monkeypatch.setattr(repository, "snapshots", lambda: [{"id": "0a", "tags": ["mlflow"]}])
+    monkeypatch.setattr(repository, "text", lambda *_: a_manifest().written())
+
+
+@pytest.mark.usefixtures("staged")
+def test_a_bucket_that_lost_most_of_its_artifacts_is_no_backup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "used", lambda: True)
+    program._require_plausible(5)
+    with pytest.raises(shell.Failure, match="has 4 artifacts, and the backup before had 10") as told:
+        program._require_plausible(4)
+    assert "make restore STACK=prod FROM=latest" in str(told.value)
+    assert "docker exec mlflow-prod-backup rm" in str(told.value)
+
+
+@pytest.mark.usefixtures("staged")
+def test_a_stack_in_which_nothing_was_ever_logged_is_no_backup_where_there_are_better(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(database, "used", lambda: False)
+    with pytest.raises(shell.Failure, match="nothing was ever logged here, and the newest backup has 7 runs"):
+        program._require_plausible(10)
+    monkeypatch.setattr(repository, "snapshots", list)
+    program._require_plausible(10)
+
+
+def test_an_artifacts_name_may_hold_what_ends_a_line_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").write_text("abc")
+    listed = "3/here\n5/a\u2028b\x85c\n"
+    monkeypatch.setattr(objects, "run", lambda *_: listed)
+    monkeypatch.setenv("BUCKET", "mlflow")
+    survey = objects.surveyed(tmp_path)
+    assert (survey.count, survey.missing_bytes, survey.gone) == (2, 5, [])
+
+
+def test_the_mirror_gives_up_what_the_bucket_had_lost_before_the_snapshot_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUCKET", "mlflow")
+    for name in ("kept", "changed", "gone/deep/one", "half/gone", "half/kept"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("abc")
+    monkeypatch.setattr(objects, "run", lambda *_: "3/kept\n4/changed\n3/half/kept\n9/new\n")
+    survey = objects.surveyed(tmp_path)
+    assert (survey.count, survey.missing_bytes) == (4, 13)
+    # Came while it was mirrored, after the bucket had been asked.
+    (tmp_path / "later").write_text("abc")
+    objects.prune(tmp_path, survey.gone)
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+    assert left == ["changed", "half", "half/kept", "kept", "later"]
+
+
+def test_what_a_restore_takes_is_known_of_backups_that_did_not_tell() -> None:
+    old = json.loads(a_manifest(dump_bytes=10).written())
+    del old["database_bytes"]
+    assert manifests.Manifest.read(json.dumps(old)).restored_bytes == 40
+    assert a_manifest(dump_bytes=10, database_bytes=35).restored_bytes == 55
+
+
+def test_a_program_that_was_killed_is_said_to_have_been() -> None:
+    with pytest.raises(shell.Failure, match="was killed by signal 9; out of memory, perhaps"):
+        shell.run("sh", "-c", "kill -9 $$")
+
+
 def test_a_tables_name_is_quoted() -> None:
     assert database._quoted('a"b') == '"a""b"'
 
@@ -292,6 +368,22 @@ def test_a_target_on_the_disk_of_the_data_is_warned_of() -> None:
 def test_a_backup_that_is_too_old_is_a_problem(hours: float, wrong: bool) -> None:  # noqa: FBT001
     # At noon, of 03:17 each day: the last two times were 8.7 and 32.7 hours ago.
     assert bool(backup.words(BackupSettings(), {"backup": entry(hours)}, NOW, "prod")[1]) is wrong
+
+
+@pytest.mark.parametrize(("hours", "wrong"), [(32, False), (33, True)])
+def test_a_first_backup_that_was_never_taken_is_a_problem(hours: float, wrong: bool) -> None:  # noqa: FBT001
+    known = {"scheduled": {"backup": NOW.timestamp() - hours * 3600}}
+    assert bool(backup.words(BackupSettings(), known, NOW, "prod")[1]) is wrong
+
+
+def test_a_first_backup_that_was_missed_is_made_up_for() -> None:
+    # Wanted at two in the morning, due at 03:17, and it is noon.
+    known = {"scheduled": {"backup": NOW.timestamp() - 10 * 3600}}
+    assert program.next_due("17 3 * * *", NOW, program._counted_from("backup", known, {})) == NOW
+    # Not again and again, where it ends without a word.
+    attempted = {"backup": NOW.timestamp() - 60}
+    assert program.next_due("17 3 * * *", NOW, program._counted_from("backup", known, attempted)) > NOW
+    assert program._counted_from("backup", {}, {}) is None
 
 
 def test_a_stack_that_was_down_is_not_behind_its_schedule() -> None:
@@ -346,3 +438,97 @@ def test_another_key_is_no_matter_where_nothing_was_encrypted_under_it(monkeypat
     monkeypatch.setattr(backup, "_knows", lambda *_: True)
     stack: Any = AStack()
     backup._refuse(stack, a_plan(other_keys=["crypto-kek-passphrase"]))
+
+
+# --- what happens around a restore ---------------------------------------------------------------------------------
+
+
+class ADaemon:
+    """Knows whether a restore runs, and notes what is done to the server."""
+
+    def __init__(self, *, at_work: bool) -> None:
+        self.at_work = at_work
+        self.done: list[str] = []
+
+    def inspect(self, _: str) -> dict[str, Any]:
+        return {"State": {"Running": self.at_work}}
+
+    def stop(self, name: str) -> None:
+        self.done.append(f"stop {name}")
+
+    def start(self, name: str) -> None:
+        self.done.append(f"start {name}")
+
+
+@pytest.fixture
+def restorable(monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 - a stack, as far as a restore asks for one
+    """A stack that is used, and a backup of it."""
+    stack: Any = AStack()
+    stack.daemon = ADaemon(at_work=False)
+    plan = a_plan(id="0123456789", taken_at="2026-05-06T03:17:00", summary="7 runs", used=True)
+    monkeypatch.setenv("FROM", "latest")
+    monkeypatch.setenv("CONFIRM", "prod")
+    monkeypatch.setattr(backup, "_require_container", lambda _: None)
+    monkeypatch.setattr(backup, "_told", lambda *_: json.dumps(plan))
+    monkeypatch.setattr(backup, "_knows", lambda *_: True)
+    return stack
+
+
+def fails(*_: object) -> int:
+    raise StopError("the safety of prod did not succeed")
+
+
+def test_a_restore_beside_another_touches_nothing(restorable: Any) -> None:  # noqa: ANN401
+    restorable.daemon.at_work = True
+    with pytest.raises(StopError, match="another restore of prod is at work; wait for it: docker logs -f mlflow-prod"):
+        backup.restore(restorable)
+    assert restorable.daemon.done == []
+
+
+def test_the_server_is_not_started_under_a_restore_that_goes_on_without_its_client(
+    restorable: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def cut_off(*_: object) -> int:
+        restorable.daemon.at_work = True
+        raise ConnectionError
+
+    monkeypatch.setattr(backup, "_secure", lambda _: None)
+    monkeypatch.setattr(backup, "_run_restorer", cut_off)
+    with pytest.raises(ConnectionError):
+        backup.restore(restorable)
+    assert restorable.daemon.done == ["stop mlflow-prod-server"]
+
+
+def test_what_is_too_damaged_for_a_backup_can_be_restored_over_all_the_same(
+    restorable: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backup, "_in_container", fails)
+    monkeypatch.setattr(backup, "_run_restorer", lambda *_: 1)
+    with pytest.raises(StopError, match="the same with SAFETY=0"):
+        backup.restore(restorable)
+    assert restorable.daemon.done == []
+    monkeypatch.setenv("SAFETY", "0")
+    with pytest.raises(StopError, match="did not complete"):
+        backup.restore(restorable)
+    assert restorable.daemon.done == ["stop mlflow-prod-server", "start mlflow-prod-server"]
+
+
+def test_a_revision_that_could_not_be_looked_up_is_not_said_to_be_newer() -> None:
+    stack: Any = AStack()
+    stack.daemon = ADaemon(at_work=False)
+    stack.daemon.api = SimpleNamespace(inspect_container=lambda _: {"Image": "sha256:0"})
+
+    def says(words: str) -> Callable[..., int]:
+        def once(_name: str, _body: object, tell: Callable[[str], None]) -> int:
+            tell(words)
+            return 1
+
+        return once
+
+    stack.daemon.once = says("Can't locate revision identified by 'abc'")
+    assert not backup._knows(stack, "abc")
+    stack.daemon.once = says("exec: python: not found")
+    with pytest.raises(StopError, match="could not be found out; nothing was changed"):
+        backup._knows(stack, "abc")

@@ -185,6 +185,17 @@ def test_the_migration_gets_an_address_without_a_password_and_no_data_key(sandbo
     assert "kek-secret" not in done.stdout
 
 
+def test_what_was_deleted_is_collected_while_nobody_backs_up_and_with_no_data_key(sandbox: Sandbox) -> None:
+    mlflow_secrets(sandbox)
+    sandbox.program("python", "env")
+    uri = "postgresql+psycopg2://m@db/m"
+    done = sandbox.run("bash", str(ENTRYPOINT), "gc", "30d", MLFLOW_BACKEND_STORE_URI=uri)
+    assert sandbox.called() == [
+        f"python /opt/mlflow-stack/locked.py gc mlflow gc --backend-store-uri {uri} --older-than 30d"
+    ]
+    assert "kek-secret" not in done.stdout
+
+
 def test_the_metrics_folder_is_empty_at_every_start(sandbox: Sandbox) -> None:
     (sandbox.path / "private" / "metrics").mkdir()
     (sandbox.path / "private" / "metrics" / "counter_7.db").write_text("of a dead process")

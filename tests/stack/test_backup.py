@@ -6,16 +6,19 @@ import re
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
 from components import packaged
 from components.daemon import Daemon, resolve_host
 from components.images import DEFAULTS
 from tests.stack.backups import INVENTORY, backed_up, inventory, journal, newest, told, wiped
 from tests.stack.deployment import Deployment
-from tests.stack.probes import with_s3
+from tests.stack.probes import HASHES, with_s3
 from tests.stack.test_faults import refused
 
 
@@ -32,6 +35,12 @@ def test_everything_comes_back_onto_a_new_stack(saved: Deployment) -> None:
     while f"backup: {latest[:8]}, 0 h ago" not in (said := saved.make("status").stdout):
         assert time.monotonic() < deadline, said
         time.sleep(1)
+    # An empty stack is no backup of what there was, and one with as little as an experiment is not replaced unasked.
+    assert "nothing was ever logged here, and the newest backup has 10 runs" in refused(saved, "backup")
+    new = MlflowClient(saved.url).create_experiment("the first")
+    assert "nothing was deleted" in refused(saved, "restore", FROM="latest")
+    delete = f"DELETE FROM experiments WHERE experiment_id = {new}"
+    assert saved.run("postgres", "psql", "-U", "postgres", "-d", "mlflow", "-c", delete)[0] == 0
     saved.make("restore", FROM="latest")
     assert told(saved) == before
     # And goes on: what is written now is in the next backup.
@@ -83,6 +92,45 @@ s3.put_object(Bucket="mlflow", Key=found["Key"], Body=b"x" * found["Size"])
 """
 
 
+def test_retention_gives_up_what_is_not_kept_and_no_backup_for_one_before_a_restore(saved: Deployment) -> None:
+    def stored(hour: int, *tags: str) -> str:
+        moment = f"--time={datetime.now(UTC) - timedelta(days=10):%Y-%m-%d} {hour:02}:00:00"
+        options = ("--json", f"--host={saved.stack}", moment, *(f"--tag={tag}" for tag in tags))
+        code, said = saved.run("backup", "restic", "backup", *options, "/staging/current/manifest.json")
+        assert code == 0, said
+        return str(json.loads(said.splitlines()[-1])["snapshot_id"][:8])
+
+    early, late, before_a_restore = stored(3, "mlflow"), stored(5, "mlflow"), stored(7, "mlflow,safety")
+    saved.make("backup")
+    kept = saved.make("backups").stdout
+    assert early not in kept
+    assert late in kept
+    assert before_a_restore in kept
+    code, said = saved.run("backup", "restic", "forget", "--quiet", "--prune", late, before_a_restore)
+    assert code == 0, said
+
+
+def test_a_bucket_that_lost_its_artifacts_is_told_and_the_mirror_kept(saved: Deployment) -> None:
+    before = told(saved)
+    code, said = with_s3(saved, EMPTY)
+    assert code == 0, said
+    assert "has 0 artifacts, and the backup before had" in refused(saved, "backup")
+    assert "backup" in refused(saved, "status")
+    saved.make("restore", FROM="latest", CONFIRM=saved.stack)
+    assert told(saved) == before
+    saved.make("backup")
+    saved.make("status")
+
+
+EMPTY = """
+import sys, boto3
+s3 = boto3.client("s3", endpoint_url=sys.argv[1])
+for page in s3.get_paginator("list_objects_v2").paginate(Bucket="mlflow", Prefix="artifacts/"):
+    for found in page.get("Contents", []):
+        s3.delete_object(Bucket="mlflow", Key=found["Key"])
+"""
+
+
 def test_its_identities_can_read_and_not_write(saved: Deployment) -> None:
     query = "import main, database; main._use_pgpass(); c = database.connect(); c.autocommit = True; q = c.cursor(); "
     python = ("env", "-C", "/run/config", "python3", "-c")
@@ -129,6 +177,26 @@ def test_a_backup_while_a_client_writes_holds_all_that_it_claims(saved: Deployme
         assert set(values["artifacts"]) <= set(now["artifacts"])
 
 
+def test_what_was_deleted_is_collected_with_its_artifacts_once_it_is_old_enough_and_nothing_else(
+    saved: Deployment,
+) -> None:
+    before = told(saved)
+    client = MlflowClient(saved.url)
+    run = client.create_run("0").info.run_id
+    client.log_text(run, "not wanted any more", "note.txt")
+    client.delete_run(run)
+    assert "write a time as 30d" in refused(saved, "gc", OLDER_THAN="a month")
+    assert "nothing was deleted" in refused(saved, "gc")
+    saved.make("gc", CONFIRM=saved.stack)
+    assert client.get_run(run).info.lifecycle_stage == "deleted"
+    assert f"0/{run}/artifacts/note.txt" in with_s3(saved, HASHES)[1]
+    saved.make("gc", CONFIRM=saved.stack, OLDER_THAN="0s")
+    with pytest.raises(MlflowException, match="not found"):
+        client.get_run(run)
+    assert run not in with_s3(saved, HASHES)[1]
+    assert told(saved) == before
+
+
 def test_prometheus_is_told_of_the_last_run(saved: Deployment) -> None:
     script = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9110/metrics').read().decode())"
     said = saved.run("backup", "python3", "-c", script)[1]
@@ -136,7 +204,10 @@ def test_prometheus_is_told_of_the_last_run(saved: Deployment) -> None:
     assert "mlflow_drill_last_result 1.0" in said
 
 
-def test_only_one_of_backup_drill_restore_and_migration_is_at_work(saved: Deployment) -> None:
+IN_SERVER = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"}
+
+
+def test_only_one_of_backup_drill_restore_gc_and_migration_is_at_work(saved: Deployment) -> None:
     hold = "import main, database, time\nmain._use_pgpass()\nwith database.locked('somebody else'): time.sleep(8)"
     holder = saved.api.exec_create(saved.name("backup"), ["env", "-C", "/run/config", "python3", "-c", hold])
     saved.api.exec_start(holder["Id"], detach=True)
@@ -144,6 +215,13 @@ def test_only_one_of_backup_drill_restore_and_migration_is_at_work(saved: Deploy
     started = time.monotonic()
     assert "waiting for somebody else, which is at work" in saved.make("drill").stderr
     assert time.monotonic() - started > 5
+    holder = saved.api.exec_create(saved.name("backup"), ["env", "-C", "/run/config", "python3", "-c", hold])
+    saved.api.exec_start(holder["Id"], detach=True)
+    time.sleep(2)
+    gc = ["docker-entrypoint.sh", "gc", "30d"]
+    collector = saved.api.exec_create(saved.name("server"), gc, environment=IN_SERVER)["Id"]
+    assert b"gc: waiting for somebody else, which is at work" in saved.api.exec_start(collector)
+    assert saved.api.exec_inspect(collector)["ExitCode"] == 0
     holder = saved.api.exec_create(saved.name("backup"), ["env", "-C", "/run/config", "python3", "-c", hold])
     saved.api.exec_start(holder["Id"], detach=True)
     time.sleep(2)

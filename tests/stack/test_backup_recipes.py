@@ -78,7 +78,8 @@ def test_the_data_keys_come_back_from_a_backup_when_the_stacks_file_was_lost(sav
     assert asked in lines
     (saved.folder / "kept").write_text(old["backupPassword"])
     typed(saved, lines.replace(asked, f"{asked} < {saved.folder / 'kept'} "))
-    assert saved.credentials()["cryptoKekPassphrase"] == old["cryptoKekPassphrase"]
+    for key in ("cryptoKekPassphrase", "webhookEncryptionKey"):
+        assert saved.credentials()[key] == old[key]
     assert told(saved) == before
     query = "SELECT count(*) FROM secrets"
     assert saved.run("postgres", "psql", "-U", "postgres", "-d", "mlflow", "-Atc", query)[1] == "1"
@@ -154,21 +155,6 @@ def test_a_target_that_is_full_is_told_and_the_backups_on_it_stay_good(saved: De
     )
 
 
-NO_DELETE = {
-    "Version": "2012-10-17",
-    "Statement": [
-        {
-            "Effect": "Allow",
-            "Action": ["s3:ListBucket", "s3:GetBucketLocation"],
-            "Resource": ["arn:aws:s3:::backups"],
-        },
-        {"Effect": "Allow", "Action": ["s3:PutObject", "s3:GetObject"], "Resource": ["arn:aws:s3:::backups/*"]},
-        {"Effect": "Allow", "Action": ["s3:DeleteObject"], "Resource": ["arn:aws:s3:::backups/STACK/locks/*"]},
-    ],
-}
-"""As docs/operations.md has it, for the path STACK."""
-
-
 @pytest.mark.minio
 def test_a_target_that_deletes_nothing_takes_backups_that_nobody_here_can_delete(saved: Deployment) -> None:
     before, host = saved.file.read_text(), f"{saved.stack}-outside"
@@ -187,7 +173,11 @@ def test_a_target_that_deletes_nothing_takes_backups_that_nobody_here_can_delete
     )["Id"]
     try:
         saved.api.start(outside)
-        policy = json.dumps(NO_DELETE).replace("STACK", saved.stack)
+        # As the page has it.
+        page = (ROOT / "docs" / "operations.md").read_text().split("### A target that deletes nothing", 1)[1]
+        policy = page.split("```json\n", 1)[1].split("```", 1)[0]
+        policy = policy.replace("mlflow-backups", "backups").replace("prod", saved.stack)
+        assert json.loads(policy)
         script = (
             "export MC_CONFIG_DIR=/tmp/.mc; until mc alias set o http://127.0.0.1:9000 root roots-secret-key; do "
             "sleep 1; done; mc mb o/backups; mc version enable o/backups; echo '" + policy + "' > /tmp/p.json; "

@@ -1,5 +1,6 @@
 """The way in by an operator's own Traefik: who is asked, who is let in, what is never redirected, what is hidden."""
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -236,3 +237,11 @@ def test_clients_with_a_password_of_their_own_pass_the_single_sign_on(proxied: E
 def test_mlflows_own_users_are_asked_by_mlflow(proxied: Edge) -> None:
     proxied.change("mlflow", **existing(proxied, "secureHeaders@docker"))
     users_of_its_own(proxied)
+    # Who collects what was deleted is asked, too.
+    admin = basic("admin", proxied.password) | {"Content-Type": "application/json"}
+    made = proxied.door.ask("/api/2.0/mlflow/runs/create", "POST", b'{"experiment_id": "0"}', **admin)
+    run = json.loads(made.body)["run"]["info"]["run_id"]
+    deleted = proxied.door.ask("/api/2.0/mlflow/runs/delete", "POST", json.dumps({"run_id": run}).encode(), **admin)
+    assert deleted.status == 200
+    proxied.deployment.make("gc", CONFIRM=proxied.deployment.stack, OLDER_THAN="0s")
+    assert proxied.door.ask(f"/api/2.0/mlflow/runs/get?run_id={run}", **admin).status == 404

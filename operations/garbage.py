@@ -1,0 +1,38 @@
+"""Giving back the space of what users have deleted: MLflow keeps it, runs and artifacts, until somebody collects it."""
+
+import os
+import re
+
+from components import names
+from components.mlflow import ADMIN, PORT
+from operations import look
+from operations.checkout import Stack
+from operations.console import StopError, require_name, through
+from operations.status import require_containers
+
+AGE = "30d"
+"""How long something has to have been deleted: whoever deleted the wrong run has that long to find out."""
+
+
+def gc(stack: Stack) -> None:
+    """Delete for ever what was deleted `OLDER_THAN=` ago (30d by default; 12h, 1d12h), artifacts included.
+
+    No backup, drill, restore or migration is at work meanwhile.
+    """
+    require_containers(stack)
+    age = os.environ.get("OLDER_THAN") or AGE
+    if not re.fullmatch(r"(\d+d)?(\d+h)?(\d+m)?(\d+s)?", age):
+        raise StopError(f"OLDER_THAN={age}: write a time as 30d, 12h or 1d12h")
+    require_name(stack.name, f"This deletes for ever what was deleted in {stack.name} more than {age} ago.", verb="gc")
+    # The server deletes the artifacts, and asks whoever comes who he is.
+    environment = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{PORT}"}
+    if stack.settings.route.by_mlflow:
+        environment |= {
+            "MLFLOW_TRACKING_USERNAME": ADMIN,
+            "MLFLOW_TRACKING_PASSWORD": look.credentials(stack)["adminPassword"],
+        }
+    server = names.physical(stack.name, "server")
+    if stack.daemon.show(server, ["docker-entrypoint.sh", "gc", age], through, environment=environment):
+        raise StopError(
+            f"what was deleted in {stack.name} could not be collected, or not all of it; the reason is above"
+        )
