@@ -15,6 +15,8 @@ LOCK = 0x6D6C_666C_6F77
 """`mlflow` in ASCII. Backup, drill, restore and migration each hold it: mlflow/locked.py has the same number."""
 LOCK_WAIT_SECONDS = 3600
 LOCK_POLL_SECONDS = 5
+AFTER_RESTORE_SECONDS = 60
+"""The migration of what was restored comes next, with the server down until it is done."""
 DATABASE = "mlflow"
 QUOTE = '"'
 UNUSED_ROWS = {"alembic_version": 1, "alembic_version_auth": 1, "experiments": 1, "users": 1, "workspaces": 1}
@@ -53,7 +55,7 @@ def locked(what: str, wait_s: int = LOCK_WAIT_SECONDS) -> Iterator[Any]:
         if not told:
             say(f"waiting for {holder}, which is at work")
             told = True
-        time.sleep(LOCK_POLL_SECONDS)
+        time.sleep(AFTER_RESTORE_SECONDS if "restore" in holder else LOCK_POLL_SECONDS)
     try:
         yield session
     finally:

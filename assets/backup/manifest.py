@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Self
 
-from shell import Failure
+from shell import Failure, Progress
 
 FORMAT = 1
 """Of the manifest. Raised when an older reader would misunderstand it."""
@@ -107,11 +107,13 @@ def files(folder: Path) -> Iterator[Path]:
 def indexed(folder: Path, known: Mapping[str, Entry]) -> list[Entry]:
     """Return every file of `folder`. One that is as it was when it was `known` is not read again."""
     entries = []
+    progress = Progress("of new artifacts read for their checksums")
     for path in files(folder):
         name, stat = path.relative_to(folder).as_posix(), path.stat()
         entry = known.get(name)
         if entry is None or (entry.size, entry.mtime_ns) != (stat.st_size, stat.st_mtime_ns):
             entry = Entry(name, stat.st_size, stat.st_mtime_ns, sha256(path))
+            progress.add(stat.st_size)
         entries.append(entry)
     return entries
 
@@ -136,8 +138,10 @@ def read_index(path: Path) -> dict[str, Entry]:
 
 def damaged(folder: Path, entries: list[Entry]) -> list[str]:
     """Return the paths of what is not in `folder` as it should be, by reading all of it."""
-    return [
-        entry.path
-        for entry in entries
-        if not (folder / entry.path).is_file() or sha256(folder / entry.path) != entry.sha256
-    ]
+    wrong = []
+    progress = Progress("compared with the checksums")
+    for entry in entries:
+        if not (folder / entry.path).is_file() or sha256(folder / entry.path) != entry.sha256:
+            wrong.append(entry.path)
+        progress.add(entry.size)
+    return wrong

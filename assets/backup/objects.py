@@ -99,7 +99,7 @@ def _differing(folder: Path, report: Path) -> list[str]:
     try:
         show(
             *("rclone", "check", "--download", "--one-way", f"--differ={report}", f"--missing-on-dst={missing}"),
-            *("--log-level=ERROR", *COMMON, str(folder), _remote()),
+            *(*COMMON, *PROGRESS, str(folder), _remote()),
         )
     except Failure:
         with report.open("a") as file:

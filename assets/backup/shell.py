@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 LAST_LINES = 12
+PROGRESS_SECONDS = 10
 
 
 class Failure(Exception):  # noqa: N818 - what an operator reads is its message
@@ -14,6 +16,23 @@ class Failure(Exception):  # noqa: N818 - what an operator reads is its message
 def say(words: str) -> None:
     """Print a line of progress, at once."""
     print(words, flush=True)
+
+
+class Progress:
+    """Says how far a long piece of work is, now and then."""
+
+    def __init__(self, words: str) -> None:
+        """Begin with nothing done. `words` go behind the number: "3.1 GB ..."."""
+        self._words = words
+        self._done = 0
+        self._next = time.monotonic() + PROGRESS_SECONDS
+
+    def add(self, size: int) -> None:
+        """Count so many bytes as done."""
+        self._done += size
+        if time.monotonic() > self._next:
+            self._next = time.monotonic() + PROGRESS_SECONDS
+            say(f"{self._done / 1e9:.1f} GB {self._words}")
 
 
 def run(*command: str, stdin: str | None = None) -> str:

@@ -325,6 +325,17 @@ def test_what_a_restore_takes_is_known_of_backups_that_did_not_tell() -> None:
     assert a_manifest(dump_bytes=10, database_bytes=35).restored_bytes == 55
 
 
+def test_long_work_says_how_far_it_is_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(shell.time, "monotonic", lambda: clock[0])
+    progress = shell.Progress("of new artifacts read")
+    for clock[0] in (1.0, 11.0, 12.0, 22.0):
+        progress.add(500_000_000)
+    assert capsys.readouterr().out == "1.0 GB of new artifacts read\n2.0 GB of new artifacts read\n"
+
+
 def test_a_program_that_was_killed_is_said_to_have_been() -> None:
     with pytest.raises(shell.Failure, match="was killed by signal 9; out of memory, perhaps"):
         shell.run("sh", "-c", "kill -9 $$")
