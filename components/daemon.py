@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,13 @@ class Daemon:
     def volumes(self) -> set[str]:
         """Return the names of all volumes."""
         return {volume["Name"] for volume in self.api.volumes()["Volumes"] or []}
+
+    def volume_made(self, name: str) -> datetime | None:
+        """Return when a volume was made, to the second, or None if there is no such volume."""
+        try:
+            return datetime.fromisoformat(self.api.inspect_volume(name)["CreatedAt"])
+        except NotFound:
+            return None
 
     def has_image(self, name: str) -> bool:
         """Whether an image of this name is on the host."""

@@ -54,9 +54,10 @@ class Minio(pulumi.ComponentResource):
         )
         readers = {BACKUP_USER: backup_password, MONITORING_USER: monitoring_password}
         identities = {USER: password, **{user: identity for user, identity in readers.items() if identity}}
+        volume = names.object_store_volume(pulumi.get_stack(), "minio")
         data = docker.Volume(
             f"{name}-data",
-            name=names.object_store_volume(pulumi.get_stack(), "minio"),
+            name=volume,
             opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True, protect=platform.protect_data),
         )
         with_console = settings.console_port is not None
@@ -147,6 +148,7 @@ class Minio(pulumi.ComponentResource):
                 user="0:0",
             ),
             platform=platform,
+            prepares=volume,
             after=[service.ready],
             opts=child,
         )

@@ -126,7 +126,7 @@ class Mlflow(pulumi.ComponentResource):
         users: dict[str, pulumi.Input[str]] = {"auth.ini": _users(settings, database)} if route.by_mlflow else {}
         environment = {"MLFLOW_BACKEND_STORE_URI": database.uri} | (_USERS_ENVIRONMENT if route.by_mlflow else {})
 
-        def job(role: str, files: Files, after: pulumi.Output[docker.Container]) -> Job:
+        def job(role: str, files: Files, after: pulumi.Output[docker.Container], *, prepares: str | None = None) -> Job:
             return Job(
                 role,
                 Workload(
@@ -139,6 +139,7 @@ class Mlflow(pulumi.ComponentResource):
                     tmpfs=_private_tmpfs(),
                 ),
                 platform=platform,
+                prepares=prepares,
                 after=[after],
                 opts=child,
             )
@@ -154,7 +155,7 @@ class Mlflow(pulumi.ComponentResource):
         admin = {"admin-password": admin_password.value} if admin_password else {}
         migrate_secrets = secrets("migrate", {**pgpass, **users, **admin}, verified.done)
         alone = predecessor_gone("server", image=image, once=migrate_secrets.writer, platform=platform)
-        migrated = job("migrate", migrate_secrets, alone)
+        migrated = job("migrate", migrate_secrets, alone, prepares=database.volume)
 
         scratch = docker.Volume(
             "server-scratch",

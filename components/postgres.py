@@ -47,6 +47,8 @@ class Postgres(pulumi.ComponentResource):
 
     service: Service
     """The server; clients wait for it to be ready."""
+    volume: str
+    """Physical name of the volume of its data."""
     credentials: list[Credential]
     """What guards it."""
 
@@ -64,9 +66,10 @@ class Postgres(pulumi.ComponentResource):
         child = pulumi.ResourceOptions(parent=self)
         image = platform.images.postgres
         self.password = Credential(f"{name}-password", "postgresPassword", parent=self)
+        self.volume = names.postgres_volume(pulumi.get_stack(), major)
         data = docker.Volume(
             f"{name}-data",
-            name=names.postgres_volume(pulumi.get_stack(), major),
+            name=self.volume,
             opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True, protect=platform.protect_data),
         )
         self.backup_password = (

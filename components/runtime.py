@@ -227,11 +227,16 @@ class Job(pulumi.ComponentResource):
         workload: Workload,
         *,
         platform: Platform,
+        prepares: str | None = None,
         timeout_s: int = JOB_TIMEOUT_SECONDS,
         after: Sequence[pulumi.Input[pulumi.Resource]] = (),
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """Run `workload` once everything in `after` is ready; one that failed is run again by the next `up`."""
+        """Run `workload` once everything in `after` is ready.
+
+        One that failed is run again by the next `up`; so is one whose work is lost, since the volume that it
+        `prepares`, by its physical name, is newer than its last run.
+        """
         super().__init__("mlflow:runtime:Job", name, None, opts)
         physical = names.physical(pulumi.get_stack(), name)
         self.container = docker.Container(
@@ -241,7 +246,9 @@ class Job(pulumi.ComponentResource):
             must_run=False,
             opts=_options(self, workload, after, ()),
         )
-        self.done = _gate(self.container, lambda container_id: _until_done(platform, container_id, physical, timeout_s))
+        self.done = _gate(
+            self.container, lambda container_id: _until_done(platform, container_id, physical, timeout_s, prepares)
+        )
         self.register_outputs({"name": physical})
 
 
@@ -412,12 +419,15 @@ def _broken(state: "State | None", first: "State | None") -> str | None:
     return None
 
 
-async def _until_done(platform: Platform, container_id: str, name: str, timeout_s: int) -> None:
-    """Wait for a job's end. One that failed in an earlier `up` gets another run, since nothing else would."""
+async def _until_done(
+    platform: Platform, container_id: str, name: str, timeout_s: int, prepares: str | None = None
+) -> None:
+    """Wait for a job's end. One that failed in an earlier `up`, or before its volume was lost, gets another run."""
     daemon: Daemon = platform.daemon
     deadline = time.monotonic() + timeout_s
     state = await asyncio.to_thread(daemon.state, container_id)
-    if state and _unfinished(state) and state.started_at < _program_started:
+    made = await asyncio.to_thread(daemon.volume_made, prepares) if prepares else None
+    if state and state.started_at < _program_started and (_unfinished(state) or _older(state, made)):
         await asyncio.to_thread(daemon.start, container_id)
         state = await asyncio.to_thread(daemon.state, container_id)
     started = time.monotonic()
@@ -435,6 +445,10 @@ async def _until_done(platform: Platform, container_id: str, name: str, timeout_
     else:
         reason = f"it exited with code {state.exit_code}"
     raise pulumi.RunError(explain(name, reason, log))
+
+
+def _older(state: "State", made: datetime | None) -> bool:
+    return not state.running and made is not None and datetime.fromisoformat(state.started_at) < made
 
 
 def _unfinished(state: "State") -> bool:

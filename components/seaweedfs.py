@@ -59,9 +59,10 @@ class Seaweedfs(pulumi.ComponentResource):
             else None
         )
         readers = {BACKUP_USER: backup_password} if backup_password else {}
+        volume = names.object_store_volume(pulumi.get_stack(), "seaweedfs")
         data = docker.Volume(
             f"{name}-data",
-            name=names.object_store_volume(pulumi.get_stack(), "seaweedfs"),
+            name=volume,
             opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True, protect=platform.protect_data),
         )
         service = Service(
@@ -155,6 +156,7 @@ class Seaweedfs(pulumi.ComponentResource):
                 user=f"{UID}:{UID}",
             ),
             platform=platform,
+            prepares=volume,
             after=[service.ready],
             opts=child,
         )

@@ -32,6 +32,13 @@ VERBS = {
     "gc": garbage.gc,
 }
 
+INTERRUPTED = {
+    **dict.fromkeys(("up", "down", "destroy"), "the next one goes on from here"),
+    **dict.fromkeys(("backup", "drill", "gc"), "it goes on in its container, and whatever comes next waits for it"),
+    "restore": "the database is as it was, unless it says otherwise above; type it again",
+}
+"""What an interruption of each verb leaves. The others only look."""
+
 
 def main(arguments: list[str]) -> int:
     """Run one verb and return the exit code: 0 done, 1 could not be done, 2 no such verb, 130 interrupted."""
@@ -51,7 +58,7 @@ def main(arguments: list[str]) -> int:
         say(f"\nerror: Docker: {error}\n  type: make doctor")
         return 1
     except KeyboardInterrupt:
-        say("\ninterrupted; the next `make up` goes on from here")
+        say(f"\ninterrupted; {INTERRUPTED.get(arguments[0], 'nothing was left half done')}")
         return 130
     return 0
 

@@ -12,7 +12,7 @@ from components import names
 from components.backup import BackupSettings
 from operations import deploy, preflight
 from operations.checkout import Stack
-from operations.console import StopError, answer, require_name, say, through
+from operations.console import StopError, answer, flag, require_name, say, through
 
 PROGRAM = ("python3", "/run/config/main.py")
 JOURNAL = "/staging/journal.json"
@@ -77,6 +77,7 @@ def restore(stack: Stack) -> None:
 
     `SAFETY=0` spares the backup of what is there, where that cannot be read any more.
     """
+    dry, safety = flag("DRY_RUN"), flag("SAFETY", default=True)
     _require_container(stack)
     if preflight.restore_at_work(stack.daemon, stack.name):
         raise StopError(
@@ -91,8 +92,8 @@ def restore(stack: Stack) -> None:
     say(f"backup {plan['id'][:8]} of {plan['stack']}, taken {plan['taken_at'][:19]} with MLflow {version}:")
     say(f"  {plan['summary']}")
     _refuse(stack, plan)
-    used, safety = plan["used"], os.environ.get("SAFETY") != "0"
-    if os.environ.get("DRY_RUN") == "1":
+    used = plan["used"]
+    if dry:
         say(
             "a restore would "
             + ("take a backup of what is there now, " if used and safety else "")
@@ -102,7 +103,7 @@ def restore(stack: Stack) -> None:
         return
     if used:
         question = f"This puts the backup in the place of what {stack.name} has now."
-        require_name(stack.name, question, verb=f"restore FROM={plan['id'][:8]}")
+        require_name(stack.name, question, verb=f"restore FROM={plan['id'][:8]}{'' if safety else ' SAFETY=0'}")
         if safety:
             _secure(stack)
     server = names.physical(stack.name, "server")

@@ -35,6 +35,14 @@ def confirmed(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
+def flag(name: str, *, default: bool = False) -> bool:
+    """Whether a variable is 1 rather than 0; raise `StopError` where it is neither: no word is taken for a no."""
+    given = os.environ.get(name) or str(int(default))
+    if given not in ("0", "1"):
+        raise StopError(f"{name}={given}: write {name}=1 or {name}=0; nothing was changed")
+    return given == "1"
+
+
 def require_name(stack: str, question: str, verb: str = "destroy") -> None:
     """Ask a question that deletes: only the stack's name will do, typed or in `CONFIRM`."""
     # make exports an empty one where there is none.

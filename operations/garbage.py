@@ -23,7 +23,11 @@ def gc(stack: Stack) -> None:
     age = os.environ.get("OLDER_THAN") or AGE
     if not re.fullmatch(r"(\d+d)?(\d+h)?(\d+m)?(\d+s)?", age):
         raise StopError(f"OLDER_THAN={age}: write a time as 30d, 12h or 1d12h")
-    require_name(stack.name, f"This deletes for ever what was deleted in {stack.name} more than {age} ago.", verb="gc")
+    require_name(
+        stack.name,
+        f"This deletes for ever what was deleted in {stack.name} more than {age} ago.",
+        verb=f"gc OLDER_THAN={age}",
+    )
     # The server deletes the artifacts, and asks whoever comes who he is.
     environment = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{PORT}"}
     if stack.settings.route.by_mlflow:

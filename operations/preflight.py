@@ -11,6 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from components import names, packaged, preconditions, tunnel
+from components.backup import UID
 from components.daemon import UNREACHABLE, Daemon
 from components.images import DEFAULTS
 from config import SEAWEEDFS_MB, StackConfig
@@ -143,12 +144,29 @@ def require_host(stack: Stack) -> None:
             traefik=settings.traefik,
         ),
         *_being_restored(daemon, stack.name),
+        *_no_folder(daemon, settings),
         *_too_small(daemon, settings),
         *_address_elsewhere(daemon, settings),
         *_ports_taken(daemon, settings, stack.name),
     ]
     if problems:
         raise StopError("nothing was changed\n" + "\n".join(f"  {problem}" for problem in problems))
+
+
+def _no_folder(daemon: Daemon, settings: StackConfig) -> list[str]:
+    """Find out that the folder of the backups is not there: Docker would say so once half of it was deployed."""
+    folder = Path(settings.backup.target)
+    if not settings.backup.enabled or settings.backup.where != "folder" or not daemon.host.startswith("unix://"):
+        return []
+    try:
+        folder.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        words = f"install -d -o {UID} -g {UID} -m 0700 {folder}"
+        return [f"mlflow:backup.target: there is no folder {folder} on this host\n    type: {words}"]
+    except OSError:
+        # Not ours to see; it may be Docker's.
+        pass
+    return []
 
 
 def restore_at_work(daemon: Daemon, stack: str) -> bool:

@@ -43,4 +43,7 @@ def tell_of_backups(stack: Stack) -> None:
     """Say where the backups of a deleted stack are, if they are on its host, and how to delete them, too."""
     for volume in sorted(stack.daemon.volumes()):
         if names.is_backup_volume(stack.name, volume):
-            say(f"Its backups are kept in {volume}. Delete them, too: docker volume rm {volume}")
+            # A folder of the host outlives the volume that Docker has of it.
+            folder = (stack.daemon.api.inspect_volume(volume)["Options"] or {}).get("device")
+            files = f" && rm -r {folder}" if folder else ""
+            say(f"Its backups are kept in {folder or volume}. Delete them, too: docker volume rm {volume}{files}")

@@ -47,9 +47,17 @@ class Journal:
         """Add to one section."""
         known = self.read()
         known[section] = known.get(section, {}) | values
+        self._store(known)
+
+    def _store(self, known: dict[str, Any]) -> None:
         part = self.path.with_suffix(".part")
         part.write_text(json.dumps(known, indent=2))
         part.rename(self.path)
+
+    def forget(self) -> None:
+        """Forget the last of each kind, and since when each is wanted; not which repositories there are."""
+        known = self.read()
+        self._store({section: known[section] for section in known if section not in (*KINDS, "scheduled")})
 
     def failed(self, kind: str, words: str) -> None:
         """Record a failure. Where the disk is too full for that, what Docker logged has to do."""

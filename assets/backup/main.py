@@ -8,6 +8,7 @@ deletes nothing), and what libpq, rclone and restic read.
 """
 
 import atexit
+import contextlib
 import hashlib
 import json
 import os
@@ -97,6 +98,7 @@ def backup(*, forget: bool = True) -> None:
         objects.prune(CURRENT / ARTIFACTS, survey.gone)
         result |= {
             "snapshot": summary["snapshot_id"],
+            "target": os.environ["TARGET"],
             "source_bytes": manifest.object_bytes + manifest.dump_bytes,
             "added_bytes": summary["data_added_packed"],
             "repository_bytes": repository.stored_bytes(),
@@ -311,6 +313,7 @@ def show_list() -> None:
 def schedule() -> None:
     """Run backup and drill when they are due, until the container is stopped. A failure is told, and tried again."""
     expressions = {"backup": os.environ["SCHEDULE"], "drill": os.environ["DRILL_SCHEDULE"]}
+    _begin_anew_at_another_target()
     journals.serve(journal, expressions)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     recall()
@@ -339,6 +342,15 @@ def schedule() -> None:
             journal.failed(verb, f"it {killed(code)}")
 
 
+def _begin_anew_at_another_target() -> None:
+    """Forget the last backup and drill where they are of another target: there may be none at this one."""
+    target = os.environ["TARGET"]
+    if journal.read().get("backup", {}).get("target", target) != target:
+        # On a full disk it is not written, and the next start tries again.
+        with contextlib.suppress(OSError):
+            journal.forget()
+
+
 def recall() -> None:
     """Ask the repository for the last backup, where the journal is new: `make down` takes that, and no backup."""
     if "backup" in journal.read():
@@ -363,6 +375,7 @@ def recall() -> None:
         "backup",
         {
             "snapshot": newest["id"],
+            "target": os.environ["TARGET"],
             "last_success_timestamp_seconds": ended,
             "duration_seconds": ended - began,
             "source_bytes": summary.get("total_bytes_processed", 0),

@@ -165,7 +165,10 @@ def find(wanted: str) -> dict[str, Any]:
         raise Failure(f"there is no backup at {os.environ['RESTIC_REPOSITORY']} yet\n  type: make backup")
     regular = [entry for entry in found if SAFETY not in entry["tags"]]
     matching = (
-        (regular or found)[-1:] if wanted == "latest" else [entry for entry in found if entry["id"].startswith(wanted)]
+        (regular or found)[-1:]
+        if wanted == "latest"
+        # Two letters are no choice.
+        else [entry for entry in found if entry["id"].startswith(wanted) and len(wanted) >= len(entry["short_id"])]
     )
     if len(matching) != 1:
         known = ", ".join(entry["short_id"] for entry in found[-10:])

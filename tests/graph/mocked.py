@@ -3,6 +3,7 @@
 import json
 import runpy
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,10 @@ class HealthyDaemon:
 
     def _answer(self, question: str) -> None:
         self.asked.append(question)
+
+    def volume_made(self, volume: str) -> datetime:
+        self._answer(f"volume {volume}")
+        return datetime(2026, 5, 6, tzinfo=UTC)
 
     def state(self, container: str) -> State:
         self._answer(f"state {container}")

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -37,6 +38,10 @@ class Script:
     states: list[State | None]
     checks: list[tuple[int, str]] = field(default_factory=lambda: [(0, "")])
     started: int = 0
+    made: datetime | None = None
+
+    def volume_made(self, _name: str) -> datetime | None:
+        return self.made
 
     @property
     def daemon(self) -> "Script":
@@ -75,8 +80,8 @@ def wait_healthy(script: Script) -> None:
     in_a_loop_of_its_own(_until_healthy(script, "id", "mlflow-dev-x", HEALTH))  # type: ignore[arg-type]
 
 
-def wait_done(script: Script, timeout_s: int = 60) -> None:
-    in_a_loop_of_its_own(_until_done(script, "id", "mlflow-dev-x", timeout_s))  # type: ignore[arg-type]
+def wait_done(script: Script, timeout_s: int = 60, prepares: str | None = None) -> None:
+    in_a_loop_of_its_own(_until_done(script, "id", "mlflow-dev-x", timeout_s, prepares))  # type: ignore[arg-type]
 
 
 def failure(wait: Any, script: Script) -> str:  # noqa: ANN401
@@ -165,3 +170,11 @@ def test_a_migration_never_starts_beside_a_server_that_does_not_stop(monkeypatch
 
 def test_a_job_that_hangs_is_given_up() -> None:
     assert "still running after 0 s" in failure(partial(wait_done, timeout_s=0), Script([state()]))
+
+
+@pytest.mark.parametrize(("made", "runs"), [(3, 1), (1, 0), (None, 0)], ids=["newer", "older", "none"])
+def test_a_job_runs_again_when_the_volume_that_it_prepared_is_newer(made: int | None, runs: int) -> None:
+    done = state("exited", started_at="2026-05-02T03:17:00.123456789Z")
+    script = Script([done], made=datetime(2026, 5, made, tzinfo=UTC) if made else None)
+    wait_done(script, prepares="mlflow-dev-minio-data")
+    assert script.started == runs

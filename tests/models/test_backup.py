@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from components.backup import BackupSettings
-from operations import backup
+from operations import backup, console, garbage, preflight
 from operations.console import StopError
+from operations.saved import tell_of_backups
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "assets" / "backup"))
@@ -221,6 +222,7 @@ def test_a_new_journal_learns_of_the_last_backup_from_the_repository(journal: An
     assert known["repositories"] == {"volume": "r"}
     assert known["backup"] | {"last_success_timestamp_seconds": 0} == {
         "snapshot": "0b",
+        "target": "volume",
         "last_success_timestamp_seconds": 0,
         "duration_seconds": 42,
         "source_bytes": 5_000_000_000,
@@ -232,6 +234,18 @@ def test_a_new_journal_learns_of_the_last_backup_from_the_repository(journal: An
     assert wrong is None
     # The empty stack is to be restored, not backed up at once.
     assert program.next_due("17 3 * * *", NOW, known["backup"].get("last_end_timestamp_seconds")) > NOW
+
+
+def test_what_is_known_of_another_target_is_forgotten(journal: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401
+    journal.write("repositories", {"volume": "1d"})
+    journal.write("scheduled", {"backup": 1.0})
+    journal.write("backup", {"snapshot": "0c", "target": "volume"})
+    monkeypatch.setenv("TARGET", "volume")
+    program._begin_anew_at_another_target()
+    assert journal.read()["backup"]["snapshot"] == "0c"
+    monkeypatch.setenv("TARGET", "/srv/backup")
+    program._begin_anew_at_another_target()
+    assert journal.read() == {"repositories": {"volume": "1d"}}
 
 
 def test_what_a_journal_knows_is_not_asked_for(journal: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401
@@ -511,6 +525,38 @@ def test_the_server_is_not_started_under_a_restore_that_goes_on_without_its_clie
     assert restorable.daemon.done == ["stop mlflow-prod-server"]
 
 
+@pytest.mark.parametrize("variable", ["DRY_RUN", "SAFETY"])
+def test_a_word_that_is_neither_yes_nor_no_restores_nothing(
+    restorable: Any,  # noqa: ANN401
+    variable: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(variable, "yes")
+    with pytest.raises(StopError, match=f"{variable}=yes: write {variable}=1 or {variable}=0; nothing was changed"):
+        backup.restore(restorable)
+    assert restorable.daemon.done == []
+
+
+def test_what_is_typed_to_go_on_is_what_was_asked_for(restorable: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401
+    monkeypatch.delenv("CONFIRM")
+    monkeypatch.setenv("SAFETY", "0")
+    monkeypatch.setattr(console, "interactive", lambda: False)
+    with pytest.raises(StopError, match="type: make restore FROM=01234567 SAFETY=0 STACK=prod CONFIRM=prod"):
+        backup.restore(restorable)
+    monkeypatch.setenv("OLDER_THAN", "365d")
+    monkeypatch.setattr(garbage, "require_containers", lambda _: None)
+    with pytest.raises(StopError, match="type: make gc OLDER_THAN=365d STACK=prod CONFIRM=prod"):
+        garbage.gc(restorable)
+
+
+def test_two_letters_are_no_choice_of_a_backup(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = {"id": "0123456789", "short_id": "01234567", "time": "2026-05-05T03:17:00Z", "tags": ["mlflow"]}
+    monkeypatch.setattr(repository, "snapshots", lambda: [entry])
+    assert repository.find("012345678") == entry
+    with pytest.raises(shell.Failure, match="FROM=01: there is no such backup; there are 01234567"):
+        repository.find("01")
+
+
 def test_what_is_too_damaged_for_a_backup_can_be_restored_over_all_the_same(
     restorable: Any,  # noqa: ANN401
     monkeypatch: pytest.MonkeyPatch,
@@ -543,3 +589,47 @@ def test_a_revision_that_could_not_be_looked_up_is_not_said_to_be_newer() -> Non
     stack.daemon.once = says("exec: python: not found")
     with pytest.raises(StopError, match="could not be found out; nothing was changed"):
         backup._knows(stack, "abc")
+
+
+# --- a folder of the host ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("host", "told"), [("unix:///var/run/docker.sock", True), ("ssh://me@far", False)])
+def test_a_folder_that_is_not_there_is_told_before_anything_with_how_to_make_it(
+    host: str,
+    told: bool,  # noqa: FBT001
+    tmp_path: Path,
+) -> None:
+    daemon: Any = SimpleNamespace(host=host)
+
+    def problems(folder: Path) -> list[str]:
+        settings: Any = SimpleNamespace(backup=BackupSettings(enabled=True, target=str(folder)))
+        return preflight._no_folder(daemon, settings)
+
+    missing = tmp_path / "missing"
+    words = (
+        f"mlflow:backup.target: there is no folder {missing} on this host\n"
+        f"    type: install -d -o 999 -g 999 -m 0700 {missing}"
+    )
+    assert problems(missing) == ([words] if told else [])
+    assert problems(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [
+        (None, "Its backups are kept in mlflow-prod-backup-repository. Delete them, too: docker volume rm"),
+        ("/srv/backup", "Its backups are kept in /srv/backup. Delete them, too: docker volume rm"),
+    ],
+)
+def test_where_the_backups_of_a_deleted_stack_are_is_told_with_how_to_delete_all_of_them(
+    device: str | None, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stack: Any = AStack()
+    options = {"device": device} if device else None
+    api = SimpleNamespace(inspect_volume=lambda _: {"Options": options})
+    stack.daemon = SimpleNamespace(volumes=lambda: {"mlflow-prod-backup-repository"}, api=api)
+    tell_of_backups(stack)
+    said = capsys.readouterr().err
+    assert said.startswith(words)
+    assert ("&& rm -r /srv/backup" in said) is bool(device)

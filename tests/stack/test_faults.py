@@ -14,6 +14,7 @@ from pathlib import Path
 import docker
 import pytest
 
+from components import names
 from components.daemon import resolve_host
 from tests.stack.deployment import ROOT, Deployment
 from tests.stack.probes import keep_a_gateway_secret
@@ -265,6 +266,18 @@ def test_the_secrets_of_a_service_removed_by_hand_are_written_again(dev: Deploym
         dev.api.remove_container(dev.name(name), force=True)
     dev.api.remove_volume(dev.name("server-secrets"))
     works(dev)
+
+
+@pytest.mark.parametrize("service", ["postgres", "object store"])
+def test_data_that_were_lost_with_their_volume_leave_a_stack_that_works(dev: Deployment, service: str) -> None:
+    service = dev.store if service == "object store" else service
+    dev.api.remove_container(dev.name(service), force=True)
+    volumes = [volume["Name"] for volume in dev.api.volumes()["Volumes"]]
+    lost = [volume for volume in volumes if names.is_data_volume(dev.stack, volume) and service in volume]
+    assert len(lost) == 1
+    dev.api.remove_volume(lost[0])
+    works(dev)
+    assert "5 MB up" in dev.client_day(dev.url, megabytes=5)
 
 
 def test_pruned_containers_are_made_again_and_nothing_restarts(dev: Deployment) -> None:
