@@ -189,6 +189,11 @@ class Daemon:
             with closing(self._connected(None)) as api:
                 api.stop(container, timeout=found["Config"].get("StopTimeout") or 10)
 
+    def restart(self, container: str) -> None:
+        """Stop a container, with the notice that it was given, and start it again."""
+        self.stop(container)
+        self.start(container)
+
     def logs(self, container: str, lines: int = 15) -> str:
         """Return the last lines that a container printed, or nothing if it is gone."""
         try:
@@ -209,11 +214,12 @@ class Daemon:
         return {volume["Name"] for volume in self.api.volumes()["Volumes"] or []}
 
     def volume_made(self, name: str) -> datetime | None:
-        """Return when a volume was made, to the second, or None if there is no such volume."""
+        """Return when a volume was made, to the second, or None if there is no such volume, or its driver tells not."""
         try:
-            return datetime.fromisoformat(self.api.inspect_volume(name)["CreatedAt"])
+            made = self.api.inspect_volume(name).get("CreatedAt")
         except NotFound:
             return None
+        return datetime.fromisoformat(made) if made else None
 
     def has_image(self, name: str) -> bool:
         """Whether an image of this name is on the host."""

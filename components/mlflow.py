@@ -212,6 +212,8 @@ class Mlflow(pulumi.ComponentResource):
             ),
             platform=platform,
             metrics=Metrics(port=METRICS_PORT),
+            # It makes the first experiment.
+            rests_on=database.volume,
             # Longer than the server's own limit for requests in flight, below.
             grace_s=GRACE_SECONDS + 10,
             publish=[

@@ -173,13 +173,15 @@ class Service(pulumi.ComponentResource):
         grace_s: int,
         publish: Sequence[Publish] = (),
         metrics: Metrics | None = None,
+        rests_on: str | None = None,
         after: Sequence[pulumi.Input[pulumi.Resource]] = (),
         replaced_with: Sequence[pulumi.Resource] = (),
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         """Run `workload`, started once everything in `after` is ready, stopped with `grace_s` seconds of notice.
 
-        One with `metrics` is where Prometheus can reach it, in a stack that is monitored.
+        One with `metrics` is where Prometheus can reach it, in a stack that is monitored. One that makes something at
+        its start in the volume that it `rests_on`, by its physical name, starts again where that was lost.
         """
         super().__init__("mlflow:runtime:Service", name, None, opts)
         if metrics and platform.monitored:
@@ -209,7 +211,9 @@ class Service(pulumi.ComponentResource):
             destroy_grace_seconds=grace_s,
             opts=_options(self, workload, after, replaced_with),
         )
-        self.ready = _gate(container, lambda container_id: _until_healthy(platform, container_id, self.host, health))
+        self.ready = _gate(
+            container, lambda container_id: _until_healthy(platform, container_id, self.host, health, rests_on)
+        )
         self.register_outputs({"host": self.host})
 
 
@@ -382,9 +386,13 @@ async def _until_gone(platform: Platform, name: str, image: str) -> None:
         await asyncio.sleep(POLL_SECONDS)
 
 
-async def _until_healthy(platform: Platform, container_id: str, name: str, health: HealthCheck) -> None:
+async def _until_healthy(
+    platform: Platform, container_id: str, name: str, health: HealthCheck, rests_on: str | None = None
+) -> None:
     """Ask the health check itself, rather than wait for Docker's next turn, until it succeeds."""
     daemon: Daemon = platform.daemon
+    if rests_on and await asyncio.to_thread(_outlived, daemon, container_id, rests_on):
+        await asyncio.to_thread(daemon.restart, container_id)
     deadline = time.monotonic() + health.ready_within_s
     first: State | None = None
     while True:
@@ -426,8 +434,8 @@ async def _until_done(
     daemon: Daemon = platform.daemon
     deadline = time.monotonic() + timeout_s
     state = await asyncio.to_thread(daemon.state, container_id)
-    made = await asyncio.to_thread(daemon.volume_made, prepares) if prepares else None
-    if state and state.started_at < _program_started and (_unfinished(state) or _older(state, made)):
+    lost = prepares and await asyncio.to_thread(_outlived, daemon, container_id, prepares)
+    if state and state.started_at < _program_started and not state.running and (_unfinished(state) or lost):
         await asyncio.to_thread(daemon.start, container_id)
         state = await asyncio.to_thread(daemon.state, container_id)
     started = time.monotonic()
@@ -447,8 +455,10 @@ async def _until_done(
     raise pulumi.RunError(explain(name, reason, log))
 
 
-def _older(state: "State", made: datetime | None) -> bool:
-    return not state.running and made is not None and datetime.fromisoformat(state.started_at) < made
+def _outlived(daemon: "Daemon", container_id: str, volume: str) -> bool:
+    """Whether a container was last started before its volume was made: what it left there is lost."""
+    state, made = daemon.state(container_id), daemon.volume_made(volume)
+    return state is not None and made is not None and datetime.fromisoformat(state.started_at) < made
 
 
 def _unfinished(state: "State") -> bool:

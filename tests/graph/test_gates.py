@@ -38,6 +38,7 @@ class Script:
     states: list[State | None]
     checks: list[tuple[int, str]] = field(default_factory=lambda: [(0, "")])
     started: int = 0
+    restarted: int = 0
     made: datetime | None = None
 
     def volume_made(self, _name: str) -> datetime | None:
@@ -59,6 +60,9 @@ class Script:
     def start(self, _container: str) -> None:
         self.started += 1
 
+    def restart(self, _container: str) -> None:
+        self.restarted += 1
+
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,8 +80,8 @@ def in_a_loop_of_its_own(gate: Coroutine[Any, Any, None]) -> None:
         loop.close()
 
 
-def wait_healthy(script: Script) -> None:
-    in_a_loop_of_its_own(_until_healthy(script, "id", "mlflow-dev-x", HEALTH))  # type: ignore[arg-type]
+def wait_healthy(script: Script, rests_on: str | None = None) -> None:
+    in_a_loop_of_its_own(_until_healthy(script, "id", "mlflow-dev-x", HEALTH, rests_on))  # type: ignore[arg-type]
 
 
 def wait_done(script: Script, timeout_s: int = 60, prepares: str | None = None) -> None:
@@ -172,7 +176,21 @@ def test_a_job_that_hangs_is_given_up() -> None:
     assert "still running after 0 s" in failure(partial(wait_done, timeout_s=0), Script([state()]))
 
 
-@pytest.mark.parametrize(("made", "runs"), [(3, 1), (1, 0), (None, 0)], ids=["newer", "older", "none"])
+NEWER = pytest.mark.parametrize(("made", "runs"), [(3, 1), (1, 0), (None, 0)], ids=["newer", "older", "none"])
+"""The day on which a volume was made, where the container was started on the second."""
+
+
+@NEWER
+def test_a_service_starts_again_when_the_volume_in_which_it_made_something_is_newer(
+    made: int | None, runs: int
+) -> None:
+    running = state(started_at="2026-05-02T03:17:00.123456789Z")
+    script = Script([running], made=datetime(2026, 5, made, tzinfo=UTC) if made else None)
+    wait_healthy(script, rests_on="mlflow-dev-postgres-18-data")
+    assert script.restarted == runs
+
+
+@NEWER
 def test_a_job_runs_again_when_the_volume_that_it_prepared_is_newer(made: int | None, runs: int) -> None:
     done = state("exited", started_at="2026-05-02T03:17:00.123456789Z")
     script = Script([done], made=datetime(2026, 5, made, tzinfo=UTC) if made else None)
