@@ -117,6 +117,7 @@ class Minio(pulumi.ComponentResource):
             Workload(
                 image=platform.images.minio_client,
                 limits=Limits(memory_mb=256, cpus=1.0),
+                prepares=volume,
                 networks=[platform.networks.backend],
                 entrypoint=["sh", "/run/config/bootstrap.sh"],
                 env={"ENDPOINT": endpoint, "BUCKET": bucket, "MC_CONFIG_DIR": "/tmp/mc"},  # noqa: S108
@@ -148,7 +149,6 @@ class Minio(pulumi.ComponentResource):
                 user="0:0",
             ),
             platform=platform,
-            prepares=volume,
             after=[service.ready],
             opts=child,
         )

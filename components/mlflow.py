@@ -137,9 +137,9 @@ class Mlflow(pulumi.ComponentResource):
                     env=environment,
                     files=[files],
                     tmpfs=_private_tmpfs(),
+                    prepares=prepares,
                 ),
                 platform=platform,
-                prepares=prepares,
                 after=[after],
                 opts=child,
             )
@@ -196,6 +196,8 @@ class Mlflow(pulumi.ComponentResource):
                 ],
                 data={"/scratch": scratch.name},
                 tmpfs=_private_tmpfs(),
+                # The first experiment.
+                prepares=database.volume,
                 labels=labels(
                     route,
                     name=names.physical(stack, "server"),
@@ -212,8 +214,6 @@ class Mlflow(pulumi.ComponentResource):
             ),
             platform=platform,
             metrics=Metrics(port=METRICS_PORT),
-            # It makes the first experiment.
-            rests_on=database.volume,
             # Longer than the server's own limit for requests in flight, below.
             grace_s=GRACE_SECONDS + 10,
             publish=[

@@ -153,6 +153,8 @@ class Workload:
     user: str | None = None
     labels: Mapping[str, pulumi.Input[str]] = field(default_factory=dict)
     shm_mb: int | None = None
+    prepares: str | None = None
+    """Physical name of the volume in which it makes something when it starts, and does so again where that is lost."""
 
 
 class Service(pulumi.ComponentResource):
@@ -173,15 +175,13 @@ class Service(pulumi.ComponentResource):
         grace_s: int,
         publish: Sequence[Publish] = (),
         metrics: Metrics | None = None,
-        rests_on: str | None = None,
         after: Sequence[pulumi.Input[pulumi.Resource]] = (),
         replaced_with: Sequence[pulumi.Resource] = (),
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         """Run `workload`, started once everything in `after` is ready, stopped with `grace_s` seconds of notice.
 
-        One with `metrics` is where Prometheus can reach it, in a stack that is monitored. One that makes something at
-        its start in the volume that it `rests_on`, by its physical name, starts again where that was lost.
+        One with `metrics` is where Prometheus can reach it, in a stack that is monitored.
         """
         super().__init__("mlflow:runtime:Service", name, None, opts)
         if metrics and platform.monitored:
@@ -212,7 +212,7 @@ class Service(pulumi.ComponentResource):
             opts=_options(self, workload, after, replaced_with),
         )
         self.ready = _gate(
-            container, lambda container_id: _until_healthy(platform, container_id, self.host, health, rests_on)
+            container, lambda container_id: _until_healthy(platform, container_id, self.host, health, workload.prepares)
         )
         self.register_outputs({"host": self.host})
 
@@ -231,16 +231,11 @@ class Job(pulumi.ComponentResource):
         workload: Workload,
         *,
         platform: Platform,
-        prepares: str | None = None,
         timeout_s: int = JOB_TIMEOUT_SECONDS,
         after: Sequence[pulumi.Input[pulumi.Resource]] = (),
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """Run `workload` once everything in `after` is ready.
-
-        One that failed is run again by the next `up`; so is one whose work is lost, since the volume that it
-        `prepares`, by its physical name, is newer than its last run.
-        """
+        """Run `workload` once everything in `after` is ready; one that failed is run again by the next `up`."""
         super().__init__("mlflow:runtime:Job", name, None, opts)
         physical = names.physical(pulumi.get_stack(), name)
         self.container = docker.Container(
@@ -251,7 +246,8 @@ class Job(pulumi.ComponentResource):
             opts=_options(self, workload, after, ()),
         )
         self.done = _gate(
-            self.container, lambda container_id: _until_done(platform, container_id, physical, timeout_s, prepares)
+            self.container,
+            lambda container_id: _until_done(platform, container_id, physical, timeout_s, workload.prepares),
         )
         self.register_outputs({"name": physical})
 
@@ -387,11 +383,11 @@ async def _until_gone(platform: Platform, name: str, image: str) -> None:
 
 
 async def _until_healthy(
-    platform: Platform, container_id: str, name: str, health: HealthCheck, rests_on: str | None = None
+    platform: Platform, container_id: str, name: str, health: HealthCheck, prepares: str | None = None
 ) -> None:
     """Ask the health check itself, rather than wait for Docker's next turn, until it succeeds."""
     daemon: Daemon = platform.daemon
-    if rests_on and await asyncio.to_thread(_outlived, daemon, container_id, rests_on):
+    if prepares is not None and await asyncio.to_thread(_outlived, daemon, container_id, prepares):
         await asyncio.to_thread(daemon.restart, container_id)
     deadline = time.monotonic() + health.ready_within_s
     first: State | None = None
@@ -434,7 +430,7 @@ async def _until_done(
     daemon: Daemon = platform.daemon
     deadline = time.monotonic() + timeout_s
     state = await asyncio.to_thread(daemon.state, container_id)
-    lost = prepares and await asyncio.to_thread(_outlived, daemon, container_id, prepares)
+    lost = prepares is not None and await asyncio.to_thread(_outlived, daemon, container_id, prepares)
     if state and state.started_at < _program_started and not state.running and (_unfinished(state) or lost):
         await asyncio.to_thread(daemon.start, container_id)
         state = await asyncio.to_thread(daemon.state, container_id)

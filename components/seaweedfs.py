@@ -128,6 +128,7 @@ class Seaweedfs(pulumi.ComponentResource):
             Workload(
                 image=image,
                 limits=Limits(memory_mb=128, cpus=1.0),
+                prepares=volume,
                 networks=[platform.networks.backend],
                 entrypoint=["sh", "/run/config/bootstrap.sh"],
                 env={"ENDPOINT": endpoint, "BUCKET": bucket, "GRPC": f"https://{service.host}:{GRPC_PORT}"},
@@ -156,7 +157,6 @@ class Seaweedfs(pulumi.ComponentResource):
                 user=f"{UID}:{UID}",
             ),
             platform=platform,
-            prepares=volume,
             after=[service.ready],
             opts=child,
         )

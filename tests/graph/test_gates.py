@@ -80,8 +80,8 @@ def in_a_loop_of_its_own(gate: Coroutine[Any, Any, None]) -> None:
         loop.close()
 
 
-def wait_healthy(script: Script, rests_on: str | None = None) -> None:
-    in_a_loop_of_its_own(_until_healthy(script, "id", "mlflow-dev-x", HEALTH, rests_on))  # type: ignore[arg-type]
+def wait_healthy(script: Script, prepares: str | None = None) -> None:
+    in_a_loop_of_its_own(_until_healthy(script, "id", "mlflow-dev-x", HEALTH, prepares))  # type: ignore[arg-type]
 
 
 def wait_done(script: Script, timeout_s: int = 60, prepares: str | None = None) -> None:
@@ -186,7 +186,7 @@ def test_a_service_starts_again_when_the_volume_in_which_it_made_something_is_ne
 ) -> None:
     running = state(started_at="2026-05-02T03:17:00.123456789Z")
     script = Script([running], made=datetime(2026, 5, made, tzinfo=UTC) if made else None)
-    wait_healthy(script, rests_on="mlflow-dev-postgres-18-data")
+    wait_healthy(script, prepares="mlflow-dev-postgres-18-data")
     assert script.restarted == runs
 
 
