@@ -61,7 +61,8 @@ def _in_container(stack: Stack, verb: str) -> None:
     """Run a verb of the backup's program; raise `StopError` where it fails."""
     _require_container(stack)
     if stack.daemon.show(names.physical(stack.name, "backup"), [*PROGRAM, verb], through):
-        raise StopError(f"the {verb} of {stack.name} did not succeed; the reason is above, after 'error:'")
+        what = "backup" if verb == "safety" else verb
+        raise StopError(f"the {what} of {stack.name} did not succeed; the reason is above, after 'error:'")
 
 
 def _told(stack: Stack, *arguments: str) -> str:

@@ -43,7 +43,10 @@ def described(stack: Stack) -> dict[str, Any]:
     problems = [problem for problem in (preflight.disk_problem(stack.daemon), at_risk) if problem]
     if paused := [entry["name"] for entry in running if entry["state"] == "paused"]:
         problems.append(f"somebody has paused it\n  type: docker unpause {' '.join(paused)}")
-    if wrong:
+    if preflight.restore_at_work(stack.daemon, stack.name):
+        log = f"docker logs -f {names.physical(stack.name, names.RESTORE)}"
+        problems.append(f"a restore is at work, and the server is down meanwhile\n  see how far it is: {log}")
+    elif wrong:
         problems.append(
             f"not as it should be: {', '.join(wrong)}\n"
             f"  make logs STACK={stack.name} SERVICE=... says why; make up STACK={stack.name} mends what can be mended"

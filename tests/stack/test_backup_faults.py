@@ -70,6 +70,8 @@ def test_what_a_killed_restore_left_is_in_nobodys_way(saved: Deployment) -> None
     container = saved.api.create_container(image, entrypoint=["sleep", "600"], name=name, host_config=host)["Id"]
     saved.api.start(container)
     assert f"a restore of {saved.stack} is at work; nothing was changed" in refused(saved, "down")
+    assert "a restore is at work, and the server is down meanwhile" in refused(saved, "status")
+    assert f"another restore of {saved.stack} is at work" in refused(saved, "restore", FROM="latest")
     saved.api.kill(container)
     saved.make("down")
     saved.make("up")
