@@ -74,16 +74,13 @@ class Artifacts(pulumi.ComponentResource):
                     **CLIENT_ENVIRONMENT,
                     **kinds,
                 },
-                files=[
-                    Files(f"{name}-secrets", "/run/secrets", {"aws-credentials": profiles}, image=image, parent=self),
-                    Files(
-                        f"{name}-config",
-                        "/run/config",
-                        {"copy_artifacts.py": (ASSETS / "copy_artifacts.py").read_text()},
-                        image=image,
-                        parent=self,
-                    ),
-                ],
+                files=Files(
+                    name,
+                    secrets={"aws-credentials": profiles},
+                    config={"copy_artifacts.py": (ASSETS / "copy_artifacts.py").read_text()},
+                    image=image,
+                    parent=self,
+                ),
                 tmpfs={"/tmp": "size=64m,mode=1777"},  # noqa: S108 - inside the container
             ),
             platform=platform,

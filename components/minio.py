@@ -80,15 +80,12 @@ class Minio(pulumi.ComponentResource):
                     # Collect garbage before the kernel kills.
                     "GOMEMLIMIT": f"{settings.memory_mb * 9 // 10}MiB",
                 },
-                files=[
-                    Files(
-                        f"{name}-secrets",
-                        "/run/secrets",
-                        {"root-user": ADMIN, "root-password": root_password.value},
-                        image=platform.images.minio,
-                        parent=self,
-                    )
-                ],
+                files=Files(
+                    name,
+                    secrets={"root-user": ADMIN, "root-password": root_password.value},
+                    image=platform.images.minio,
+                    parent=self,
+                ),
                 data={"/data": data.name},
                 tmpfs={"/tmp": "size=64m,mode=1777"},  # noqa: S108 - inside the container
                 user="0:0",
@@ -121,30 +118,21 @@ class Minio(pulumi.ComponentResource):
                 networks=[platform.networks.backend],
                 entrypoint=["sh", "/run/config/bootstrap.sh"],
                 env={"ENDPOINT": endpoint, "BUCKET": bucket, "MC_CONFIG_DIR": "/tmp/mc"},  # noqa: S108
-                files=[
-                    Files(
-                        f"{name}-bootstrap-secrets",
-                        "/run/secrets",
-                        {
-                            "mc-config.json": _client_config(endpoint, root_password.value),
-                            **{f"{user}-secret-key": identity.value for user, identity in identities.items()},
-                        },
-                        image=platform.images.minio_client,
-                        parent=self,
-                    ),
-                    Files(
-                        f"{name}-bootstrap-config",
-                        "/run/config",
-                        {
-                            "bootstrap.sh": (ASSETS / "bootstrap.sh").read_text(),
-                            f"{USER}-policy.json": json.dumps(policy(bucket), indent=2),
-                            f"{BACKUP_USER}-policy.json": json.dumps(reading_policy(bucket), indent=2),
-                            f"{MONITORING_USER}-policy.json": json.dumps(METRICS_POLICY, indent=2),
-                        },
-                        image=platform.images.minio_client,
-                        parent=self,
-                    ),
-                ],
+                files=Files(
+                    f"{name}-bootstrap",
+                    secrets={
+                        "mc-config.json": _client_config(endpoint, root_password.value),
+                        **{f"{user}-secret-key": identity.value for user, identity in identities.items()},
+                    },
+                    config={
+                        "bootstrap.sh": (ASSETS / "bootstrap.sh").read_text(),
+                        f"{USER}-policy.json": json.dumps(policy(bucket), indent=2),
+                        f"{BACKUP_USER}-policy.json": json.dumps(reading_policy(bucket), indent=2),
+                        f"{MONITORING_USER}-policy.json": json.dumps(METRICS_POLICY, indent=2),
+                    },
+                    image=platform.images.minio_client,
+                    parent=self,
+                ),
                 tmpfs={"/tmp": "size=16m,mode=1777"},  # noqa: S108 - inside the container
                 user="0:0",
             ),

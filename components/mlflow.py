@@ -135,7 +135,7 @@ class Mlflow(pulumi.ComponentResource):
                     networks=[platform.networks.backend],
                     command=[role],
                     env=environment,
-                    files=[files],
+                    files=files,
                     tmpfs=_private_tmpfs(),
                     prepares=prepares,
                 ),
@@ -147,7 +147,7 @@ class Mlflow(pulumi.ComponentResource):
         def secrets(
             consumer: str, contents: Mapping[str, pulumi.Input[str]], *after: pulumi.Output[docker.Container]
         ) -> Files:
-            return Files(f"{consumer}-secrets", "/run/secrets", contents, image=image, parent=self, after=after)
+            return Files(consumer, secrets=contents, image=image, parent=self, after=after)
 
         # Alone and first: a key that does not open the data stops everything while the old server still runs. New
         # files for the others would end it, since the engine deletes a consumer before it replaces its writer.
@@ -179,21 +179,19 @@ class Mlflow(pulumi.ComponentResource):
                     "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": self.url,
                     **({"METRICS_PORT": str(METRICS_PORT)} if platform.monitored else {}),
                 },
-                files=[
-                    secrets(
-                        "server",
-                        {
-                            **pgpass,
-                            **data_keys,
-                            "aws-credentials": artifacts.credentials_file,
-                            **users,
-                            **({"flask-secret-key": flask_key.value} if flask_key else {}),
-                        },
-                        verified.done,
-                        # Until the artifacts are where it will look for them, the old one shows where they were.
-                        artifacts.ready,
-                    )
-                ],
+                files=secrets(
+                    "server",
+                    {
+                        **pgpass,
+                        **data_keys,
+                        "aws-credentials": artifacts.credentials_file,
+                        **users,
+                        **({"flask-secret-key": flask_key.value} if flask_key else {}),
+                    },
+                    verified.done,
+                    # Until the artifacts are where it will look for them, the old one shows where they were.
+                    artifacts.ready,
+                ),
                 data={"/scratch": scratch.name},
                 tmpfs=_private_tmpfs(),
                 # The first experiment.

@@ -18,7 +18,7 @@ from components.object_store import ObjectStore
 from components.platform import Platform
 from components.postgres import DATABASE, MONITORING_ROLE, Postgres
 from components.postgres import PORT as POSTGRES_PORT
-from components.runtime import Files, HealthCheck, Limits, Publish, Service, Workload
+from components.runtime import CONFIG, SECRETS, Files, HealthCheck, Limits, Publish, Service, Workload
 from components.scrape import Target, for_another, scrape_config
 from components.settings import Cpus, Email, HostAndPort, HttpUrl, Port, Settings
 from components.traefik import HTTPS_PORT, Traefik, Upstream
@@ -30,7 +30,6 @@ NOBODY, GRAFANA_USER = "65534:65534", "472:0"
 WEBHOOK_SECRET, SWITCH_SECRET, MAIL_SECRET = "alertWebhookUrl", "deadMansSwitchUrl", "smtpPassword"
 """Secrets in the stack's config that nobody can generate. Whoever knows such an address may write to it."""
 RUNBOOKS = "docs/operations.md"
-CONFIG, SECRETS = "/run/config", "/run/secrets"
 
 
 class MailSettings(Settings):
@@ -186,7 +185,7 @@ class Monitoring(pulumi.ComponentResource):
         self,
         name: str,
         *,
-        files: Sequence[Files],
+        files: Files,
         command: Sequence[str],
         check: Sequence[str],
         networks: Sequence[pulumi.Output[str]],
@@ -219,10 +218,14 @@ class Monitoring(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self),
         )
 
-    def _files(self, name: str, path: str, contents: Mapping[str, pulumi.Input[str]]) -> list[Files]:
-        kind = path.rpartition("/")[2]
-        image = self._platform.images.of(name)
-        return [Files(f"{name}-{kind}", path, contents, image=image, parent=self)] if contents else []
+    def _files(
+        self,
+        consumer: str,
+        *,
+        config: Mapping[str, pulumi.Input[str]],
+        secrets: Mapping[str, pulumi.Input[str]] | None = None,
+    ) -> Files:
+        return Files(consumer, config=config, secrets=secrets, image=self._platform.images.of(consumer), parent=self)
 
     def _postgres_exporter(self, database: Postgres) -> Target:
         """Run the exporter of Postgres' own figures, and of what MLflow has in it."""
@@ -230,10 +233,11 @@ class Monitoring(pulumi.ComponentResource):
         assert database.monitoring_password is not None, "Platform.monitored was false"  # noqa: S101
         service = self._service(
             name,
-            files=[
-                *self._files(name, SECRETS, {"password": database.monitoring_password.value}),
-                *self._files(name, CONFIG, {"queries.yml": (ASSETS / "queries.yml").read_text()}),
-            ],
+            files=self._files(
+                name,
+                secrets={"password": database.monitoring_password.value},
+                config={"queries.yml": (ASSETS / "queries.yml").read_text()},
+            ),
             command=[
                 "postgres_exporter",
                 f"--extend.query-path={CONFIG}/queries.yml",
@@ -267,7 +271,7 @@ class Monitoring(pulumi.ComponentResource):
             asked["edge"] = ("traefik", f"https://{names.physical(pulumi.get_stack(), 'traefik')}:{HTTPS_PORT}/")
         service = self._service(
             name,
-            files=self._files(name, CONFIG, {"blackbox.yml": json.dumps({"modules": modules}, indent=2) + "\n"}),
+            files=self._files(name, config={"blackbox.yml": json.dumps({"modules": modules}, indent=2) + "\n"}),
             command=["blackbox_exporter", f"--config.file={CONFIG}/blackbox.yml", "--log.format=json"],
             check=_asks(BLACKBOX_PORT, "/-/healthy"),
             networks=self._platform.networks.monitored_and(),
@@ -301,10 +305,11 @@ class Monitoring(pulumi.ComponentResource):
         config = pulumi.Config("mlflow")
         service = self._service(
             name,
-            files=[
-                *self._files(name, SECRETS, {key: config.require_secret(key) for key in settings.secrets}),
-                *self._files(name, CONFIG, {"alertmanager.yml": json.dumps(alerting(settings), indent=2) + "\n"}),
-            ],
+            files=self._files(
+                name,
+                secrets={key: config.require_secret(key) for key in settings.secrets},
+                config={"alertmanager.yml": json.dumps(alerting(settings), indent=2) + "\n"},
+            ),
             command=[
                 "alertmanager",
                 f"--config.file={CONFIG}/alertmanager.yml",
@@ -332,7 +337,6 @@ class Monitoring(pulumi.ComponentResource):
             Target(job="alertmanager", instance="alertmanager", address=alertmanager),
         ]
         rendered = watching([*targets, *itself], stack, alertmanager)
-        secrets = {target.job: target.secret for target in targets if target.secret is not None}
         history = docker.Volume(
             f"{name}-history",
             name=names.history_volume(stack),
@@ -340,17 +344,14 @@ class Monitoring(pulumi.ComponentResource):
         )
         service = self._service(
             name,
-            files=[
-                *self._files(name, SECRETS, secrets),
-                *self._files(
-                    name,
-                    CONFIG,
-                    {
-                        "prometheus.yml": json.dumps(rendered, indent=2) + "\n",
-                        "alerts.yml": alerts(settings.runbooks),
-                    },
-                ),
-            ],
+            files=self._files(
+                name,
+                secrets={target.job: target.secret for target in targets if target.secret is not None},
+                config={
+                    "prometheus.yml": json.dumps(rendered, indent=2) + "\n",
+                    "alerts.yml": alerts(settings.runbooks),
+                },
+            ),
             command=[
                 "prometheus",
                 f"--config.file={CONFIG}/prometheus.yml",
@@ -375,10 +376,7 @@ class Monitoring(pulumi.ComponentResource):
         self.credentials = [password]
         self._service(
             name,
-            files=[
-                *self._files(name, SECRETS, {"admin-password": password.value}),
-                *self._files(name, CONFIG, provisioning(prometheus)),
-            ],
+            files=self._files(name, secrets={"admin-password": password.value}, config=provisioning(prometheus)),
             command=["/run.sh"],
             check=_asks(GRAFANA_PORT, "/api/health"),
             networks=self._platform.networks.monitored_and(published=True),

@@ -85,11 +85,10 @@ class Postgres(pulumi.ComponentResource):
             passwords["backup-password"] = self.backup_password.value
         if self.monitoring_password:
             passwords["monitoring-password"] = self.monitoring_password.value
-        secrets = Files(f"{name}-secrets", "/run/secrets", passwords, image=image, parent=self)
-        config = Files(
-            f"{name}-config",
-            "/run/config",
-            {file.name: file.read_text() for file in sorted(ASSETS.iterdir())},
+        files = Files(
+            name,
+            secrets=passwords,
+            config={file.name: file.read_text() for file in sorted(ASSETS.iterdir())},
             image=image,
             parent=self,
         )
@@ -101,7 +100,7 @@ class Postgres(pulumi.ComponentResource):
                 networks=platform.networks.backend_and(published=settings.port is not None),
                 entrypoint=["bash", "/run/config/start.sh"],
                 command=_parameters(settings),
-                files=[secrets, config],
+                files=files,
                 data={"/var/lib/postgresql": data.name},
                 # Sockets and nothing else: data in a tmpfs would count as memory.
                 tmpfs={

@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pulumi
@@ -70,68 +71,77 @@ class Metrics:
     path: str = "/metrics"
 
 
-class Files:
-    """Files in a volume of their own, for one consumer.
+SECRETS = "/run/secrets"
+"""Where a consumer finds its secrets."""
+CONFIG = "/run/config"
+"""Where it finds what is no secret: configuration, scripts."""
 
-    Docker cannot upload into a container with a read-only root. So the files are uploaded into the volume through a
+
+class Files:
+    """Files for one consumer: its secrets and its configuration, each in a volume of their own.
+
+    Docker cannot upload into a container with a read-only root. So the files are uploaded into the volumes through a
     container that never starts: it needs nothing but an image, and no program in it. They are root's, mode 0444, in
-    a volume that nobody but the consumer mounts.
+    volumes that nobody but the consumer mounts.
     """
 
-    volume: pulumi.Output[str]
-    """Name of the volume."""
-    path: str
-    """Where the consumer finds it."""
+    volumes: dict[str, pulumi.Output[str]]
+    """Path at which the consumer finds them, to volume name."""
     writer: docker.Container
     """Is replaced when a file changes; whoever read the files must be replaced with it."""
 
     def __init__(
         self,
-        name: str,
-        path: str,
-        contents: Mapping[str, pulumi.Input[str]],
+        consumer: str,
         *,
+        secrets: Mapping[str, pulumi.Input[str]] | None = None,
+        config: Mapping[str, pulumi.Input[str]] | None = None,
         image: pulumi.Input[str],
         parent: pulumi.Resource,
         after: Sequence[pulumi.Input[pulumi.Resource]] = (),
     ) -> None:
-        """Write `contents`, file name to content, into a new volume to be mounted at `path`.
+        """Write `secrets` and `config`, file name to content, into volumes to be mounted at their two paths.
 
         Replacing the writer deletes the consumer first. What must be proved while the old consumer still runs goes
         into `after`.
         """
         stack = pulumi.get_stack()
-        physical = names.physical(stack, name)
-        # A file that is no longer among them would stay in the volume, and open what it opened: other names, another
-        # volume. It has the old one's name, so that has to go first, with whoever uses it.
-        listed = hashlib.sha256("\0".join(sorted(contents)).encode()).hexdigest()[:12]
-        volume = docker.Volume(
-            name,
-            name=physical,
-            labels=[
-                {"label": names.STACK_LABEL, "value": stack},
-                {"label": names.FILES_LABEL, "value": listed},
-            ],
-            opts=pulumi.ResourceOptions(parent=parent, delete_before_replace=True),
-        )
-        self.path = path
-        self.volume = volume.name
+        folders = {path: contents for path, contents in ((SECRETS, secrets), (CONFIG, config)) if contents}
+        self.volumes = {path: self._volume(f"{consumer}-{Path(path).name}", folders[path], parent) for path in folders}
+        name = f"{consumer}-files"
         self.writer = docker.Container(
-            f"{name}-writer",
-            name=physical,
+            name,
+            name=names.physical(stack, name),
             image=image,
             # Never started, so never given anything else: only the daemon writes through it.
             start=False,
             must_run=False,
             network_mode="none",
-            volumes=[{"volume_name": volume.name, "container_path": path}],
+            volumes=[{"volume_name": volume, "container_path": path} for path, volume in self.volumes.items()],
             uploads=[
                 {"file": f"{path}/{file}", "content": content, "permissions": "0444"}
+                for path, contents in folders.items()
                 for file, content in sorted(contents.items())
             ],
             labels=_labels(stack, name, "files"),
             opts=pulumi.ResourceOptions(parent=parent, depends_on=[*after], delete_before_replace=True),
         )
+
+    def _volume(
+        self, name: str, contents: Mapping[str, pulumi.Input[str]], parent: pulumi.Resource
+    ) -> pulumi.Output[str]:
+        # A file that is no longer among them would stay in the volume, and open what it opened: other names, another
+        # volume. It has the old one's name, so that has to go first, with whoever uses it.
+        listed = hashlib.sha256("\0".join(sorted(contents)).encode()).hexdigest()[:12]
+        return docker.Volume(
+            name,
+            name=names.physical(pulumi.get_stack(), name),
+            labels=[
+                {"label": names.STACK_LABEL, "value": pulumi.get_stack()},
+                {"label": names.FILES_LABEL, "value": listed},
+            ],
+            opts=pulumi.ResourceOptions(parent=parent, delete_before_replace=True),
+        ).name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +155,7 @@ class Workload:
     command: Sequence[str] | None = None
     env: Mapping[str, pulumi.Input[str]] = field(default_factory=dict)
     """Never a secret: those are files."""
-    files: Sequence[Files] = ()
+    files: Files | None = None
     data: Mapping[str, pulumi.Input[str]] = field(default_factory=dict)
     """Path to volume name."""
     tmpfs: Mapping[str, str] = field(default_factory=dict)
@@ -274,7 +284,7 @@ def _arguments(physical: str, name: str, role: str, workload: Workload) -> dict[
         "image": workload.image,
         "entrypoints": workload.entrypoint,
         "command": workload.command,
-        "envs": [pulumi.Output.concat(key, "=", value) for key, value in sorted(workload.env.items())],
+        "envs": [_assignment(key, value) for key, value in sorted(workload.env.items())],
         "user": workload.user,
         "read_only": True,
         "capabilities": {"drops": ["ALL"]},
@@ -289,8 +299,8 @@ def _arguments(physical: str, name: str, role: str, workload: Workload) -> dict[
         "volumes": [
             *({"volume_name": volume, "container_path": path} for path, volume in sorted(workload.data.items())),
             *(
-                {"volume_name": files.volume, "container_path": files.path, "read_only": True}
-                for files in workload.files
+                {"volume_name": volume, "container_path": path, "read_only": True}
+                for path, volume in (workload.files.volumes if workload.files else {}).items()
             ),
         ],
         "log_driver": "json-file",
@@ -302,13 +312,18 @@ def _arguments(physical: str, name: str, role: str, workload: Workload) -> dict[
     }
 
 
+def _assignment(key: str, value: pulumi.Input[str]) -> pulumi.Input[str]:
+    # An output where none is needed is several tasks in the program, and there are sixty of these.
+    return f"{key}={value}" if isinstance(value, str) else pulumi.Output.concat(key, "=", value)
+
+
 def _options(
     parent: pulumi.Resource,
     workload: Workload,
     after: Sequence[pulumi.Input[pulumi.Resource]],
     replaced_with: Sequence[pulumi.Resource],
 ) -> pulumi.ResourceOptions:
-    writers = [files.writer for files in workload.files]
+    writers = [workload.files.writer] if workload.files else []
     return pulumi.ResourceOptions(
         parent=parent,
         depends_on=[*after, *writers],

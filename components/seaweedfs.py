@@ -84,18 +84,15 @@ class Seaweedfs(pulumi.ComponentResource):
                     # Collect garbage before the kernel kills.
                     "GOMEMLIMIT": f"{settings.memory_mb * 7 // 10}MiB",
                 },
-                files=[
-                    Files(
-                        f"{name}-secrets",
-                        "/run/secrets",
-                        {
-                            "identities.json": _identities(bucket, admin_password, password, readers),
-                            "grpc.pem": admin_password.value.apply(closing_certificate),
-                        },
-                        image=image,
-                        parent=self,
-                    )
-                ],
+                files=Files(
+                    name,
+                    secrets={
+                        "identities.json": _identities(bucket, admin_password, password, readers),
+                        "grpc.pem": admin_password.value.apply(closing_certificate),
+                    },
+                    image=image,
+                    parent=self,
+                ),
                 data={"/data": data.name},
                 tmpfs={"/tmp": "size=64m,mode=1777"},  # noqa: S108 - inside the container
                 user=f"{UID}:{UID}",
@@ -132,28 +129,17 @@ class Seaweedfs(pulumi.ComponentResource):
                 networks=[platform.networks.backend],
                 entrypoint=["sh", "/run/config/bootstrap.sh"],
                 env={"ENDPOINT": endpoint, "BUCKET": bucket, "GRPC": f"https://{service.host}:{GRPC_PORT}"},
-                files=[
-                    Files(
-                        f"{name}-bootstrap-secrets",
-                        "/run/secrets",
-                        {
-                            "admin.curl": _signed_as(ADMIN, admin_password.value),
-                            "mlflow.curl": _signed_as(USER, password.value),
-                            **{
-                                f"{reader}.curl": _signed_as(reader, secret.value) for reader, secret in readers.items()
-                            },
-                        },
-                        image=image,
-                        parent=self,
-                    ),
-                    Files(
-                        f"{name}-bootstrap-config",
-                        "/run/config",
-                        {"bootstrap.sh": (ASSETS / "bootstrap.sh").read_text()},
-                        image=image,
-                        parent=self,
-                    ),
-                ],
+                files=Files(
+                    f"{name}-bootstrap",
+                    secrets={
+                        "admin.curl": _signed_as(ADMIN, admin_password.value),
+                        "mlflow.curl": _signed_as(USER, password.value),
+                        **{f"{reader}.curl": _signed_as(reader, secret.value) for reader, secret in readers.items()},
+                    },
+                    config={"bootstrap.sh": (ASSETS / "bootstrap.sh").read_text()},
+                    image=image,
+                    parent=self,
+                ),
                 user=f"{UID}:{UID}",
             ),
             platform=platform,

@@ -95,7 +95,7 @@ BackupTarget = Annotated[
 
 
 def _cron(value: str) -> str:
-    # A twentieth of a preview's time, for whoever keeps the default.
+    # Not at the top: a preview should not wait for it where nobody sets a schedule.
     from croniter import croniter  # noqa: PLC0415
 
     if len(value.split()) != 5 or not croniter.is_valid(value):  # noqa: PLR2004

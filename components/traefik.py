@@ -11,13 +11,12 @@ from components import names
 from components.credentials import Credential
 from components.platform import Platform
 from components.route import CERTIFICATE_SECRET, DNS_SECRET, KEY_SECRET, Route, TraefikSettings, hashed, routes
-from components.runtime import Files, HealthCheck, Limits, Metrics, Publish, Service, Workload
+from components.runtime import CONFIG, Files, HealthCheck, Limits, Metrics, Publish, Service, Workload
 from components.scrape import Target
 
 HTTP_PORT, HTTPS_PORT, PING_PORT, METRICS_PORT = 8000, 8443, 8082, 8083
 """Inside the container, where nobody needs a right to bind a low port."""
 UID = 65532
-CONFIG = "/run/config"
 USERS_FILE, CERTIFICATE_FILE, KEY_FILE, DNS_FILE = "users", "certificate.pem", "key.pem", "dns-token"
 
 
@@ -47,8 +46,6 @@ class Traefik(pulumi.ComponentResource):
     def _run(self, name: str, route: Route, platform: Platform, upstream: "Upstream") -> None:
         child = pulumi.ResourceOptions(parent=self)
         settings, image = route.traefik, platform.images.traefik
-        secrets = _secrets(settings, upstream.password)
-        secret_files = [Files(f"{name}-secrets", "/run/secrets", secrets, image=image, parent=self)] if secrets else []
         data: dict[str, pulumi.Input[str]] = {}
         env = {
             "HOME": "/tmp",  # noqa: S108 - inside the container
@@ -75,20 +72,17 @@ class Traefik(pulumi.ComponentResource):
                 entrypoint=["traefik"],
                 command=[f"--configFile={CONFIG}/traefik.yml"],
                 env=env,
-                files=[
-                    *secret_files,
-                    Files(
-                        f"{name}-config",
-                        CONFIG,
-                        {
-                            # JSON is YAML.
-                            "traefik.yml": json.dumps(static(settings, monitored=platform.monitored), indent=2) + "\n",
-                            "routes.yml": json.dumps(dynamic(route, upstream), indent=2) + "\n",
-                        },
-                        image=image,
-                        parent=self,
-                    ),
-                ],
+                files=Files(
+                    name,
+                    secrets=_secrets(settings, upstream.password),
+                    config={
+                        # JSON is YAML.
+                        "traefik.yml": json.dumps(static(settings, monitored=platform.monitored), indent=2) + "\n",
+                        "routes.yml": json.dumps(dynamic(route, upstream), indent=2) + "\n",
+                    },
+                    image=image,
+                    parent=self,
+                ),
                 data=data,
                 tmpfs={"/tmp": "size=16m,mode=1777"},  # noqa: S108 - inside the container
                 user=user,

@@ -17,8 +17,8 @@ from tests.graph.mocked import PASSWORD, Graph
 Program = Callable[..., Graph]
 
 
-def uploaded(graph: Graph, writer: str, file: str) -> Any:  # noqa: ANN401 - JSON
-    uploads = graph.writers[f"{writer}-writer"].plain["uploads"]
+def uploaded(graph: Graph, consumer: str, file: str) -> Any:  # noqa: ANN401 - JSON
+    uploads = graph.writers[f"{consumer}-files"].plain["uploads"]
     content = next(str(upload["content"]) for upload in uploads if upload["file"].endswith(f"/{file}"))
     return yaml.safe_load(content) if file.endswith((".yml", ".yaml", ".json")) else content
 
@@ -47,7 +47,7 @@ def test_exporters_alone_are_two_containers_and_a_file(program: Program) -> None
 
 
 def test_whoever_is_asked_meets_prometheus_on_a_network_of_its_own(graph: Graph) -> None:
-    config = uploaded(graph, "prometheus-config", "prometheus.yml")
+    config = uploaded(graph, "prometheus", "prometheus.yml")
     hosts = {entry["static_configs"][0]["targets"][0].partition(":")[0] for entry in config["scrape_configs"]}
     assert len(hosts) == 8
     for host in hosts:
@@ -59,7 +59,7 @@ def test_whoever_is_asked_meets_prometheus_on_a_network_of_its_own(graph: Graph)
 
 
 def test_a_job_has_a_name_that_nobody_else_has_in_the_same_prometheus(graph: Graph) -> None:
-    config = uploaded(graph, "prometheus-config", "prometheus.yml")
+    config = uploaded(graph, "prometheus", "prometheus.yml")
     for entry in config["scrape_configs"]:
         (group,) = entry["static_configs"]
         assert entry["job_name"] == f"mlflow-prod-{group['labels']['job']}"
@@ -73,14 +73,14 @@ def test_only_who_tells_somebody_outside_has_a_way_out(program: Program, graph: 
 
 
 def test_a_token_is_a_file_of_prometheus(graph: Graph) -> None:
-    config = uploaded(graph, "prometheus-config", "prometheus.yml")
+    config = uploaded(graph, "prometheus", "prometheus.yml")
     files = {
         entry["static_configs"][0]["labels"]["job"]: entry["authorization"]["credentials_file"]
         for entry in config["scrape_configs"]
         if "authorization" in entry
     }
     assert files == {job: f"/run/secrets/{job}" for job in ("minio", "minio-node", "minio-bucket")}
-    assert uploaded(graph, "prometheus-secrets", "minio") == minio_token(
+    assert uploaded(graph, "prometheus", "minio") == minio_token(
         "mlflow-monitoring", "generated-minio-monitoring-password".ljust(32, "x")
     )
 
@@ -96,10 +96,10 @@ def test_minios_token_is_the_one_that_its_client_would_make() -> None:
 
 
 def test_the_address_of_a_receiver_is_a_file(graph: Graph) -> None:
-    config = uploaded(graph, "alertmanager-config", "alertmanager.yml")
+    config = uploaded(graph, "alertmanager", "alertmanager.yml")
     people = next(receiver for receiver in config["receivers"] if receiver["name"] == "people")
     assert people["webhook_configs"] == [{"url_file": f"/run/secrets/{WEBHOOK_SECRET}", "send_resolved": True}]
-    assert uploaded(graph, "alertmanager-secrets", WEBHOOK_SECRET) == ADDRESS
+    assert uploaded(graph, "alertmanager", WEBHOOK_SECRET) == ADDRESS
 
 
 def test_mail_is_sent_with_the_password_from_a_file(program: Program) -> None:
@@ -109,7 +109,7 @@ def test_mail_is_sent_with_the_password_from_a_file(program: Program) -> None:
         values=watched(mail=mail, webhook=False, deadMansSwitch=True),
         secrets={"smtpPassword": "of-the-mail", SWITCH_SECRET: ADDRESS},
     )
-    config = uploaded(graph, "alertmanager-config", "alertmanager.yml")
+    config = uploaded(graph, "alertmanager", "alertmanager.yml")
     people, switch = config["receivers"]
     assert people["email_configs"] == [
         {
@@ -126,7 +126,7 @@ def test_mail_is_sent_with_the_password_from_a_file(program: Program) -> None:
 
 
 def test_the_readiness_that_is_watched_is_the_servers_own(program: Program, graph: Graph) -> None:
-    modules = uploaded(graph, "blackbox-exporter-config", "blackbox.yml")["modules"]
+    modules = uploaded(graph, "blackbox-exporter", "blackbox.yml")["modules"]
     assert modules["readiness"]["http"]["valid_status_codes"] == [200]
     assert modules["edge"]["http"]["headers"] == {"Host": "mlflow.example.com"}
     by_mlflow = program(
@@ -134,7 +134,7 @@ def test_the_readiness_that_is_watched_is_the_servers_own(program: Program, grap
         values=watched() | {"mlflow:authentication": "mlflow", "mlflow:postgres": {"maxConnections": 150}},
         secrets={WEBHOOK_SECRET: ADDRESS},
     )
-    http = uploaded(by_mlflow, "blackbox-exporter-config", "blackbox.yml")["modules"]["readiness"]["http"]
+    http = uploaded(by_mlflow, "blackbox-exporter", "blackbox.yml")["modules"]["readiness"]["http"]
     assert http["valid_status_codes"] == [401]
     assert http["headers"]["Authorization"].startswith("Basic ")
 
@@ -142,16 +142,16 @@ def test_the_readiness_that_is_watched_is_the_servers_own(program: Program, grap
 def test_the_metrics_of_the_server_are_not_on_the_port_that_a_proxy_leads_to(graph: Graph) -> None:
     assert graph.services["server"].envs["METRICS_PORT"] == "5001"
     assert "5001" not in json.dumps(graph.services["server"].plain["ports"])
-    routes = uploaded(graph, "traefik-config", "routes.yml")
+    routes = uploaded(graph, "traefik", "routes.yml")
     assert "5001" not in json.dumps(routes)
 
 
 def test_grafana_has_its_source_and_the_dashboards(graph: Graph) -> None:
-    source = uploaded(graph, "grafana-config", "datasources/prometheus.yaml")["datasources"][0]
+    source = uploaded(graph, "grafana", "datasources/prometheus.yaml")["datasources"][0]
     assert source["url"] == "http://mlflow-prod-prometheus:9090"
-    board = uploaded(graph, "grafana-config", "dashboards/mlflow.json")
+    board = uploaded(graph, "grafana", "dashboards/mlflow.json")
     assert board["uid"] == "mlflow"
-    provider = uploaded(graph, "grafana-config", "dashboards/mlflow.yaml")["providers"][0]
+    provider = uploaded(graph, "grafana", "dashboards/mlflow.yaml")["providers"][0]
     assert provider["options"]["path"] == "/run/config/dashboards"
     grafana = graph.services["grafana"]
     assert grafana.envs["GF_SECURITY_ADMIN_PASSWORD__FILE"] == "/run/secrets/admin-password"
@@ -168,7 +168,7 @@ def test_only_what_is_deployed_has_an_address() -> None:
 
 def test_an_alert_leads_to_its_page_where_whoever_is_told_can_read_it(program: Program, graph: Graph) -> None:
     def links(of: Graph) -> set[str]:
-        groups = uploaded(of, "prometheus-config", "alerts.yml")["groups"]
+        groups = uploaded(of, "prometheus", "alerts.yml")["groups"]
         return {rule["annotations"]["runbook_url"] for group in groups for rule in group["rules"]}
 
     page = "https://git.example.com/ops/mlflow/blob/main/docs/operations.md"
@@ -179,10 +179,8 @@ def test_an_alert_leads_to_its_page_where_whoever_is_told_can_read_it(program: P
 
 def test_every_worse_thing_that_explains_another_is_an_alert(graph: Graph) -> None:
     alerts = {
-        rule["alert"]
-        for group in uploaded(graph, "prometheus-config", "alerts.yml")["groups"]
-        for rule in group["rules"]
+        rule["alert"] for group in uploaded(graph, "prometheus", "alerts.yml")["groups"] for rule in group["rules"]
     }
-    for rule in uploaded(graph, "alertmanager-config", "alertmanager.yml")["inhibit_rules"]:
+    for rule in uploaded(graph, "alertmanager", "alertmanager.yml")["inhibit_rules"]:
         for matcher in [*rule["source_matchers"], *rule["target_matchers"]]:
             assert set(matcher.split('"')[1].split("|")) <= alerts

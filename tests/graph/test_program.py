@@ -23,6 +23,7 @@ from tests.graph.mocked import (
     VOLUME,
     Graph,
     HealthyDaemon,
+    Resource,
     in_clear,
     unwrapped,
     values_of,
@@ -109,10 +110,14 @@ def test_what_the_provider_cannot_update_is_replaced(graph: Graph) -> None:
         assert {"healthcheck", "init", "tmpfs"} <= set(container.request.replaceOnChanges), name
 
 
+def volumes_of(container: Resource) -> list[str]:
+    return [entry["volumeName"] for entry in container.plain["volumes"]]
+
+
 def test_a_container_that_reads_a_file_is_replaced_with_it(graph: Graph) -> None:
     for name, container in graph.containers.items():
         mounted = {volume["volumeName"] for volume in container.plain["volumes"]}
-        writers = {writer.urn for writer in graph.writers.values() if writer.plain["name"] in mounted}
+        writers = {writer.urn for writer in graph.writers.values() if mounted & set(volumes_of(writer))}
         assert writers, name
         assert writers <= set(container.request.replace_with), name
 
@@ -124,8 +129,7 @@ def test_a_writer_never_starts(graph: Graph) -> None:
 
 
 def test_files_are_mounted_read_only_and_by_one_consumer(graph: Graph) -> None:
-    for writer in graph.writers.values():
-        volume = writer.plain["name"]
+    for volume in [volume for writer in graph.writers.values() for volume in volumes_of(writer)]:
         mounts = [
             entry
             for container in graph.containers.values()
@@ -245,7 +249,7 @@ def test_an_exported_credential_is_secret(graph: Graph) -> None:
 
 def test_a_configured_secret_wins_and_its_generator_stays(program: Program) -> None:
     graph = program("dev", secrets={"postgresPassword": "my-own-password"})
-    uploads = json.dumps(graph.writers["postgres-secrets-writer"].plain["uploads"])
+    uploads = json.dumps(graph.writers["postgres-files"].plain["uploads"])
     assert "my-own-password" in uploads
     assert "generated" not in uploads
     # One that came and went with the setting would be deleted by the plan after the write-back.
@@ -279,8 +283,13 @@ def test_a_webhook_key_of_another_length_is_refused(program: Program) -> None:
 
 def test_a_writers_uploads_are_secret_where_they_hold_one(graph: Graph) -> None:
     for name, writer in graph.writers.items():
-        in_envelopes = [ENVELOPE in upload["content"] for upload in writer.inputs["uploads"]]
-        assert any(in_envelopes) == ("secrets" in name), name
+        folders: dict[str, list[bool]] = {}
+        for upload in writer.inputs["uploads"]:
+            folders.setdefault(upload["file"].split("/")[2], []).append(ENVELOPE in upload["content"])
+        # Beside them may be a file without a secret, such as the name of an administrator.
+        assert any(folders.pop("secrets", [True])), name
+        assert not any(folders.pop("config", [])), name
+        assert not folders, name
 
 
 def test_no_file_is_empty(graph: Graph) -> None:
@@ -339,7 +348,7 @@ def test_artifacts_are_copied_before_the_server_starts_on_a_new_object_store(pro
     assert graph.services["server"].envs["MLFLOW_S3_ENDPOINT_URL"] == "http://mlflow-prod-seaweedfs:8333"
     assert graph.jobs["copy-artifacts"].networks == ["backend-id"]
     # The old server, stopped, shows where the artifacts are until they have been copied.
-    assert depends(graph, "server-secrets-writer", "copy-artifacts")
+    assert depends(graph, "server-files", "copy-artifacts")
     # Protected, neither could be taken out of the stack again; their volumes stay either way.
     volumes = {volume.name: volume.request for volume in graph.of(VOLUME)}
     assert (volumes["seaweedfs-data"].protect, volumes["minio-data"].protect) == (False, False)
@@ -350,9 +359,9 @@ def test_artifacts_are_copied_before_the_server_starts_on_a_new_object_store(pro
 # --- the way in ----------------------------------------------------------------------------------------------------
 
 
-def uploaded(graph: Graph, writer: str, file: str) -> str:
+def uploaded(graph: Graph, consumer: str, file: str) -> str:
     """Return the content of a file that a container is given."""
-    uploads = graph.writers[f"{writer}-writer"].plain["uploads"]
+    uploads = graph.writers[f"{consumer}-files"].plain["uploads"]
     return next(str(upload["content"]) for upload in uploads if upload["file"].endswith(f"/{file}"))
 
 
@@ -361,19 +370,19 @@ def test_the_bundled_traefik_reads_files_and_starts_when_the_server_is_ready(pro
     traefik = graph.services["traefik"]
     assert traefik.networks == ["edge-id"]
     assert depends(graph, "traefik", "server")
-    static = json.loads(uploaded(graph, "traefik-config", "traefik.yml"))
+    static = json.loads(uploaded(graph, "traefik", "traefik.yml"))
     assert set(static["providers"]) == {"file"}
     assert {"api", "metrics"}.isdisjoint(static)
     points = static["entryPoints"]
     assert points["websecure"]["transport"]["respondingTimeouts"] == {"readTimeout": "120m"}
     assert points["websecure"]["http"] == {"aliasHeadersStrategy": "delete"}
     assert points["ping"]["address"] == "127.0.0.1:8082"
-    routes = json.loads(uploaded(graph, "traefik-config", "routes.yml"))
+    routes = json.loads(uploaded(graph, "traefik", "routes.yml"))
     balancer = routes["http"]["services"]["mlflow-prod-server"]["loadBalancer"]
     assert balancer["servers"] == [{"url": "http://mlflow-prod-server:5000"}]
     # As the server's own health check: a call that needs the database.
     assert balancer["healthCheck"]["path"] == "/api/2.0/mlflow/experiments/search?max_results=1"
-    assert uploaded(graph, "traefik-secrets", "users").startswith("mlflow:{SHA}")
+    assert uploaded(graph, "traefik", "users").startswith("mlflow:{SHA}")
 
 
 def test_a_certificate_by_acme_is_kept_and_its_token_is_a_file(program: Program) -> None:
@@ -383,8 +392,8 @@ def test_a_certificate_by_acme_is_kept_and_its_token_is_a_file(program: Program)
     # The image has no folder for it that is somebody else's than root's.
     assert traefik.plain["user"] == "0:0"
     assert traefik.envs["CF_DNS_API_TOKEN_FILE"] == "/run/secrets/dns-token"
-    assert uploaded(graph, "traefik-secrets", "dns-token") == "token-of-cloudflare"
-    static = json.loads(uploaded(graph, "traefik-config", "traefik.yml"))
+    assert uploaded(graph, "traefik", "dns-token") == "token-of-cloudflare"
+    static = json.loads(uploaded(graph, "traefik", "traefik.yml"))
     resolver = static["certificatesResolvers"]["acme"]["acme"]
     assert resolver["dnsChallenge"] == {"provider": "cloudflare"}
     volume = graph.named(VOLUME, "traefik-certificates")
@@ -413,14 +422,14 @@ def test_mlflows_own_users_are_configured_without_a_password_for_the_server(prog
     server, migrate = graph.services["server"], graph.jobs["migrate"]
     for container in (server, migrate):
         assert container.envs["MLFLOW_AUTH_CONFIG_PATH"] == "/run/secrets/auth.ini"
-    files = [upload["file"] for upload in graph.writers["server-secrets-writer"].plain["uploads"]]
+    files = [upload["file"] for upload in graph.writers["server-files"].plain["uploads"]]
     assert "/run/secrets/flask-secret-key" in files
     assert not [file for file in files if "admin" in file]
-    assert uploaded(graph, "migrate-secrets", "admin-password").startswith("generated-admin-password")
-    ini = uploaded(graph, "server-secrets", "auth.ini")
+    assert uploaded(graph, "migrate", "admin-password").startswith("generated-admin-password")
+    ini = uploaded(graph, "server", "auth.ini")
     assert "auth_cache_ttl_seconds = 60" in ini
     assert "postgresql+psycopg2://mlflow@mlflow-prod-postgres:5432/mlflow" in ini
-    routes = json.loads(uploaded(graph, "traefik-config", "routes.yml"))
+    routes = json.loads(uploaded(graph, "traefik", "routes.yml"))
     probe = routes["http"]["services"]["mlflow-prod-server"]["loadBalancer"]["healthCheck"]
     assert probe["status"] == 401
 
@@ -438,14 +447,14 @@ def test_a_backup_may_read_everything_and_change_nothing(graph: Graph) -> None:
         return
     envs = graph.services["backup"].envs
     assert envs["PGUSER"] == "mlflow_backup"
-    uploads = {upload["file"]: upload["content"] for upload in graph.writers["backup-secrets-writer"].plain["uploads"]}
+    uploads = {upload["file"]: upload["content"] for upload in graph.writers["backup-files"].plain["uploads"]}
     assert "mlflow_backup:generated-postgres-backup-password" in uploads["/run/secrets/pgpass"]
     assert f"generated-{graph.store}-backup-password" in uploads["/run/secrets/store-credentials"]
     assert "generated-postgres-password" not in json.dumps(uploads)
 
 
 def test_a_backup_holds_the_data_keys_without_which_it_could_not_be_read(program: Program) -> None:
-    uploads = json.dumps(program("prod").writers["backup-secrets-writer"].plain["uploads"])
+    uploads = json.dumps(program("prod").writers["backup-files"].plain["uploads"])
     for key in ("crypto-kek-passphrase", "webhook-encryption-key"):
         assert f"/run/secrets/data-keys/{key}" in uploads
 
@@ -493,8 +502,8 @@ def depends(graph: Graph, later: str, earlier: str) -> bool:
     ("later", "earlier"),
     [
         # Their replacement deletes the server, which must live until the keys are known to be right.
-        ("migrate-secrets-writer", "verify-data-keys"),
-        ("server-secrets-writer", "verify-data-keys"),
+        ("migrate-files", "verify-data-keys"),
+        ("server-files", "verify-data-keys"),
         ("STORE-bootstrap", "STORE"),
         ("verify-data-keys", "postgres"),
         ("migrate", "verify-data-keys"),

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from components.backup import BackupSettings
 from components.images import DEFAULTS
 from components.mlflow import allowed_hosts
 from config import SECRETS, InvalidSettingsError, StackConfig
@@ -28,6 +29,11 @@ def problems(values: dict[str, object], hidden: list[str] | None = None) -> list
 
 
 REFUSED = [
+    (
+        {"backup": {"schedule": "61 3 * * *"}},
+        "mlflow:backup.schedule: must be minute, hour, day of the month, month and day of the week, such as "
+        "17 3 * * *, got '61 3 * * *'",
+    ),
     ({"postgres": {"memoryMb": 64}}, "mlflow:postgres.memoryMb: must be at least 256, got 64"),
     ({"postgres": {"memroyMb": 512}}, "mlflow:postgres.memroyMb: no such setting; did you mean memoryMb?"),
     ({"hostnam": "a"}, "mlflow:hostnam: no such setting; did you mean hostname?"),
@@ -370,6 +376,12 @@ def test_generated_secrets_are_no_settings() -> None:
 def test_a_mirror_keeps_the_digest() -> None:
     config = StackConfig.parse({"images": {"minio": {"ref": "mirror.example.com/silo:RELEASE.2026-09-16T00-00-00Z"}}})
     assert config.images.minio.digest == DEFAULTS["minio"]["digest"]
+
+
+def test_the_schedules_that_nobody_sets_are_ones_that_could_be_set() -> None:
+    default = BackupSettings()
+    schedules = {"schedule": default.schedule, "drillSchedule": default.drill_schedule}
+    assert BackupSettings.model_validate(schedules) == default
 
 
 def test_another_tag_does_not_keep_the_digest_of_the_default() -> None:

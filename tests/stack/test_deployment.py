@@ -142,11 +142,11 @@ def test_a_new_mlflow_image_is_built_migrates_and_is_served(dev: Deployment) -> 
     assert plan == {
         "mlflow-image": "replace",
         "migrate": "replace",
-        "migrate-secrets-writer": "replace",
+        "migrate-files": "replace",
         "verify-data-keys": "replace",
-        "verify-data-keys-secrets-writer": "replace",
+        "verify-data-keys-files": "replace",
         "server": "replace",
-        "server-secrets-writer": "replace",
+        "server-files": "replace",
     }
 
 
@@ -158,9 +158,9 @@ def test_a_new_password_touches_only_who_holds_it(dev: Deployment) -> None:
         dev.pulumi("config", "set", "--secret", "minioPassword", "another-password-of-32-characters")
         assert dev.plan() == {
             "minio-bootstrap": "replace",
-            "minio-bootstrap-secrets-writer": "replace",
+            "minio-bootstrap-files": "replace",
             "server": "replace",
-            "server-secrets-writer": "replace",
+            "server-files": "replace",
         }
     finally:
         dev.file.write_text(before)

@@ -18,7 +18,8 @@ from aiosmtpd.handlers import Message as Handler
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from components.daemon import resolve_host
-from components.monitoring import CONFIG, MAIL_SECRET, SECRETS, MonitoringSettings, alerting
+from components.monitoring import MAIL_SECRET, MonitoringSettings, alerting
+from components.runtime import CONFIG, SECRETS
 from tests.stack.deployment import free_port
 from tests.stack.edge import image
 from tests.stack.probes import host_as_containers_see_it

@@ -57,13 +57,10 @@ def test_a_new_password_reaches_all_who_hold_it_and_nobody_else(rehearsed: Deplo
     works(rehearsed)
     after = ids(rehearsed)
     kept = {name.removeprefix(f"mlflow-{rehearsed.stack}-") for name in before if before[name] == after[name]}
-    assert kept == {
-        *("postgres-config", "seaweedfs", "seaweedfs-secrets", "seaweedfs-bootstrap"),
-        *("seaweedfs-bootstrap-config", "seaweedfs-bootstrap-secrets"),
-    }
+    assert kept == {"seaweedfs", "seaweedfs-files", "seaweedfs-bootstrap", "seaweedfs-bootstrap-files"}
 
 
-@pytest.mark.parametrize("moment", ["postgres-secrets", "migrate", "server"])
+@pytest.mark.parametrize("moment", ["postgres-files", "migrate", "server"])
 def test_one_that_was_killed_is_mended_by_the_next(rehearsed: Deployment, moment: str) -> None:
     rehearsed.make("down")
     assert rehearsed.containers() == []
@@ -74,7 +71,7 @@ def test_one_that_was_killed_is_mended_by_the_next(rehearsed: Deployment, moment
 
 def test_a_second_one_at_the_same_time_is_refused(rehearsed: Deployment) -> None:
     rehearsed.make("down")
-    with rehearsed.begun(lambda line: line.strip() == f"made {rehearsed.name('postgres-secrets')}") as first:
+    with rehearsed.begun(lambda line: line.strip() == f"made {rehearsed.name('postgres-files')}") as first:
         assert "is being changed by another rehearsal" in rehearsed.make("up", ok=False).stderr
         rest = first.communicate()[0]
         assert first.returncode == 0, rest
