@@ -49,9 +49,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Dev's settings, deployed."""
+    """Dev's settings, deployed; with one worker, since the start of each is most of what these tests wait for."""
     deployment = Deployment(tmp_path_factory.mktemp("dev"), "dev")
     deployment.set("server.port", free_port())
+    deployment.set("server.workers", 1)
     deployment.use("minio" if HAS_MINIO else "seaweedfs")
     try:
         deployment.make("up")
@@ -68,6 +69,7 @@ def seaweedfs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         return
     deployment = Deployment(tmp_path_factory.mktemp("seaweedfs"), "dev")
     deployment.set("server.port", free_port())
+    deployment.set("server.workers", 1)
     deployment.use("seaweedfs")
     try:
         deployment.make("up")
@@ -111,6 +113,7 @@ def rehearsed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         return
     deployment = Deployment(tmp_path_factory.mktemp("rehearsed"), "dev", rehearsed=True)
     deployment.set("server.port", free_port())
+    deployment.set("server.workers", 1)
     deployment.use("seaweedfs")
     deployment.set("images.source", "packages")
     try:

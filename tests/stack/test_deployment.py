@@ -102,7 +102,7 @@ CHANGES = [
     ("server.logLevel", "debug", SERVER),
     ("postgres.memoryMb", 512, {"postgres": "replace"}),
     ("hostname", "mlflow.test.example", SERVER),
-    ("server.workers", 1, SERVER),
+    ("server.workers", 2, SERVER),
     ("server.memoryMb", 2048, {"server": "update"}),
 ]
 

@@ -49,7 +49,7 @@ def works(deployment: Deployment) -> None:
 
 
 def test_wrong_settings_are_told_all_at_once_before_anything(dev: Deployment) -> None:
-    with changed(dev.file, "workers: 2", "wrokers: 2\n    cpus: none"):
+    with changed(dev.file, "workers: 1", "wrokers: 2\n    cpus: none"):
         said = refused(dev)
     assert "mlflow:server.wrokers: no such setting; did you mean workers?" in said
     assert "mlflow:server.cpus: must be a number, got 'none'" in said
@@ -58,7 +58,7 @@ def test_wrong_settings_are_told_all_at_once_before_anything(dev: Deployment) ->
 
 @pytest.mark.engine
 def test_wrong_settings_stop_plain_pulumi_in_the_same_words(dev: Deployment) -> None:
-    with changed(dev.file, "workers: 2", "wrokers: 2"):
+    with changed(dev.file, "workers: 1", "wrokers: 2"):
         done = dev.pulumi("preview", ok=False)
     assert done.returncode != 0
     assert "mlflow:server.wrokers: no such setting; did you mean workers?" in done.stdout + done.stderr
