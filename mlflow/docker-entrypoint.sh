@@ -84,9 +84,9 @@ _main() {
         use_data_keys
         use_users
         empty_scratch
-        asks_users || exec mlflow server
+        asks_users || exec python /opt/mlflow-stack/serve.py
         # The one option that has no variable.
-        exec mlflow server --app-name basic-auth
+        exec python /opt/mlflow-stack/serve.py --app-name basic-auth
         ;;
     migrate)
         use_pgpass

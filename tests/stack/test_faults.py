@@ -135,7 +135,7 @@ def test_a_build_that_fails_shows_its_log_and_leaves_the_server_alone(dev: Deplo
 
 def test_a_server_that_crashes_fails_the_up_with_its_last_lines_and_fails_it_again(dev: Deployment) -> None:
     entrypoint = dev.checkout / "mlflow" / "docker-entrypoint.sh"
-    with changed(entrypoint, "exec mlflow server", "echo the server is broken; exit 4"):
+    with changed(entrypoint, "exec python /opt/mlflow-stack/serve.py", "echo the server is broken; exit 4"):
         for _ in range(2):
             said = refused(dev)
             assert f"{dev.name('server')}: it keeps crashing" in said
