@@ -262,7 +262,7 @@ def test_an_image_removed_by_hand_is_built_again(dev: Deployment) -> None:
 
 
 def test_the_secrets_of_a_service_removed_by_hand_are_written_again(dev: Deployment) -> None:
-    for name in ("server", "server-secrets"):
+    for name in ("server", "server-files"):
         dev.api.remove_container(dev.name(name), force=True)
     dev.api.remove_volume(dev.name("server-secrets"))
     works(dev)
