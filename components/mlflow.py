@@ -36,7 +36,7 @@ UID = 10001
 POOL_SIZE, MAX_OVERFLOW = 5, 10
 """Connections to Postgres of one worker: kept, and on top at most. SQLAlchemy's defaults, made explicit."""
 BASE_MB, WORKER_MB, JOBS_MB = 256, 256, 1536
-"""What the server needs: measured 535 MiB with two workers at rest, and 1.3 GiB more with job execution."""
+"""What the server needs: measured 370 MiB with two workers at rest, and 1.8 GiB with job execution as well."""
 
 
 class ServerSettings(Settings):
