@@ -8,7 +8,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -183,10 +183,10 @@ class Daemon:
                 api.remove_container(container, v=True, force=True)
 
     def stop(self, container: str) -> None:
-        """Stop a container, with the notice that it was given when it was made."""
+        """Stop a container, with the notice that it was given when it was made. One that is gone has stopped."""
         found = self.inspect(container)
         if found:
-            with closing(self._connected(None)) as api:
+            with closing(self._connected(None)) as api, suppress(NotFound):
                 api.stop(container, timeout=found["Config"].get("StopTimeout") or 10)
 
     def restart(self, container: str) -> None:

@@ -65,7 +65,7 @@ class ServerSettings(Settings):
         default="text", description="Lines for a person, or an object on each for whoever collects them."
     )
     jobs: bool = Field(
-        default=False, description="Server-side jobs: judges, scorers, trace archival. Costs 1.3 GiB of memory."
+        default=False, description="Server-side jobs: judges, scorers, trace archival. Costs 1.5 GiB of memory."
     )
     telemetry: bool = Field(default=False, description="Whether MLflow may report its usage to its makers.")
     default_permission: Literal["NO_PERMISSIONS", "READ", "USE", "EDIT", "MANAGE"] = Field(

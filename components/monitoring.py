@@ -222,7 +222,7 @@ class Monitoring(pulumi.ComponentResource):
         self,
         consumer: str,
         *,
-        config: Mapping[str, pulumi.Input[str]],
+        config: Mapping[str, str],
         secrets: Mapping[str, pulumi.Input[str]] | None = None,
     ) -> Files:
         return Files(consumer, config=config, secrets=secrets, image=self._platform.images.of(consumer), parent=self)

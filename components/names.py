@@ -24,6 +24,8 @@ ROLE_LABEL = "mlflow.role"
 """service, job or files: what the container is for."""
 FILES_LABEL = "mlflow.files"
 """Of a volume of files: a hash of their names."""
+CONFIG_LABEL = "mlflow.config"
+"""Of whoever writes files, for each that is no secret: a hash of its content."""
 
 
 def physical(stack: str, service: str) -> str:

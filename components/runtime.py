@@ -95,7 +95,7 @@ class Files:
         consumer: str,
         *,
         secrets: Mapping[str, pulumi.Input[str]] | None = None,
-        config: Mapping[str, pulumi.Input[str]] | None = None,
+        config: Mapping[str, str] | None = None,
         image: pulumi.Input[str],
         parent: pulumi.Resource,
         after: Sequence[pulumi.Input[pulumi.Resource]] = (),
@@ -106,7 +106,9 @@ class Files:
         into `after`.
         """
         stack = pulumi.get_stack()
-        folders = {path: contents for path, contents in ((SECRETS, secrets), (CONFIG, config)) if contents}
+        config = config or {}
+        given: list[tuple[str, Mapping[str, pulumi.Input[str]] | None]] = [(SECRETS, secrets), (CONFIG, config)]
+        folders = {path: contents for path, contents in given if contents}
         self.volumes = {path: self._volume(f"{consumer}-{Path(path).name}", folders[path], parent) for path in folders}
         name = f"{consumer}-files"
         self.writer = docker.Container(
@@ -123,7 +125,14 @@ class Files:
                 for path, contents in folders.items()
                 for file, content in sorted(contents.items())
             ],
-            labels=_labels(stack, name, "files"),
+            labels=[
+                *_labels(stack, name, "files"),
+                # One secret among the files hides all of them in every plan. This tells which of the others changed.
+                *(
+                    _label(f"{names.CONFIG_LABEL}/{file}", _digest(text))
+                    for file, text in sorted((config or {}).items())
+                ),
+            ],
             opts=pulumi.ResourceOptions(parent=parent, depends_on=[*after], delete_before_replace=True),
         )
 
@@ -132,13 +141,12 @@ class Files:
     ) -> pulumi.Output[str]:
         # A file that is no longer among them would stay in the volume, and open what it opened: other names, another
         # volume. It has the old one's name, so that has to go first, with whoever uses it.
-        listed = hashlib.sha256("\0".join(sorted(contents)).encode()).hexdigest()[:12]
         return docker.Volume(
             name,
             name=names.physical(pulumi.get_stack(), name),
             labels=[
                 {"label": names.STACK_LABEL, "value": pulumi.get_stack()},
-                {"label": names.FILES_LABEL, "value": listed},
+                {"label": names.FILES_LABEL, "value": _digest("\0".join(sorted(contents)))},
             ],
             opts=pulumi.ResourceOptions(parent=parent, delete_before_replace=True),
         ).name
@@ -345,6 +353,14 @@ def _labels(stack: str, service: str, role: str) -> list[docker.ContainerLabelAr
     ]
 
 
+def _label(name: str, value: str) -> docker.ContainerLabelArgsDict:
+    return {"label": name, "value": value}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 def _duration(seconds: int) -> str:
     """Spell seconds as Go does: 90 is 1m30s, 60 is 1m0s."""
     minutes, rest = divmod(seconds, 60)
@@ -370,9 +386,10 @@ def _gate(container: docker.Container, probe: Callable[[str], Awaitable[None]]) 
 def predecessor_gone(
     service: str, *, image: pulumi.Input[str], once: docker.Container, platform: Platform
 ) -> pulumi.Output[docker.Container]:
-    """Return `once` when no container of `service` runs from another image.
+    """Return `once` when no container of `service` runs from another image, and stop the one that does.
 
-    The engine starts deleting the old one before it goes on, and does not wait for the end of its grace period.
+    Where it is replaced, the engine has begun to delete it, and does not wait for the end of its grace period. Where
+    its files are new and replace nothing, as after `docker container prune`, the engine would delete it later.
     """
     name = names.physical(pulumi.get_stack(), service)
 
@@ -385,12 +402,17 @@ def predecessor_gone(
 
 
 async def _until_gone(platform: Platform, name: str, image: str) -> None:
-    """Wait until container `name`, unless it runs from `image`, has stopped."""
+    """Stop container `name`, unless it runs from `image`, and wait until it has."""
     deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
+    asked = False
     while True:
         state = await asyncio.to_thread(platform.daemon.state, name)
         if state is None or state.image == image or not state.running:
             return
+        if not asked:
+            await asyncio.to_thread(platform.daemon.stop, name)
+            asked = True
+            continue
         if time.monotonic() > deadline:
             reason = f"still running after {STOP_TIMEOUT_SECONDS} s, and its successor must not start beside it"
             raise pulumi.RunError(explain(name, reason, await asyncio.to_thread(platform.daemon.logs, name)))

@@ -55,7 +55,7 @@ def _deploy(stack: Stack) -> None:
     approval = _approval(stack, "deploy")
     handed_over = rehearse.hand_over(engine)
     recover(engine)
-    # The plan of a new stack says "create" 48 times: where nobody is asked about it, nobody waits for it.
+    # The plan of a new stack says "create" dozens of times: where nobody is asked about it, nobody waits for it.
     plan = ["--skip-preview"] if new and approval else []
     say(f"deploying {stack.name} (where the MLflow image has changed, its build takes a minute or two)")
     if engine.show("up", "--refresh", *approval, *plan):

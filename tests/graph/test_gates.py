@@ -39,6 +39,7 @@ class Script:
     checks: list[tuple[int, str]] = field(default_factory=lambda: [(0, "")])
     started: int = 0
     restarted: int = 0
+    stopped: int = 0
     made: datetime | None = None
 
     def volume_made(self, _name: str) -> datetime | None:
@@ -59,6 +60,9 @@ class Script:
 
     def start(self, _container: str) -> None:
         self.started += 1
+
+    def stop(self, _container: str) -> None:
+        self.stopped += 1
 
     def restart(self, _container: str) -> None:
         self.restarted += 1
@@ -158,11 +162,18 @@ def wait_gone(script: Script) -> None:
     in_a_loop_of_its_own(_until_gone(script, "mlflow-dev-server", "new"))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    "states", [[None], [state(image="new")], [state("exited")], [state(), state(), state("exited")], [state(), None]]
-)
-def test_a_migration_waits_for_the_old_server_to_stop(states: list[State | None]) -> None:
-    wait_gone(Script(states))
+@pytest.mark.parametrize("states", [[None], [state(image="new")], [state("exited")]])
+def test_a_migration_leaves_a_server_of_its_own_image_alone(states: list[State | None]) -> None:
+    script = Script(states)
+    wait_gone(script)
+    assert script.stopped == 0
+
+
+@pytest.mark.parametrize("states", [[state(), state(), state("exited")], [state(), None]])
+def test_a_migration_stops_the_old_server_once_and_waits_for_its_end(states: list[State | None]) -> None:
+    script = Script(states)
+    wait_gone(script)
+    assert script.stopped == 1
 
 
 def test_a_migration_never_starts_beside_a_server_that_does_not_stop(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,29 @@ def volumes_of(container: Resource) -> list[str]:
     return [entry["volumeName"] for entry in container.plain["volumes"]]
 
 
+def test_every_file_is_written_into_a_volume_that_its_consumer_mounts_at_the_same_path(graph: Graph) -> None:
+    for name, writer in graph.writers.items():
+        mounted = {entry["containerPath"]: entry["volumeName"] for entry in writer.plain["volumes"]}
+        assert mounted == {
+            entry["containerPath"]: entry["volumeName"]
+            for entry in graph.containers[name.removesuffix("-files")].plain["volumes"]
+            if entry.get("readOnly")
+        }
+        for upload in writer.plain["uploads"]:
+            assert "/".join(upload["file"].split("/")[:3]) in mounted, upload["file"]
+
+
+def test_a_plan_tells_which_configuration_changes_where_a_secret_hides_the_files(program: Program) -> None:
+    before, after = (
+        program("prod", values=bundled(uploadMinutes=minutes)).writers["traefik-files"].labels for minutes in (60, 30)
+    )
+    assert {name for name in before if name.startswith("mlflow.config/")} == {
+        "mlflow.config/routes.yml",
+        "mlflow.config/traefik.yml",
+    }
+    assert {name for name in before if before[name] != after[name]} == {"mlflow.config/traefik.yml"}
+
+
 def test_a_container_that_reads_a_file_is_replaced_with_it(graph: Graph) -> None:
     for name, container in graph.containers.items():
         mounted = {volume["volumeName"] for volume in container.plain["volumes"]}

@@ -411,8 +411,9 @@ def test_the_server_stops_when_it_is_asked_to(dev: Deployment) -> None:
     started = time.monotonic()
     dev.api.stop(dev.name("server"), timeout=30)
     assert time.monotonic() - started < 15
-    # uvicorn with one worker ends by the signal that it was sent, and 137 would be a server that had to be killed.
+    # uvicorn with one worker ends by the signal that it was sent, once it has done what that asks for.
     assert dev.inspect("server")["State"]["ExitCode"] in (0, 128 + signal.SIGTERM)
+    assert b"Finished server process" in dev.api.logs(dev.name("server"), tail=20)
     dev.make("up")
 
 

@@ -289,6 +289,18 @@ def test_pruned_containers_are_made_again_and_nothing_restarts(dev: Deployment) 
     assert {service: dev.inspect(service)["Id"] for service in before} == before
 
 
+def test_a_new_image_replaces_a_server_whose_files_were_pruned(dev: Deployment) -> None:
+    # Its new files replace nothing, and the server with them: something else has to stop it for the migration.
+    old = dev.inspect("server")["Id"]
+    with changed(dev.checkout / "mlflow" / "healthcheck.py", '"""Succeeds', '"""Now succeeds'):
+        for name in dev.containers():
+            if not dev.api.inspect_container(name)["State"]["Running"]:
+                dev.api.remove_container(name)
+        works(dev)
+        assert dev.inspect("server")["Id"] != old
+    works(dev)
+
+
 @pytest.mark.engine
 @pytest.mark.parametrize("moment", ["Network backend", "Container postgres", "Container server"])
 def test_an_up_that_was_killed_is_mended_by_the_next(dev: Deployment, moment: str) -> None:
