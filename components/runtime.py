@@ -403,16 +403,15 @@ def predecessor_gone(
 
 async def _until_gone(platform: Platform, name: str, image: str) -> None:
     """Stop container `name`, unless it runs from `image`, and wait until it has."""
-    deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
-    asked = False
-    while True:
+
+    async def runs() -> bool:
         state = await asyncio.to_thread(platform.daemon.state, name)
-        if state is None or state.image == image or not state.running:
-            return
-        if not asked:
-            await asyncio.to_thread(platform.daemon.stop, name)
-            asked = True
-            continue
+        return state is not None and state.running and state.image != image
+
+    if await runs():
+        await asyncio.to_thread(platform.daemon.stop, name)
+    deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
+    while await runs():
         if time.monotonic() > deadline:
             reason = f"still running after {STOP_TIMEOUT_SECONDS} s, and its successor must not start beside it"
             raise pulumi.RunError(explain(name, reason, await asyncio.to_thread(platform.daemon.logs, name)))
