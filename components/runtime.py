@@ -128,10 +128,7 @@ class Files:
             labels=[
                 *_labels(stack, name, "files"),
                 # One secret among the files hides all of them in every plan. This tells which of the others changed.
-                *(
-                    _label(f"{names.CONFIG_LABEL}/{file}", _digest(text))
-                    for file, text in sorted((config or {}).items())
-                ),
+                *(_label(f"{names.CONFIG_LABEL}/{file}", _digest(text)) for file, text in sorted(config.items())),
             ],
             opts=pulumi.ResourceOptions(parent=parent, depends_on=[*after], delete_before_replace=True),
         )
