@@ -90,8 +90,7 @@ _main() {
         ;;
     migrate)
         use_pgpass
-        # The command takes its address from argv only; the password is not in it.
-        python /opt/mlflow-stack/locked.py migrate mlflow db upgrade "$MLFLOW_BACKEND_STORE_URI"
+        python /opt/mlflow-stack/locked.py migrate python /opt/mlflow-stack/migrate.py
         asks_users || return 0
         require_secret admin-password
         exec python /opt/mlflow-stack/locked.py migrate python /opt/mlflow-stack/set_admin_password.py

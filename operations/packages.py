@@ -46,10 +46,11 @@ PIP_KEYS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", 
 LAST_LINES = 6
 
 
-def build(daemon: Daemon, names: list[str], sources: list[str]) -> None:
+def build(daemon: Daemon, names: list[str], sources: list[str], *, used: bool = True) -> None:
     """Build the images `names` (of `packaged.NAMES`) that are not on the host yet.
 
-    `sources` are lines of apt's sources.list, or none for this host's own mirror. Raises `StopError` with everything
+    `sources` are lines of apt's sources.list, or none for this host's own mirror. Where something will be built on
+    Python's image, and it is `used`, what it has of this host is brought up to date. Raises `StopError` with everything
     that went wrong; what could be built stays, and is not built again.
     """
     missing = [name for name in names if not daemon.has_image(packaged.ref(name))]
@@ -65,7 +66,8 @@ def build(daemon: Daemon, names: list[str], sources: list[str]) -> None:
                 + "\n  once the cause is mended: make up"
                 + ("; what was built is kept" if len(failures) < len(missing) else "")
             )
-    if "python" in names:
+    # To ask pip how it is configured takes longer than to look at every image.
+    if "python" in names and (used or not daemon.has_image(packaged.ref(packaged.BUILDER))):
         _build_builder(daemon)
 
 

@@ -351,7 +351,9 @@ def require_images(stack: Stack) -> None:
         _load(daemon, ROOT / archive)
     wanted = {image.ref for image in stack.settings.pulled_images}
     if of_packages := [name for name in packaged.NAMES if packaged.ref(name) in wanted]:
-        packages.build(daemon, of_packages, list(stack.settings.images.debian_sources))
+        built = stack.settings.images.built(stack.settings.parts).values()
+        to_build = not all(daemon.has_image(image.name) for image in built)
+        packages.build(daemon, of_packages, list(stack.settings.images.debian_sources), used=to_build)
     present: set[str] = set()
     pulled = False
     missing: list[tuple[str, str]] = []

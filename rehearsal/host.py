@@ -166,9 +166,9 @@ class Host:
             fresh = True
         else:
             container_id, fresh = found["Id"], False
-        for upload in inputs.get("uploads", []):
+        if uploads := inputs.get("uploads"):
             # Also where it is there already: a run that was killed may not have come so far.
-            self.daemon.api.put_archive(container_id, "/", _archive(upload))
+            self.daemon.api.put_archive(container_id, "/", _archive(uploads))
         if fresh and inputs.get("start", True):
             self.daemon.api.start(container_id)
         return str(container_id), wanted
@@ -311,12 +311,13 @@ def _nanoseconds(duration: str) -> int:
     return (int(minutes or 0) * 60 + int(seconds)) * 10**9
 
 
-def _archive(upload: dict[str, Any]) -> bytes:
-    """Return a file as the archive that Docker unpacks at the root of a container."""
-    content = upload["content"].encode()
-    entry = tarfile.TarInfo(upload["file"].lstrip("/"))
-    entry.size, entry.mode = len(content), int(upload["permissions"], 8)
+def _archive(uploads: list[dict[str, Any]]) -> bytes:
+    """Return files as the one archive that Docker unpacks at the root of a container."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
-        tar.addfile(entry, io.BytesIO(content))
+        for upload in uploads:
+            content = upload["content"].encode()
+            entry = tarfile.TarInfo(upload["file"].lstrip("/"))
+            entry.size, entry.mode = len(content), int(upload["permissions"], 8)
+            tar.addfile(entry, io.BytesIO(content))
     return archive.getvalue()

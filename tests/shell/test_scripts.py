@@ -106,17 +106,17 @@ def test_a_server_with_users_of_its_own_has_a_key_for_their_forms_and_no_adminis
 def test_a_migration_sets_the_administrators_password_where_there_are_users_and_only_after_it(sandbox: Sandbox) -> None:
     mlflow_secrets(sandbox)
     sandbox.secret("admin-password", "admin-secret")
-    sandbox.program("python", 'case "$*" in *upgrade*) exit "${FAILS:-0}" ;; esac')
+    sandbox.program("python", 'case "$*" in *migrate.py*) exit "${FAILS:-0}" ;; esac')
     uri = {"MLFLOW_BACKEND_STORE_URI": "postgresql+psycopg2://db"}
     locked = "python /opt/mlflow-stack/locked.py migrate"
-    upgrade, admin = f"{locked} mlflow db upgrade {uri['MLFLOW_BACKEND_STORE_URI']}", f"{locked} python"
+    upgrade, admin = (f"{locked} python /opt/mlflow-stack/{script}.py" for script in ("migrate", "set_admin_password"))
     assert sandbox.run("bash", str(ENTRYPOINT), "migrate", **uri).returncode == 0
     assert sandbox.called() == [upgrade]
     users = {"MLFLOW_AUTH_CONFIG_PATH": "/run/secrets/auth.ini"}
     assert sandbox.run("bash", str(ENTRYPOINT), "migrate", **uri, **users, FAILS="3").returncode == 3
     assert sandbox.called() == [upgrade, upgrade]
     assert sandbox.run("bash", str(ENTRYPOINT), "migrate", **uri, **users).returncode == 0
-    assert sandbox.called()[3] == f"{admin} /opt/mlflow-stack/set_admin_password.py"
+    assert sandbox.called()[3] == admin
 
 
 @pytest.mark.parametrize(
@@ -179,10 +179,38 @@ def test_the_migration_gets_an_address_without_a_password_and_no_data_key(sandbo
     mlflow_secrets(sandbox)
     sandbox.program("python", "env")
     done = sandbox.run("bash", str(ENTRYPOINT), "migrate", MLFLOW_BACKEND_STORE_URI="postgresql+psycopg2://m@db/m")
-    assert sandbox.called() == [
-        "python /opt/mlflow-stack/locked.py migrate mlflow db upgrade postgresql+psycopg2://m@db/m"
-    ]
+    assert sandbox.called() == ["python /opt/mlflow-stack/locked.py migrate python /opt/mlflow-stack/migrate.py"]
     assert "kek-secret" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("rows", "upgrades"),
+    [
+        pytest.param([(None,)], True, id="an empty database"),
+        pytest.param([("alembic_version",), None], True, id="a migration that had only begun"),
+        pytest.param([("alembic_version",), ("older",)], True, id="an older schema"),
+        pytest.param([("alembic_version",), ("newer",)], True, id="a newer schema, which MLflow itself refuses"),
+        pytest.param([("alembic_version",), ("newest",)], False, id="the newest schema"),
+    ],
+)
+def test_a_database_is_migrated_unless_it_has_the_newest_schema(
+    sandbox: Sandbox, rows: list[tuple[str | None] | None], *, upgrades: bool
+) -> None:
+    (sandbox.path / "schema-revision").write_text("newest\n")
+    sandbox.program("mlflow")
+    script = f"""
+import runpy, sys, unittest.mock, psycopg2
+psycopg2.connect = unittest.mock.MagicMock()
+session = psycopg2.connect.return_value.__enter__.return_value
+session.cursor.return_value.__enter__.return_value.fetchone.side_effect = {rows}
+sys.prefix = {str(sandbox.path)!r}
+runpy.run_path({str(ROOT / "mlflow" / "migrate.py")!r}, run_name="__main__")
+"""
+    uri = "postgresql+psycopg2://m@db/m"
+    done = sandbox.run(sys.executable, "-c", script, MLFLOW_BACKEND_STORE_URI=uri)
+    assert done.returncode == 0, done.stderr
+    assert sandbox.called() == ([f"mlflow db upgrade {uri}"] if upgrades else [])
+    assert ("has revision newest already" in done.stdout) is not upgrades
 
 
 def test_what_was_deleted_is_collected_while_nobody_backs_up_and_with_no_data_key(sandbox: Sandbox) -> None:
