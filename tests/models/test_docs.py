@@ -91,3 +91,10 @@ def test_every_secret_that_can_be_set_says_what_it_restarts() -> None:
     rotated = (ROOT / "docs" / "operations.md").read_text().partition("## Rotate a secret")[2].partition("\n## ")[0]
     for key in SECRETS:
         assert f"`{key}`" in rotated, key
+
+
+@pytest.mark.parametrize("name", [".ci/run", ".github/workflows/ci.yml"])
+def test_ci_runs_the_long_tests_and_wants_docker(name: str) -> None:
+    commands = [line for line in (ROOT / name).read_text().splitlines() if line.endswith(" make test")]
+    assert len(commands) == 1
+    assert {"LONG=1", "REQUIRE_STACK=1"} <= set(commands[0].split())

@@ -17,6 +17,8 @@ HAS_MINIO = has_images("minio")
 """There is no package of MinIO."""
 REQUIRED, REQUIRED_ENGINE = "REQUIRE_STACK", "REQUIRE_ENGINE"
 """Set to 1 where a machine without Docker, or without the Pulumi engine, is a failure."""
+WITH_LONG = os.environ.get("LONG") == "1"
+"""Whether the long tests run, too; see docs/adr/0018-two-lengths-of-tests.md."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -33,10 +35,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason=f"needs Docker: {problem.splitlines()[0]}"))
         elif item.get_closest_marker("engine") and not HAS_ENGINE:
             item.add_marker(pytest.mark.skip(reason="needs the Pulumi engine: no pulumi on the PATH"))
-    if not HAS_MINIO:
-        without = [item for item in ours if item.get_closest_marker("minio")]
-        config.hook.pytest_deselected(items=without)
-        items[:] = [item for item in items if item not in without]
+    left_out = [] if HAS_MINIO else ["minio"]
+    left_out += [] if WITH_LONG else ["long"]
+    without = [item for item in ours if any(item.get_closest_marker(marker) for marker in left_out)]
+    config.hook.pytest_deselected(items=without)
+    items[:] = [item for item in items if item not in without]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -44,6 +47,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(
         f"deployed by {'the Pulumi engine' if HAS_ENGINE else 'the rehearsal: no pulumi on the PATH'}; "
         + ("with MinIO and SeaweedFS" if HAS_MINIO else "with SeaweedFS alone: MinIO's image is in no package index")
+        + ("" if WITH_LONG else "; without the long tests, which CI runs: LONG=1 make test")
     )
 
 

@@ -435,6 +435,7 @@ def week(*, missed: bool = False) -> dict[str, str]:
     return {name: " ".join(f"{value:.10g}" for value in series) for name, series in values.items()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("missed", [False, True], ids=["all is well", "a backup is missing"])
 def test_a_week_in_which_all_is_well_has_no_alert(*, missed: bool) -> None:
     firing = 'count by (alertname) (count_over_time(ALERTS{alertstate="firing", alertname!="Watchdog"}[7d]))'

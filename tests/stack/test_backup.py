@@ -22,6 +22,7 @@ from tests.stack.probes import HASHES, with_s3
 from tests.stack.test_faults import refused
 
 
+@pytest.mark.long
 def test_everything_comes_back_onto_a_new_stack(saved: Deployment) -> None:
     before = told(saved)
     assert len(before["runs"]) == 10
@@ -112,6 +113,7 @@ def test_retention_gives_up_what_is_not_kept_and_no_backup_for_one_before_a_rest
     assert code == 0, said
 
 
+@pytest.mark.long
 def test_a_bucket_that_lost_its_artifacts_is_told_and_the_mirror_kept(saved: Deployment) -> None:
     before = told(saved)
     code, said = with_s3(saved, EMPTY)
@@ -148,6 +150,7 @@ def test_its_identities_can_read_and_not_write(saved: Deployment) -> None:
         assert code != 0 and "AccessDenied" in said, (command, said)  # noqa: PT018
 
 
+@pytest.mark.long
 def test_a_backup_while_a_client_writes_holds_all_that_it_claims(saved: Deployment) -> None:
     environment = {**os.environ, "MLFLOW_TRACKING_URI": saved.url, "MLFLOW_DISABLE_TELEMETRY": "true"}
     with subprocess.Popen(
@@ -179,6 +182,7 @@ def test_a_backup_while_a_client_writes_holds_all_that_it_claims(saved: Deployme
         assert set(values["artifacts"]) <= set(now["artifacts"])
 
 
+@pytest.mark.long
 def test_what_was_deleted_is_collected_with_its_artifacts_once_it_is_old_enough_and_nothing_else(
     saved: Deployment,
 ) -> None:
@@ -209,6 +213,7 @@ def test_prometheus_is_told_of_the_last_run(saved: Deployment) -> None:
 IN_SERVER = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"}
 
 
+@pytest.mark.long
 def test_only_one_of_backup_drill_restore_gc_and_migration_is_at_work(saved: Deployment) -> None:
     hold = "import main, database, time\nmain._use_pgpass()\nwith database.locked('somebody else'): time.sleep(8)"
     holder = saved.api.exec_create(saved.name("backup"), ["env", "-C", "/run/config", "python3", "-c", hold])
@@ -232,6 +237,7 @@ def test_only_one_of_backup_drill_restore_gc_and_migration_is_at_work(saved: Dep
     assert b"migrate: waiting for somebody else" in saved.api.logs(saved.name("migrate"), tail=50)
 
 
+@pytest.mark.long
 def test_a_bucket_outside_the_stack_is_a_target_and_one_that_does_not_answer_is_told(saved: Deployment) -> None:
     before = saved.file.read_text()
     host = f"{saved.stack}-outside"

@@ -14,6 +14,8 @@ from tests.stack.backups import newest, told
 from tests.stack.deployment import Deployment
 from tests.stack.test_faults import refused
 
+pytestmark = pytest.mark.long
+
 PHASES = {
     "backup": ["reading the database", "mirroring the artifacts", "storing"],
     "postgres": ["reading the database"],

@@ -18,6 +18,8 @@ from tests.stack.deployment import ROOT, Deployment
 from tests.stack.probes import keep_a_gateway_secret
 from tests.stack.test_faults import refused
 
+pytestmark = pytest.mark.long
+
 
 def recipe(chapter: str) -> str:
     """Return the shell lines of one chapter of the operations page."""

@@ -116,6 +116,7 @@ def test_plain_http_is_sent_on_to_the_port_with_tls(bundled: Edge) -> None:
     assert (answer.status, answer.headers["Location"]) == (301, f"{bundled.door.url}/x?y=z")
 
 
+@pytest.mark.long
 def test_an_upload_of_more_than_a_minute_arrives(bundled: Edge) -> None:
     mine = basic("mlflow", bundled.password)
     content = os.urandom(1 << 20)
@@ -170,6 +171,7 @@ def test_a_second_plan_of_it_is_empty(bundled: Edge) -> None:
     bundled.deployment.pulumi("preview", "--expect-no-changes", "--refresh")
 
 
+@pytest.mark.long
 def test_the_bundled_traefik_asks_a_single_sign_on(bundled: Edge) -> None:
     with single_sign_on(bundled.deployment, bundled.network) as name:
         sso = bundled_settings(bundled) | {
@@ -193,6 +195,7 @@ def test_the_bundled_traefik_asks_a_single_sign_on(bundled: Edge) -> None:
         logs_a_run(door, "mlflow", bundled.password)
 
 
+@pytest.mark.long
 def test_mlflows_own_users_are_asked_behind_the_bundled_traefik_and_their_password_follows(bundled: Edge) -> None:
     bundled.change("mlflow", **bundled_settings(bundled))
     users_of_its_own(bundled)
@@ -217,6 +220,7 @@ def bundled_settings(edge: Edge) -> dict[str, object]:
     return {key: edge.deployment.values["mlflow:traefik"][key] for key in keys}
 
 
+@pytest.mark.long
 def test_certificates_by_acme_have_a_place_to_be_kept(bundled: Edge) -> None:
     # An authority that does not answer is enough: Traefik opens its store before it asks.
     acme = {"certificate": "acme", "acmeEmail": "ops@example.com", "acmeServer": "https://127.0.0.1:9/directory"}
@@ -228,6 +232,7 @@ def test_certificates_by_acme_have_a_place_to_be_kept(bundled: Edge) -> None:
     assert bundled.deployment.inspect("traefik")["HostConfig"]["CapDrop"] == ["ALL"]
 
 
+@pytest.mark.long
 def test_a_certificate_of_ones_own_is_shown(bundled: Edge, tmp_path: Path) -> None:
     certificate, key = a_certificate(tmp_path)
     bundled.deployment.set("tlsCertificate", certificate.read_text())

@@ -104,6 +104,7 @@ def test_an_identity_that_a_client_claims_does_not_reach_the_server(proxied: Edg
     assert not [name for name in found if name.startswith(("remote-", "remote_"))]
 
 
+@pytest.mark.long
 def test_a_server_that_cannot_answer_is_taken_out_and_comes_back(proxied: Edge) -> None:
     postgres = proxied.deployment.name("postgres")
     proxied.deployment.api.pause(postgres)
@@ -114,6 +115,7 @@ def test_a_server_that_cannot_answer_is_taken_out_and_comes_back(proxied: Edge) 
     until(lambda: proxied.door.ask("/", **PAGE, **COOKIE).status == 200, 60)
 
 
+@pytest.mark.long
 def test_a_neighbour_on_traefiks_network_reaches_the_server_and_on_one_of_its_own_nobody_does(proxied: Edge) -> None:
     deployment = proxied.deployment
     server = f"{deployment.name('server')}:5000"
@@ -181,6 +183,7 @@ def without_asking(edge: Edge) -> Iterator[None]:
     until(lambda: edge.door.ask(SEARCH).status == 401)
 
 
+@pytest.mark.long
 def test_a_single_sign_on_that_redirects_everybody_loses_no_artifact_either(proxied: Edge) -> None:
     proxied.change("singleSignOn", **existing(proxied, "rude@docker"), singleSignOn="rude@docker")
     assert asked_to_log_in(proxied.door.ask("/", **PAGE))
@@ -204,6 +207,7 @@ def test_a_second_plan_with_an_empty_label_and_a_secret_one_is_empty(proxied: Ed
     let_in(proxied, **basic("mlflow", proxied.password))
 
 
+@pytest.mark.long
 def test_a_missing_middleware_closes_the_route(proxied: Edge) -> None:
     missing = existing(proxied, "authelia@docker", "secureheaders@docker")
     with pytest.raises(AssertionError, match="it did not come true"):
@@ -215,6 +219,7 @@ def test_a_missing_middleware_closes_the_route(proxied: Edge) -> None:
     assert "did you mean secureHeaders@docker?" in said
 
 
+@pytest.mark.long
 def test_clients_with_a_password_of_their_own_pass_the_single_sign_on(proxied: Edge) -> None:
     middlewares = existing(proxied, "authelia@docker", "secureHeaders@docker")
     proxied.change("singleSignOnAndPassword", **middlewares, singleSignOn="authelia@docker")
@@ -234,6 +239,7 @@ def test_clients_with_a_password_of_their_own_pass_the_single_sign_on(proxied: E
     assert password not in client
 
 
+@pytest.mark.long
 def test_mlflows_own_users_are_asked_by_mlflow(proxied: Edge) -> None:
     proxied.change("mlflow", **existing(proxied, "secureHeaders@docker"))
     users_of_its_own(proxied)

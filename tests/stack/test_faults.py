@@ -89,6 +89,7 @@ def test_a_taken_port_is_told_with_its_holder_and_another(dev: Deployment) -> No
     assert f"under mlflow:postgres: port: {port + 1}" in said
 
 
+@pytest.mark.long
 def test_a_missing_proxy_network_is_told_before_anything(prod: Deployment) -> None:
     before = prod.file.read_text()
     prod.set("traefik.network", "no-such-network")
@@ -125,6 +126,7 @@ def test_data_of_another_postgres_major_stop_everything_before_anything(dev: Dep
     assert search(dev.url)
 
 
+@pytest.mark.long
 def test_a_build_that_fails_shows_its_log_and_leaves_the_server_alone(dev: Deployment) -> None:
     with changed(dev.checkout / "mlflow" / "trim.sh", "set -eu", "set -eu\necho the trim is broken; exit 3"):
         said = refused(dev)
@@ -133,6 +135,7 @@ def test_a_build_that_fails_shows_its_log_and_leaves_the_server_alone(dev: Deplo
     works(dev)
 
 
+@pytest.mark.long
 def test_a_server_that_crashes_fails_the_up_with_its_last_lines_and_fails_it_again(dev: Deployment) -> None:
     entrypoint = dev.checkout / "mlflow" / "docker-entrypoint.sh"
     with changed(entrypoint, "exec python /opt/mlflow-stack/serve.py", "echo the server is broken; exit 4"):
@@ -213,6 +216,7 @@ def starts_and_ends(deployment: Deployment) -> Iterator[list[tuple[str, str]]]:
     collector.join(10)
 
 
+@pytest.mark.long
 def test_a_new_image_waits_for_a_request_in_flight_before_it_migrates(dev: Deployment) -> None:
     address = urllib.parse.urlsplit(dev.url)
     with (
@@ -241,6 +245,7 @@ def test_a_network_and_everything_on_it_removed_by_hand_is_made_again(dev: Deplo
     works(dev)
 
 
+@pytest.mark.long
 def test_an_image_removed_by_hand_is_built_again(dev: Deployment) -> None:
     # An image of its own, since another stack may run from the usual one.
     with changed(dev.checkout / "mlflow" / "healthcheck.py", '"""Succeeds', f'"""({dev.stack}) Succeeds'):
@@ -268,6 +273,7 @@ def test_the_secrets_of_a_service_removed_by_hand_are_written_again(dev: Deploym
     works(dev)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("service", ["postgres", "object store"])
 def test_data_that_were_lost_with_their_volume_leave_a_stack_that_works(dev: Deployment, service: str) -> None:
     service = dev.store if service == "object store" else service
@@ -289,6 +295,7 @@ def test_pruned_containers_are_made_again_and_nothing_restarts(dev: Deployment) 
     assert {service: dev.inspect(service)["Id"] for service in before} == before
 
 
+@pytest.mark.long
 def test_a_new_image_replaces_a_server_whose_files_were_pruned(dev: Deployment) -> None:
     # Its new files replace nothing, and the server with them: something else has to stop it for the migration.
     old = dev.inspect("server")["Id"]
@@ -320,6 +327,7 @@ def test_a_second_up_at_the_same_time_is_refused(dev: Deployment) -> None:
     assert ask(f"{dev.url}/health")[0] == 200
 
 
+@pytest.mark.long
 def test_destroy_wants_the_stacks_name_and_leaves_nothing(dev: Deployment) -> None:
     assert "nothing was deleted; to go on, type: make destroy" in refused(dev, "destroy")
     assert "nothing was deleted" in refused(dev, "destroy", CONFIRM="dev")

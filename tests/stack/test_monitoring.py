@@ -156,6 +156,7 @@ def test_every_panel_of_the_dashboard_shows_something(watched: Watched) -> None:
     until(asked, 240, missing)
 
 
+@pytest.mark.long
 def test_what_is_in_it_is_counted(watched: Watched) -> None:
     def runs() -> dict[str, str]:
         result = watched.ask("query", query="mlflow_runs_count")["result"]
@@ -254,6 +255,7 @@ def test_the_status_tells_sizes_and_alerts_to_a_person_and_to_a_program(watched:
     assert f"{deployment.store} " in said
 
 
+@pytest.mark.long
 def test_an_alert_reaches_whom_it_should_and_so_does_its_end(watched: Watched) -> None:
     deployment, receiver = watched.deployment, watched.receiver
     receiver.until("/switch-b7c2", "Watchdog", "firing")
@@ -327,6 +329,7 @@ def test_a_prometheus_of_somebodys_own_needs_what_make_scrape_prints(watched: Wa
         api.remove_container(container, force=True)
 
 
+@pytest.mark.long
 def test_what_is_not_watched_any_more_has_nobody_who_could_watch(watched: Watched) -> None:
     deployment = watched.deployment
     known = deployment.credentials()

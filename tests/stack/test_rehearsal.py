@@ -60,7 +60,14 @@ def test_a_new_password_reaches_all_who_hold_it_and_nobody_else(rehearsed: Deplo
     assert kept == {"seaweedfs", "seaweedfs-files", "seaweedfs-bootstrap", "seaweedfs-bootstrap-files"}
 
 
-@pytest.mark.parametrize("moment", ["postgres-files", "migrate", "server"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("postgres-files", marks=pytest.mark.long),
+        "migrate",
+        pytest.param("server", marks=pytest.mark.long),
+    ],
+)
 def test_one_that_was_killed_is_mended_by_the_next(rehearsed: Deployment, moment: str) -> None:
     rehearsed.make("down")
     assert rehearsed.containers() == []
@@ -69,6 +76,7 @@ def test_one_that_was_killed_is_mended_by_the_next(rehearsed: Deployment, moment
     works(rehearsed)
 
 
+@pytest.mark.long
 def test_a_second_one_at_the_same_time_is_refused(rehearsed: Deployment) -> None:
     rehearsed.make("down")
     with rehearsed.begun(lambda line: line.strip() == f"made {rehearsed.name('postgres-files')}") as first:
