@@ -51,6 +51,7 @@ def test_everything_comes_back_onto_a_new_stack(saved: Deployment) -> None:
     saved.make("drill")
 
 
+@pytest.mark.long
 @pytest.mark.minio
 def test_everything_comes_back_from_the_other_object_store_too(tmp_path: Path) -> None:
     with backed_up(tmp_path, "seaweedfs") as deployment:
@@ -204,6 +205,7 @@ def test_what_was_deleted_is_collected_with_its_artifacts_once_it_is_old_enough_
 
 
 def test_prometheus_is_told_of_the_last_run(saved: Deployment) -> None:
+    saved.make("drill")
     script = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9110/metrics').read().decode())"
     said = saved.run("backup", "python3", "-c", script)[1]
     assert "mlflow_backup_last_result 1.0" in said

@@ -140,6 +140,7 @@ def test_everything_that_is_watched_says_how_it_is(watched: Watched) -> None:
         assert [value["value"][1] for value in ready] == ["1"], job
 
 
+@pytest.mark.long
 def test_every_panel_of_the_dashboard_shows_something(watched: Watched) -> None:
     panels = [panel for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["type"] != "row"]
     queries = {target["expr"]: panel["title"] for panel in panels for target in panel["targets"]}
