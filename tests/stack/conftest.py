@@ -47,7 +47,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(
         f"deployed by {'the Pulumi engine' if HAS_ENGINE else 'the rehearsal: no pulumi on the PATH'}; "
         + ("with MinIO and SeaweedFS" if HAS_MINIO else "with SeaweedFS alone: MinIO's image is in no package index")
-        + ("" if WITH_LONG else "; without the long tests, which CI runs: LONG=1 make test")
+        + ("" if WITH_LONG else "; without the long tests: LONG=1 make test")
     )
 
 
