@@ -74,7 +74,7 @@ gc: ## delete for ever what users deleted OLDER_THAN=30d ago; asks for the stack
 pin: ## look up the digests of the images that have none
 	$(RUN) pin
 
-test: ## install, lint, check types, run every test that this machine can run
+test: ## install, lint, check types, run every ring of tests that this machine can run; LONG=1 runs the long ones, too
 	$(RUN) check
 
 docs: ## write the settings reference from the models
