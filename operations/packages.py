@@ -46,11 +46,10 @@ PIP_KEYS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", 
 LAST_LINES = 6
 
 
-def build(daemon: Daemon, names: list[str], sources: list[str], *, used: bool = True) -> None:
+def build(daemon: Daemon, names: list[str], sources: list[str]) -> None:
     """Build the images `names` (of `packaged.NAMES`) that are not on the host yet.
 
-    `sources` are lines of apt's sources.list, or none for this host's own mirror. Where something will be built on
-    Python's image, and it is `used`, what it has of this host is brought up to date. Raises `StopError` with everything
+    `sources` are lines of apt's sources.list, or none for this host's own mirror. Raises `StopError` with everything
     that went wrong; what could be built stays, and is not built again.
     """
     missing = [name for name in names if not daemon.has_image(packaged.ref(name))]
@@ -66,8 +65,7 @@ def build(daemon: Daemon, names: list[str], sources: list[str], *, used: bool = 
                 + "\n  once the cause is mended: make up"
                 + ("; what was built is kept" if len(failures) < len(missing) else "")
             )
-    # To ask pip how it is configured takes longer than to look at every image.
-    if "python" in names and (used or not daemon.has_image(packaged.ref(packaged.BUILDER))):
+    if "python" in names:
         _build_builder(daemon)
 
 

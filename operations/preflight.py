@@ -351,9 +351,7 @@ def require_images(stack: Stack) -> None:
         _load(daemon, ROOT / archive)
     wanted = {image.ref for image in stack.settings.pulled_images}
     if of_packages := [name for name in packaged.NAMES if packaged.ref(name) in wanted]:
-        built = stack.settings.images.built(stack.settings.parts).values()
-        to_build = not all(daemon.has_image(image.name) for image in built)
-        packages.build(daemon, of_packages, list(stack.settings.images.debian_sources), used=to_build)
+        packages.build(daemon, of_packages, list(stack.settings.images.debian_sources))
     present: set[str] = set()
     pulled = False
     missing: list[tuple[str, str]] = []

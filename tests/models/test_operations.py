@@ -774,8 +774,7 @@ def unreachable(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(packages, "can_build", lambda: True)
     monkeypatch.setattr(preflight, "require_host", lambda _: None)
 
-    def build(_daemon: object, names: list[str], _sources: list[str], *, used: bool) -> None:
-        assert used
+    def build(_daemon: object, names: list[str], _sources: list[str]) -> None:
         built.extend(names)
         host.images |= {image.name for image in stack.settings.pulled_images}
 

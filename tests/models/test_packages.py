@@ -158,17 +158,6 @@ def test_an_image_that_is_there_is_not_built_again(bare: list[str]) -> None:
     assert bare == []
 
 
-@pytest.mark.parametrize(("there", "used", "asked"), [(True, False, False), (True, True, True), (False, False, True)])
-def test_where_packages_come_from_is_asked_only_where_something_is_built_from_them(
-    monkeypatch: pytest.MonkeyPatch, *, there: bool, used: bool, asked: bool
-) -> None:
-    builders: list[object] = []
-    monkeypatch.setattr(packages, "_build_builder", builders.append)
-    host: Any = Daemon(packaged.ref("python"), *([packaged.ref(packaged.BUILDER)] if there else []))
-    packages.build(host, ["python"], [], used=used)
-    assert builders == ([host] if asked else [])
-
-
 def test_a_host_that_is_no_debian_is_told_where_to_build(bare: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(StopError, match=r"neither Debian nor Ubuntu\n.*operations\.md#without-a-registry"):
