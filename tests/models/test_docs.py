@@ -93,7 +93,7 @@ def test_every_secret_that_can_be_set_says_what_it_restarts() -> None:
         assert f"`{key}`" in rotated, key
 
 
-def test_every_push_runs_the_long_tests_on_docker_and_the_engine() -> None:
+def test_the_workflow_runs_the_long_tests_too_on_docker_and_the_engine() -> None:
     step = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
     command = re.search(r"run: (.*) make test$", step, re.MULTILINE)
     assert command

@@ -1,5 +1,7 @@
 """The rehearsal without a daemon: what it understands, what it refuses, what it remembers."""
 
+import io
+import tarfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rehearsal.host import Host, RehearsalError, container_body
+from rehearsal.host import Host, RehearsalError, _archive, container_body
 from rehearsal.monitor import run
 from rehearsal.passwords import Passwords
 
@@ -174,3 +176,16 @@ def test_a_container_is_described_in_dockers_units() -> None:
     assert host["PortBindings"] == {"5000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "5001"}]}
     assert body["Healthcheck"]["Interval"] == 90 * 10**9
     assert body["Healthcheck"]["StartPeriod"] == 600 * 10**9
+
+
+def test_all_files_of_a_container_go_up_at_once_each_with_its_place_and_mode() -> None:
+    uploads = [
+        {"file": "/run/secrets/password", "content": "pässword", "permissions": "0444"},
+        {"file": "/run/config/start.sh", "content": "exec true\n", "permissions": "0555"},
+    ]
+    with tarfile.open(fileobj=io.BytesIO(_archive(uploads))) as tar:
+        found = [(entry.name, entry.mode, tar.extractfile(entry)) for entry in tar]
+        assert [(name, mode, file.read().decode()) for name, mode, file in found if file] == [
+            ("run/secrets/password", 0o444, "pässword"),
+            ("run/config/start.sh", 0o555, "exec true\n"),
+        ]

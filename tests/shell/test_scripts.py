@@ -175,11 +175,13 @@ def test_no_secret_is_printed(sandbox: Sandbox) -> None:
     assert "secret" not in done.stdout + done.stderr
 
 
-def test_the_migration_gets_an_address_without_a_password_and_no_data_key(sandbox: Sandbox) -> None:
+def test_the_migration_gets_no_password_and_no_data_key_in_its_environment(sandbox: Sandbox) -> None:
     mlflow_secrets(sandbox)
     sandbox.program("python", "env")
     done = sandbox.run("bash", str(ENTRYPOINT), "migrate", MLFLOW_BACKEND_STORE_URI="postgresql+psycopg2://m@db/m")
     assert sandbox.called() == ["python /opt/mlflow-stack/locked.py migrate python /opt/mlflow-stack/migrate.py"]
+    assert "PGPASSFILE=" in done.stdout
+    assert "pg-secret" not in done.stdout
     assert "kek-secret" not in done.stdout
 
 

@@ -183,7 +183,6 @@ def test_a_backup_while_a_client_writes_holds_all_that_it_claims(saved: Deployme
         assert set(values["artifacts"]) <= set(now["artifacts"])
 
 
-@pytest.mark.long
 def test_what_was_deleted_is_collected_with_its_artifacts_once_it_is_old_enough_and_nothing_else(
     saved: Deployment,
 ) -> None:

@@ -239,7 +239,6 @@ def test_clients_with_a_password_of_their_own_pass_the_single_sign_on(proxied: E
     assert password not in client
 
 
-@pytest.mark.long
 def test_mlflows_own_users_are_asked_by_mlflow(proxied: Edge) -> None:
     proxied.change("mlflow", **existing(proxied, "secureHeaders@docker"))
     users_of_its_own(proxied)
