@@ -94,6 +94,7 @@ def restore(stack: Stack) -> None:
     say(f"  {plan['summary']}")
     _refuse(stack, plan)
     used = plan["used"]
+    again = f"restore FROM={plan['id'][:8]}{'' if safety else ' SAFETY=0'}"
     if dry:
         say(
             "a restore would "
@@ -104,7 +105,7 @@ def restore(stack: Stack) -> None:
         return
     if used:
         question = f"This puts the backup in the place of what {stack.name} has now."
-        require_name(stack.name, question, verb=f"restore FROM={plan['id'][:8]}{'' if safety else ' SAFETY=0'}")
+        require_name(stack.name, question, verb=again)
         if safety:
             _secure(stack)
     server = names.physical(stack.name, "server")
@@ -123,7 +124,7 @@ def restore(stack: Stack) -> None:
             f"the restore of {stack.name} did not complete; the reason is above, after 'error:'\n"
             "  the database is as it was; artifacts that differ may be the backup's already, and what they were is\n"
             "  in the bucket, under before_restore_...\n"
-            f"  mend the cause, then type: make restore STACK={stack.name} FROM={plan['id'][:8]} CONFIRM={stack.name}"
+            f"  mend the cause, then type: make {again} STACK={stack.name} CONFIRM={stack.name}"
         )
     _start(stack)
     say(f"\n{stack.name} has been restored from backup {plan['id'][:8]}")
@@ -182,7 +183,8 @@ def _knows(stack: Stack, revision: str) -> bool:
     if code and UNKNOWN_REVISION not in "".join(said):
         raise StopError(
             f"whether MLflow's image knows revision {revision} could not be found out; nothing was changed\n"
-            + "".join(said[-5:])
+            + "".join(said[-5:]).rstrip()
+            + f"\n  mend the cause, then type the same again; where none is said: make doctor STACK={stack.name}"
         )
     return code == 0
 

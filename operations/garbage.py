@@ -2,12 +2,13 @@
 
 import os
 import re
+from collections import Counter
 
 from components import names
 from components.mlflow import ADMIN, PORT
 from operations import look
 from operations.checkout import Stack
-from operations.console import StopError, require_name, through
+from operations.console import StopError, require_name, say, through
 from operations.status import require_containers
 
 AGE = "30d"
@@ -35,8 +36,26 @@ def gc(stack: Stack) -> None:
             "MLFLOW_TRACKING_USERNAME": ADMIN,
             "MLFLOW_TRACKING_PASSWORD": look.credentials(stack)["adminPassword"],
         }
+    printed: list[str] = []
+
+    def told(words: str) -> None:
+        printed.append(words)
+        through(words)
+
     server = names.physical(stack.name, "server")
-    if stack.daemon.show(server, ["docker-entrypoint.sh", "gc", age], through, environment=environment):
+    if stack.daemon.show(server, ["docker-entrypoint.sh", "gc", age], told, environment=environment):
         raise StopError(
             f"what was deleted in {stack.name} could not be collected, or not all of it; the reason is above"
         )
+    found = collected("".join(printed))
+    say(
+        f"deleted for ever in {stack.name}: {found}"
+        if found
+        else f"nothing in {stack.name} was deleted more than {age} ago"
+    )
+
+
+def collected(printed: str) -> str:
+    """Return what `mlflow gc` says it deleted, counted: "2 runs, 1 experiment"; empty where it was nothing."""
+    kinds = Counter(re.findall(r"(?m)^(\w[\w ]*) with ID \S+ has been permanently deleted", printed))
+    return ", ".join(f"{number} {kind.lower()}" + ("s" if number > 1 else "") for kind, number in kinds.items())

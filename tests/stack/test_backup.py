@@ -193,10 +193,11 @@ def test_what_was_deleted_is_collected_with_its_artifacts_once_it_is_old_enough_
     client.delete_run(run)
     assert "write a time as 30d" in refused(saved, "gc", OLDER_THAN="a month")
     assert "nothing was deleted" in refused(saved, "gc")
-    saved.make("gc", CONFIRM=saved.stack)
+    assert f"nothing in {saved.stack} was deleted more than 30d ago" in saved.make("gc", CONFIRM=saved.stack).stderr
     assert client.get_run(run).info.lifecycle_stage == "deleted"
     assert f"0/{run}/artifacts/note.txt" in with_s3(saved, HASHES)[1]
-    saved.make("gc", CONFIRM=saved.stack, OLDER_THAN="0s")
+    said = saved.make("gc", CONFIRM=saved.stack, OLDER_THAN="0s").stderr
+    assert f"deleted for ever in {saved.stack}: 1 run\n" in said
     with pytest.raises(MlflowException, match="not found"):
         client.get_run(run)
     assert run not in with_s3(saved, HASHES)[1]
