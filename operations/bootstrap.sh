@@ -31,7 +31,8 @@ install() {
     up_to_date "$1" && return
     check_python
     echo "installing $1 into $VENV" >&2
-    [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV" ||
+    # One that was cut short has a Python and no pip.
+    "$VENV/bin/python" -m pip --version >/dev/null 2>&1 || "$PYTHON" -m venv --clear "$VENV" ||
         die "$VENV could not be made" "remove it (rm -r $VENV) and try again"
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r "$1" ||
         die "the packages of $1 could not be installed" "check that a package index is reachable (pip config list; PIP_CERT and HTTPS_PROXY), then try again"

@@ -53,7 +53,10 @@ def _deploy(stack: Stack) -> None:
         return
     new = engine.select()
     approval = _approval(stack, "deploy")
-    handed_over = rehearse.hand_over(engine)
+    handed_over = rehearse.hand_over(engine, approved=bool(approval))
+    if handed_over:
+        # Asked already, with the plan in sight; a second question would leave the stack down where the answer is no.
+        approval = ["--yes"]
     recover(engine)
     # The plan of a new stack says "create" dozens of times: where nobody is asked about it, nobody waits for it.
     plan = ["--skip-preview"] if new and approval else []

@@ -60,6 +60,15 @@ def _version(cli: Path) -> tuple[int, ...]:
     return tuple(int(part) for part in match.groups()) if match else (0, 0)
 
 
+def _lacking() -> str:
+    """Say what is wrong with what there is on the PATH."""
+    wanted = ".".join(map(str, MINIMUM_VERSION))
+    if (found := shutil.which("pulumi")) is None:
+        return f"no Pulumi CLI ({wanted} or newer) is on the PATH"
+    # One that is broken prints no version.
+    return f"the Pulumi CLI on the PATH ({found}) is {'.'.join(map(str, _version(Path(found))))}, older than {wanted}"
+
+
 def require_cli() -> Path:
     """Return the Pulumi CLI, installed into this checkout if there is none; raise `StopError` if that fails."""
     return find_cli() or install_cli()
@@ -77,14 +86,14 @@ def install_cli(downloads: str = DOWNLOADS) -> Path:
         content = _download(f"{release}/{archive}")
     except (OSError, http.client.HTTPException) as error:
         raise NoEngineError(
-            f"the Pulumi CLI is not on the PATH, and could not be downloaded: {error}\n{BY_HAND}"
+            f"{_lacking()}, and {INSTALLED_VERSION} could not be downloaded: {error}\n{BY_HAND}"
         ) from None
     expected = {name: digest for digest, name in re.findall(r"(?m)^([0-9a-f]{64})\s+\*?(\S+)$", checksums)}
     if archive not in expected:
         # A proxy's own page, most likely: as good as no answer.
         raise NoEngineError(
-            "the Pulumi CLI is not on the PATH, and could not be downloaded: "
-            f"what came from {release} are not the checksums of a release\n{BY_HAND}"
+            f"{_lacking()}, and {INSTALLED_VERSION} could not be downloaded: what came from {release} are not the "
+            f"checksums of a release\n{BY_HAND}"
         )
     found = hashlib.sha256(content).hexdigest()
     if expected[archive] != found:

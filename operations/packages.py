@@ -220,7 +220,7 @@ def host_sources(release: Path = Path("/etc/os-release"), apt: Path = Path("/etc
         return []
     mirrors: dict[str, str] = {}
     for path in [apt / "sources.list", *sorted(apt.glob("sources.list.d/*"))]:
-        if path.suffix in (".list", ".sources") and path.exists():
+        if path.suffix in (".list", ".sources") and os.access(path, os.R_OK):
             for uri, suite in _entries(path.read_text(errors="replace")):
                 mirrors.setdefault(suite, uri)
     suites = {codename: packaged.SUITE} | {
@@ -243,6 +243,8 @@ def _entries(text: str) -> Iterator[tuple[str, str]]:
             yield words[1], words[2]
     for stanza in re.split(r"\n\s*\n", text):
         fields = dict(re.findall(r"(?m)^(\w+):\s*(.*)$", stanza))
+        if fields.get("Enabled", "yes").lower() in ("no", "false"):
+            continue
         if "main" in fields.get("Components", "").split() and "deb" in fields.get("Types", "").split():
             for suite in fields.get("Suites", "").split():
                 yield fields.get("URIs", "").split()[0], suite

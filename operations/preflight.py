@@ -229,15 +229,16 @@ def _too_small(daemon: Daemon, settings: StackConfig) -> list[str]:
         if cpus > info["NCPU"]:
             problems.append(f"mlflow:{key}.cpus: {cpus:g} asked for, the Docker host has {info['NCPU']}; lower it")
     stores = len(settings.object_store.kinds)
-    wanted = settings.server.memory_mb + settings.postgres.memory_mb + stores * settings.object_store.memory_mb
-    wanted += settings.backup.memory_mb if settings.backup.enabled else 0
-    wanted += settings.traefik.memory_mb if "traefik" in settings.parts else 0
+    memory = settings.server.memory_mb + settings.postgres.memory_mb + stores * settings.object_store.memory_mb
+    memory += settings.backup.memory_mb if settings.backup.enabled else 0
+    memory += settings.traefik.memory_mb if "traefik" in settings.parts else 0
     available = info["MemTotal"] // 2**20
-    if wanted > available:
-        problems.append(f"memory: the limits of all services add up to {wanted} MB, the host has {available}")
-    lacking = [image for image in settings.pulled_images if not daemon.has_image(image.name)]
+    if memory > available:
+        problems.append(f"memory: the limits of all services add up to {memory} MB, the host has {available}")
+    wanted = [image.name for image in settings.pulled_images]
+    wanted += [image.name for image in settings.images.built(settings.parts).values()]
     # With everything here already, a full disk is no reason not to start what was stopped.
-    if lacking and (problem := disk_problem(daemon, MINIMUM_FREE_GB)):
+    if not all(daemon.has_image(name) for name in wanted) and (problem := disk_problem(daemon, MINIMUM_FREE_GB)):
         problems.append(problem)
     return problems
 
@@ -365,9 +366,21 @@ def require_images(stack: Stack) -> None:
             pulled = True
         present.add(image.name)
     if missing and not pulled and _without_registry(stack, missing):
-        _switch_to_packages(stack)
-        require_host(stack)
-        require_images(stack)
+        say("no registry answers here: images are built from Debian's and Python's packages")
+        before = stack.path.read_text()
+        try:
+            _switch_to_packages(stack)
+            require_host(stack)
+            require_images(stack)
+        except BaseException:
+            # Nothing can be had today, perhaps: another day, with a registry, dev is what it is as shipped.
+            stack.path.write_text(before)
+            raise
+        say(
+            f"{stack.path.name} now says images.source: packages and, since there is no package of MinIO, "
+            "objectStore.kind: seaweedfs\n  commit it once you are content: a stack with data does not go back by "
+            f"itself (before it has any, undo it by: git checkout {stack.path.name})"
+        )
     elif missing:
         lines = "\n".join(f"  {name}\n    {error}" for name, error in missing)
         raise StopError(
@@ -404,11 +417,6 @@ def _switch_to_packages(stack: Stack) -> None:
     memory = max(SEAWEEDFS_MB, stack.settings.object_store.memory_mb)
     stack.set("images", source="packages")
     stack.set("objectStore", kind="seaweedfs", memoryMb=memory)
-    say(
-        f"no registry answers here: {stack.path.name} now says images.source: packages and, since there is no package "
-        f"of MinIO, objectStore.kind: seaweedfs\n  commit it once you are content: a stack with data does not go back "
-        f"by itself (before it has any, undo it by: git checkout {stack.path.name})"
-    )
 
 
 def _load(daemon: Daemon, folder: Path) -> None:

@@ -14,13 +14,15 @@ from components import names
 from config import NAMESPACE
 from operations import preflight
 from operations.checkout import ROOT, Stack, state_home
-from operations.console import StopError, require_name, say
+from operations.console import StopError, confirmed, require_name, say
 from operations.engine import Engine
 from operations.saved import tell_of_backups
 from rehearsal.host import Host
 from rehearsal.monitor import run
 from rehearsal.passwords import Passwords
 
+BACKUP_PASSWORD = "backup-password"  # noqa: S105 - its name
+"""What opens the backups; there once a stack has had any."""
 ASKED_FOR = "REHEARSAL"
 """The variable that asks for a rehearsal of a stack with another name, by 1. Never of one that protects its data."""
 
@@ -46,8 +48,10 @@ def _generated(stack: Stack) -> dict[str, str]:
 
 def credentials(stack: Stack) -> dict[str, str]:
     """Return every secret in clear, by its key: the configured one, else the generated one."""
-    prefix = f"{NAMESPACE}:"
-    return {key: str(stack.values.get(f"{prefix}{key}", value)) for key, value in _generated(stack).items()}
+    written = {key.removeprefix(f"{NAMESPACE}:"): value for key, value in stack.values.items()}
+    # What is encrypted there has come since, and Pulumi alone reads it.
+    readable = {key: str(value) for key, value in written.items() if not isinstance(value, dict)}
+    return {key: readable.get(key, value) for key, value in _generated(stack).items()}
 
 
 def up(stack: Stack, reason: str) -> None:
@@ -155,17 +159,18 @@ def destroy(stack: Stack) -> None:
         for volume in stack.daemon.volumes():
             if names.outlives(stack.name, volume):
                 stack.daemon.api.remove_volume(volume)
-        # Its backups outlive it, and nothing else opens them.
-        if not any(names.is_backup_volume(stack.name, volume) for volume in stack.daemon.volumes()):
+        # Its backups outlive it, here or in a bucket elsewhere, and nothing else opens them.
+        if BACKUP_PASSWORD not in _passwords(stack).read():
             _passwords(stack).path.unlink()
     kept = f"its secrets are in {_passwords(stack).path}" if owns(stack) else "nor a secret"
     say(f"{stack.name} is gone: no container, network or data volume is left; {kept}.")
     tell_of_backups(stack)
 
 
-def hand_over(engine: Engine) -> list[str]:
+def hand_over(engine: Engine, *, approved: bool) -> list[str]:
     """Give the engine a rehearsed stack: its secrets into the config, its containers out of the way.
 
+    Asks first, unless somebody has `approved`: from then on the stack is down until the engine has made it again.
     Returns the keys that the config has got from it, if it was one.
     The data volumes stay as they are, and what the engine makes next finds them. A hand-over that was cut off is
     done again from its beginning.
@@ -174,7 +179,7 @@ def hand_over(engine: Engine) -> list[str]:
     if not owns(stack):
         return []
     say(f"{stack.name} was deployed by a rehearsal; handing it over to Pulumi")
-    secrets = _generated(stack)
+    secrets = credentials(stack)
     configured = json.loads(engine.call("config", "--json", "--show-secrets"))
     known = {key.removeprefix("mlflow:"): entry.get("value") for key, entry in configured.items()}
     if other := [key for key, value in secrets.items() if known.get(key, value) != value]:
@@ -186,6 +191,10 @@ def hand_over(engine: Engine) -> list[str]:
     # An engine that cannot plan must not find out after the containers are gone.
     if engine.show("preview", "--suppress-outputs"):
         raise StopError("Pulumi cannot plan this stack; the reason is above. The rehearsed one was left as it is")
+    if not approved and not confirmed(
+        "Stop the rehearsed containers, and have Pulumi make them again on the same data?"
+    ):
+        raise StopError("nothing was changed")
     with _alone(stack):
         for key in secrets.keys() - known.keys():
             engine.call("config", "set", "--secret", key, stdin=secrets[key])

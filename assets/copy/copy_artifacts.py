@@ -30,12 +30,17 @@ def listing(client: Any, bucket: str) -> Listing:  # noqa: ANN401 - made by boto
 
 
 def outdated(source: Listing, target: Listing) -> list[str]:
-    """Return the keys whose target is missing, of another size, or older: an earlier move may have left it."""
-    return sorted(
-        key
-        for key, (size, changed) in source.items()
-        if key not in target or target[key][0] != size or target[key][1] < changed
-    )
+    """Return the keys whose target is missing or older, an earlier move may have left it, or as old and another.
+
+    Never of one that is newer: it was written since the move, and a second run must not bring back what was there.
+    """
+
+    def is_outdated(key: str) -> bool:
+        size, changed = source[key]
+        there, since = target.get(key, (-1, changed))
+        return since < changed or (since == changed and there != size)
+
+    return sorted(filter(is_outdated, source))
 
 
 def main() -> int:

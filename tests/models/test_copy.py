@@ -78,12 +78,19 @@ def test_everything_is_copied_and_nothing_twice(
 def test_what_was_changed_since_an_earlier_move_is_copied_even_at_the_same_size(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    source = Store({"kept": (b"same", 0), "changed": (b"new!", 30), "grown": (b"longer", 0)})
+    source = Store({"kept": (b"same", 0), "changed": (b"new!", 30), "grown": (b"longer", 5)})
     target = Store({"kept": (b"same", 5), "changed": (b"old!", 5), "grown": (b"short", 5), "older": (b"x", 0)})
     assert copy(source, target, monkeypatch) == 0
     assert target.written == ["changed", "grown"]
     assert target.objects["changed"][0] == b"new!"
     assert "older" in target.objects
+
+
+def test_what_was_written_after_the_move_is_not_overwritten_by_a_second_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    # `make down && make up` with `copyFrom` still in the file: no server is there to tell that it uses the target.
+    source, target = Store({"a": (b"old", 0)}), Store({"a": (b"written since", 5)})
+    assert copy(source, target, monkeypatch) == 0
+    assert target.objects["a"][0] == b"written since"
 
 
 def test_an_artifact_that_did_not_arrive_fails_the_copy_and_is_named(

@@ -241,6 +241,15 @@ def test_everything_about_the_host_is_told_at_once(stack: Stack, monkeypatch: py
     assert "choose another in Pulumi.dev.yaml, under mlflow:server: port: 5001" in said
 
 
+def test_a_build_needs_room_even_where_every_image_that_is_pulled_is_here(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = Host()
+    monkeypatch.setattr(host, "has_image", lambda name: not name.startswith("localhost/"))
+    monkeypatch.setattr(preflight, "MINIMUM_FREE_GB", 10**6)
+    assert "GB free in /, needs 1000000" in host_problems(stack, host, monkeypatch)
+
+
 def test_another_address_of_the_host_has_ports_of_its_own(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host()
     host.published_on = "10.0.0.5"
@@ -448,6 +457,15 @@ def test_a_proxys_own_page_in_its_place_is_no_release(release: tuple[str, Path])
 
 def test_a_cli_that_cannot_be_downloaded_is_told_with_what_to_do() -> None:
     with pytest.raises(StopError, match=r"install Pulumi 3\.250 or newer yourself"):
+        engine.install_cli("http://127.0.0.1:9")
+
+
+def test_a_cli_that_is_too_old_is_not_said_to_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = tmp_path / "pulumi"
+    old.write_text("#!/bin/sh\necho v3.201.0\n")
+    old.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(engine.NoEngineError, match=rf"on the PATH \({old}\) is 3\.201, older than 3\.250"):
         engine.install_cli("http://127.0.0.1:9")
 
 
@@ -684,9 +702,54 @@ def test_a_rehearsal_is_kept_where_the_engine_cannot_take_it_over(
     password = rehearse._passwords(stack).get("postgres-password", 32)
     host = Engineless(stack, secrets, plans=plans)
     with pytest.raises(StopError, match=words):
-        rehearse.hand_over(host)  # type: ignore[arg-type]
+        rehearse.hand_over(host, approved=True)  # type: ignore[arg-type]
     assert host.written == []
     assert rehearse._passwords(stack).read() == {"postgres-password": password}
+
+
+def rehearsed_with(stack: Stack, monkeypatch: pytest.MonkeyPatch, *passwords: str) -> list[str]:
+    """Make `stack` a rehearsed one with these passwords; returns what is done to its containers."""
+    done: list[str] = []
+    monkeypatch.setattr("rehearsal.host.Host.prune", lambda _: done.append("pruned"))
+    monkeypatch.setattr(Stack, "daemon", property(lambda _: SimpleNamespace(volumes=set)))
+    for name in passwords:
+        rehearse._passwords(stack).get(name, 32)
+    return done
+
+
+@pytest.mark.parametrize("written", ["mine", {"secure": "v1:abc"}], ids=["in clear", "encrypted since"])
+def test_a_secret_that_the_stacks_file_has_is_handed_over_as_the_one_in_use(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, written: object
+) -> None:
+    rehearsed_with(stack, monkeypatch, "crypto-kek-passphrase")
+    monkeypatch.setattr(Stack, "values", property(lambda _: {"mlflow:cryptoKekPassphrase": written}))
+    known = written if isinstance(written, str) else rehearse._generated(stack)["cryptoKekPassphrase"]
+    host = Engineless(stack, {"cryptoKekPassphrase": known})
+    assert rehearse.hand_over(host, approved=True) == ["cryptoKekPassphrase"]  # type: ignore[arg-type]
+    assert host.written == []
+    assert not rehearse.owns(stack)
+
+
+def test_nobody_who_was_not_asked_loses_what_runs_to_a_hand_over(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = rehearsed_with(stack, monkeypatch, "postgres-password")
+    monkeypatch.setattr(rehearse, "confirmed", lambda _: False)
+    host = Engineless(stack, {})
+    with pytest.raises(StopError, match="nothing was changed"):
+        rehearse.hand_over(host, approved=False)  # type: ignore[arg-type]
+    assert (done, host.written, rehearse.owns(stack)) == ([], [], True)
+    monkeypatch.setattr(rehearse, "confirmed", lambda _: True)
+    rehearse.hand_over(host, approved=False)  # type: ignore[arg-type]
+    assert (done, rehearse.owns(stack)) == (["pruned"], False)
+
+
+@pytest.mark.parametrize(("passwords", "kept"), [(["postgres-password"], False), (["backup-password"], True)])
+def test_what_opens_a_backup_outlives_a_rehearsed_stack_wherever_the_backup_is(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, passwords: list[str], *, kept: bool
+) -> None:
+    assert rehearsed_with(stack, monkeypatch, *passwords) == []
+    monkeypatch.setenv("CONFIRM", stack.name)
+    rehearse.destroy(stack)
+    assert rehearse.owns(stack) == kept
 
 
 # --- images that were saved ----------------------------------------------------------------------------------------
@@ -795,6 +858,21 @@ def test_dev_switches_to_packages_where_no_registry_answers(stack: Stack, unreac
     assert "# A laptop: a port on loopback" in text
     assert "# An image of the right name" in text
     assert 'mlflow:protectData: "false"' in text
+
+
+@pytest.mark.parametrize("end", [StopError("no mirror answers"), KeyboardInterrupt()], ids=["failed", "interrupted"])
+def test_a_switch_to_packages_that_cannot_be_had_either_is_undone(
+    stack: Stack, unreachable: list[str], monkeypatch: pytest.MonkeyPatch, end: BaseException
+) -> None:
+    def fail(*_: object) -> None:
+        raise end
+
+    monkeypatch.setattr(packages, "build", fail)
+    before = stack.path.read_text()
+    with pytest.raises(type(end)):
+        preflight.require_images(stack)
+    assert stack.path.read_text() == before
+    assert unreachable == []
 
 
 @pytest.mark.parametrize("why", ["an answer", "a mirror", "an archive", "data", "no tools", "another stack"])

@@ -133,6 +133,8 @@ def test_settings_that_packages_cannot_serve_are_refused(values: dict[str, objec
 def test_a_debian_hosts_own_mirror_is_used_for_the_images_suite(tmp_path: Path) -> None:
     (tmp_path / "sources.list.d").mkdir()
     (tmp_path / "sources.list.d" / "debian.sources").write_text(DEB822)
+    off = DEB822.replace("mirror.example.com", "off.example.com").replace("Types:", "Enabled: no\nTypes:")
+    (tmp_path / "sources.list.d" / "a.sources").write_text(off)
     (tmp_path / "sources.list").write_text("deb http://security.example.com/debian-security bookworm-security main\n")
     (tmp_path / "sources.list.d" / "old.list.save").write_text("deb http://gone.example.com/debian stretch main\n")
     (tmp_path / "sources.list.d" / "another.list").write_text("deb https://another.example.com/debian stable main\n")

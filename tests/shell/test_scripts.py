@@ -452,6 +452,21 @@ def test_an_old_python_is_refused_with_what_to_do(sandbox: Sandbox) -> None:
     assert "needs Python 3.11 or newer, found Python 3.8.1" in done.stderr
 
 
+def test_an_environment_that_was_cut_short_is_made_again(sandbox: Sandbox) -> None:
+    (sandbox.path / "operations").mkdir()
+    (sandbox.path / "operations" / "bootstrap.sh").write_text(INSTALL.read_text())
+    (sandbox.path / "requirements.txt").write_text("")
+    # As `venv` leaves it until it comes to pip.
+    half = sandbox.path / ".venv" / "bin" / "python"
+    half.parent.mkdir(parents=True)
+    half.symlink_to(sys.executable)
+    home = f"home = {Path(sys.base_prefix) / 'bin'}\ninclude-system-site-packages = false\n"
+    (sandbox.path / ".venv" / "pyvenv.cfg").write_text(home)
+    done = sandbox.run("sh", "operations/bootstrap.sh", "url", PYTHON=sys.executable)
+    assert "No module named operations" in done.stderr, done.stderr
+    assert (sandbox.path / ".venv" / "bin" / "pip").exists()
+
+
 def test_a_python_without_venv_is_refused_with_what_to_install(sandbox: Sandbox) -> None:
     sandbox.program("python3", 'case "$*" in *ensurepip*) exit 1;; esac')
     (sandbox.path / "operations").mkdir()

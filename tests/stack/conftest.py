@@ -3,7 +3,6 @@
 Images come from the host, or are built from packages. Only what needs the engine itself is skipped without it.
 """
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -11,24 +10,13 @@ import pytest
 from components.daemon import Daemon, resolve_host
 from operations import preflight
 from tests.stack.backups import backed_up
-from tests.stack.deployment import HAS_ENGINE, NO_DIGESTS, Deployment, free_port, has_images
-
-HAS_MINIO = has_images("minio")
-"""There is no package of MinIO."""
-REQUIRED, REQUIRED_ENGINE = "REQUIRE_STACK", "REQUIRE_ENGINE"
-"""Set to 1 where a machine without Docker, or without the Pulumi engine, is a failure."""
-WITH_LONG = os.environ.get("LONG") == "1"
-"""Whether the long tests run, too; see docs/adr/0018-two-lengths-of-tests.md."""
+from tests.stack.deployment import HAS_ENGINE, HAS_MINIO, NO_DIGESTS, WITH_LONG, Deployment, free_port
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark this folder's tests, and leave out those that cannot run."""
     ours = [item for item in items if item.path.parent.name == "stack"]
     problem = preflight.docker_problem(Daemon(resolve_host())) if ours else None
-    if problem and os.environ.get(REQUIRED) == "1":
-        raise pytest.UsageError(f"{REQUIRED}=1: {problem}")
-    if ours and not HAS_ENGINE and os.environ.get(REQUIRED_ENGINE) == "1":
-        raise pytest.UsageError(f"{REQUIRED_ENGINE}=1: no pulumi on the PATH")
     for item in ours:
         item.add_marker(pytest.mark.stack)
         if problem:
@@ -40,15 +28,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     without = [item for item in ours if any(item.get_closest_marker(marker) for marker in left_out)]
     config.hook.pytest_deselected(items=without)
     items[:] = [item for item in items if item not in without]
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what was tried, and what could not be."""
-    terminalreporter.write_line(
-        f"deployed by {'the Pulumi engine' if HAS_ENGINE else 'the rehearsal: no pulumi on the PATH'}; "
-        + ("with MinIO and SeaweedFS" if HAS_MINIO else "with SeaweedFS alone: MinIO's image is in no package index")
-        + ("" if WITH_LONG else "; without the long tests: LONG=1 make test")
-    )
 
 
 @pytest.fixture(scope="session")

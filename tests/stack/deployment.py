@@ -41,6 +41,12 @@ def has_images(store: str) -> bool:
     return all(daemon.has_image(image.ref) for image in ImagesSettings().pulled([store]))
 
 
+HAS_MINIO = has_images("minio")
+"""There is no package of MinIO."""
+WITH_LONG = os.environ.get("LONG") == "1"
+"""Whether the long tests run, too; see docs/adr/0018-two-lengths-of-tests.md."""
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
