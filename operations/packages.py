@@ -290,6 +290,9 @@ def _pip_settings() -> dict[str, str]:
     proxy = get_environ_proxies(index, no_proxy=None).get("https")
     if proxy:
         found.setdefault("proxy", proxy)
+    # pip listens to it where it has no setting of its own.
+    if authorities := os.environ.get("REQUESTS_CA_BUNDLE"):
+        found.setdefault("cert", authorities)
     for key in ("index-url", "proxy"):
         if urlsplit(found.get(key, "")).hostname in ("127.0.0.1", "localhost", "::1"):
             raise StopError(

@@ -237,6 +237,9 @@ def test_the_builder_knows_where_this_host_gets_its_packages(monkeypatch: pytest
         "timeout": "60",
         "cert": "/x",
     }
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=""))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/company.pem")
+    assert packages._pip_settings()["cert"] == "/company.pem"
 
 
 def test_an_index_that_a_build_cannot_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,7 +135,7 @@ class Deployment:
         self.file.write_text(yaml.safe_dump(document, sort_keys=False))
 
     def make(self, verb: str, *, ok: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run `make VERB` as a person without a terminal would."""
+        """Run `make VERB` as a person without a terminal would; it has to succeed, or to fail where not `ok`."""
         done = subprocess.run(
             ["make", "-s", verb],
             cwd=self.checkout,
@@ -145,8 +145,7 @@ class Deployment:
             text=True,
             check=False,
         )
-        if ok:
-            assert done.returncode == 0, f"make {verb}\n{done.stdout}\n{done.stderr}\n{self.logs()}"
+        assert (done.returncode == 0) == ok, f"make {verb}\n{done.stdout}\n{done.stderr}\n{self.logs()}"
         return done
 
     @contextmanager
@@ -168,7 +167,7 @@ class Deployment:
             yield running
 
     def pulumi(self, *arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run plain `pulumi`, with the exports of `make env`."""
+        """Run plain `pulumi`, with the exports of `make env`; it has to succeed, or to fail where not `ok`."""
         exports = dict(
             line.removeprefix("export ").split("=", 1) for line in self.make("env").stdout.splitlines() if line
         )
@@ -181,8 +180,7 @@ class Deployment:
             text=True,
             check=False,
         )
-        if ok:
-            assert done.returncode == 0, f"pulumi {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
+        assert (done.returncode == 0) == ok, f"pulumi {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
         return done
 
     def plan(self) -> dict[str, str]:

