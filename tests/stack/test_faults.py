@@ -125,6 +125,29 @@ def test_data_of_another_postgres_major_stop_everything_before_anything(dev: Dep
 
 
 @pytest.mark.long
+def test_an_image_that_only_a_saved_file_has_is_loaded_and_neither_pulled_nor_built(dev: Deployment) -> None:
+    server = dev.api.inspect_container(dev.name("server"))
+    name = f"registry.invalid/{dev.stack}/mlflow:1"
+    dev.api.tag(server["Image"], name)
+    saved, before = dev.checkout / "saved" / "mlflow.tar", dev.file.read_text()
+    saved.parent.mkdir()
+    with saved.open("wb") as file:
+        file.writelines(dev.api.get_image(name))
+    dev.api.remove_image(name)
+    dev.set("images.mlflow", {"ref": name})
+    try:
+        assert f"  {name}\n" in refused(dev)
+        dev.set("images.archive", "saved")
+        said = dev.make("up").stderr
+        assert f"loading {saved}" in said
+        assert dev.api.inspect_container(dev.name("server"))["Image"] == server["Image"]
+    finally:
+        dev.file.write_text(before)
+    works(dev)
+    dev.api.remove_image(name)
+
+
+@pytest.mark.long
 def test_a_build_that_fails_shows_its_log_and_leaves_the_server_alone(dev: Deployment) -> None:
     with changed(dev.checkout / "mlflow" / "trim.sh", "set -eu", "set -eu\necho the trim is broken; exit 3"):
         said = refused(dev)
