@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +101,14 @@ class Stack:
     @property
     def settings(self) -> StackConfig:
         """The settings; raises `StopError` with everything that is wrong with them."""
+        return self.settings_with()
+
+    def settings_with(self, **changed: Mapping[str, object]) -> StackConfig:
+        """Return the settings as they would be with these keys set, by section; raises `StopError` as `settings`."""
         prefix = f"{NAMESPACE}:"
         values = {key.removeprefix(prefix): value for key, value in self.values.items() if key.startswith(prefix)}
+        for section, keys in changed.items():
+            values[section] = {**(values.get(section) or {}), **keys}
         hidden = [key for key, value in values.items() if "secure" in str(value)]
         try:
             return StackConfig.parse(values, hidden=hidden)

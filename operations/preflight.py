@@ -350,9 +350,7 @@ def require_images(stack: Stack) -> None:
     archive = stack.settings.images.archive
     if archive and not all(daemon.has_image(image.name) for image in stack.settings.pulled_images):
         _load(daemon, ROOT / archive)
-    wanted = {image.ref for image in stack.settings.pulled_images}
-    if of_packages := [name for name in packaged.NAMES if packaged.ref(name) in wanted]:
-        packages.build(daemon, of_packages, list(stack.settings.images.debian_sources))
+    _build_packages(daemon, stack.settings)
     present: set[str] = set()
     pulled = False
     missing: list[tuple[str, str]] = []
@@ -367,20 +365,9 @@ def require_images(stack: Stack) -> None:
         present.add(image.name)
     if missing and not pulled and _without_registry(stack, missing):
         say("no registry answers here: images are built from Debian's and Python's packages")
-        before = stack.path.read_text()
-        try:
-            _switch_to_packages(stack)
-            require_host(stack)
-            require_images(stack)
-        except BaseException:
-            # Nothing can be had today, perhaps: another day, with a registry, dev is what it is as shipped.
-            stack.path.write_text(before)
-            raise
-        say(
-            f"{stack.path.name} now says images.source: packages and, since there is no package of MinIO, "
-            "objectStore.kind: seaweedfs\n  commit it once you are content: a stack with data does not go back by "
-            f"itself (before it has any, undo it by: git checkout {stack.path.name})"
-        )
+        _switch_to_packages(stack)
+        require_host(stack)
+        require_images(stack)
     elif missing:
         lines = "\n".join(f"  {name}\n    {error}" for name, error in missing)
         raise StopError(
@@ -412,11 +399,26 @@ def _without_registry(stack: Stack, missing: list[tuple[str, str]]) -> bool:
     )
 
 
+def _build_packages(daemon: Daemon, settings: StackConfig) -> None:
+    """Build those images that come from packages and are not on the host yet."""
+    wanted = {image.ref for image in settings.pulled_images}
+    if of_packages := [name for name in packaged.NAMES if packaged.ref(name) in wanted]:
+        packages.build(daemon, of_packages, list(settings.images.debian_sources))
+
+
 def _switch_to_packages(stack: Stack) -> None:
-    """Write into the stack's file that its images come from packages, and its artifacts go where there is one."""
+    """Build from packages what the stack needs, and write into its file that this is where its images come from."""
     memory = max(SEAWEEDFS_MB, stack.settings.object_store.memory_mb)
-    stack.set("images", source="packages")
-    stack.set("objectStore", kind="seaweedfs", memoryMb=memory)
+    images, store = {"source": "packages"}, {"kind": "seaweedfs", "memoryMb": memory}
+    # First: what cannot be had today, or is cut off, leaves dev as it was, for a day with a registry.
+    _build_packages(stack.daemon, stack.settings_with(images=images, objectStore=store))
+    stack.set("images", **images)
+    stack.set("objectStore", **store)
+    say(
+        f"{stack.path.name} now says images.source: packages (Postgres 17 for 18) and, since there is no package of "
+        f"MinIO, objectStore.kind: seaweedfs, {memory} MB\n  commit it once you are content: a stack with data does "
+        f"not go back by itself (before it has any, undo it by: git checkout {stack.path.name})"
+    )
 
 
 def _load(daemon: Daemon, folder: Path) -> None:

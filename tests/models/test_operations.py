@@ -23,6 +23,7 @@ import requests
 import yaml
 from docker.errors import APIError, DockerException
 
+from components import packaged
 from components.daemon import Daemon, resolve_host
 from operations import (
     checkout,
@@ -829,7 +830,7 @@ def test_what_the_archive_lacks_is_told_with_how_to_bring_it(
 
 
 @pytest.fixture
-def unreachable(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def unreachable(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Dev on a network whose registry does not answer; returns the images that were built instead."""
     host = Offline()
     built: list[str] = []
@@ -838,8 +839,9 @@ def unreachable(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(preflight, "require_host", lambda _: None)
 
     def build(_daemon: object, names: list[str], _sources: list[str]) -> None:
-        built.extend(names)
-        host.images |= {image.name for image in stack.settings.pulled_images}
+        missing = [name for name in names if not host.has_image(packaged.ref(name))]
+        built.extend(missing)
+        host.images |= {packaged.ref(name) for name in (*missing, packaged.BUILDER)}
 
     monkeypatch.setattr(packages, "build", build)
     return built
@@ -861,7 +863,7 @@ def test_dev_switches_to_packages_where_no_registry_answers(stack: Stack, unreac
 
 
 @pytest.mark.parametrize("end", [StopError("no mirror answers"), KeyboardInterrupt()], ids=["failed", "interrupted"])
-def test_a_switch_to_packages_that_cannot_be_had_either_is_undone(
+def test_a_switch_to_packages_that_did_not_get_them_leaves_the_file_as_it_was(
     stack: Stack, unreachable: list[str], monkeypatch: pytest.MonkeyPatch, end: BaseException
 ) -> None:
     def fail(*_: object) -> None:
