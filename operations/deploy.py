@@ -53,8 +53,9 @@ def _deploy(stack: Stack) -> None:
         return
     new = engine.select()
     approval = _approval(stack, "deploy")
+    rehearsed = rehearse.owns(stack)
     handed_over = rehearse.hand_over(engine, approved=bool(approval))
-    if handed_over:
+    if rehearsed:
         # Asked already, with the plan in sight; a second question would leave the stack down where the answer is no.
         approval = ["--yes"]
     recover(engine)

@@ -243,7 +243,7 @@ def _entries(text: str) -> Iterator[tuple[str, str]]:
             yield words[1], words[2]
     for stanza in re.split(r"\n\s*\n", text):
         fields = dict(re.findall(r"(?m)^(\w+):\s*(.*)$", stanza))
-        if fields.get("Enabled", "yes").lower() in ("no", "false"):
+        if fields.get("Enabled", "yes").lower() in ("no", "false", "without", "off", "disable", "0"):  # apt's own words
             continue
         if "main" in fields.get("Components", "").split() and "deb" in fields.get("Types", "").split():
             for suite in fields.get("Suites", "").split():

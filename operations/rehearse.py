@@ -171,7 +171,7 @@ def hand_over(engine: Engine, *, approved: bool) -> list[str]:
     """Give the engine a rehearsed stack: its secrets into the config, its containers out of the way.
 
     Asks first, unless somebody has `approved`: from then on the stack is down until the engine has made it again.
-    Returns the keys that the config has got from it, if it was one.
+    Returns the keys of what it had generated, if it was one.
     The data volumes stay as they are, and what the engine makes next finds them. A hand-over that was cut off is
     done again from its beginning.
     """
@@ -196,8 +196,10 @@ def hand_over(engine: Engine, *, approved: bool) -> list[str]:
     ):
         raise StopError("nothing was changed")
     with _alone(stack):
+        # One that somebody wrote into the stack's file himself is no news to him.
+        generated = [key for key, value in _generated(stack).items() if secrets[key] == value]
         for key in secrets.keys() - known.keys():
             engine.call("config", "set", "--secret", key, stdin=secrets[key])
         Host(stack.daemon, stack.name, ROOT).prune()
         _passwords(stack).path.unlink()
-    return list(secrets)
+    return generated

@@ -36,8 +36,9 @@ def outdated(source: Listing, target: Listing) -> list[str]:
     """
 
     def is_outdated(key: str) -> bool:
-        size, changed = source[key]
-        there, since = target.get(key, (-1, changed))
+        if key not in target:
+            return True
+        (size, changed), (there, since) = source[key], target[key]
         return since < changed or (since == changed and there != size)
 
     return sorted(filter(is_outdated, source))

@@ -726,7 +726,8 @@ def test_a_secret_that_the_stacks_file_has_is_handed_over_as_the_one_in_use(
     monkeypatch.setattr(Stack, "values", property(lambda _: {"mlflow:cryptoKekPassphrase": written}))
     known = written if isinstance(written, str) else rehearse._generated(stack)["cryptoKekPassphrase"]
     host = Engineless(stack, {"cryptoKekPassphrase": known})
-    assert rehearse.hand_over(host, approved=True) == ["cryptoKekPassphrase"]  # type: ignore[arg-type]
+    told = [] if known == "mine" else ["cryptoKekPassphrase"]
+    assert rehearse.hand_over(host, approved=True) == told  # type: ignore[arg-type]
     assert host.written == []
     assert not rehearse.owns(stack)
 
