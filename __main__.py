@@ -2,7 +2,7 @@
 
 import pulumi
 
-from components import preconditions
+from components import interpreter, preconditions
 from components.artifacts import Artifacts
 from components.backup import Backup
 from components.credentials import warn_of_unsaved
@@ -15,6 +15,7 @@ from components.postgres import Postgres
 from components.traefik import Traefik
 from config import StackConfig
 
+interpreter.spare_garbage_collection()
 config = StackConfig.load()
 docker_host = pulumi.Config("docker").get("host")
 preconditions.require(
@@ -43,7 +44,6 @@ monitoring = Monitoring("monitoring", config.monitoring, platform=platform, data
 
 pulumi.export("url", mlflow.url)
 pulumi.export("scrape", monitoring.scrape)
-credentials = [*postgres.credentials, *artifacts.credentials, *mlflow.credentials, *backup.credentials]
-credentials += monitoring.credentials
-pulumi.export("credentials", {credential.key: credential.value for credential in credentials})
-warn_of_unsaved(credentials)
+owned = postgres.credentials + artifacts.credentials + mlflow.credentials + backup.credentials + monitoring.credentials
+pulumi.export("credentials", {credential.key: credential.value for credential in owned})
+warn_of_unsaved(owned)

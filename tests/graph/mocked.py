@@ -1,5 +1,6 @@
 """Runs the whole program under Pulumi's mocks and keeps everything that it registered, options included."""
 
+import gc
 import json
 import runpy
 from dataclasses import dataclass, field
@@ -113,6 +114,8 @@ class Graph:
     exports: dict[str, Any] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     """What the Docker daemon was asked."""
+    searches_garbage: bool = True
+    """Whether Python still looks for garbage when the program has run, or would at its end."""
     store: str = "minio"
     source: str = ""
     """The store that is copied from, if there is one."""
@@ -248,6 +251,7 @@ def build(
     @pulumi.runtime.test  # type: ignore[untyped-decorator]
     def program() -> None:
         runpy.run_path(str(ROOT / "__main__.py"))
+        graph.searches_garbage = gc.isenabled() or not gc.get_freeze_count()
 
     try:
         program()
@@ -256,6 +260,9 @@ def build(
         graph.exports = dict(root.outputs)  # type: ignore[attr-defined]
     finally:
         patched.undo()
+        # This process lives on, and has other programs to run.
+        gc.enable()
+        gc.unfreeze()
     graph.resources = [
         Resource(urn, request.type, request.name, json_format.MessageToDict(request.object), request)
         for urn, request in recorder.requests.items()

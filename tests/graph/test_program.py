@@ -39,6 +39,10 @@ def test_the_entry_point_is_a_table_of_contents() -> None:
     assert not re.search(r"^\s*(if|for|while|def|class)\b", "\n".join(code), re.MULTILINE)
 
 
+def test_the_program_does_not_look_for_garbage(graph: Graph) -> None:
+    assert not graph.searches_garbage
+
+
 # --- every container that runs -------------------------------------------------------------------------------------
 
 
