@@ -70,9 +70,9 @@ class Minio(pulumi.ComponentResource):
                 entrypoint=["/usr/bin/silo"],
                 command=["server", "/data", "--console-address", f":{CONSOLE_PORT}"],
                 env={
-                    # Looked up in /run/secrets. A file that is missing is silently ignored, and the server starts
-                    # with minioadmin:minioadmin: the bootstrap job makes sure that it did not.
-                    "MINIO_ROOT_USER_FILE": "root-user",
+                    # Looked up in /run/secrets. A file that is missing is silently ignored; but with a user alone the
+                    # server refuses to start, where without either it would let in minioadmin:minioadmin.
+                    "MINIO_ROOT_USER": ADMIN,
                     "MINIO_ROOT_PASSWORD_FILE": "root-password",
                     "MINIO_BROWSER": "on" if with_console else "off",
                     "MINIO_UPDATE": "off",
@@ -82,7 +82,7 @@ class Minio(pulumi.ComponentResource):
                 },
                 files=Files(
                     name,
-                    secrets={"root-user": ADMIN, "root-password": root_password.value},
+                    secrets={"root-password": root_password.value},
                     image=platform.images.minio,
                     parent=self,
                 ),

@@ -290,6 +290,23 @@ def test_the_object_store_lets_in_nobody_but_mlflow_and_mlflow_into_its_bucket_o
 
 
 @pytest.mark.minio
+def test_minio_without_its_password_does_not_start(dev: Deployment) -> None:
+    # As ours in all but the volumes, so the file with the password is missing.
+    ours = dev.api.inspect_container(dev.name("minio"))["Config"]
+    lost = dev.api.create_container(
+        ours["Image"], entrypoint=ours["Entrypoint"], command=ours["Cmd"], environment=ours["Env"]
+    )["Id"]
+    try:
+        dev.api.start(lost)
+        code = dev.api.wait(lost, timeout=30)["StatusCode"]
+        said = dev.api.logs(lost).decode()
+    finally:
+        dev.api.remove_container(lost, force=True, v=True)
+    assert code != 0
+    assert "MINIO_ROOT_PASSWORD" in said
+
+
+@pytest.mark.minio
 def test_mlflows_identity_cannot_make_users(dev: Deployment) -> None:
     key = dev.credentials()["minioPassword"]
     own = ("env", "MC_CONFIG_DIR=/tmp/test", f"MC_HOST_own=http://mlflow:{key}@127.0.0.1:9000")
