@@ -30,7 +30,7 @@ up_to_date() {
 install() {
     up_to_date "$1" && return
     check_python
-    echo "installing $1 into $VENV" >&2
+    echo "installing $1 into $VENV (a minute, once)" >&2
     # One that was cut short has a Python and no pip.
     "$VENV/bin/python" -m pip --version >/dev/null 2>&1 || "$PYTHON" -m venv --clear "$VENV" ||
         die "$VENV could not be made" "remove it (rm -r $VENV) and try again"
