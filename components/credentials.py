@@ -13,12 +13,15 @@ from typing import Literal
 
 import pulumi
 import pulumi_random as random
+from pydantic.alias_generators import to_camel
 
 LENGTH = 32
 """Characters of A-Z, a-z and 0-9: 190 bits, and nothing that a URL, a shell or an ini file would want escaped."""
 
 ACCEPTED = r"[A-Za-z0-9_=-]{12,64}"
 """No separator of a password file, an ini file or JSON."""
+GENERATOR = "random:index/randomPassword:RandomPassword"
+"""Type of the resource that makes a value. Its name is the credential's key, see `key_of`."""
 SAVES = "MLFLOW_SECRETS_ARE_SAVED"
 """Variable of whoever runs the program and saves what it generated once all of it works, as `make up` does."""
 FERNET_KEY_LENGTH = 44
@@ -71,6 +74,11 @@ class Credential:
                 f"mlflow:{self.key}: must be 12 to 64 letters, digits, hyphens, underscores or equals signs"
             )
         return value
+
+
+def key_of(generator: str) -> str:
+    """Return the key of what a resource has generated: `postgres-password` has made the `postgresPassword`."""
+    return to_camel(generator.replace("-", "_"))
 
 
 def warn_of_unsaved(credentials: Sequence[Credential]) -> None:

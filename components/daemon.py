@@ -8,6 +8,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -131,13 +132,26 @@ class Daemon:
 
     def run(self, container: str, command: list[str]) -> tuple[int, str]:
         """Run a command in a container and return its exit code and what it printed, or why it could not (126, 124)."""
+        answer: Future[tuple[int, str]] = Future()
+        api = self.api
+
+        def ask() -> None:
+            try:
+                created = api.exec_create(container, command)
+                output = api.exec_start(created["Id"])
+                code = api.exec_inspect(created["Id"])["ExitCode"] or 0
+                answer.set_result((code, output.decode(errors="replace").strip()))
+            except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+                answer.set_exception(error)
+
+        # The client's own limit does not hold for a command's output, and one that hangs has none. Nobody waits for a
+        # daemon thread, neither here nor when the program ends.
+        threading.Thread(target=ask, daemon=True).start()
         try:
-            created = self.api.exec_create(container, command)
-            output = self.api.exec_start(created["Id"])
-            return self.api.exec_inspect(created["Id"])["ExitCode"] or 0, output.decode(errors="replace").strip()
+            return answer.result(timeout=REQUEST_TIMEOUT_SECONDS)
         except (APIError, NotFound) as error:
             return 126, str(error)
-        except RequestException as error:
+        except (TimeoutError, RequestException) as error:
             return 124, f"no answer within {REQUEST_TIMEOUT_SECONDS} s ({error.__class__.__name__})"
 
     def show(

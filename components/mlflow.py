@@ -113,7 +113,7 @@ class Mlflow(pulumi.ComponentResource):
         self._client_password = (
             Credential("client-password", "clientPassword", parent=self) if route.by_password else None
         )
-        # The administrator's password is the migration's to set: the server never learns it.
+        # The administrator's password is the migration's to set: the server is not told it.
         admin_password = Credential("admin-password", "adminPassword", parent=self) if route.by_mlflow else None
         flask_key = Credential("flask-secret-key", "flaskSecretKey", parent=self) if route.by_mlflow else None
 

@@ -26,7 +26,7 @@ def unmet(
     traefik: TraefikSettings,
 ) -> list[str]:
     """Return what stands in the way, each with what to type."""
-    problems = _artifacts_left_behind(daemon, stack, object_store)
+    problems = _artifacts_left_behind(daemon, stack, object_store) + _being_restored(daemon, stack)
     if traefik.mode == "existing" and traefik.network not in daemon.networks():
         problems.append(
             f"mlflow:traefik.network: there is no Docker network {traefik.network!r}\n"
@@ -47,6 +47,22 @@ def unmet(
             f"    go back to {_image_of(max(majors))}, or move the data first: docs/operations.md#upgrade-postgres"
         )
     return problems
+
+
+def restore_at_work(daemon: "Daemon", stack: str) -> bool:
+    """Whether a restore is replacing the data of this stack."""
+    found = daemon.inspect(names.physical(stack, names.RESTORE))
+    return bool(found and found["State"]["Running"])
+
+
+def _being_restored(daemon: "Daemon", stack: str) -> list[str]:
+    if not restore_at_work(daemon, stack):
+        return []
+    name = names.physical(stack, names.RESTORE)
+    return [
+        "a restore is at work, and what the server wrote now would be lost\n"
+        f"    see how far it is: docker logs -f {name}; to end it, which loses nothing: docker kill {name}"
+    ]
 
 
 def _image_of(major: int) -> str:

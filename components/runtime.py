@@ -500,5 +500,6 @@ def explain(name: str, reason: str, log: str) -> str:
     return (
         f"{name}: {reason}\n  its last lines:\n{last}\n"
         f"  the whole log: docker logs {name}\n"
-        "  once the cause is mended: make up (or pulumi up --refresh); nothing that works has been undone"
+        "  once the cause is mended: make up (or pulumi up --refresh)\n"
+        "  the data are as they were; what it was to replace does not run until then"
     )

@@ -8,9 +8,9 @@ from typing import Any
 
 from croniter import croniter
 
-from components import names
+from components import names, preconditions
 from components.backup import BackupSettings
-from operations import deploy, preflight
+from operations import deploy
 from operations.checkout import Stack
 from operations.console import StopError, answer, flag, require_name, say, through
 
@@ -80,7 +80,7 @@ def restore(stack: Stack) -> None:
     """
     dry, safety = flag("DRY_RUN"), flag("SAFETY", default=True)
     _require_container(stack)
-    if preflight.restore_at_work(stack.daemon, stack.name):
+    if preconditions.restore_at_work(stack.daemon, stack.name):
         raise StopError(
             f"another restore of {stack.name} is at work; wait for it: "
             f"docker logs -f {names.physical(stack.name, names.RESTORE)}"
@@ -116,7 +116,7 @@ def restore(stack: Stack) -> None:
         code = _run_restorer(stack, plan["id"])
     finally:
         # Where only its client ended, a restore goes on, and what anybody wrote meanwhile would be lost.
-        if code != 0 and not preflight.restore_at_work(stack.daemon, stack.name):
+        if code != 0 and not preconditions.restore_at_work(stack.daemon, stack.name):
             stack.daemon.start(server)
             say("the server was started again")
     if code:

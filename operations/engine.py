@@ -24,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 from components import names
-from components.credentials import SAVES
+from components.credentials import GENERATOR, SAVES, key_of
 from operations.checkout import ROOT, Stack, config_home, state_home
 from operations.console import StopError, say
 from operations.plan import Plan
@@ -321,6 +321,18 @@ class Engine:
         """Return the stack's outputs, secrets in clear: never print them."""
         found: dict[str, Any] = json.loads(self.call("stack", "output", "--json", "--show-secrets"))
         return found
+
+    def generated(self) -> dict[str, str]:
+        """Return every password that the state has a generator of, by its key in the config, in clear: never print it.
+
+        The outputs have them, too, but are written when a deployment ends: after one that was killed, not at all.
+        """
+        deployment = json.loads(self.call("stack", "export", "--show-secrets"))["deployment"]
+        return {
+            key_of(resource["urn"].rpartition("::")[2]): json.loads(resource["outputs"]["result"]["plaintext"])
+            for resource in deployment.get("resources") or []
+            if resource["type"] == GENERATOR and "result" in resource.get("outputs", {})
+        }
 
     def state(self) -> dict[str, Any]:
         """Return the stack's state, secrets still encrypted."""

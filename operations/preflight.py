@@ -143,7 +143,6 @@ def require_host(stack: Stack) -> None:
             object_store=settings.object_store,
             traefik=settings.traefik,
         ),
-        *_being_restored(daemon, stack.name),
         *_no_folder(daemon, settings),
         *_too_small(daemon, settings),
         *_address_elsewhere(daemon, settings),
@@ -169,16 +168,10 @@ def _no_folder(daemon: Daemon, settings: StackConfig) -> list[str]:
     return []
 
 
-def restore_at_work(daemon: Daemon, stack: str) -> bool:
-    """Whether a restore is replacing the data of this stack."""
-    found = daemon.inspect(names.physical(stack, names.RESTORE))
-    return bool(found and found["State"]["Running"])
-
-
 def end_of_restore(daemon: Daemon, stack: str) -> None:
     """Remove what a restore that was killed left; raise `StopError` where one is at work."""
     name = names.physical(stack, names.RESTORE)
-    if restore_at_work(daemon, stack):
+    if preconditions.restore_at_work(daemon, stack):
         raise StopError(
             f"a restore of {stack} is at work; nothing was changed\n"
             f"  see how far it is: docker logs -f {name}; to end it, which loses nothing: docker kill {name}"
@@ -205,16 +198,6 @@ def no_strangers(daemon: Daemon, stack: str, *, kept: Collection[str] = ()) -> N
         )
 
 
-def _being_restored(daemon: Daemon, stack: str) -> list[str]:
-    if not restore_at_work(daemon, stack):
-        return []
-    name = names.physical(stack, names.RESTORE)
-    return [
-        f"a restore is at work, and what the server wrote now would be lost\n"
-        f"    see how far it is: docker logs -f {name}; to end it, which loses nothing: docker kill {name}"
-    ]
-
-
 def _too_small(daemon: Daemon, settings: StackConfig) -> list[str]:
     info = daemon.api.info()
     problems = []
@@ -224,6 +207,7 @@ def _too_small(daemon: Daemon, settings: StackConfig) -> list[str]:
         "objectStore": settings.object_store.cpus,
         "backup": settings.backup.cpus if settings.backup.enabled else 0,
         "traefik": settings.traefik.cpus if "traefik" in settings.parts else 0,
+        "monitoring": settings.monitoring.cpus if settings.monitoring.mode == "bundled" else 0,
     }
     for key, cpus in asked_for.items():
         if cpus > info["NCPU"]:
@@ -232,6 +216,7 @@ def _too_small(daemon: Daemon, settings: StackConfig) -> list[str]:
     memory = settings.server.memory_mb + settings.postgres.memory_mb + stores * settings.object_store.memory_mb
     memory += settings.backup.memory_mb if settings.backup.enabled else 0
     memory += settings.traefik.memory_mb if "traefik" in settings.parts else 0
+    memory += settings.monitoring.memory_mb if settings.monitoring.mode == "bundled" else 0
     available = info["MemTotal"] // 2**20
     if memory > available:
         problems.append(f"memory: the limits of all services add up to {memory} MB, the host has {available}")
@@ -291,6 +276,8 @@ def _ports_taken(daemon: Daemon, settings: StackConfig, stack: str) -> list[str]
         traefik = settings.traefik
         wanted["traefik.httpPort"] = (traefik.bind_address, traefik.http_port)
         wanted["traefik.httpsPort"] = (traefik.bind_address, traefik.https_port)
+    for service, published in settings.monitoring.addresses.items():
+        wanted[f"monitoring.{service.lower()}Port"] = ("127.0.0.1", published)
     addresses = {address for address, _ in wanted.values()}
     running = daemon.api.containers(filters={"status": ["running", "restarting", "paused"]})
     # Of our own, what they ask for: one that is about to be restarted holds no port for a moment.

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import yaml
-from pydantic.alias_generators import to_camel
 
 from components import names
+from components.credentials import key_of
 from config import NAMESPACE
 from operations import preflight
 from operations.checkout import ROOT, Stack, state_home
@@ -43,7 +43,7 @@ def _passwords(stack: Stack) -> Passwords:
 
 def _generated(stack: Stack) -> dict[str, str]:
     """Return the generated secrets by their keys in the config."""
-    return {to_camel(name.replace("-", "_")): value for name, value in _passwords(stack).read().items()}
+    return {key_of(name): value for name, value in _passwords(stack).read().items()}
 
 
 def credentials(stack: Stack) -> dict[str, str]:
@@ -178,6 +178,8 @@ def hand_over(engine: Engine, *, approved: bool) -> list[str]:
     stack = engine.stack
     if not owns(stack):
         return []
+    # Every network is made again, those that the settings keep included.
+    preflight.no_strangers(stack.daemon, stack.name)
     say(f"{stack.name} was deployed by a rehearsal; handing it over to Pulumi")
     secrets = credentials(stack)
     configured = json.loads(engine.call("config", "--json", "--show-secrets"))

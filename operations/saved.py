@@ -14,8 +14,7 @@ from operations.engine import Engine
 
 def save_credentials(engine: Engine) -> list[str]:
     """Write every generated credential that the config does not have yet; return their keys."""
-    outputs = engine.outputs()
-    credentials: dict[str, str] = outputs.get("credentials", {})
+    credentials = engine.generated()
     # Pulumi's own list: an imported environment may bring some.
     known = {key.removeprefix("mlflow:") for key in json.loads(engine.call("config", "--json"))}
     missing = [key for key in credentials if key not in known]

@@ -7,7 +7,7 @@ from typing import Any
 
 from docker.errors import NotFound
 
-from components import names
+from components import names, preconditions
 from components.monitoring import PROMETHEUS_PORT
 from operations import backup, preflight, rehearse
 from operations.checkout import Stack
@@ -43,7 +43,7 @@ def described(stack: Stack) -> dict[str, Any]:
     problems = [problem for problem in (preflight.disk_problem(stack.daemon), at_risk) if problem]
     if paused := [entry["name"] for entry in running if entry["state"] == "paused"]:
         problems.append(f"somebody has paused it\n  type: docker unpause {' '.join(paused)}")
-    if preflight.restore_at_work(stack.daemon, stack.name):
+    if preconditions.restore_at_work(stack.daemon, stack.name):
         log = f"docker logs -f {names.physical(stack.name, names.RESTORE)}"
         problems.append(f"a restore is at work, and the server is down meanwhile\n  see how far it is: {log}")
     elif wrong:

@@ -18,10 +18,11 @@ use_root_credentials() {
     cp "$SECRETS/mc-config.json" "$MC_CONFIG_DIR/config.json"
 }
 
-# A root password file that MinIO did not find leaves it open to all the world.
+# MinIO was given another root user, and would not start without its password. This is the proof.
 refuse_default_credentials() {
     if MC_HOST_default="http://minioadmin:minioadmin@${ENDPOINT#http://}" mc --quiet ls default >/dev/null 2>&1; then
-        die "the object store accepts minioadmin:minioadmin: it started without its secrets. Run 'make up' again."
+        die "the object store accepts minioadmin:minioadmin, though it was given another root user:" \
+            "has somebody made that user, or is mlflow:images.minio not MinIO's image?"
     fi
 }
 

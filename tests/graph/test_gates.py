@@ -108,7 +108,8 @@ def test_a_service_that_never_answers_fails_with_what_its_check_says_and_its_las
         "  its last lines:\n"
         "    last words\n"
         "  the whole log: docker logs mlflow-dev-x\n"
-        "  once the cause is mended: make up (or pulumi up --refresh); nothing that works has been undone"
+        "  once the cause is mended: make up (or pulumi up --refresh)\n"
+        "  the data are as they were; what it was to replace does not run until then"
     )
 
 

@@ -8,9 +8,8 @@ from typing import Any, cast
 
 import pulumi
 import pytest
-from pydantic.alias_generators import to_camel
 
-from components.credentials import SAVES, Credential, warn_of_unsaved
+from components.credentials import SAVES, Credential, key_of, warn_of_unsaved
 from components.daemon import State
 from tests.graph.conftest import bundled
 from tests.graph.mocked import (
@@ -674,5 +673,5 @@ def test_what_was_generated_and_nobody_saves_is_warned_of(
 
 def test_a_credentials_key_is_its_name_in_camel_case(graph: Graph) -> None:
     # What a rehearsal remembers by name is handed to the engine by key.
-    names = {to_camel(password.name.replace("-", "_")) for password in graph.of(PASSWORD)}
+    names = {key_of(password.name) for password in graph.of(PASSWORD)}
     assert names == set(graph.exports["credentials"])

@@ -24,6 +24,7 @@ import yaml
 from docker.errors import APIError, DockerException
 
 from components import packaged
+from components.credentials import GENERATOR
 from components.daemon import Daemon, resolve_host
 from operations import (
     checkout,
@@ -44,6 +45,7 @@ from operations.checkout import Stack
 from operations.console import StopError
 from operations.engine import Engine
 from operations.plan import Plan
+from operations.saved import save_credentials
 from tests.shipped import stack_file
 
 ROOT = Path(__file__).parents[2]
@@ -267,6 +269,52 @@ def test_nothing_is_started_under_a_restore(stack: Stack, monkeypatch: pytest.Mo
     monkeypatch.setattr(Stack, "daemon", property(lambda _: Restoring()))
     with pytest.raises(StopError, match=r"a restore is at work[^$]*docker logs -f mlflow-dev-restore"):
         preflight.require_host(stack)
+
+
+@pytest.mark.parametrize("service", ["prometheus", "alertmanager", "grafana"])
+def test_a_port_of_the_monitoring_is_looked_at_too(stack: Stack, monkeypatch: pytest.MonkeyPatch, service: str) -> None:
+    monkeypatch.setattr(preflight, "_bound", lambda _address, port: port == 9999)
+    stack.set("monitoring", **{"mode": "bundled", f"{service}Port": 9999})
+    assert f"mlflow:monitoring.{service}Port: port 9999 of 127.0.0.1 is taken by another program" in host_problems(
+        stack, Host(), monkeypatch
+    )
+
+
+class Silent(Daemon):
+    """A daemon that begins to answer what a command prints, and never goes on."""
+
+    def __init__(self) -> None:
+        super().__init__("unix:///nowhere")
+
+    @property
+    def api(self) -> Any:  # noqa: ANN401
+        return SimpleNamespace(exec_create=lambda *_: {"Id": "x"}, exec_start=lambda _: threading.Event().wait())
+
+
+def test_a_command_that_hangs_in_its_container_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("components.daemon.REQUEST_TIMEOUT_SECONDS", 0.1)
+    assert Silent().run("server", ["true"]) == (124, "no answer within 0.1 s (TimeoutError)")
+
+
+class Generated(Engine):
+    """An engine whose state has a generated password, and outputs that a killed deployment never wrote."""
+
+    def call(self, *arguments: str, stdin: str | None = None) -> str:
+        if arguments[:2] == ("config", "set"):
+            self.written = (arguments[-1], stdin)
+        if arguments == ("config", "--json"):
+            return "{}"
+        assert arguments[:2] != ("stack", "output")
+        secret = {"4dabf18193072939515e22adb298388d": "1b47061264138c4ac30d75fd1eb44270", "plaintext": '"made"'}
+        generator = {"type": GENERATOR, "urn": "urn:pulumi:dev::mlflow::a$b::backup-password"}
+        resources = [{"type": "pulumi:pulumi:Stack", "urn": "x::y"}, {**generator, "outputs": {"result": secret}}]
+        return json.dumps({"deployment": {"resources": resources}})
+
+
+def test_what_a_killed_deployment_generated_is_saved_before_its_generator_goes(stack: Stack) -> None:
+    engine = Generated(stack)
+    assert save_credentials(engine) == ["backupPassword"]
+    assert engine.written == ("backupPassword", "made")
 
 
 def test_an_address_of_another_host_is_refused(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -698,21 +746,49 @@ class Engineless:
     ],
 )
 def test_a_rehearsal_is_kept_where_the_engine_cannot_take_it_over(
-    stack: Stack, secrets: dict[str, str], *, plans: bool, words: str
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, secrets: dict[str, str], *, plans: bool, words: str
 ) -> None:
-    password = rehearse._passwords(stack).get("postgres-password", 32)
+    rehearsed_with(stack, monkeypatch, "postgres-password")
+    before = rehearse._passwords(stack).read()
     host = Engineless(stack, secrets, plans=plans)
     with pytest.raises(StopError, match=words):
         rehearse.hand_over(host, approved=True)  # type: ignore[arg-type]
     assert host.written == []
-    assert rehearse._passwords(stack).read() == {"postgres-password": password}
+    assert rehearse._passwords(stack).read() == before
+
+
+class WithNetworks:
+    """A daemon with the networks of dev, and with `guests` of somebody else on one of them."""
+
+    def __init__(self, *guests: str) -> None:
+        self.guests = guests
+
+    def containers(self, **_: object) -> list[dict[str, Any]]:
+        return [{"Id": "ours"}]
+
+    def networks(self, **_: object) -> list[dict[str, Any]]:
+        return [{"Id": "edge-id", "Name": "mlflow-dev-edge"}]
+
+    def inspect_network(self, _: str) -> dict[str, Any]:
+        return {"Containers": {"ours": {"Name": "mlflow-dev-server"}} | {name: {"Name": name} for name in self.guests}}
+
+
+def test_a_rehearsal_is_kept_where_somebody_else_is_on_its_networks(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = rehearsed_with(stack, monkeypatch, "postgres-password")
+    daemon = SimpleNamespace(volumes=set, api=WithNetworks("jupyter"))
+    monkeypatch.setattr(Stack, "daemon", property(lambda _: daemon))
+    with pytest.raises(StopError, match="docker network disconnect mlflow-dev-edge jupyter"):
+        rehearse.hand_over(Engineless(stack, {}), approved=True)  # type: ignore[arg-type]
+    assert (done, rehearse.owns(stack)) == ([], True)
 
 
 def rehearsed_with(stack: Stack, monkeypatch: pytest.MonkeyPatch, *passwords: str) -> list[str]:
     """Make `stack` a rehearsed one with these passwords; returns what is done to its containers."""
     done: list[str] = []
     monkeypatch.setattr("rehearsal.host.Host.prune", lambda _: done.append("pruned"))
-    monkeypatch.setattr(Stack, "daemon", property(lambda _: SimpleNamespace(volumes=set)))
+    monkeypatch.setattr(Stack, "daemon", property(lambda _: SimpleNamespace(volumes=set, api=WithNetworks())))
     for name in passwords:
         rehearse._passwords(stack).get(name, 32)
     return done

@@ -23,6 +23,9 @@ class Host:
     copied: int | None = None
     """Exit code of a copy from MinIO to SeaweedFS, if there was one."""
 
+    restored: bool = False
+    """Whether a restore is at work."""
+
     def volumes(self) -> set[str]:
         return self.held
 
@@ -31,6 +34,8 @@ class Host:
             state = {"Status": "exited", "ExitCode": self.copied}
             env = ["SOURCE=minio", "TARGET=seaweedfs"]
             return None if self.copied is None else {"Config": {"Env": env}, "State": state}
+        if container == "mlflow-dev-restore":
+            return {"State": {"Running": self.restored}}
         assert container == "mlflow-dev-server"
         if self.writes_to is None:
             return None
@@ -125,3 +130,9 @@ def test_copying_from_a_store_that_was_never_there_is_refused() -> None:
         "mlflow:objectStore.copyFrom: there is nothing to copy: no volume mlflow-dev-minio-data\n"
         "    remove it from the stack's file"
     ]
+
+
+def test_nothing_is_started_under_a_restore() -> None:
+    (problem,) = problems(Host(restored=True))
+    assert problem.startswith("a restore is at work, and what the server wrote now would be lost\n")
+    assert "docker logs -f mlflow-dev-restore" in problem
