@@ -1,7 +1,7 @@
 """Every image that is deployed or built on, in one place."""
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -183,9 +183,12 @@ class Images(pulumi.ComponentResource):
     ) -> None:
         """Pull what runs as it is in a stack of these parts, and build the rest."""
         super().__init__("mlflow:components:Images", name, None, opts)
-        self._ids = {key: self._pull(key, image) for key, image in settings.deployed(parts).items()}
-        for key, built in settings.built(parts).items():
-            self._ids[key] = self._build(key, built)
+        built = {key: self._build(key, image) for key, image in settings.built(parts).items()}
+        # Builds come first, and so before the database: one that fails has stopped nothing yet. (Whoever uses a built
+        # image waits for the database.)
+        first = list(built.values())
+        pulled = {key: self._pull(key, image, after=first) for key, image in settings.deployed(parts).items()}
+        self._ids = {key: image.image_id for key, image in {**pulled, **built}.items()}
         self.register_outputs({**self._ids})
 
     @property
@@ -227,18 +230,17 @@ class Images(pulumi.ComponentResource):
         """Id of the image of a part that watches; raises `KeyError` where it is not deployed."""
         return self._ids[part]
 
-    def _pull(self, name: str, image: Image) -> pulumi.Output[str]:
-        pulled = docker.RemoteImage(
+    def _pull(self, name: str, image: Image, *, after: Sequence[docker.RemoteImage]) -> docker.RemoteImage:
+        return docker.RemoteImage(
             f"{name}-image",
             name=image.name,
             # Other stacks and other people use the same image; deleting it is theirs to decide.
             keep_locally=True,
-            opts=pulumi.ResourceOptions(parent=self),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[*after]),
         )
-        return pulled.image_id
 
-    def _build(self, name: str, built: "Built") -> pulumi.Output[str]:
-        image = docker.RemoteImage(
+    def _build(self, name: str, built: "Built") -> docker.RemoteImage:
+        return docker.RemoteImage(
             f"{name}-image",
             name=built.name,
             build={
@@ -255,7 +257,6 @@ class Images(pulumi.ComponentResource):
             keep_locally=True,
             opts=pulumi.ResourceOptions(parent=self),
         )
-        return image.image_id
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,8 @@ def _deploy(stack: Stack) -> None:
     if engine.show("up", "--refresh", *approval, *plan):
         raise StopError(
             f"the deployment of {stack.name} did not complete; the reason is above, after 'error:'\n"
-            f"  what works was left as it is; mend the cause, then type: make up STACK={stack.name}\n"
+            "  no data are lost, and what was not to change runs on\n"
+            f"  mend the cause, or take the change back, then type: make up STACK={stack.name}\n"
             "  (secrets that were generated are in the state alone until one completes)"
         )
     tell_what_to_keep(engine, [*handed_over, *save_credentials(engine)])

@@ -213,13 +213,21 @@ def _too_small(daemon: Daemon, settings: StackConfig) -> list[str]:
         if cpus > info["NCPU"]:
             problems.append(f"mlflow:{key}.cpus: {cpus:g} asked for, the Docker host has {info['NCPU']}; lower it")
     stores = len(settings.object_store.kinds)
-    memory = settings.server.memory_mb + settings.postgres.memory_mb + stores * settings.object_store.memory_mb
-    memory += settings.backup.memory_mb if settings.backup.enabled else 0
-    memory += settings.traefik.memory_mb if "traefik" in settings.parts else 0
-    memory += settings.monitoring.memory_mb if settings.monitoring.mode == "bundled" else 0
+    memory = {
+        "server": settings.server.memory_mb,
+        "postgres": settings.postgres.memory_mb,
+        "objectStore": stores * settings.object_store.memory_mb,
+        "backup": settings.backup.memory_mb if settings.backup.enabled else 0,
+        "traefik": settings.traefik.memory_mb if "traefik" in settings.parts else 0,
+        "monitoring": settings.monitoring.memory_mb if settings.monitoring.mode == "bundled" else 0,
+    }
     available = info["MemTotal"] // 2**20
-    if memory > available:
-        problems.append(f"memory: the limits of all services add up to {memory} MB, the host has {available}")
+    if sum(memory.values()) > available:
+        each = ", ".join(f"mlflow:{section} {megabytes}" for section, megabytes in memory.items() if megabytes)
+        problems.append(
+            f"memory: the limits of all services add up to {sum(memory.values())} MB, the host has {available}\n"
+            f"    lower memoryMb of one: {each}"
+        )
     wanted = [image.name for image in settings.pulled_images]
     wanted += [image.name for image in settings.images.built(settings.parts).values()]
     # With everything here already, a full disk is no reason not to start what was stopped.

@@ -93,7 +93,8 @@ def up(stack: Stack, reason: str) -> None:
             raise StopError(
                 f"the rehearsal of {stack.name} did not complete\n"
                 + "\n".join(f"  {problem}" for problem in problems)
-                + f"\n  what works was left as it is; mend the cause, then type: make up STACK={stack.name}"
+                + "\n  no data are lost, and what was not to change runs on"
+                + f"\n  mend the cause, or take the change back, then type: make up STACK={stack.name}"
             )
         host.prune()
 

@@ -185,12 +185,15 @@ def _version(stack: Stack) -> str:
 
 
 def _image(stack: Stack, found: dict[str, Any]) -> str:
-    """Return the name of the image that a container runs, or its id where it has none any more."""
+    """Return the name of the image that a container runs, the configured one before others; its id if it has none."""
     try:
-        tags = stack.daemon.api.inspect_image(found["Image"])["RepoTags"]  # type: ignore[no-untyped-call]
+        tags = stack.daemon.api.inspect_image(found["Image"])["RepoTags"] or []  # type: ignore[no-untyped-call]
     except NotFound:
-        tags = None
-    return str(tags[0] if tags else found["Image"][:19])
+        tags = []
+    # Docker leaves out docker.io/library/.
+    asked = [f"/{image.name}" for image in stack.settings.pulled_images]
+    ours = [tag for tag in tags if any(name.endswith(f"/{tag}") for name in asked)]
+    return str([*ours, *tags, found["Image"][:19]][0])
 
 
 def _bytes(stack: Stack) -> dict[str, int | None]:

@@ -512,16 +512,21 @@ def test_a_folder_of_the_host_is_a_target_under_a_volume_of_another_name(program
 
 def depends(graph: Graph, later: str, earlier: str) -> bool:
     """Whether container `later` waits, directly or not, for container `earlier`."""
+    return graph.containers[earlier].urn in waited_for(graph, graph.named(CONTAINER, later).urn)
+
+
+def waited_for(graph: Graph, later: str) -> set[str]:
+    """Return the URNs of all that resource `later` waits for, directly or not."""
     by_urn = {resource.urn: resource for resource in graph.resources}
     seen: set[str] = set()
-    waiting = [graph.named(CONTAINER, later).urn]
+    waiting = [later]
     while waiting:
         urn = waiting.pop()
         if urn in seen:
             continue
         seen.add(urn)
         waiting += by_urn[urn].request.dependencies if urn in by_urn else []
-    return graph.containers[earlier].urn in seen
+    return seen
 
 
 @pytest.mark.parametrize(
@@ -557,6 +562,12 @@ def test_an_mlflow_image_that_was_built_before_is_not_built_again(program: Progr
     assert graph.named(IMAGE, "mlflow-image").plain["name"] == "registry.example.com/mlflow:3.18.0-1"
     for name in ("verify-data-keys", "migrate", "server"):
         assert graph.containers[name].plain["image"] == "sha256:mlflow-image"
+
+
+def test_nothing_that_runs_is_touched_before_every_image_is_built(graph: Graph) -> None:
+    built = [image.urn for image in graph.of(IMAGE) if "build" in image.plain]
+    for name in graph.services:
+        assert set(built) <= waited_for(graph, graph.containers[name].urn), name
 
 
 def test_a_new_image_migrates(graph: Graph) -> None:

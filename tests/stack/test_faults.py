@@ -148,10 +148,19 @@ def test_an_image_that_only_a_saved_file_has_is_loaded_and_neither_pulled_nor_bu
 
 
 @pytest.mark.long
-def test_a_build_that_fails_shows_its_log_and_leaves_the_server_alone(dev: Deployment) -> None:
-    with changed(dev.checkout / "mlflow" / "trim.sh", "set -eu", "set -eu\necho the trim is broken; exit 3"):
-        said = refused(dev)
+def test_a_build_that_fails_shows_its_log_and_stops_nothing(dev: Deployment) -> None:
+    before = dev.file.read_text()
+    database = dev.inspect("postgres")["Id"]
+    broken = changed(dev.checkout / "mlflow" / "trim.sh", "set -eu", "set -eu\necho the trim is broken; exit 3")
+    try:
+        # Which makes another one, once the images are there.
+        dev.set("postgres.memoryMb", 320)
+        with broken:
+            said = refused(dev)
+    finally:
+        dev.file.write_text(before)
     assert "the trim is broken" in said
+    assert dev.inspect("postgres")["Id"] == database
     assert search(dev.url)
     works(dev)
 
