@@ -352,12 +352,12 @@ def test_an_up_that_was_killed_is_mended_by_the_next(dev: Deployment, moment: st
 def test_what_a_killed_up_generated_is_saved_before_the_stack_goes_down(dev: Deployment) -> None:
     before = dev.file.read_text()
     try:
-        dev.set("backup.enabled", value=True)
-        with dev.begun(lambda line: "backup-password" in line and "created" in line) as running:
+        dev.set("authentication", "mlflow")
+        with dev.begun(lambda line: "Container migrate creating" in line) as running:
             os.killpg(running.pid, signal.SIGKILL)
-        assert "backupPassword" not in dev.file.read_text()
+        assert "flaskSecretKey" not in dev.file.read_text()
         dev.make("down")
-        assert "backupPassword" in dev.file.read_text()
+        assert "flaskSecretKey" in dev.file.read_text()
     finally:
         dev.file.write_text(before)
     works(dev)
