@@ -1,6 +1,7 @@
 """Looking at a deployment: logs, where it is, how to use it, and what is wrong with it."""
 
 import os
+import re
 import shlex
 import ssl
 import urllib.error
@@ -9,7 +10,7 @@ import urllib.request
 import webbrowser
 
 from components import names
-from components.mlflow import ADMIN
+from components.mlflow import ADMIN, READINESS_PATH
 from components.route import CLIENT_USER
 from operations import deploy, edge, preflight, rehearse
 from operations.checkout import ROOT, Stack
@@ -19,16 +20,35 @@ from operations.status import inspect, require_containers, services, status
 
 
 def logs(stack: Stack) -> None:
-    """Print the last lines of every service, or all of `SERVICE=`."""
+    """Print the last lines of every service, or many of `SERVICE=`."""
     require_containers(stack)
-    chosen = os.environ.get("SERVICE")
-    for service in [chosen] if chosen else services(stack):
-        name = names.physical(stack.name, service)
-        if inspect(stack, service) is None:
-            raise StopError(f"there is no container {name}; services: {', '.join(services(stack))}, or a job's name")
-        if not chosen:
-            answer(f"==> {name}")
-        answer(stack.daemon.logs(name, lines=2000 if chosen else 30))
+    if chosen := os.environ.get("SERVICE"):
+        answer(_log(stack, chosen, lines=2000))
+        return
+    for service in services(stack):
+        answer(f"==> {names.physical(stack.name, service)}")
+        try:
+            # The server's health check would fill the last lines of one that has nothing else to do.
+            told = [line for line in _log(stack, service, lines=1000).splitlines() if not _is_a_probe(line)]
+            answer("\n".join(told[-30:]))
+        except StopError as error:
+            answer(str(error))
+
+
+def _log(stack: Stack, service: str, *, lines: int) -> str:
+    name = names.physical(stack.name, service)
+    if inspect(stack, service) is not None:
+        return stack.daemon.logs(name, lines=lines)
+    known = services(stack)
+    if service in known:
+        raise StopError(f"{name} does not exist, and should; type: make up STACK={stack.name}")
+    raise StopError(f"there is no container {name}; services: {', '.join(known)}, or a job's name")
+
+
+def _is_a_probe(line: str) -> bool:
+    """Whether a line tells that the server answered its own health check."""
+    # 401 is what it wants to hear from MLflow's own users: it is nobody.
+    return READINESS_PATH in line and "127.0.0.1" in line and re.search(r"\b(200|401)\b", line) is not None
 
 
 def images(stack: Stack) -> None:

@@ -757,6 +757,29 @@ def test_a_rehearsal_is_kept_where_the_engine_cannot_take_it_over(
     assert rehearse._passwords(stack).read() == before
 
 
+PROBE = 'INFO:     127.0.0.1:40000 - "GET /api/2.0/mlflow/experiments/search?max_results=1 HTTP/1.1" {} OK'
+
+
+def test_the_logs_leave_out_what_the_health_check_asks_and_go_on_without_a_container(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [PROBE.format(200), PROBE.format(401), PROBE.format(500), "a client's request"]
+    monkeypatch.delenv("SERVICE", raising=False)
+    monkeypatch.setattr(look, "require_containers", lambda _: None)
+    monkeypatch.setattr(look, "inspect", lambda _, service: {} if service in ("server", "minio") else None)
+    monkeypatch.setattr(Stack, "daemon", property(lambda _: SimpleNamespace(logs=lambda *_, **__: "\n".join(lines))))
+    look.logs(stack)
+    told = capsys.readouterr().out
+    assert f"==> mlflow-dev-server\n{PROBE.format(500)}\na client's request\n" in told
+    assert "mlflow-dev-postgres does not exist, and should; type: make up STACK=dev\n==> mlflow-dev-minio" in told
+    monkeypatch.setenv("SERVICE", "server")
+    look.logs(stack)
+    assert PROBE.format(200) in capsys.readouterr().out
+    monkeypatch.setenv("SERVICE", "sever")
+    with pytest.raises(StopError, match="no container mlflow-dev-sever; services: server, postgres"):
+        look.logs(stack)
+
+
 class WithNetworks:
     """A daemon with the networks of dev, and with `guests` of somebody else on one of them."""
 
