@@ -191,7 +191,7 @@ def _image(stack: Stack, found: dict[str, Any]) -> str:
     except NotFound:
         tags = []
     # Docker leaves out docker.io/library/.
-    asked = [f"/{image.name}" for image in stack.settings.pulled_images]
+    asked = [f"/{image.ref}" for image in stack.settings.pulled_images]
     ours = [tag for tag in tags if any(name.endswith(f"/{tag}") for name in asked)]
     return str([*ours, *tags, found["Image"][:19]][0])
 

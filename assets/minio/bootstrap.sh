@@ -22,7 +22,7 @@ use_root_credentials() {
 refuse_default_credentials() {
     if MC_HOST_default="http://minioadmin:minioadmin@${ENDPOINT#http://}" mc --quiet ls default >/dev/null 2>&1; then
         die "the object store accepts minioadmin:minioadmin, though it was given another root user:" \
-            "has somebody made that user, or is mlflow:images.minio not MinIO's image?"
+            "remove the user minioadmin, or go back to MinIO's own image in mlflow:images.minio; then type: make up"
     fi
 }
 

@@ -757,6 +757,16 @@ def test_a_rehearsal_is_kept_where_the_engine_cannot_take_it_over(
     assert rehearse._passwords(stack).read() == before
 
 
+def test_the_status_names_the_image_that_was_asked_for(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Postgres without a digest, as it is shipped, and MinIO with one, which is no part of a tag.
+    stack.set("images", minio={"digest": f"sha256:{'0' * 64}"})
+    tags = {"minio": ["pgsty/silo:RELEASE.2026-09-16T00-00-00Z"], "postgres": ["postgres:18.6"], "mine": []}
+    api = SimpleNamespace(inspect_image=lambda image: {"RepoTags": ["another/name:1", *tags[image]]})
+    monkeypatch.setattr(Stack, "daemon", property(lambda _: SimpleNamespace(api=api)))
+    for image, asked in tags.items():
+        assert status._image(stack, {"Image": image}) == [*asked, "another/name:1"][0]
+
+
 PROBE = 'INFO:     127.0.0.1:40000 - "GET /api/2.0/mlflow/experiments/search?max_results=1 HTTP/1.1" {} OK'
 
 
