@@ -15,7 +15,7 @@ from components.postgres import Postgres
 from components.traefik import Traefik
 from config import StackConfig
 
-interpreter.spare_garbage_collection()
+interpreter.make_haste()
 config = StackConfig.load()
 docker_host = pulumi.Config("docker").get("host")
 preconditions.require(

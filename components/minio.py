@@ -54,6 +54,7 @@ class Minio(pulumi.ComponentResource):
         )
         readers = {BACKUP_USER: backup_password, MONITORING_USER: monitoring_password}
         identities = {USER: password, **{user: identity for user, identity in readers.items() if identity}}
+        policies = {USER: policy(bucket), BACKUP_USER: reading_policy(bucket), MONITORING_USER: METRICS_POLICY}
         volume = names.object_store_volume(pulumi.get_stack(), "minio")
         data = docker.Volume(
             f"{name}-data",
@@ -126,9 +127,7 @@ class Minio(pulumi.ComponentResource):
                     },
                     config={
                         "bootstrap.sh": (ASSETS / "bootstrap.sh").read_text(),
-                        f"{USER}-policy.json": json.dumps(policy(bucket), indent=2),
-                        f"{BACKUP_USER}-policy.json": json.dumps(reading_policy(bucket), indent=2),
-                        f"{MONITORING_USER}-policy.json": json.dumps(METRICS_POLICY, indent=2),
+                        **{f"{user}-policy.json": json.dumps(policies[user], indent=2) for user in identities},
                     },
                     image=platform.images.minio_client,
                     parent=self,

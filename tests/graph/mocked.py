@@ -1,8 +1,10 @@
 """Runs the whole program under Pulumi's mocks and keeps everything that it registered, options included."""
 
+import asyncio
 import gc
 import json
 import runpy
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +14,7 @@ import pulumi
 import pytest
 import yaml
 from google.protobuf import json_format
-from pulumi.runtime import rpc
+from pulumi.runtime import rpc, settings
 from pulumi.runtime.mocks import MockCallArgs, MockMonitor, MockResourceArgs, Mocks
 
 from components import daemon
@@ -116,6 +118,8 @@ class Graph:
     """What the Docker daemon was asked."""
     searches_garbage: bool = True
     """Whether Python still looks for garbage when the program has run, or would at its end."""
+    waited_for: int = 0
+    """What the SDK has waited for at once, added up."""
     store: str = "minio"
     source: str = ""
     """The store that is copied from, if there is one."""
@@ -217,6 +221,8 @@ class HealthyDaemon:
 
 
 _daemons: list[HealthyDaemon] = []
+_loop = asyncio.new_event_loop()
+"""One for all programs: what a failed one leaves behind is waited for by nobody."""
 
 
 def values_of(stack: str) -> dict[str, Any]:
@@ -234,10 +240,14 @@ def build(
 ) -> Graph:
     """Run `__main__.py` as Pulumi would and return what it registered."""
     _daemons.clear()
+    asyncio.set_event_loop(_loop)
     pulumi.runtime.reset_options()
     mocks = Provider()
     recorder = Recorder(mocks)
+    # The program makes its own root, as it does under the engine; that of the mocks would refuse `pulumi.run`.
+    settings.set_root_resource(object())  # type: ignore[arg-type]
     pulumi.runtime.set_mocks(mocks, project="mlflow", stack=stack, preview=preview, monitor=recorder)
+    settings.set_root_resource(None)  # type: ignore[arg-type]
     config = {
         key: value if isinstance(value, str) else json.dumps(value)
         for key, value in (values if values is not None else values_of(stack)).items()
@@ -247,17 +257,26 @@ def build(
     graph = Graph(stack, [])
     patched = pytest.MonkeyPatch()
     patched.setattr(daemon, "Daemon", daemon_class)
+    wait = asyncio.wait
 
-    @pulumi.runtime.test  # type: ignore[untyped-decorator]
-    def program() -> None:
+    def counted(tasks: Collection[asyncio.Task[Any]], **options: Any) -> Any:  # noqa: ANN401 - as in asyncio
+        graph.waited_for += len(tasks)
+        return wait(tasks, **options)
+
+    patched.setattr(asyncio, "wait", counted)
+
+    def run() -> None:
         runpy.run_path(str(ROOT / "__main__.py"))
-        graph.searches_garbage = gc.isenabled() or not gc.get_freeze_count()
 
-    try:
-        program()
+    async def program() -> None:
+        await pulumi.runtime.run_in_stack(run)
+        graph.searches_garbage = gc.isenabled() or not gc.get_freeze_count()
         root = pulumi.runtime.get_root_resource()
         assert root is not None
         graph.exports = dict(root.outputs)  # type: ignore[attr-defined]
+
+    try:
+        _loop.run_until_complete(program())
     finally:
         patched.undo()
         # This process lives on, and has other programs to run.

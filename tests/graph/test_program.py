@@ -42,6 +42,11 @@ def test_the_program_does_not_look_for_garbage(graph: Graph) -> None:
     assert not graph.searches_garbage
 
 
+def test_the_program_is_not_waited_for_output_by_output(graph: Graph) -> None:
+    # Each of a thousand, again with each that comes, makes tens of thousands.
+    assert graph.waited_for < len(graph.resources)
+
+
 # --- every container that runs -------------------------------------------------------------------------------------
 
 
@@ -686,3 +691,11 @@ def test_a_credentials_key_is_its_name_in_camel_case(graph: Graph) -> None:
     # What a rehearsal remembers by name is handed to the engine by key.
     names = {key_of(password.name) for password in graph.of(PASSWORD)}
     assert names == set(graph.exports["credentials"])
+
+
+def test_minio_is_told_the_policy_of_each_identity_that_it_has_and_of_no_other(graph: Graph) -> None:
+    if "minio" not in graph.stores:
+        return
+    files = [upload["file"].rpartition("/")[2] for upload in graph.writers["minio-bootstrap-files"].plain["uploads"]]
+    policies = {file.removesuffix("-policy.json") for file in files if file.endswith("-policy.json")}
+    assert policies == {file.removesuffix("-secret-key") for file in files if file.endswith("-secret-key")}
