@@ -12,7 +12,7 @@ from components import names, preconditions
 from components.backup import BackupSettings
 from operations import deploy
 from operations.checkout import Stack
-from operations.console import StopError, answer, flag, require_name, say, through
+from operations.console import StopError, amount, answer, flag, require_name, say, through
 
 PROGRAM = ("python3", "/run/config/main.py")
 JOURNAL = "/staging/journal.json"
@@ -286,4 +286,4 @@ def _last(entry: dict[str, Any], now: datetime) -> str:
         return "none known since this was deployed"
     hours = (now.timestamp() - success) / 3600
     age = f"{hours:.0f} h ago" if hours < 48 else f"{hours / 24:.0f} d ago"  # noqa: PLR2004 - of two days
-    return f"{entry['snapshot'][:8]}, {age}, {entry['source_bytes'] / 1e9:.2f} GB in {entry['duration_seconds']:.0f} s"
+    return f"{entry['snapshot'][:8]}, {age}, {amount(entry['source_bytes'])} in {entry['duration_seconds']:.0f} s"

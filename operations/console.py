@@ -56,6 +56,13 @@ def require_name(stack: str, question: str, verb: str = "destroy") -> None:
         raise StopError(f"{question}\n  nothing was deleted; to go on, type: make {verb} STACK={stack} CONFIRM={stack}")
 
 
+def amount(size: float | None) -> str:
+    """Spell a number of bytes: 3.1 GB, or 12 MB."""
+    if size is None:
+        return "unknown"
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"  # noqa: PLR2004 - a gigabyte
+
+
 def through(words: str) -> None:
     """Hand on what a container prints, as it comes."""
     sys.stderr.write(words)

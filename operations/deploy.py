@@ -190,7 +190,10 @@ def down(stack: Stack) -> None:
     say(
         f"\n{stack.name} is stopped. Its data are kept in {', '.join(kept) or 'no volume'}.\n"
         f"Start it again: make up STACK={stack.name}\n"
-        f"Delete it with all its data: make destroy STACK={stack.name} CONFIRM={stack.name}"
+        f"Delete it with all its data: make destroy STACK={stack.name} CONFIRM={stack.name}\n"
+        f"Leave out `pulumi stack rm`: it would delete {stack.path.name}, and with it the keys to these data."
+        if kept
+        else f"\n{stack.name} is stopped. It has no data.\nStart it again: make up STACK={stack.name}"
     )
 
 

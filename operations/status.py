@@ -11,7 +11,7 @@ from components import names, preconditions
 from components.monitoring import PROMETHEUS_PORT
 from operations import backup, preflight, rehearse
 from operations.checkout import Stack
-from operations.console import StopError, answer
+from operations.console import StopError, amount, answer
 
 
 def status(stack: Stack) -> None:
@@ -76,7 +76,7 @@ def _print(found: dict[str, Any]) -> None:
     answer(f"{found['stack']} on {found['host']}" + (", deployed by a rehearsal" if found["rehearsed"] else ""))
     for entry in [*found["services"], *found["jobs"]]:
         answer(f"  {entry['name']:<34} {entry['state']:<12} {_detail(entry)}")
-    sizes = [f"{service} {_size(number)}" for service, number in found["bytes"].items()]
+    sizes = [f"{service} {amount(number)}" for service, number in found["bytes"].items()]
     answer(f"  data: {', '.join(found['volumes']) or 'none'} ({', '.join(sizes)})")
     # What runs, which the stack's file may have left behind.
     images = [
@@ -88,12 +88,6 @@ def _print(found: dict[str, Any]) -> None:
     if found["alerts"] is not None:
         firing = [f"{_alert(alert)} ({alert['severity']})" for alert in found["alerts"]]
         answer(f"  alerts: {', '.join(firing) or 'none'}" + (f"; {found['prometheus']}" if found["prometheus"] else ""))
-
-
-def _size(number: int | None) -> str:
-    if number is None:
-        return "unknown"
-    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"  # noqa: PLR2004 - a gigabyte
 
 
 def services(stack: Stack) -> list[str]:

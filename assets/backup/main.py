@@ -32,7 +32,7 @@ import psycopg2
 import repository
 from croniter import croniter
 from manifest import Manifest, damaged, files, indexed, read_index, sha256, write_index
-from shell import Failure, killed, say
+from shell import Failure, amount, killed, say
 
 STAGING = Path(os.environ.get("STAGING", "/staging"))
 CURRENT = STAGING / "current"
@@ -181,7 +181,7 @@ def _require_free(folder: Path, wanted: int, what_for: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < wanted + RESERVE_BYTES:
         raise Failure(
-            f"{folder}: {free / 1e9:.1f} GB free, {(wanted + RESERVE_BYTES) / 1e9:.1f} GB are needed for {what_for}\n"
+            f"{folder}: {amount(free)} free, {amount(wanted + RESERVE_BYTES)} are needed for {what_for}\n"
             "  free some on that disk of the Docker host; nothing was changed"
         )
 
@@ -307,7 +307,7 @@ def show_list() -> None:
     for entry in repository.snapshots():
         size = entry.get("summary", {}).get("total_bytes_processed", 0)
         what_for = "  before a restore" if repository.SAFETY in entry["tags"] else ""
-        print(f"{entry['short_id']}  {entry['time'][:19].replace('T', ' ')}  {size / 1e9:8.2f} GB{what_for}")
+        print(f"{entry['short_id']}  {entry['time'][:19].replace('T', ' ')}  {amount(size):>9}{what_for}")
 
 
 def schedule() -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Self
 
-from shell import Failure, Progress
+from shell import Failure, Progress, amount
 
 FORMAT = 1
 """Of the manifest. Raised when an older reader would misunderstand it."""
@@ -77,7 +77,7 @@ class Manifest:
     def summary(self) -> str:
         """What is in it, for a person."""
         rows = ", ".join(f"{self.rows[table]} {words}" for table, words in SUMMARY.items() if table in self.rows)
-        return f"{rows}; {self.objects} artifacts, {self.object_bytes / 1e9:.2f} GB"
+        return f"{rows}; {self.objects} artifacts, {amount(self.object_bytes)}"
 
 
 @dataclass(frozen=True)

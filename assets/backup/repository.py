@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from shell import Failure, killed, say, show
+from shell import Failure, amount, killed, say, show
 
 DAMAGED, NO_REPOSITORY, LOCKED, WRONG_PASSWORD = 1, 10, 11, 12
 """Exit codes of restic."""
@@ -44,9 +44,9 @@ def _restic(*arguments: str, timeout_s: int | None = None) -> str:
 
 def _explained(verb: str, code: int, words: str) -> str:
     where = os.environ["RESTIC_REPOSITORY"]
-    last = "\n".join(f"    {line}" for line in words.splitlines()[-6:])
+    last = "\n".join(f"    {_message(line)}" for line in words.splitlines()[-6:])
     if code == NO_REPOSITORY:
-        return f"there is no backup at {where} yet\n  type: make backup\n{last}"
+        return f"there is no backup at {where} yet\n  type: make backup"
     if code == WRONG_PASSWORD:
         return (
             f"the backups at {where} do not open with mlflow:backupPassword: another stack's, or made before it was "
@@ -55,6 +55,15 @@ def _explained(verb: str, code: int, words: str) -> str:
     if code == LOCKED:
         return f"{where} is locked by another restic; one repository is for one stack\n{last}"
     return f"restic {verb} {killed(code)} at {where}\n{last}"
+
+
+def _message(line: str) -> str:
+    """Return what restic says in a line, which is JSON where its results are."""
+    try:
+        said: dict[str, Any] = json.loads(line)
+        return str(said["message"])
+    except (ValueError, TypeError, KeyError):
+        return line
 
 
 def require_reachable() -> None:
@@ -126,7 +135,7 @@ def snapshot(folder: Path, *others: Path, tags: Sequence[str]) -> dict[str, Any]
                 words = (words + line)[-4000:]
             elif message.get("total_bytes"):
                 done, total = message.get("bytes_done", 0), message["total_bytes"]
-                say(f"stored {done / 1e9:.2f} of {total / 1e9:.2f} GB")
+                say(f"stored {amount(done)} of {amount(total)}")
     if running.returncode or not summary:
         raise Failure(_explained("backup", running.returncode, words.strip()))
     return summary

@@ -18,6 +18,11 @@ def say(words: str) -> None:
     print(words, flush=True)
 
 
+def amount(size: float) -> str:
+    """Spell a number of bytes: 3.1 GB, or 12 MB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"  # noqa: PLR2004 - a gigabyte
+
+
 class Progress:
     """Says how far a long piece of work is, now and then."""
 
@@ -32,7 +37,7 @@ class Progress:
         self._done += size
         if time.monotonic() > self._next:
             self._next = time.monotonic() + PROGRESS_SECONDS
-            say(f"{self._done / 1e9:.1f} GB {self._words}")
+            say(f"{amount(self._done)} {self._words}")
 
 
 def run(*command: str, stdin: str | None = None) -> str:

@@ -50,7 +50,7 @@ def a_manifest(**more: object) -> Any:  # noqa: ANN401 - loaded at run time
 
 def test_a_manifest_is_read_as_it_was_written() -> None:
     assert manifests.Manifest.read(a_manifest().written()) == a_manifest()
-    assert a_manifest().summary == "2 experiments, 7 runs; 3 artifacts, 5.00 GB"
+    assert a_manifest().summary == "2 experiments, 7 runs; 3 artifacts, 5.0 GB"
 
 
 def test_a_manifest_of_a_newer_version_is_refused_with_what_to_do() -> None:
@@ -107,6 +107,21 @@ def test_what_is_missing_or_changed_is_named(tmp_path: Path) -> None:
 def test_a_failure_of_the_repository_says_what_to_type(code: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESTIC_REPOSITORY", "/r")
     assert words in repository._explained("snapshots", code, "Fatal: its own words")
+
+
+def test_what_restic_says_in_json_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESTIC_REPOSITORY", "/r")
+    said = '{"message_type":"exit_error","code":1,"message":"Fatal: unable to open"}'
+    assert repository._explained("snapshots", 1, said).endswith("at /r\n    Fatal: unable to open")
+    # Everything is said by the first line already.
+    assert repository._explained("snapshots", 10, said) == "there is no backup at /r yet\n  type: make backup"
+    for line in ("Fatal: no JSON", "[1]", "{}", "12"):
+        assert repository._message(line) == line
+
+
+@pytest.mark.parametrize(("size", "words"), [(0, "0 MB"), (12_345_678, "12 MB"), (3_140_000_000, "3.1 GB")])
+def test_an_amount_is_told_in_the_unit_that_shows_it(size: int, words: str) -> None:
+    assert shell.amount(size) == console.amount(size) == words
 
 
 def test_a_target_that_does_not_answer_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +245,7 @@ def test_a_new_journal_learns_of_the_last_backup_from_the_repository(journal: An
         "snapshots": 2,
     }
     line, wrong = backup.words(BackupSettings(), known, NOW, "prod")
-    assert line.splitlines()[0] == "0b, 9 h ago, 5.00 GB in 42 s; drill: none known since this was deployed;"
+    assert line.splitlines()[0] == "0b, 9 h ago, 5.0 GB in 42 s; drill: none known since this was deployed;"
     assert wrong is None
     # The empty stack is to be restored, not backed up at once.
     assert program.next_due("17 3 * * *", NOW, known["backup"].get("last_end_timestamp_seconds")) > NOW
@@ -375,7 +390,7 @@ def entry(hours_ago: float, **more: object) -> dict[str, Any]:
 
 def test_a_recent_backup_is_told_with_its_age_size_and_duration() -> None:
     line, wrong = backup.words(BackupSettings(), {"backup": entry(9)}, NOW, "prod")
-    assert line.splitlines()[0] == "01234567, 9 h ago, 5.00 GB in 42 s; drill: none known since this was deployed;"
+    assert line.splitlines()[0] == "01234567, 9 h ago, 5.0 GB in 42 s; drill: none known since this was deployed;"
     assert wrong is None
 
 
@@ -547,6 +562,14 @@ def test_what_is_typed_to_go_on_is_what_was_asked_for(restorable: Any, monkeypat
     monkeypatch.setattr(garbage, "require_containers", lambda _: None)
     with pytest.raises(StopError, match="type: make gc OLDER_THAN=365d STACK=prod CONFIRM=prod"):
         garbage.gc(restorable)
+
+
+def test_a_collection_has_no_dry_run(restorable: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401
+    monkeypatch.setenv("DRY_RUN", "1")
+    monkeypatch.setenv("CONFIRM", "prod")
+    with pytest.raises(StopError, match="DRY_RUN: MLflow does not tell what it would delete; nothing was deleted"):
+        garbage.gc(restorable)
+    assert restorable.daemon.done == []
 
 
 def test_what_was_collected_is_counted_by_kind() -> None:

@@ -767,6 +767,49 @@ def test_the_status_names_the_image_that_was_asked_for(stack: Stack, monkeypatch
         assert status._image(stack, {"Image": image}) == [*asked, "another/name:1"][0]
 
 
+@pytest.mark.parametrize(
+    ("volumes", "said"),
+    [
+        ([], "dev is stopped. It has no data.\nStart it again: make up STACK=dev"),
+        (
+            ["mlflow-dev-minio-data"],
+            "Leave out `pulumi stack rm`: it would delete Pulumi.dev.yaml, and with it the keys",
+        ),
+    ],
+)
+def test_what_is_kept_when_a_stack_is_stopped_is_told_with_what_would_lose_it(
+    stack: Stack,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    volumes: list[str],
+    said: str,
+) -> None:
+    engine = SimpleNamespace(select=lambda: None, show=lambda *_: 0)
+    for name in ("recover", "save_credentials", "tell_what_to_keep"):
+        monkeypatch.setattr(deploy, name, lambda *_: None)
+    for name in ("end_of_restore", "no_strangers"):
+        monkeypatch.setattr(preflight, name, lambda *_: None)
+    monkeypatch.setattr(deploy, "_engine_to_end", lambda _: engine)
+    monkeypatch.setattr(deploy, "_data_volumes", lambda _: volumes)
+    monkeypatch.setattr(Stack, "daemon", property(lambda _: None))
+    deploy.down(stack)
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("terminal", "dots"), [(True, ""), (False, " --suppress-progress")])
+def test_pulumi_prints_no_dots_into_a_file(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dots: str, *, terminal: bool
+) -> None:
+    engine = Engine.__new__(Engine)
+    engine.stack, engine.environment, engine.cli = stack, dict(os.environ), tmp_path / "pulumi"
+    engine.cli.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/called\n')
+    engine.cli.chmod(0o755)
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(isatty=lambda: terminal))
+    monkeypatch.delenv("ARGS", raising=False)
+    assert engine.show("up") == 0
+    assert (tmp_path / "called").read_text() == f"up --stack dev{dots}\n"
+
+
 PROBE = 'INFO:     127.0.0.1:40000 - "GET /api/2.0/mlflow/experiments/search?max_results=1 HTTP/1.1" {} OK'
 
 
