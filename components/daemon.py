@@ -17,7 +17,8 @@ from typing import Any
 
 import docker
 from docker.errors import APIError, DockerException, NotFound
-from requests.exceptions import RequestException
+from requests.exceptions import ConnectionError as NoConnection
+from requests.exceptions import RequestException, Timeout
 
 from components import tunnel
 
@@ -25,6 +26,8 @@ DEFAULT_HOST = "unix:///var/run/docker.sock"
 REQUEST_TIMEOUT_SECONDS = 30
 UNREACHABLE = (DockerException, RequestException, OSError)
 """What is raised where no daemon answers."""
+SILENT = (NoConnection, Timeout)
+"""What is raised where one does not answer now: it is busy, or starts again."""
 _clients = threading.local()
 
 

@@ -250,7 +250,8 @@ class Images(pulumi.ComponentResource):
                 "builder": "default",
                 # With it, the id differs at each build on the containerd image store.
                 "provenance": "false",
-                "build_log_file": "build.log",
+                # Two are built at once.
+                "build_log_file": f"build-{name}.log",
             },
             triggers={"content": built.content},
             # A replacement is made first; deleting the old one by its tag would delete what was just built.

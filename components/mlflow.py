@@ -15,6 +15,7 @@ from components.platform import Platform
 from components.postgres import Postgres
 from components.route import Route, labels
 from components.runtime import (
+    JOB_TIMEOUT_SECONDS,
     Files,
     HealthCheck,
     Job,
@@ -35,6 +36,8 @@ ADMIN = "admin"
 UID = 10001
 POOL_SIZE, MAX_OVERFLOW = 5, 10
 """Connections to Postgres of one worker: kept, and on top at most. SQLAlchemy's defaults, made explicit."""
+MIGRATION_TIMEOUT_SECONDS = 6 * 3600
+"""One that rewrites a table of a large database takes hours."""
 BASE_MB, WORKER_MB, JOBS_MB = 256, 256, 1536
 """What the server needs: measured 370 MiB with two workers at rest, and 1.8 GiB with job execution as well."""
 
@@ -126,7 +129,14 @@ class Mlflow(pulumi.ComponentResource):
         users: dict[str, pulumi.Input[str]] = {"auth.ini": _users(settings, database)} if route.by_mlflow else {}
         environment = {"MLFLOW_BACKEND_STORE_URI": database.uri} | (_USERS_ENVIRONMENT if route.by_mlflow else {})
 
-        def job(role: str, files: Files, after: pulumi.Output[docker.Container], *, prepares: str | None = None) -> Job:
+        def job(
+            role: str,
+            files: Files,
+            after: pulumi.Output[docker.Container],
+            *,
+            prepares: str | None = None,
+            timeout_s: int = JOB_TIMEOUT_SECONDS,
+        ) -> Job:
             return Job(
                 role,
                 Workload(
@@ -140,6 +150,7 @@ class Mlflow(pulumi.ComponentResource):
                     prepares=prepares,
                 ),
                 platform=platform,
+                timeout_s=timeout_s,
                 after=[after],
                 opts=child,
             )
@@ -155,7 +166,7 @@ class Mlflow(pulumi.ComponentResource):
         admin = {"admin-password": admin_password.value} if admin_password else {}
         migrate_secrets = secrets("migrate", {**pgpass, **users, **admin}, verified.done)
         alone = predecessor_gone("server", image=image, once=migrate_secrets.writer, platform=platform)
-        migrated = job("migrate", migrate_secrets, alone, prepares=database.volume)
+        migrated = job("migrate", migrate_secrets, alone, prepares=database.volume, timeout_s=MIGRATION_TIMEOUT_SECONDS)
 
         scratch = docker.Volume(
             "server-scratch",

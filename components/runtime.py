@@ -28,7 +28,10 @@ POLL_SECONDS = 0.1
 PROBE_SECONDS = 1.0
 """Between two runs of a health check. Each takes 0.13 s of a processor (measured) from what it waits for."""
 JOB_TIMEOUT_SECONDS = 900
-"""A migration of a large database takes minutes; a job that takes longer is said to hang."""
+"""A job that takes longer is said to hang."""
+SILENCE_SECONDS = 10
+SILENCES = 6
+"""How often Docker may leave a question unanswered, under load or when it restarts, and how long until the next."""
 STOP_TIMEOUT_SECONDS = 120
 _program_started = datetime.now(UTC).isoformat()
 
@@ -402,7 +405,7 @@ async def _until_gone(platform: Platform, name: str, image: str) -> None:
     """Stop container `name`, unless it runs from `image`, and wait until it has."""
 
     async def runs() -> bool:
-        state = await asyncio.to_thread(platform.daemon.state, name)
+        state = await _state(platform.daemon, name)
         return state is not None and state.running and state.image != image
 
     if await runs():
@@ -425,7 +428,7 @@ async def _until_healthy(
     deadline = time.monotonic() + health.ready_within_s
     first: State | None = None
     while True:
-        state = await asyncio.to_thread(daemon.state, container_id)
+        state = await _state(daemon, container_id)
         first = first or state
         said = "it is not running"
         # Of one that is paused, Docker would wait for the answer.
@@ -462,26 +465,42 @@ async def _until_done(
     """Wait for a job's end. One that failed in an earlier `up`, or before its volume was lost, gets another run."""
     daemon: Daemon = platform.daemon
     deadline = time.monotonic() + timeout_s
-    state = await asyncio.to_thread(daemon.state, container_id)
+    state = await _state(daemon, container_id)
     lost = prepares is not None and await asyncio.to_thread(_outlived, daemon, container_id, prepares)
     if state and state.started_at < _program_started and not state.running and (_unfinished(state) or lost):
         await asyncio.to_thread(daemon.start, container_id)
-        state = await asyncio.to_thread(daemon.state, container_id)
+        state = await _state(daemon, container_id)
     started = time.monotonic()
     while state and (state.running or state.status == "created") and time.monotonic() < deadline:
         # A job of hours is not asked ten times a second.
         await asyncio.sleep(min(5, POLL_SECONDS + (time.monotonic() - started) / 50))
-        state = await asyncio.to_thread(daemon.state, container_id)
+        state = await _state(daemon, container_id)
     if state and state.status == "exited" and state.exit_code == 0:
         return
     log = await asyncio.to_thread(daemon.logs, container_id)
     if state is None:
         reason = "it was removed by hand"
     elif state.running:
-        reason = f"still running after {timeout_s} s"
+        raise pulumi.RunError(explain(name, f"still running after {timeout_s} s", log, advice=_GOES_ON))
     else:
         reason = f"it exited with code {state.exit_code}"
     raise pulumi.RunError(explain(name, reason, log))
+
+
+async def _state(daemon: "Daemon", container: str) -> "State | None":
+    """Return the state of a container; ask again where the daemon does not answer: a job of hours is not lost by it."""
+    # See Platform.daemon.
+    from components.daemon import SILENT  # noqa: PLC0415
+
+    for _ in range(SILENCES):
+        try:
+            return await asyncio.to_thread(daemon.state, container)
+        except SILENT:
+            await asyncio.sleep(SILENCE_SECONDS)
+    try:
+        return await asyncio.to_thread(daemon.state, container)
+    except SILENT as error:
+        raise pulumi.RunError(f"{container}: the Docker daemon does not answer: {error}\n  type: make doctor") from None
 
 
 def _outlived(daemon: "Daemon", container_id: str, volume: str) -> bool:
@@ -494,12 +513,17 @@ def _unfinished(state: "State") -> bool:
     return not state.running and not (state.status == "exited" and state.exit_code == 0)
 
 
-def explain(name: str, reason: str, log: str) -> str:
+_MEND = (
+    "  once the cause is mended: make up (or pulumi up --refresh)\n"
+    "  the data are as they were; what it was to replace does not run until then"
+)
+_GOES_ON = (
+    "  it goes on, and the next one waits for it: make up (or pulumi up --refresh)\n"
+    "  do not take a change back meanwhile: what it does to the data may be done already"
+)
+
+
+def explain(name: str, reason: str, log: str, advice: str = _MEND) -> str:
     """Say what failed, what it printed last, and what to type."""
     last = "\n".join(f"    {line}" for line in log.splitlines()) or "    (it printed nothing)"
-    return (
-        f"{name}: {reason}\n  its last lines:\n{last}\n"
-        f"  the whole log: docker logs {name}\n"
-        "  once the cause is mended: make up (or pulumi up --refresh)\n"
-        "  the data are as they were; what it was to replace does not run until then"
-    )
+    return f"{name}: {reason}\n  its last lines:\n{last}\n  the whole log: docker logs {name}\n{advice}"

@@ -6,7 +6,7 @@ import sys
 from components.daemon import UNREACHABLE
 from operations import backup, deploy, garbage, look, pin, status
 from operations.checkout import Stack
-from operations.console import StopError, say
+from operations.console import StopError, flag, say
 
 VERBS = {
     "up": deploy.up,
@@ -38,6 +38,8 @@ INTERRUPTED = {
     "restore": "the database is as it was, unless it says otherwise above; type it again",
 }
 """What an interruption of each verb leaves. The others only look."""
+TRIES = {"restore"}
+"""What can say what it would do. `preview` does so for `up`."""
 
 
 def main(arguments: list[str]) -> int:
@@ -45,8 +47,10 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1 or arguments[0] not in VERBS:
         say(f"usage: python -m operations {'|'.join(VERBS)}")
         return 2
+    (verb,) = arguments
     try:
-        VERBS[arguments[0]](Stack(os.environ.get("STACK") or "dev"))
+        _refuse_dry_run(verb)
+        VERBS[verb](Stack(os.environ.get("STACK") or "dev"))
     except StopError as error:
         say(f"\nerror: {error}")
         return 1
@@ -55,12 +59,21 @@ def main(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except UNREACHABLE as error:
-        say(f"\nerror: Docker: {error}\n  type: make doctor")
+        # One of a file tells which; Docker's socket has no name.
+        mine = isinstance(error, OSError) and error.filename is not None
+        say(f"\nerror: {error}" if mine else f"\nerror: Docker: {error}\n  type: make doctor")
         return 1
     except KeyboardInterrupt:
-        say(f"\ninterrupted; {INTERRUPTED.get(arguments[0], 'nothing was left half done')}")
+        say(f"\ninterrupted; {INTERRUPTED.get(verb, 'nothing was left half done')}")
         return 130
     return 0
+
+
+def _refuse_dry_run(verb: str) -> None:
+    """Raise `StopError` where somebody only wants to try what changes something, and cannot be tried."""
+    if verb in {*INTERRUPTED, "pin"} - TRIES and flag("DRY_RUN"):
+        instead = "\n  to see what it would change, type: make preview" if verb == "up" else ""
+        raise StopError(f"make {verb} has no DRY_RUN; nothing was changed{instead}")
 
 
 if __name__ == "__main__":

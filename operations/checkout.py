@@ -120,8 +120,14 @@ class Stack:
         editor = YAML()
         editor.preserve_quotes = True
         editor.width = 4096
-        document = editor.load(self.path.read_text())
-        document["config"].setdefault(f"{NAMESPACE}:{section}", {}).update(values)
+        document = editor.load(self.path.read_text()) or {}
+        # A key with nothing behind it is there, and None.
+        if document.get("config") is None:
+            document["config"] = {}
+        key = f"{NAMESPACE}:{section}"
+        if document["config"].get(key) is None:
+            document["config"][key] = {}
+        document["config"][key].update(values)
         part = self.path.with_suffix(".part")
         with part.open("w") as file:
             editor.dump(document, file)

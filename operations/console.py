@@ -57,10 +57,13 @@ def require_name(stack: str, question: str, verb: str = "destroy") -> None:
 
 
 def amount(size: float | None) -> str:
-    """Spell a number of bytes: 3.1 GB, or 12 MB."""
+    """Spell a number of bytes: 3.1 GB, 12 MB, or 7 kB."""
     if size is None:
         return "unknown"
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"  # noqa: PLR2004 - a gigabyte
+    for unit, of_it, digits in (("GB", 1e9, 1), ("MB", 1e6, 0)):
+        if size >= of_it:
+            return f"{size / of_it:.{digits}f} {unit}"
+    return f"{size / 1e3:.0f} kB"
 
 
 def through(words: str) -> None:

@@ -73,14 +73,14 @@ def _deploy(stack: Stack) -> None:
 
 
 def _show_build_log(since: float) -> None:
-    """Show the end of an image build's log, if one ran: Pulumi's own error has its exit code only."""
-    log = ROOT / "build.log"
-    if log.exists() and log.stat().st_mtime >= since:
+    """Show the end of the log of each image's build that ran and failed: Pulumi's own error has its exit code only."""
+    for log in sorted(ROOT.glob("build-*.log")):
+        if log.stat().st_mtime < since:
+            continue
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-15:]
         # The last words of a build that succeeded, by the one builder and by the other; earlier ones are in it, too.
-        if re.search(r"Successfully tagged|naming to \S+( [\d.]+s)? done", "\n".join(lines[-3:])):
-            return
-        say("\nthe image's build ended with (all of it: build.log)\n" + "\n".join(f"  {line}" for line in lines))
+        if not re.search(r"Successfully tagged|naming to \S+( [\d.]+s)? done", "\n".join(lines[-3:])):
+            say(f"\nan image's build ended with (all of it: {log.name})\n" + "\n".join(f"  {line}" for line in lines))
 
 
 def engine_of(stack: Stack) -> Engine:
@@ -191,9 +191,8 @@ def down(stack: Stack) -> None:
         f"\n{stack.name} is stopped. Its data are kept in {', '.join(kept) or 'no volume'}.\n"
         f"Start it again: make up STACK={stack.name}\n"
         f"Delete it with all its data: make destroy STACK={stack.name} CONFIRM={stack.name}\n"
-        f"Leave out `pulumi stack rm`: it would delete {stack.path.name}, and with it the keys to these data."
-        if kept
-        else f"\n{stack.name} is stopped. It has no data.\nStart it again: make up STACK={stack.name}"
+        # Pulumi has just told to, or refuses it, where it still holds what is protected.
+        f"Never type `pulumi stack rm` for it: it deletes {stack.path.name}, and the keys to data and backups with it."
     )
 
 
@@ -210,6 +209,8 @@ def destroy(stack: Stack) -> None:
     engine = _engine_to_end(stack)
     engine.select()
     recover(engine)
+    # Backups outlive the stack, and what opens them must be in its file by then.
+    saved = save_credentials(engine)
     engine.call("state", "unprotect", "--all", "--yes")
     if engine.show("destroy", "--yes"):
         raise StopError(f"{stack.name} was not deleted completely; the reason is above; try again: make destroy")
@@ -218,9 +219,10 @@ def destroy(stack: Stack) -> None:
     left = leftovers(stack)
     if left:
         raise StopError(f"still there: {', '.join(left)}\n  remove them by hand: docker rm / docker volume rm")
+    tell_what_to_keep(engine, saved)
     say(
         f"{stack.name} is gone: no container, network or data volume is left. "
-        f"Its secrets are still in {stack.path.name}."
+        f"Its secrets are still in {stack.path.name}, which `pulumi stack rm` would delete: those of its backups, too."
     )
     tell_of_backups(stack)
 

@@ -14,7 +14,6 @@ import re
 import secrets
 import shutil
 import subprocess
-import sys
 import tarfile
 import urllib.error
 import urllib.request
@@ -255,9 +254,7 @@ class Engine:
     def show(self, *arguments: str) -> int:
         """Run a `pulumi` command before the person's eyes and return its exit code."""
         extra = os.environ.get("ARGS", "").split()
-        # Into a file, a line of dots each second would be most of what is there.
-        dots = [] if sys.stdout.isatty() else ["--suppress-progress"]
-        command = [str(self.cli), *arguments, "--stack", self.stack.name, *dots, *extra]
+        command = [str(self.cli), *arguments, "--stack", self.stack.name, *extra]
         with subprocess.Popen(command, cwd=ROOT, env=self.environment | {SAVES: "1"}) as running:
             while True:
                 try:

@@ -8,7 +8,7 @@ from components import names
 from components.mlflow import ADMIN, PORT
 from operations import look
 from operations.checkout import Stack
-from operations.console import StopError, flag, require_name, say, through
+from operations.console import StopError, require_name, say, through
 from operations.status import require_containers
 
 AGE = "30d"
@@ -20,11 +20,6 @@ def gc(stack: Stack) -> None:
 
     No backup, drill, restore or migration is at work meanwhile.
     """
-    if flag("DRY_RUN"):
-        raise StopError(
-            "make gc has no DRY_RUN: MLflow does not tell what it would delete; nothing was deleted\n"
-            "  to see what is deleted and not collected yet: the filter State, Deleted of the web UI"
-        )
     require_containers(stack)
     age = os.environ.get("OLDER_THAN") or AGE
     if not re.fullmatch(r"(\d+d)?(\d+h)?(\d+m)?(\d+s)?", age):

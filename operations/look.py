@@ -8,6 +8,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import webbrowser
+from typing import Any
 
 from components import names
 from components.mlflow import ADMIN, READINESS_PATH
@@ -115,9 +116,7 @@ def scrape(stack: Stack) -> None:
     """Print what a Prometheus of somebody's own needs, as a file for its `scrape_config_files`."""
     if rehearse.owns(stack):
         raise StopError(f"{stack.name} was deployed by a rehearsal, which keeps no outputs\n  use mode: bundled there")
-    engine = deploy.engine_of(stack)
-    engine.select()
-    found = engine.outputs().get("scrape")
+    found = _outputs(stack).get("scrape")
     if not found:
         raise StopError(
             f"nothing watches {stack.name}\n"
@@ -127,13 +126,23 @@ def scrape(stack: Stack) -> None:
     answer(found.rstrip())
 
 
+def _outputs(stack: Stack) -> dict[str, Any]:
+    """Return the stack's outputs; raise `StopError` where the backend does not know it. Looking makes no stack."""
+    engine = deploy.engine_of(stack)
+    if not engine.knows_stack():
+        raise StopError(
+            f"{stack.name} was not deployed from here: {chosen_backend() or 'the backend of this machine'} has no such "
+            f"stack\n  where it was deployed from another machine, PULUMI_BACKEND_URL names their backend; else type: "
+            f"make up STACK={stack.name}"
+        )
+    return engine.outputs()
+
+
 def credentials(stack: Stack) -> dict[str, str]:
     """Return every credential in clear, by its key; raise `StopError` where they cannot be had."""
     if rehearse.owns(stack):
         return rehearse.credentials(stack)
-    engine = deploy.engine_of(stack)
-    engine.select()
-    found: dict[str, str] = engine.outputs().get("credentials", {})
+    found: dict[str, str] = _outputs(stack).get("credentials", {})
     if not found:
         raise StopError(f"{stack.name} is not deployed, so it has no password yet\n  type: make up STACK={stack.name}")
     return found

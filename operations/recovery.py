@@ -38,6 +38,9 @@ def _clear_stale_locks(engine: Engine) -> None:
     for path in folder.glob("*.json"):
         try:
             lock = json.loads(path.read_text())
+        except FileNotFoundError:
+            # Its owner has just ended. Pulumi sees for itself whoever comes next.
+            continue
         except (OSError, ValueError):
             lock = {}
         if lock.get("hostname", socket.gethostname()) != socket.gethostname() or _alive(lock.get("pid", 0)):

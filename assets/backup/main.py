@@ -105,7 +105,7 @@ def backup(*, forget: bool = True) -> None:
             "on_one_disk": _on_one_disk(),
             "snapshots": len(repository.snapshots()),
         }
-        say(f"backup {summary['snapshot_id'][:8]} is complete: {result['added_bytes'] / 1e6:.1f} MB new")
+        say(f"backup {summary['snapshot_id'][:8]} is complete: {amount(result['added_bytes'])} new")
 
 
 def _empty_temporary() -> None:

@@ -60,8 +60,8 @@ def _explained(verb: str, code: int, words: str) -> str:
 def _message(line: str) -> str:
     """Return what restic says in a line, which is JSON where its results are."""
     try:
-        said: dict[str, Any] = json.loads(line)
-        return str(said["message"])
+        said: Any = json.loads(line)
+        return str(said["message"]) if "message" in said else f"{said['item']}: {said['error']['message']}"
     except (ValueError, TypeError, KeyError):
         return line
 

@@ -222,7 +222,7 @@ class HealthyDaemon:
 
 _daemons: list[HealthyDaemon] = []
 _loop = asyncio.new_event_loop()
-"""One for all programs: what a failed one leaves behind is waited for by nobody."""
+"""One for all programs, as Pulumi's own mocks have it."""
 
 
 def values_of(stack: str) -> dict[str, Any]:
@@ -278,6 +278,11 @@ def build(
     try:
         _loop.run_until_complete(program())
     finally:
+        # What a failed program leaves would go on in the next one.
+        left = asyncio.all_tasks(_loop)
+        for task in left:
+            task.cancel()
+        _loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         patched.undo()
         # This process lives on, and has other programs to run.
         gc.enable()

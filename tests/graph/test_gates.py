@@ -9,6 +9,7 @@ from typing import Any
 
 import pulumi
 import pytest
+import requests
 
 from components import runtime
 from components.daemon import State
@@ -184,10 +185,6 @@ def test_a_migration_never_starts_beside_a_server_that_does_not_stop(monkeypatch
     )
 
 
-def test_a_job_that_hangs_is_given_up() -> None:
-    assert "still running after 0 s" in failure(partial(wait_done, timeout_s=0), Script([state()]))
-
-
 NEWER = pytest.mark.parametrize(("made", "runs"), [(3, 1), (1, 0), (None, 0)], ids=["newer", "older", "none"])
 """The day on which a volume was made, where the container was started on the second."""
 
@@ -208,3 +205,33 @@ def test_a_job_runs_again_when_the_volume_that_it_prepared_is_newer(made: int | 
     script = Script([done], made=datetime(2026, 5, made, tzinfo=UTC) if made else None)
     wait_done(script, prepares="mlflow-dev-minio-data")
     assert script.started == runs
+
+
+def test_a_job_that_takes_longer_goes_on_and_no_change_is_to_be_taken_back() -> None:
+    said = failure(partial(wait_done, timeout_s=0), Script([state()]))
+    assert "still running after 0 s" in said
+    assert "it goes on, and the next one waits for it" in said
+    assert "do not take a change back" in said
+    assert "the data are as they were" not in said
+
+
+@pytest.mark.parametrize("silences", [1, 6, 7])
+def test_a_daemon_that_does_not_answer_is_asked_again_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, silences: int
+) -> None:
+    class Busy(Script):
+        silent = silences
+
+        def state(self, container: str) -> State | None:
+            self.silent -= 1
+            if self.silent >= 0:
+                raise requests.ReadTimeout("read timed out")
+            return super().state(container)
+
+    monkeypatch.setattr(runtime, "SILENCE_SECONDS", 0.01)
+    script = Busy([state("exited")])
+    if silences <= runtime.SILENCES:
+        wait_done(script)
+    else:
+        said = failure(wait_done, script)
+        assert said == "id: the Docker daemon does not answer: read timed out\n  type: make doctor"

@@ -2,7 +2,9 @@
 
 import json
 import re
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,6 +13,7 @@ import pytest
 
 from components.credentials import SAVES, Credential, key_of, warn_of_unsaved
 from components.daemon import State
+from components.postgres import CRASH_RECOVERY_SECONDS
 from tests.graph.conftest import bundled
 from tests.graph.mocked import (
     CONTAINER,
@@ -42,9 +45,27 @@ def test_the_program_does_not_look_for_garbage(graph: Graph) -> None:
     assert not graph.searches_garbage
 
 
-def test_the_program_is_not_waited_for_output_by_output(graph: Graph) -> None:
+def test_a_plan_is_not_waited_for_output_by_output(program: Program) -> None:
     # Each of a thousand, again with each that comes, makes tens of thousands.
+    graph = program("dev", preview=True)
     assert graph.waited_for < len(graph.resources)
+
+
+def test_an_up_ends_with_the_first_failure_whatever_else_is_at_work(program: Program) -> None:
+    class Failing(HealthyDaemon):
+        """One on which the bucket cannot be made, and Postgres takes its time."""
+
+        def state(self, container: str) -> State:
+            found = super().state(container)
+            return replace(found, exit_code=3) if "minio-bootstrap" in container else found
+
+        def run(self, container: str, command: list[str]) -> tuple[int, str]:
+            return (1, "not yet") if "postgres" in container else super().run(container, command)
+
+    begun = time.monotonic()
+    with pytest.raises(pulumi.RunError, match=r"minio-bootstrap: it exited with code 3"):
+        program("dev", daemon_class=Failing)
+    assert time.monotonic() - begun < CRASH_RECOVERY_SECONDS / 4
 
 
 # --- every container that runs -------------------------------------------------------------------------------------
@@ -610,25 +631,10 @@ def test_an_image_has_a_content_hash_and_is_never_deleted_by_its_tag(graph: Grap
 
 
 class BrokenDaemon:
-    """A daemon on which Postgres crashes."""
+    """A daemon without the networks, and with another database, than the program needs."""
 
     def __init__(self, host: str) -> None:
         self.host = host
-
-    def state(self, container: str) -> State:
-        return State(
-            image="",
-            running=False,
-            status="exited",
-            exit_code=3,
-            started_at="2999",
-            restarts=0,
-            oom_killed=False,
-            error=container,
-        )
-
-    def logs(self, container: str) -> str:
-        return f"FATAL: {container} is unhappy"
 
     def inspect(self, _container: str) -> None:
         return None

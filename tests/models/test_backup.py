@@ -115,11 +115,13 @@ def test_what_restic_says_in_json_is_told_in_words(monkeypatch: pytest.MonkeyPat
     assert repository._explained("snapshots", 1, said).endswith("at /r\n    Fatal: unable to open")
     # Everything is said by the first line already.
     assert repository._explained("snapshots", 10, said) == "there is no backup at /r yet\n  type: make backup"
+    said = '{"message_type":"error","error":{"message":"permission denied"},"during":"scan","item":"/staging/x"}'
+    assert repository._message(said) == "/staging/x: permission denied"
     for line in ("Fatal: no JSON", "[1]", "{}", "12"):
         assert repository._message(line) == line
 
 
-@pytest.mark.parametrize(("size", "words"), [(0, "0 MB"), (12_345_678, "12 MB"), (3_140_000_000, "3.1 GB")])
+@pytest.mark.parametrize(("size", "words"), [(7_400, "7 kB"), (12_345_678, "12 MB"), (3_140_000_000, "3.1 GB")])
 def test_an_amount_is_told_in_the_unit_that_shows_it(size: int, words: str) -> None:
     assert shell.amount(size) == console.amount(size) == words
 
@@ -562,14 +564,6 @@ def test_what_is_typed_to_go_on_is_what_was_asked_for(restorable: Any, monkeypat
     monkeypatch.setattr(garbage, "require_containers", lambda _: None)
     with pytest.raises(StopError, match="type: make gc OLDER_THAN=365d STACK=prod CONFIRM=prod"):
         garbage.gc(restorable)
-
-
-def test_a_collection_has_no_dry_run(restorable: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401
-    monkeypatch.setenv("DRY_RUN", "1")
-    monkeypatch.setenv("CONFIRM", "prod")
-    with pytest.raises(StopError, match="DRY_RUN: MLflow does not tell what it would delete; nothing was deleted"):
-        garbage.gc(restorable)
-    assert restorable.daemon.done == []
 
 
 def test_what_was_collected_is_counted_by_kind() -> None:

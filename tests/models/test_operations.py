@@ -41,6 +41,7 @@ from operations import (
     rehearse,
     status,
 )
+from operations.__main__ import VERBS, main
 from operations.checkout import Stack
 from operations.console import StopError
 from operations.engine import Engine
@@ -653,9 +654,14 @@ def test_the_log_of_a_build_is_shown_where_that_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], log: str, *, shown: bool
 ) -> None:
     monkeypatch.setattr(deploy, "ROOT", tmp_path)
-    (tmp_path / "build.log").write_text(log)
+    (tmp_path / "build-mlflow.log").write_text(log)
+    # One that is built beside it, and ends well later.
+    (tmp_path / "build-backup.log").write_text(BUILT)
     deploy._show_build_log(0)
-    assert ("the trim is broken" in capsys.readouterr().err) is shown
+    said = capsys.readouterr().err
+    assert ("the trim is broken" in said) is shown
+    assert ("all of it: build-mlflow.log" in said) is shown
+    assert "build-backup.log" not in said
 
 
 # --- without the engine --------------------------------------------------------------------------------------------
@@ -767,47 +773,87 @@ def test_the_status_names_the_image_that_was_asked_for(stack: Stack, monkeypatch
         assert status._image(stack, {"Image": image}) == [*asked, "another/name:1"][0]
 
 
-@pytest.mark.parametrize(
-    ("volumes", "said"),
-    [
-        ([], "dev is stopped. It has no data.\nStart it again: make up STACK=dev"),
-        (
-            ["mlflow-dev-minio-data"],
-            "Leave out `pulumi stack rm`: it would delete Pulumi.dev.yaml, and with it the keys",
-        ),
-    ],
-)
-def test_what_is_kept_when_a_stack_is_stopped_is_told_with_what_would_lose_it(
-    stack: Stack,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    volumes: list[str],
-    said: str,
+@pytest.mark.parametrize("verb", ["down", "destroy"])
+def test_what_was_generated_is_saved_before_a_stack_ends_and_what_would_lose_it_is_told(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
 ) -> None:
-    engine = SimpleNamespace(select=lambda: None, show=lambda *_: 0)
-    for name in ("recover", "save_credentials", "tell_what_to_keep"):
+    done: list[str] = []
+
+    def asked(*arguments: str) -> int:
+        done.append(arguments[0])
+        return 0
+
+    for name in ("recover", "tell_what_to_keep", "tell_of_backups"):
         monkeypatch.setattr(deploy, name, lambda *_: None)
+    monkeypatch.setattr(deploy, "save_credentials", lambda _: asked("saved"))
     for name in ("end_of_restore", "no_strangers"):
         monkeypatch.setattr(preflight, name, lambda *_: None)
+    engine = SimpleNamespace(select=lambda: None, show=asked, call=asked)
     monkeypatch.setattr(deploy, "_engine_to_end", lambda _: engine)
-    monkeypatch.setattr(deploy, "_data_volumes", lambda _: volumes)
+    for name in ("_data_volumes", "_outliving", "leftovers"):
+        monkeypatch.setattr(deploy, name, lambda _: [])
     monkeypatch.setattr(Stack, "daemon", property(lambda _: None))
-    deploy.down(stack)
-    assert said in capsys.readouterr().err
+    monkeypatch.setenv("CONFIRM", "dev")
+    getattr(deploy, verb)(stack)
+    assert done.index("saved") < done.index("destroy")
+    assert "`pulumi stack rm`" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("terminal", "dots"), [(True, ""), (False, " --suppress-progress")])
-def test_pulumi_prints_no_dots_into_a_file(
-    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dots: str, *, terminal: bool
+@pytest.mark.parametrize("verb", ["up", "down", "destroy", "backup", "drill", "gc", "pin"])
+def test_a_dry_run_of_what_has_none_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
 ) -> None:
-    engine = Engine.__new__(Engine)
-    engine.stack, engine.environment, engine.cli = stack, dict(os.environ), tmp_path / "pulumi"
-    engine.cli.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/called\n')
-    engine.cli.chmod(0o755)
-    monkeypatch.setattr("sys.stdout", SimpleNamespace(isatty=lambda: terminal))
-    monkeypatch.delenv("ARGS", raising=False)
-    assert engine.show("up") == 0
-    assert (tmp_path / "called").read_text() == f"up --stack dev{dots}\n"
+    monkeypatch.setenv("DRY_RUN", "1")
+    monkeypatch.setitem(VERBS, verb, lambda _: pytest.fail("it did it"))
+    assert main([verb]) == 1
+    said = capsys.readouterr().err
+    assert f"make {verb} has no DRY_RUN; nothing was changed" in said
+    assert ("type: make preview" in said) is (verb == "up")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(13, "Permission denied", "Pulumi.dev.part"), "Permission denied: 'Pulumi.dev.part'"),
+        (requests.ConnectionError("refused"), "Docker: refused\n  type: make doctor"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_not_dockers_fault(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, said: str
+) -> None:
+    def fails(_: Stack) -> None:
+        raise error
+
+    monkeypatch.setitem(VERBS, "status", fails)
+    assert main(["status"]) == 1
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert ("Docker" in printed) is ("Docker" in said)
+
+
+@pytest.mark.parametrize("text", ["", "config:\n", "config:\n  mlflow:images:\n", "# a comment\n"])
+def test_a_setting_is_set_in_a_file_that_has_none(stack: Stack, text: str) -> None:
+    stack.path.write_text(text)
+    stack.set("images", source="packages")
+    assert yaml.safe_load(stack.path.read_text()) == {"config": {"mlflow:images": {"source": "packages"}}}
+
+
+def test_who_only_looks_makes_no_stack(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = SimpleNamespace(knows_stack=lambda: False)
+    monkeypatch.setattr(deploy, "engine_of", lambda _: engine)
+    with pytest.raises(StopError, match=r"has no such stack(.|\n)*PULUMI_BACKEND_URL"):
+        look.credentials(stack)
+
+
+def test_a_lock_that_is_gone_when_it_is_read_is_nobodys(stack: Stack, tmp_path: Path) -> None:
+    folder = tmp_path / "locks" / "organization" / "mlflow" / "dev"
+    folder.mkdir(parents=True)
+    # It was there when the folder was listed.
+    (folder / "a.json").symlink_to(folder / "nothing")
+    cancelled: list[str] = []
+    engine = SimpleNamespace(stack=stack, state_folder=tmp_path, call=cancelled.append)
+    recovery._clear_stale_locks(cast("Engine", engine))
+    assert not cancelled
 
 
 PROBE = 'INFO:     127.0.0.1:40000 - "GET /api/2.0/mlflow/experiments/search?max_results=1 HTTP/1.1" {} OK'
