@@ -99,12 +99,17 @@ def engine_of(stack: Stack) -> Engine:
 
 def _engine_to_end(stack: Stack) -> Engine:
     """Return the engine for a verb that ends a stack; raise `StopError` where there is nothing to end, or no engine."""
+    nothing = f"{stack.name} is not deployed on {stack.daemon.host}"
     try:
-        return engine_of(stack)
+        engine = engine_of(stack)
     except NoEngineError:
         if not leftovers(stack):
-            raise StopError(f"{stack.name} is not deployed on {stack.daemon.host}") from None
+            raise StopError(nothing) from None
         raise
+    if not engine.knows_stack() and not leftovers(stack):
+        raise StopError(nothing)
+    engine.select()
+    return engine
 
 
 def preview(stack: Stack) -> None:
@@ -179,7 +184,6 @@ def down(stack: Stack) -> None:
         rehearse.down(stack)
         return
     engine = _engine_to_end(stack)
-    engine.select()
     recover(engine)
     # The generators are forgotten with the rest: what they made must be in the config by then.
     saved = save_credentials(engine)
@@ -207,7 +211,6 @@ def destroy(stack: Stack) -> None:
     doomed = ", ".join(_data_volumes(stack)) or "no data volume"
     require_name(stack.name, f"This deletes every run, model and artifact of {stack.name} ({doomed}), for ever.")
     engine = _engine_to_end(stack)
-    engine.select()
     recover(engine)
     # Backups outlive the stack, and what opens them must be in its file by then.
     saved = save_credentials(engine)

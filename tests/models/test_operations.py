@@ -788,7 +788,7 @@ def test_what_was_generated_is_saved_before_a_stack_ends_and_what_would_lose_it_
     monkeypatch.setattr(deploy, "save_credentials", lambda _: asked("saved"))
     for name in ("end_of_restore", "no_strangers"):
         monkeypatch.setattr(preflight, name, lambda *_: None)
-    engine = SimpleNamespace(select=lambda: None, show=asked, call=asked)
+    engine = SimpleNamespace(show=asked, call=asked)
     monkeypatch.setattr(deploy, "_engine_to_end", lambda _: engine)
     for name in ("_data_volumes", "_outliving", "leftovers"):
         monkeypatch.setattr(deploy, name, lambda _: [])
@@ -843,6 +843,24 @@ def test_who_only_looks_makes_no_stack(stack: Stack, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(deploy, "engine_of", lambda _: engine)
     with pytest.raises(StopError, match=r"has no such stack(.|\n)*PULUMI_BACKEND_URL"):
         look.credentials(stack)
+
+
+@pytest.mark.parametrize("left", [[], ["mlflow-dev-server"]])
+def test_a_stack_that_nobody_deployed_is_not_made_to_be_ended(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, left: list[str]
+) -> None:
+    made: list[bool] = []
+    engine = SimpleNamespace(knows_stack=lambda: False, select=lambda: made.append(True))
+    monkeypatch.setattr(deploy, "engine_of", lambda _: engine)
+    monkeypatch.setattr(deploy, "leftovers", lambda _: left)
+    monkeypatch.setattr(Stack, "daemon", property(lambda _: SimpleNamespace(host="unix:///d.sock")))
+    if left:
+        # What the backend has forgotten is still there to be removed.
+        assert cast("object", deploy._engine_to_end(stack)) is engine
+    else:
+        with pytest.raises(StopError, match=r"dev is not deployed on unix:///d\.sock"):
+            deploy._engine_to_end(stack)
+    assert made == [True] * len(left)
 
 
 def test_a_lock_that_is_gone_when_it_is_read_is_nobodys(stack: Stack, tmp_path: Path) -> None:
