@@ -315,7 +315,8 @@ class Engine:
         """Where a file backend keeps everything, or None where the backend is another."""
         address = chosen_backend() or self.environment["PULUMI_BACKEND_URL"]
         url = urlsplit(address.replace("~", str(Path.home()), 1))
-        return Path(unquote(url.path)) / ".pulumi" if url.scheme == "file" else None
+        # Of file://./state the dot is the host. Pulumi runs in the checkout.
+        return ROOT / unquote(url.netloc + url.path) / ".pulumi" if url.scheme == "file" else None
 
     def outputs(self) -> dict[str, Any]:
         """Return the stack's outputs, secrets in clear: never print them."""

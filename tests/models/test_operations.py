@@ -845,6 +845,26 @@ def test_who_only_looks_makes_no_stack(stack: Stack, monkeypatch: pytest.MonkeyP
         look.credentials(stack)
 
 
+@pytest.mark.parametrize(
+    ("address", "folder"),
+    [
+        ("file:///srv/pulumi%20state", "/srv/pulumi state/.pulumi"),
+        ("file://./state", "CHECKOUT/state/.pulumi"),
+        ("file://~/state", "HOME/state/.pulumi"),
+        ("s3://bucket", None),
+    ],
+)
+def test_the_folder_of_a_file_backend_is_found(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, folder: str | None
+) -> None:
+    monkeypatch.setenv("PULUMI_BACKEND_URL", address)
+    engine = Engine.__new__(Engine)
+    engine.stack = stack
+    known = {"CHECKOUT": str(tmp_path), "HOME": str(Path.home())}
+    expected = folder and re.sub("CHECKOUT|HOME", lambda found: known[found[0]], folder)
+    assert engine.state_folder == (Path(expected) if expected else None)
+
+
 @pytest.mark.parametrize("left", [[], ["mlflow-dev-server"]])
 def test_a_stack_that_nobody_deployed_is_not_made_to_be_ended(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, left: list[str]
