@@ -230,6 +230,10 @@ class Daemon:
         """Return the names of all volumes."""
         return {volume["Name"] for volume in self.api.volumes()["Volumes"] or []}
 
+    def clock(self) -> datetime:
+        """Return what time it is on the daemon's host, which may not be this one."""
+        return datetime.fromisoformat(self.api.info()["SystemTime"])
+
     def volume_made(self, name: str) -> datetime | None:
         """Return when a volume was made, to the second, or None if there is no such volume, or its driver tells not."""
         try:

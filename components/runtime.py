@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ SILENCE_SECONDS = 10
 SILENCES = 6
 """How often Docker may leave a question unanswered, under load or when it restarts, and how long until the next."""
 STOP_TIMEOUT_SECONDS = 120
-_program_started = datetime.now(UTC).isoformat()
+_program_started = time.monotonic()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -467,7 +467,8 @@ async def _until_done(
     deadline = time.monotonic() + timeout_s
     state = await _state(daemon, container_id)
     lost = prepares is not None and await asyncio.to_thread(_outlived, daemon, container_id, prepares)
-    if state and state.started_at < _program_started and not state.running and (_unfinished(state) or lost):
+    again = state is not None and not state.running and (_unfinished(state) or lost)
+    if state and again and await asyncio.to_thread(_earlier, daemon, state):
         await asyncio.to_thread(daemon.start, container_id)
         state = await _state(daemon, container_id)
     started = time.monotonic()
@@ -501,6 +502,12 @@ async def _state(daemon: "Daemon", container: str) -> "State | None":
         return await asyncio.to_thread(daemon.state, container)
     except SILENT as error:
         raise pulumi.RunError(f"{container}: the Docker daemon does not answer: {error}\n  type: make doctor") from None
+
+
+def _earlier(daemon: "Daemon", state: "State") -> bool:
+    """Whether a container was last started before this run of the program, by the clock of the daemon's host."""
+    begun = daemon.clock() - timedelta(seconds=time.monotonic() - _program_started)
+    return datetime.fromisoformat(state.started_at) < begun
 
 
 def _outlived(daemon: "Daemon", container_id: str, volume: str) -> bool:

@@ -186,6 +186,9 @@ class HealthyDaemon:
         self._answer(f"volume {volume}")
         return datetime(2026, 5, 6, tzinfo=UTC)
 
+    def clock(self) -> datetime:
+        return datetime.now(UTC)
+
     def state(self, container: str) -> State:
         self._answer(f"state {container}")
         job = any(job in container for job in ("bootstrap", "copy", "verify", "migrate"))

@@ -1,9 +1,10 @@
 """Gates: what "deployed" means, and how a failure reads."""
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -24,7 +25,7 @@ def state(status: str = "running", **changes: Any) -> State:  # noqa: ANN401
         "running": status == "running",
         "status": status,
         "exit_code": 0,
-        "started_at": "2999-01-01",
+        "started_at": "2999-01-01T00:00:00Z",
         "restarts": 0,
         "oom_killed": False,
         "error": "",
@@ -42,6 +43,11 @@ class Script:
     restarted: int = 0
     stopped: int = 0
     made: datetime | None = None
+    ahead: timedelta = timedelta()
+    """Of this machine's clock."""
+
+    def clock(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
 
     def volume_made(self, _name: str) -> datetime | None:
         return self.made
@@ -145,13 +151,13 @@ def test_a_job_that_failed_just_now_fails_the_up_with_its_last_lines() -> None:
 
 
 def test_a_job_that_failed_in_an_earlier_up_gets_another_run() -> None:
-    script = Script([state("exited", exit_code=7, started_at="2000-01-01"), state(), state("exited")])
+    script = Script([state("exited", exit_code=7, started_at="2000-01-01T00:00:00Z"), state(), state("exited")])
     wait_done(script)
     assert script.started == 1
 
 
 def test_a_job_that_failed_again_fails_the_up_again() -> None:
-    script = Script([state("exited", exit_code=7, started_at="2000-01-01"), state("exited", exit_code=8)])
+    script = Script([state("exited", exit_code=7, started_at="2000-01-01T00:00:00Z"), state("exited", exit_code=8)])
     assert "it exited with code 8" in failure(wait_done, script)
     assert script.started == 1
 
@@ -235,3 +241,15 @@ def test_a_daemon_that_does_not_answer_is_asked_again_for_a_while(
     else:
         said = failure(wait_done, script)
         assert said == "id: the Docker daemon does not answer: read timed out\n  type: make doctor"
+
+
+@pytest.mark.parametrize("ahead", [timedelta(hours=-1), timedelta(0), timedelta(hours=1)])
+@pytest.mark.parametrize(("seconds", "runs"), [(-60, 1), (60, 0)], ids=["before this up", "in this up"])
+def test_a_job_that_failed_runs_again_once_whatever_the_hosts_clock_says(
+    ahead: timedelta, seconds: int, runs: int
+) -> None:
+    begun = datetime.now(UTC) - timedelta(seconds=time.monotonic() - runtime._program_started)
+    started = (begun + ahead + timedelta(seconds=seconds)).isoformat()
+    script = Script([state("exited", exit_code=7, started_at=started)], ahead=ahead)
+    failure(wait_done, script)
+    assert script.started == runs
