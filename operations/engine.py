@@ -15,6 +15,7 @@ import secrets
 import shutil
 import subprocess
 import tarfile
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -33,6 +34,8 @@ MINIMUM_VERSION = (3, 250)
 """The oldest that knows `replaceWith`, which the program relies on."""
 INSTALLED_VERSION = "3.259.0"
 DOWNLOADS = "https://github.com/pulumi/pulumi/releases/download"
+HALF_WRITTEN, HALF_WRITTEN_SECONDS = "failed to load checkpoint", (0.1, 0.2, 0.4, 0.8, 1.6)
+"""What Pulumi says where it reads the state of a file backend while another run writes it, and when to look again."""
 PROVIDERS = ("docker", "random")
 BY_HAND = (
     f"  install Pulumi {'.'.join(map(str, MINIMUM_VERSION))} or newer yourself (https://www.pulumi.com/docs/install/), "
@@ -241,15 +244,20 @@ class Engine:
         return done.stdout
 
     def _quietly(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [self.cli, *arguments, "--stack", self.stack.name, "--non-interactive"],
-            cwd=ROOT,
-            env=self.environment,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        for pause in (*HALF_WRITTEN_SECONDS, None):
+            done = subprocess.run(
+                [self.cli, *arguments, "--stack", self.stack.name, "--non-interactive"],
+                cwd=ROOT,
+                env=self.environment,
+                input=stdin,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if pause is None or not done.returncode or HALF_WRITTEN not in done.stderr:
+                break
+            time.sleep(pause)
+        return done
 
     def show(self, *arguments: str) -> int:
         """Run a `pulumi` command before the person's eyes and return its exit code."""

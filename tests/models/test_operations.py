@@ -865,6 +865,27 @@ def test_the_folder_of_a_file_backend_is_found(
     assert engine.state_folder == (Path(expected) if expected else None)
 
 
+@pytest.mark.parametrize(("times", "told"), [(2, "it is there"), (9, None)])
+def test_a_state_that_is_being_written_is_read_again(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, told: str | None
+) -> None:
+    monkeypatch.setattr("operations.engine.HALF_WRITTEN_SECONDS", (0.01,) * 5)
+    engine = Engine.__new__(Engine)
+    engine.stack, engine.environment, engine.cli = stack, dict(os.environ), tmp_path / "pulumi"
+    engine.cli.write_text(
+        f"#!/bin/sh\necho >> {tmp_path}/asked\n"
+        f'[ "$(wc -l < {tmp_path}/asked)" -gt {times} ] && echo "it is there" && exit 0\n'
+        'echo "error: failed to load checkpoint: EOF" >&2; exit 255\n'
+    )
+    engine.cli.chmod(0o755)
+    if told:
+        assert engine.call("config").strip() == told
+    else:
+        with pytest.raises(StopError, match="failed to load checkpoint: EOF"):
+            engine.call("config")
+        assert (tmp_path / "asked").read_text().count("\n") == 6
+
+
 @pytest.mark.parametrize("left", [[], ["mlflow-dev-server"]])
 def test_a_stack_that_nobody_deployed_is_not_made_to_be_ended(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, left: list[str]
