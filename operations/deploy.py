@@ -106,9 +106,10 @@ def _engine_to_end(stack: Stack) -> Engine:
         if not leftovers(stack):
             raise StopError(nothing) from None
         raise
-    if not engine.knows_stack() and not leftovers(stack):
-        raise StopError(nothing)
-    engine.select()
+    if not engine.knows_stack():
+        if not leftovers(stack):
+            raise StopError(nothing)
+        engine.select()
     return engine
 
 
