@@ -66,7 +66,8 @@ def _deploy(stack: Stack) -> None:
         raise StopError(
             f"the deployment of {stack.name} did not complete; the reason is above, after 'error:'\n"
             "  no data are lost, and what was not to change runs on\n"
-            f"  mend the cause, or take the change back, then type: make up STACK={stack.name}\n"
+            f"  mend the cause, or take the change back where the reason does not advise against it, "
+            f"then type: make up STACK={stack.name}\n"
             "  (secrets that were generated are in the state alone until one completes)"
         )
     tell_what_to_keep(engine, [*handed_over, *save_credentials(engine)])
@@ -226,7 +227,8 @@ def destroy(stack: Stack) -> None:
     tell_what_to_keep(engine, saved)
     say(
         f"{stack.name} is gone: no container, network or data volume is left. "
-        f"Its secrets are still in {stack.path.name}, which `pulumi stack rm` would delete: those of its backups, too."
+        f"Its secrets, those of any backup among them, are still in {stack.path.name}: "
+        "`pulumi stack rm` would delete it."
     )
     tell_of_backups(stack)
 

@@ -55,7 +55,7 @@ def main() -> int:
     wanted = listing(source, bucket)
     to_do = outdated(wanted, listing(target, bucket))
     total = sum(wanted[key][0] for key in to_do)
-    print(f"{len(wanted)} artifacts in {names[0]}, {len(to_do)} to copy, {total / 1e9:.2f} GB", flush=True)
+    print(f"{len(wanted)} artifacts in {names[0]}, {len(to_do)} to copy, {total / 1e6:.0f} MB", flush=True)
     done = told = 0
     for key in to_do:
         found = source.get_object(Bucket=bucket, Key=key)
@@ -64,7 +64,7 @@ def main() -> int:
         done += wanted[key][0]
         if done - told >= PROGRESS_BYTES:
             told = done
-            print(f"{done / 1e9:.2f} of {total / 1e9:.2f} GB", flush=True)
+            print(f"{done / 1e6:.0f} of {total / 1e6:.0f} MB", flush=True)
     if missing := outdated(listing(source, bucket), listing(target, bucket)):
         print(f"{len(missing)} artifacts differ after the copy, the first of them:", *missing[:5], sep="\n  ")
         return 1
