@@ -26,7 +26,13 @@ DEFAULT_HOST = "unix:///var/run/docker.sock"
 REQUEST_TIMEOUT_SECONDS = 30
 UNREACHABLE = (DockerException, RequestException, OSError)
 """What is raised where no daemon answers."""
-SILENT = (NoConnection, Timeout)
+
+
+class NoAnswerError(DockerException):
+    """There is no connection to the daemon, and none could be made."""
+
+
+SILENT = (NoConnection, Timeout, NoAnswerError)
 """What is raised where one does not answer now: it is busy, or starts again."""
 _clients = threading.local()
 
@@ -92,21 +98,35 @@ class Daemon:
 
     @property
     def api(self) -> docker.APIClient:
-        """The connection of this thread; raises `DockerException` where no daemon answers."""
+        """The connection of this thread; raises `NoAnswerError` where no daemon answers."""
         client: docker.APIClient | None = getattr(_clients, "by_host", {}).get(self.host)
         if client is None:
             client = self._connected(REQUEST_TIMEOUT_SECONDS)
             _clients.by_host = {**getattr(_clients, "by_host", {}), self.host: client}
+        else:
+            # Its connections are made when they are needed, and the way over SSH may have ended since the last one.
+            self._address()
         return client
 
     def _connected(self, timeout_s: int | None) -> docker.APIClient:
-        remote = self.host.startswith("ssh://")
-        return docker.APIClient(
-            base_url=tunnel.through(self.host) if remote else self.host,
-            tls=not remote and _tls(),
-            version="auto",
-            timeout=timeout_s,  # type: ignore[arg-type]  # None is for ever
-        )
+        address = self._address()
+        tls = address == self.host and _tls()
+        try:
+            return docker.APIClient(
+                base_url=address,
+                tls=tls,
+                version="auto",
+                timeout=timeout_s,  # type: ignore[arg-type]  # None is for ever
+            )
+        except DockerException as error:
+            raise NoAnswerError(str(error)) from error
+
+    def _address(self) -> str:
+        """Return where this process finds the daemon; the way over SSH is open by then."""
+        try:
+            return tunnel.through(self.host) if self.host.startswith("ssh://") else self.host
+        except DockerException as error:
+            raise NoAnswerError(str(error)) from error
 
     def inspect(self, container: str) -> dict[str, Any] | None:
         """Return all that Docker knows of a container, by id or name, or None if there is no such container."""

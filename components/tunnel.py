@@ -6,10 +6,12 @@ programs does not survive, and fails where the other end hangs up first, as afte
 
 import atexit
 import shutil
+import socket
 import subprocess
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -25,11 +27,11 @@ _one_at_a_time = threading.Lock()
 def through(host: str) -> str:
     """Return the local address of the daemon at `host`, `ssh://[user@]name[:port][/path/to/its.sock]`.
 
-    Everything else is `ssh`'s own: keys, agent, jump hosts, known hosts. Raises `DockerException` with its words where
-    it does not get there without a question.
+    One that has ended meanwhile is opened again, at the same address. Everything else is `ssh`'s own: keys, agent, jump
+    hosts, known hosts. Raises `DockerException` with its words where it does not get there without a question.
     """
     with _one_at_a_time:
-        return _opened(host)
+        return _to(host).opened()
 
 
 def destination(host: str) -> list[str]:
@@ -40,39 +42,66 @@ def destination(host: str) -> list[str]:
 
 
 @cache
-def _opened(host: str) -> str:
-    path = unquote(urlsplit(host).path)
-    remote = path if path.strip("/") else REMOTE_SOCKET
-    folder = Path(tempfile.mkdtemp(prefix="docker-"))
-    local = folder / "docker.sock"
-    command = [
-        "ssh",
-        *(option for value in OPTIONS for option in ("-o", value)),
-        *("-L", f"{local}:{remote}"),
-        *destination(host),
-        # Ends with its input, and that with this process, however it ends.
-        "cat",
-    ]
-    running = subprocess.Popen(  # noqa: S603 - no shell, and the host is the operator's own setting
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        # Ctrl-C is for us, who still have things to wind up over there.
-        start_new_session=True,
-    )
-    atexit.register(_close, running, folder)
-    deadline = time.monotonic() + CONNECT_SECONDS
-    while not local.exists():
-        if running.poll() is not None or time.monotonic() > deadline:
-            _close(running, folder)
-            said = running.stderr.read().decode(errors="replace").strip() if running.stderr else ""
-            raise DockerException(said or f"ssh did not connect within {CONNECT_SECONDS} s")
-        time.sleep(0.02)
-    return f"unix://{local}"
+def _to(host: str) -> "_Tunnel":
+    return _Tunnel(host)
 
 
-def _close(running: "subprocess.Popen[bytes]", folder: Path) -> None:
-    running.terminate()
-    running.wait()
-    shutil.rmtree(folder, ignore_errors=True)
+class _Tunnel:
+    """The connection to one host, which is opened when it is first needed, and ends with this process."""
+
+    def __init__(self, host: str) -> None:
+        path = unquote(urlsplit(host).path)
+        remote = path if path.strip("/") else REMOTE_SOCKET
+        self.folder = Path(tempfile.mkdtemp(prefix="docker-"))
+        self.local = self.folder / "docker.sock"
+        self.command = [
+            "ssh",
+            *(option for value in OPTIONS for option in ("-o", value)),
+            *("-L", f"{self.local}:{remote}"),
+            *destination(host),
+            # Ends with its input, and that with this process, however it ends.
+            "cat",
+        ]
+        self.running: subprocess.Popen[bytes] | None = None
+        atexit.register(self._close)
+
+    def opened(self) -> str:
+        if self.running is None or self.running.poll() is not None:
+            self._open()
+        return f"unix://{self.local}"
+
+    def _open(self) -> None:
+        self._end()
+        # What one that was killed leaves behind looks like an open one, and is in the way of the next.
+        self.local.unlink(missing_ok=True)
+        self.running = subprocess.Popen(  # noqa: S603 - no shell, and the host is the operator's own setting
+            self.command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            # Ctrl-C is for us, who still have things to wind up over there.
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + CONNECT_SECONDS
+        while not self._listens():
+            if self.running.poll() is not None or time.monotonic() > deadline:
+                self.running.terminate()
+                said = self.running.communicate()[1].decode(errors="replace").strip()
+                raise DockerException(said or f"ssh did not connect within {CONNECT_SECONDS} s")
+            time.sleep(0.02)
+
+    def _listens(self) -> bool:
+        # The file is there a moment earlier.
+        with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
+            probe.connect(str(self.local))
+            return True
+        return False
+
+    def _end(self) -> None:
+        if self.running:
+            with self.running:
+                self.running.terminate()
+
+    def _close(self) -> None:
+        self._end()
+        shutil.rmtree(self.folder, ignore_errors=True)

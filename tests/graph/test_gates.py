@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from components import runtime
-from components.daemon import State
+from components.daemon import SILENT, Daemon, State
 from components.runtime import HealthCheck, _until_done, _until_gone, _until_healthy
 
 HEALTH = HealthCheck(command=["check"], ready_within_s=1)
@@ -241,6 +241,11 @@ def test_a_daemon_that_does_not_answer_is_asked_again_for_a_while(
     else:
         said = failure(wait_done, script)
         assert said == "id: the Docker daemon does not answer: read timed out\n  type: make doctor"
+
+
+def test_a_daemon_to_which_a_new_thread_finds_no_way_does_not_answer() -> None:
+    with pytest.raises(SILENT, match="Error while fetching server API version"):
+        Daemon("tcp://127.0.0.1:1").state("id")
 
 
 @pytest.mark.parametrize("ahead", [timedelta(hours=-1), timedelta(0), timedelta(hours=1)])

@@ -5,13 +5,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from docker.errors import DockerException
 
 from components import tunnel
-from components.daemon import DEFAULT_HOST, Daemon, resolve_host
+from components.daemon import DEFAULT_HOST, SILENT, Daemon, resolve_host
 from operations import preflight
 from tests.stack.edge import image
 
@@ -35,7 +37,7 @@ def forward(listener, remote):
         for pair in ((near, far), (far, near)):
             threading.Thread(target=pump, args=pair, daemon=True).start()
 
-open(os.environ["SSH_SAYS"], "a").write(" ".join(sys.argv[1:]) + "\\n")
+open(os.environ["SSH_SAYS"], "a").write(" ".join([str(os.getpid()), *sys.argv[1:]]) + "\\n")
 local, _, remote = sys.argv[sys.argv.index("-L") + 1].partition(":")
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(local)
@@ -60,7 +62,7 @@ def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[s
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("SSH_SAYS", str(says))
     yield becomes
-    tunnel._opened.cache_clear()
+    tunnel._to.cache_clear()
 
 
 def over_ssh() -> str:
@@ -88,6 +90,40 @@ def test_all_questions_go_through_one_connection(ssh: Callable[[str], Path]) -> 
     (told,) = says.read_text().splitlines()
     assert told.endswith(" -p 2222 me@elsewhere cat")
     assert "BatchMode=yes" in told
+
+
+def cut(daemon: Daemon, says: Path) -> None:
+    os.kill(int(says.read_text().splitlines()[-1].split()[0]), 9)
+    tunnel._to(daemon.host).running.wait()  # type: ignore[union-attr]
+
+
+def test_one_that_is_cut_is_opened_again_for_whoever_goes_on_asking(ssh: Callable[[str], Path]) -> None:
+    says = ssh(FORWARDS)
+    daemon = Daemon(over_ssh())
+
+    def ask() -> str:
+        with closing(daemon.api):
+            return str(daemon.api.info()["ID"])
+
+    with closing(daemon.api):
+        known = daemon.api.info()["ID"]
+        cut(daemon, says)
+        assert daemon.api.info()["ID"] == known
+    cut(daemon, says)
+    with ThreadPoolExecutor() as threads:
+        assert threads.submit(ask).result() == known
+    assert len(says.read_text().splitlines()) == 3
+
+
+def test_one_that_cannot_be_opened_again_counts_as_a_daemon_that_does_not_answer(ssh: Callable[[str], Path]) -> None:
+    says = ssh(FORWARDS)
+    daemon = Daemon(over_ssh())
+    with closing(daemon.api):
+        daemon.networks()
+        ssh(REFUSES)
+        cut(daemon, says)
+        with pytest.raises(SILENT, match=r"Permission denied \(publickey\)"):
+            daemon.networks()
 
 
 def test_it_ends_with_whoever_opened_it_however_that_ends(ssh: Callable[[str], Path]) -> None:
