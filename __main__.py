@@ -5,7 +5,7 @@ import pulumi
 from components import interpreter, preconditions
 from components.artifacts import Artifacts
 from components.backup import Backup
-from components.credentials import warn_of_unsaved
+from components.credentials import owned_by, warn_of_unsaved
 from components.images import Images
 from components.mlflow import Mlflow
 from components.monitoring import Monitoring, Watched
@@ -15,35 +15,36 @@ from components.postgres import Postgres
 from components.traefik import Traefik
 from config import StackConfig
 
+
+async def main() -> None:
+    """Declare the whole stack."""
+    config = StackConfig.load()
+    docker_host = pulumi.Config("docker").get("host")
+    preconditions.require(docker_host, config)
+
+    platform = Platform(
+        docker_host=docker_host,
+        images=Images("images", config.images, parts=config.parts),
+        networks=Networks("networks", config.traefik, extra=config.extra_networks),
+        protect_data=config.protect_data,
+        backed_up=config.backup.enabled,
+        monitored=config.monitoring.on,
+    )
+    await interpreter.let_begin()
+    postgres = Postgres("postgres", config.postgres, platform=platform, major=config.postgres_major)
+    artifacts = Artifacts("artifacts", config.object_store, platform=platform).store
+    mlflow = Mlflow("mlflow", config.server, platform=platform, database=postgres, store=artifacts, route=config.route)
+    traefik = Traefik("traefik", config.route, platform=platform, upstream=mlflow.upstream)
+    backup = Backup("backup", config.backup, platform=platform, database=postgres, store=artifacts, server=mlflow)
+    watched = Watched.of(mlflow, artifacts, backup, traefik)
+    monitoring = Monitoring("monitoring", config.monitoring, platform=platform, database=postgres, watched=watched)
+
+    pulumi.export("url", mlflow.url)
+    pulumi.export("scrape", monitoring.scrape)
+    owned = owned_by(postgres, artifacts, mlflow, backup, monitoring)
+    pulumi.export("credentials", {credential.key: credential.value for credential in owned})
+    warn_of_unsaved(owned)
+
+
 interpreter.make_haste()
-config = StackConfig.load()
-docker_host = pulumi.Config("docker").get("host")
-preconditions.require(
-    docker_host,
-    images=config.pulled_images,
-    postgres_major=config.postgres_major,
-    object_store=config.object_store,
-    traefik=config.traefik,
-)
-
-platform = Platform(
-    docker_host=docker_host,
-    images=Images("images", config.images, parts=config.parts),
-    networks=Networks("networks", config.traefik, extra=config.extra_networks),
-    protect_data=config.protect_data,
-    backed_up=config.backup.enabled,
-    monitored=config.monitoring.on,
-)
-postgres = Postgres("postgres", config.postgres, platform=platform, major=config.postgres_major)
-artifacts = Artifacts("artifacts", config.object_store, platform=platform).store
-mlflow = Mlflow("mlflow", config.server, platform=platform, database=postgres, artifacts=artifacts, route=config.route)
-traefik = Traefik("traefik", config.route, platform=platform, upstream=mlflow.upstream)
-backup = Backup("backup", config.backup, platform=platform, database=postgres, artifacts=artifacts, server=mlflow)
-watched = Watched.of(mlflow, artifacts, backup, traefik)
-monitoring = Monitoring("monitoring", config.monitoring, platform=platform, database=postgres, watched=watched)
-
-pulumi.export("url", mlflow.url)
-pulumi.export("scrape", monitoring.scrape)
-owned = postgres.credentials + artifacts.credentials + mlflow.credentials + backup.credentials + monitoring.credentials
-pulumi.export("credentials", {credential.key: credential.value for credential in owned})
-warn_of_unsaved(owned)
+pulumi.run(main)

@@ -10,7 +10,7 @@ from components.minio import Minio
 from components.names import ObjectStoreKind
 from components.object_store import ADMIN, CLIENT_ENVIRONMENT, ObjectStore, ObjectStoreSettings
 from components.platform import Platform
-from components.runtime import Files, Job, Limits, Workload
+from components.runtime import NOBODY, Files, Job, Limits, Workload
 from components.seaweedfs import Seaweedfs
 
 STORES: dict[ObjectStoreKind, type[Minio | Seaweedfs]] = {"minio": Minio, "seaweedfs": Seaweedfs}
@@ -75,13 +75,11 @@ class Artifacts(pulumi.ComponentResource):
                     **kinds,
                 },
                 files=Files(
-                    name,
                     secrets={"aws-credentials": profiles},
                     config={"copy_artifacts.py": (ASSETS / "copy_artifacts.py").read_text()},
-                    image=image,
-                    parent=self,
                 ),
                 tmpfs={"/tmp": "size=64m,mode=1777"},  # noqa: S108 - inside the container
+                user=NOBODY,
             ),
             platform=platform,
             timeout_s=COPY_TIMEOUT_SECONDS,

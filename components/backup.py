@@ -90,7 +90,7 @@ class Backup(pulumi.ComponentResource):
         *,
         platform: Platform,
         database: Postgres,
-        artifacts: ObjectStore,
+        store: ObjectStore,
         server: Mlflow,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
@@ -102,7 +102,7 @@ class Backup(pulumi.ComponentResource):
         self.credentials = []
         self.targets = []
         if settings.enabled:
-            self._run(name, settings, platform, database, artifacts, server)
+            self._run(name, settings, platform, database, store, server)
         self.register_outputs({"target": settings.target if settings.enabled else None})
 
     def _run(
@@ -111,7 +111,7 @@ class Backup(pulumi.ComponentResource):
         settings: BackupSettings,
         platform: Platform,
         database: Postgres,
-        artifacts: ObjectStore,
+        store: ObjectStore,
         server: Mlflow,
     ) -> None:
         child = pulumi.ResourceOptions(parent=self)
@@ -152,11 +152,11 @@ class Backup(pulumi.ComponentResource):
                     "PGUSER": BACKUP_ROLE,
                     "PGDATABASE": DATABASE,
                     "PGPASS": "/run/secrets/pgpass",
-                    "BUCKET": artifacts.bucket,
+                    "BUCKET": store.bucket,
                     "RCLONE_CONFIG": "/dev/null",
                     "RCLONE_CONFIG_STORE_TYPE": "s3",
                     "RCLONE_CONFIG_STORE_PROVIDER": "Other",
-                    "RCLONE_CONFIG_STORE_ENDPOINT": artifacts.endpoint,
+                    "RCLONE_CONFIG_STORE_ENDPOINT": store.endpoint,
                     "RCLONE_CONFIG_STORE_REGION": REGION,
                     "RCLONE_CONFIG_STORE_ENV_AUTH": "true",
                     "RCLONE_CONFIG_STORE_NO_CHECK_BUCKET": "true",
@@ -170,17 +170,14 @@ class Backup(pulumi.ComponentResource):
                     "GOMEMLIMIT": f"{settings.memory_mb * 6 // 10}MiB",
                 },
                 files=Files(
-                    name,
                     secrets={
                         "repository-password": repository.value,
                         "pgpass": database.backup_pgpass,
-                        "store-credentials": artifacts.backup_credentials_file,
+                        "store-credentials": store.backup_credentials_file,
                         **_target_credentials(settings),
                         **{f"data-keys/{key}": value for key, value in server.data_keys.items()},
                     },
                     config={file.name: file.read_text() for file in sorted(ASSETS.glob("*.py"))},
-                    image=image,
-                    parent=self,
                 ),
                 data=data,
                 tmpfs={"/tmp": "size=64m,mode=1777"},  # noqa: S108 - inside the container
@@ -191,7 +188,7 @@ class Backup(pulumi.ComponentResource):
             metrics=Metrics(port=METRICS_PORT),
             # A run that is cut off leaves the backups before it as they were.
             grace_s=30,
-            after=[database.service.ready, artifacts.ready],
+            after=[database.service.ready, store.ready],
             opts=child,
         )
         self.targets = [Target(job="backup", instance="backup", address=f"{service.host}:{METRICS_PORT}", every_s=30)]

@@ -9,7 +9,7 @@ import base64
 import os
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 import pulumi
 import pulumi_random as random
@@ -79,6 +79,19 @@ class Credential:
 def key_of(generator: str) -> str:
     """Return the key of what a resource has generated: `postgres-password` has made the `postgresPassword`."""
     return to_camel(generator.replace("-", "_"))
+
+
+class Owner(Protocol):
+    """A component that is guarded."""
+
+    @property
+    def credentials(self) -> Sequence[Credential]:
+        """What guards it."""
+
+
+def owned_by(*owners: Owner) -> list[Credential]:
+    """Return every credential of some components."""
+    return [credential for owner in owners for credential in owner.credentials]
 
 
 def warn_of_unsaved(credentials: Sequence[Credential]) -> None:

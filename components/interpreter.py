@@ -5,6 +5,9 @@ import gc
 
 import pulumi
 
+BEGINNING_SECONDS = 0.02
+"""What the first registrations take on their way to the engine."""
+
 
 def make_haste() -> None:
     """Spare a run of the program work that serves longer ones. Call it once, when everything is imported."""
@@ -12,16 +15,15 @@ def make_haste() -> None:
     # a preview (measured: 0.2 s of 5, on a slow machine).
     gc.freeze()
     gc.disable()
-    # An `up` must hear of a gate that fails at once, whatever else is still at work, and a plan passes none.
-    if pulumi.runtime.is_dry_run():
-        pulumi.run(_begin_registrations)
 
 
-async def _begin_registrations() -> None:
-    """Let what the program has registered begin before the SDK waits for it.
+async def let_begin() -> None:
+    """Let what a plan has registered so far begin, while the program goes on.
 
-    The SDK waits for the registrations that have begun, one after the other. Where none has, it waits for all outputs
-    of all resources, a thousand, and starts over with each that comes: 4 % of a preview (measured: 0.13 s of 3.5). In
-    return it hears at once of whichever fails first, and one after the other only when the turn comes.
+    The engine starts the providers for it, one after the other, and has the time for that: 4 % of a preview (measured:
+    0.08 s of 1.9). Nor does the SDK, where some have begun when the program ends, wait for all outputs of all
+    resources, a thousand, and start over with each that comes: 4 % (0.13 s of 3.5). In return it waits for them one
+    after the other, and hears of a failure when the turn comes. An `up` must hear of it at once.
     """
-    await asyncio.sleep(0)
+    if pulumi.runtime.is_dry_run():
+        await asyncio.sleep(BEGINNING_SECONDS)

@@ -11,7 +11,7 @@ from components import names
 from components.credentials import Credential
 from components.object_store import ADMIN, BACKUP_USER, MONITORING_USER, USER, ObjectStore, ObjectStoreSettings
 from components.platform import Platform
-from components.runtime import Files, HealthCheck, Job, Limits, Metrics, Publish, Service, Workload
+from components.runtime import NOBODY, Files, HealthCheck, Job, Limits, Metrics, Publish, Service, Workload
 from components.scrape import Target, minio_token
 
 PORT = 9000
@@ -82,10 +82,7 @@ class Minio(pulumi.ComponentResource):
                     "GOMEMLIMIT": f"{settings.memory_mb * 9 // 10}MiB",
                 },
                 files=Files(
-                    name,
                     secrets={"root-password": root_password.value},
-                    image=platform.images.minio,
-                    parent=self,
                 ),
                 data={"/data": data.name},
                 tmpfs={"/tmp": "size=64m,mode=1777"},  # noqa: S108 - inside the container
@@ -120,7 +117,6 @@ class Minio(pulumi.ComponentResource):
                 entrypoint=["sh", "/run/config/bootstrap.sh"],
                 env={"ENDPOINT": endpoint, "BUCKET": bucket, "MC_CONFIG_DIR": "/tmp/mc"},  # noqa: S108
                 files=Files(
-                    f"{name}-bootstrap",
                     secrets={
                         "mc-config.json": _client_config(endpoint, root_password.value),
                         **{f"{user}-secret-key": identity.value for user, identity in identities.items()},
@@ -129,11 +125,9 @@ class Minio(pulumi.ComponentResource):
                         "bootstrap.sh": (ASSETS / "bootstrap.sh").read_text(),
                         **{f"{user}-policy.json": json.dumps(policies[user], indent=2) for user in identities},
                     },
-                    image=platform.images.minio_client,
-                    parent=self,
                 ),
                 tmpfs={"/tmp": "size=16m,mode=1777"},  # noqa: S108 - inside the container
-                user="0:0",
+                user=NOBODY,
             ),
             platform=platform,
             after=[service.ready],

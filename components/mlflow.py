@@ -101,7 +101,7 @@ class Mlflow(pulumi.ComponentResource):
         *,
         platform: Platform,
         database: Postgres,
-        artifacts: ObjectStore,
+        store: ObjectStore,
         route: Route,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
@@ -131,7 +131,7 @@ class Mlflow(pulumi.ComponentResource):
 
         def job(
             role: str,
-            files: Files,
+            secrets: Mapping[str, pulumi.Input[str]],
             after: pulumi.Output[docker.Container],
             *,
             prepares: str | None = None,
@@ -145,8 +145,9 @@ class Mlflow(pulumi.ComponentResource):
                     networks=[platform.networks.backend],
                     command=[role],
                     env=environment,
-                    files=files,
+                    files=Files(secrets=secrets),
                     tmpfs=_private_tmpfs(),
+                    user=f"{UID}:{UID}",
                     prepares=prepares,
                 ),
                 platform=platform,
@@ -155,18 +156,16 @@ class Mlflow(pulumi.ComponentResource):
                 opts=child,
             )
 
-        def secrets(
-            consumer: str, contents: Mapping[str, pulumi.Input[str]], *after: pulumi.Output[docker.Container]
-        ) -> Files:
-            return Files(consumer, secrets=contents, image=image, parent=self, after=after)
-
-        # Alone and first: a key that does not open the data stops everything while the old server still runs. New
-        # files for the others would end it, since the engine deletes a consumer before it replaces its writer.
-        verified = job("verify-data-keys", secrets("verify-data-keys", pgpass | data_keys), database.service.ready)
-        admin = {"admin-password": admin_password.value} if admin_password else {}
-        migrate_secrets = secrets("migrate", {**pgpass, **users, **admin}, verified.done)
-        alone = predecessor_gone("server", image=image, once=migrate_secrets.writer, platform=platform)
-        migrated = job("migrate", migrate_secrets, alone, prepares=database.volume, timeout_s=MIGRATION_TIMEOUT_SECONDS)
+        # First, and while the old server still runs: a key that does not open the data stops everything.
+        verified = job("verify-data-keys", pgpass | data_keys, database.service.ready)
+        alone = predecessor_gone("server", image=image, once=verified.done, platform=platform)
+        migrated = job(
+            "migrate",
+            {**pgpass, **users, **({"admin-password": admin_password.value} if admin_password else {})},
+            alone,
+            prepares=database.volume,
+            timeout_s=MIGRATION_TIMEOUT_SECONDS,
+        )
 
         scratch = docker.Volume(
             "server-scratch",
@@ -182,7 +181,7 @@ class Mlflow(pulumi.ComponentResource):
                 networks=[platform.networks.backend, platform.networks.edge],
                 command=["server"],
                 env=environment
-                | _environment(settings, artifacts)
+                | _environment(settings, store)
                 | {
                     "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(
                         allowed_hosts(names.physical(stack, "server"), route.hostname, settings.bind_address)
@@ -190,18 +189,16 @@ class Mlflow(pulumi.ComponentResource):
                     "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": self.url,
                     **({"METRICS_PORT": str(METRICS_PORT)} if platform.monitored else {}),
                 },
-                files=secrets(
-                    "server",
-                    {
+                files=Files(
+                    secrets={
                         **pgpass,
                         **data_keys,
-                        "aws-credentials": artifacts.credentials_file,
+                        "aws-credentials": store.credentials_file,
                         **users,
                         **({"flask-secret-key": flask_key.value} if flask_key else {}),
                     },
-                    verified.done,
                     # Until the artifacts are where it will look for them, the old one shows where they were.
-                    artifacts.ready,
+                    after=[verified.done, store.ready],
                 ),
                 data={"/scratch": scratch.name},
                 tmpfs=_private_tmpfs(),
@@ -230,7 +227,7 @@ class Mlflow(pulumi.ComponentResource):
                 for port in [route.published_port]
                 if port
             ],
-            after=[migrated.done, artifacts.ready],
+            after=[migrated.done, store.ready],
             # A new image migrates the database, and never under the old server.
             replaced_with=[migrated.container],
             opts=child,
@@ -291,10 +288,10 @@ def _users(settings: ServerSettings, database: Postgres) -> str:
     return "[mlflow]\n" + "".join(f"{key} = {value}\n" for key, value in lines.items())
 
 
-def _environment(settings: ServerSettings, artifacts: ObjectStore) -> dict[str, str]:
+def _environment(settings: ServerSettings, store: ObjectStore) -> dict[str, str]:
     return CLIENT_ENVIRONMENT | {
-        "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{artifacts.bucket}/artifacts",
-        "MLFLOW_S3_ENDPOINT_URL": artifacts.endpoint,
+        "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{store.bucket}/artifacts",
+        "MLFLOW_S3_ENDPOINT_URL": store.endpoint,
         "MLFLOW_HOST": "0.0.0.0",  # noqa: S104 - inside the container
         "MLFLOW_PORT": str(PORT),
         "MLFLOW_WORKERS": str(settings.workers),

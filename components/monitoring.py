@@ -18,15 +18,15 @@ from components.object_store import ObjectStore
 from components.platform import Platform
 from components.postgres import DATABASE, MONITORING_ROLE, Postgres
 from components.postgres import PORT as POSTGRES_PORT
-from components.runtime import CONFIG, SECRETS, Files, HealthCheck, Limits, Publish, Service, Workload
+from components.runtime import CONFIG, NOBODY, SECRETS, Files, HealthCheck, Limits, Publish, Service, Workload
 from components.scrape import Target, for_another, scrape_config
 from components.settings import Cpus, Email, HostAndPort, HttpUrl, Port, Settings
 from components.traefik import HTTPS_PORT, Traefik, Upstream
 
 ASSETS = Path(__file__).parent.parent / "assets" / "monitoring"
 PROMETHEUS_PORT, ALERTMANAGER_PORT, GRAFANA_PORT, POSTGRES_EXPORTER_PORT, BLACKBOX_PORT = 9090, 9093, 3000, 9187, 9115
-NOBODY, GRAFANA_USER = "65534:65534", "472:0"
-"""Who they are in the official images."""
+GRAFANA_USER = "472:0"
+"""Who it is in the official image."""
 WEBHOOK_SECRET, SWITCH_SECRET, MAIL_SECRET = "alertWebhookUrl", "deadMansSwitchUrl", "smtpPassword"
 """Secrets in the stack's config that nobody can generate. Whoever knows such an address may write to it."""
 RUNBOOKS = "docs/operations.md"
@@ -218,23 +218,13 @@ class Monitoring(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self),
         )
 
-    def _files(
-        self,
-        consumer: str,
-        *,
-        config: Mapping[str, str],
-        secrets: Mapping[str, pulumi.Input[str]] | None = None,
-    ) -> Files:
-        return Files(consumer, config=config, secrets=secrets, image=self._platform.images.of(consumer), parent=self)
-
     def _postgres_exporter(self, database: Postgres) -> Target:
         """Run the exporter of Postgres' own figures, and of what MLflow has in it."""
         name = "postgres-exporter"
         assert database.monitoring_password is not None, "Platform.monitored was false"  # noqa: S101
         service = self._service(
             name,
-            files=self._files(
-                name,
+            files=Files(
                 secrets={"password": database.monitoring_password.value},
                 config={"queries.yml": (ASSETS / "queries.yml").read_text()},
             ),
@@ -271,7 +261,7 @@ class Monitoring(pulumi.ComponentResource):
             asked["edge"] = ("traefik", f"https://{names.physical(pulumi.get_stack(), 'traefik')}:{HTTPS_PORT}/")
         service = self._service(
             name,
-            files=self._files(name, config={"blackbox.yml": json.dumps({"modules": modules}, indent=2) + "\n"}),
+            files=Files(config={"blackbox.yml": json.dumps({"modules": modules}, indent=2) + "\n"}),
             command=["blackbox_exporter", f"--config.file={CONFIG}/blackbox.yml", "--log.format=json"],
             check=_asks(BLACKBOX_PORT, "/-/healthy"),
             networks=self._platform.networks.monitored_and(),
@@ -305,8 +295,7 @@ class Monitoring(pulumi.ComponentResource):
         config = pulumi.Config("mlflow")
         service = self._service(
             name,
-            files=self._files(
-                name,
+            files=Files(
                 secrets={key: config.require_secret(key) for key in settings.secrets},
                 config={"alertmanager.yml": json.dumps(alerting(settings), indent=2) + "\n"},
             ),
@@ -344,8 +333,7 @@ class Monitoring(pulumi.ComponentResource):
         )
         service = self._service(
             name,
-            files=self._files(
-                name,
+            files=Files(
                 secrets={target.job: target.secret for target in targets if target.secret is not None},
                 config={
                     "prometheus.yml": json.dumps(rendered, indent=2) + "\n",
@@ -376,7 +364,7 @@ class Monitoring(pulumi.ComponentResource):
         self.credentials = [password]
         self._service(
             name,
-            files=self._files(name, secrets={"admin-password": password.value}, config=provisioning(prometheus)),
+            files=Files(secrets={"admin-password": password.value}, config=provisioning(prometheus)),
             command=["/run.sh"],
             check=_asks(GRAFANA_PORT, "/api/health"),
             networks=self._platform.networks.monitored_and(published=True),

@@ -86,11 +86,8 @@ class Postgres(pulumi.ComponentResource):
         if self.monitoring_password:
             passwords["monitoring-password"] = self.monitoring_password.value
         files = Files(
-            name,
             secrets=passwords,
             config={file.name: file.read_text() for file in sorted(ASSETS.iterdir())},
-            image=image,
-            parent=self,
         )
         self.service = Service(
             name,

@@ -1,17 +1,16 @@
 """What must hold on the Docker host before the first change. Asked at `up` only, and all at once."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pulumi
 
 from components import names, packaged
-from components.images import Image
 from components.object_store import ObjectStoreSettings
 from components.route import TraefikSettings
 
 if TYPE_CHECKING:
     from components.daemon import Daemon
+    from config import StackConfig
 
 ENDPOINT, DESTINATION = "MLFLOW_S3_ENDPOINT_URL", "MLFLOW_ARTIFACTS_DESTINATION"
 """Of the server's environment: where its artifacts are."""
@@ -136,14 +135,7 @@ def _environment(container: dict[str, Any]) -> dict[str, str]:
     return dict(entry.split("=", 1) for entry in container["Config"]["Env"] or [])
 
 
-def require(
-    docker_host: str | None,
-    *,
-    images: Sequence[Image],
-    postgres_major: int,
-    object_store: ObjectStoreSettings,
-    traefik: TraefikSettings,
-) -> None:
+def require(docker_host: str | None, config: "StackConfig") -> None:
     """Raise `RunError` with everything that stands in the way. A plan asks nothing."""
     if pulumi.runtime.is_dry_run():
         return
@@ -155,12 +147,12 @@ def require(
         problems = unmet(
             daemon,
             stack=pulumi.get_stack(),
-            postgres_major=postgres_major,
-            object_store=object_store,
-            traefik=traefik,
+            postgres_major=config.postgres_major,
+            object_store=config.object_store,
+            traefik=config.traefik,
         ) + [
             f"mlflow:images.source: {image.name} has not been built yet\n    type: make up, which builds it"
-            for image in images
+            for image in config.pulled_images
             if packaged.is_one(image.ref) and not daemon.has_image(image.name)
         ]
     except UNREACHABLE as error:

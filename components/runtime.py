@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pulumi
@@ -78,43 +79,66 @@ SECRETS = "/run/secrets"
 """Where a consumer finds its secrets."""
 CONFIG = "/run/config"
 """Where it finds what is no secret: configuration, scripts."""
+NOBODY = "65534:65534"
+"""User and group of what needs none, and owns nothing in any image."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class Files:
-    """Files for one consumer: its secrets and its configuration, each in a volume of their own.
+    """What a consumer reads: secrets, found in `SECRETS`, and configuration, found in `CONFIG`; file name to content.
+
+    They are root's, mode 0444. A service has them in volumes of its own, see `_Writer`; a job in itself, where it runs
+    as somebody who owns nothing.
+    """
+
+    secrets: Mapping[str, pulumi.Input[str]] = field(default_factory=dict)
+    config: Mapping[str, str] = field(default_factory=dict)
+    after: Sequence[pulumi.Input[pulumi.Resource]] = ()
+    """Of a service: what must be proved while the one before it still runs. New files end that."""
+
+    @property
+    def folders(self) -> dict[str, Mapping[str, pulumi.Input[str]]]:
+        """The two that there are, or one: path to contents."""
+        given: dict[str, Mapping[str, pulumi.Input[str]]] = {SECRETS: self.secrets, CONFIG: self.config}
+        return {path: contents for path, contents in given.items() if contents}
+
+    @property
+    def uploads(self) -> list[docker.ContainerUploadArgsDict]:
+        """All of them, as the provider takes them."""
+        return [
+            {"file": f"{path}/{file}", "content": content, "permissions": "0444"}
+            for path, contents in self.folders.items()
+            for file, content in sorted(contents.items())
+        ]
+
+    @property
+    def labels(self) -> list[docker.ContainerLabelArgsDict]:
+        """One secret among the files hides all of them in every plan. These tell which of the others changed."""
+        return [_label(f"{names.CONFIG_LABEL}/{file}", _digest(text)) for file, text in sorted(self.config.items())]
+
+
+class _Writer:
+    """Writes the files of one service into volumes: one for its secrets, one for its configuration.
 
     Docker cannot upload into a container with a read-only root. So the files are uploaded into the volumes through a
-    container that never starts: it needs nothing but an image, and no program in it. They are root's, mode 0444, in
-    volumes that nobody but the consumer mounts.
+    container that never starts: it needs nothing but an image, and no program in it. Nobody but the service mounts
+    the volumes.
     """
 
     volumes: dict[str, pulumi.Output[str]]
-    """Path at which the consumer finds them, to volume name."""
-    writer: docker.Container
+    """Path at which the service finds them, to volume name."""
+    container: docker.Container
     """Is replaced when a file changes; whoever read the files must be replaced with it."""
 
-    def __init__(
-        self,
-        consumer: str,
-        *,
-        secrets: Mapping[str, pulumi.Input[str]] | None = None,
-        config: Mapping[str, str] | None = None,
-        image: pulumi.Input[str],
-        parent: pulumi.Resource,
-        after: Sequence[pulumi.Input[pulumi.Resource]] = (),
-    ) -> None:
-        """Write `secrets` and `config`, file name to content, into volumes to be mounted at their two paths.
-
-        Replacing the writer deletes the consumer first. What must be proved while the old consumer still runs goes
-        into `after`.
-        """
+    def __init__(self, service: str, files: Files, *, image: pulumi.Input[str], parent: pulumi.Resource | None) -> None:
+        """Write them; the service is deleted first where they are others than before."""
         stack = pulumi.get_stack()
-        config = config or {}
-        given: list[tuple[str, Mapping[str, pulumi.Input[str]] | None]] = [(SECRETS, secrets), (CONFIG, config)]
-        folders = {path: contents for path, contents in given if contents}
-        self.volumes = {path: self._volume(f"{consumer}-{Path(path).name}", folders[path], parent) for path in folders}
-        name = f"{consumer}-files"
-        self.writer = docker.Container(
+        self.volumes = {
+            path: self._volume(f"{service}-{Path(path).name}", contents, parent)
+            for path, contents in files.folders.items()
+        }
+        name = f"{service}-files"
+        self.container = docker.Container(
             name,
             name=names.physical(stack, name),
             image=image,
@@ -123,21 +147,13 @@ class Files:
             must_run=False,
             network_mode="none",
             volumes=[{"volume_name": volume, "container_path": path} for path, volume in self.volumes.items()],
-            uploads=[
-                {"file": f"{path}/{file}", "content": content, "permissions": "0444"}
-                for path, contents in folders.items()
-                for file, content in sorted(contents.items())
-            ],
-            labels=[
-                *_labels(stack, name, "files"),
-                # One secret among the files hides all of them in every plan. This tells which of the others changed.
-                *(_label(f"{names.CONFIG_LABEL}/{file}", _digest(text)) for file, text in sorted(config.items())),
-            ],
-            opts=pulumi.ResourceOptions(parent=parent, depends_on=[*after], delete_before_replace=True),
+            uploads=files.uploads,
+            labels=[*_labels(stack, name, "files"), *files.labels],
+            opts=pulumi.ResourceOptions(parent=parent, depends_on=[*files.after], delete_before_replace=True),
         )
 
     def _volume(
-        self, name: str, contents: Mapping[str, pulumi.Input[str]], parent: pulumi.Resource
+        self, name: str, contents: Mapping[str, pulumi.Input[str]], parent: pulumi.Resource | None
     ) -> pulumi.Output[str]:
         # A file that is no longer among them would stay in the volume, and open what it opened: other names, another
         # volume. It has the old one's name, so that has to go first, with whoever uses it.
@@ -163,7 +179,7 @@ class Workload:
     command: Sequence[str] | None = None
     env: Mapping[str, pulumi.Input[str]] = field(default_factory=dict)
     """Never a secret: those are files."""
-    files: Files | None = None
+    files: Files = field(default_factory=Files)
     data: Mapping[str, pulumi.Input[str]] = field(default_factory=dict)
     """Path to volume name."""
     tmpfs: Mapping[str, str] = field(default_factory=dict)
@@ -205,9 +221,15 @@ class Service(pulumi.ComponentResource):
         if metrics and platform.monitored:
             workload = _watched(workload, metrics, platform)
         self.host = names.physical(pulumi.get_stack(), name)
+        volumes: Mapping[str, pulumi.Output[str]] = {}
+        writers: list[docker.Container] = []
+        if workload.files.folders:
+            writer = _Writer(name, workload.files, image=workload.image, parent=opts.parent if opts else None)
+            volumes, writers = writer.volumes, [writer.container]
         container = docker.Container(
             name,
-            **_arguments(self.host, name, "service", workload),
+            **_arguments(self.host, name, "service", workload, read=volumes),
+            read_only=True,
             # Not "unless-stopped": when dockerd 20.10 comes back after a crash it stops what survived, remembers that
             # as somebody's wish, and leaves it stopped.
             restart="always",
@@ -227,7 +249,7 @@ class Service(pulumi.ComponentResource):
             stop_timeout=grace_s,
             # Unset, it means SIGTERM and SIGKILL in the same second.
             destroy_grace_seconds=grace_s,
-            opts=_options(self, workload, after, replaced_with),
+            opts=_options(self, [*after, *writers], [*writers, *replaced_with]),
         )
         self.ready = _gate(
             container, lambda container_id: _until_healthy(platform, container_id, self.host, health, workload.prepares)
@@ -258,10 +280,13 @@ class Job(pulumi.ComponentResource):
         physical = names.physical(pulumi.get_stack(), name)
         self.container = docker.Container(
             name,
-            **_arguments(physical, name, "job", workload),
+            **_arguments(physical, name, "job", workload, labels=workload.files.labels),
+            # Docker uploads into no other root. Whoever runs in it owns nothing there, so it is as good as read-only.
+            read_only=not workload.files.folders,
+            uploads=workload.files.uploads,
             restart="no",
             must_run=False,
-            opts=_options(self, workload, after, ()),
+            opts=_options(self, after),
         )
         self.done = _gate(
             self.container,
@@ -284,8 +309,16 @@ def _watched(workload: Workload, metrics: Metrics, platform: Platform) -> Worklo
     )
 
 
-def _arguments(physical: str, name: str, role: str, workload: Workload) -> dict[str, Any]:
-    """Return the arguments that services and jobs have in common."""
+def _arguments(
+    physical: str,
+    name: str,
+    role: str,
+    workload: Workload,
+    *,
+    read: Mapping[str, pulumi.Output[str]] = MappingProxyType({}),
+    labels: Sequence[docker.ContainerLabelArgsDict] = (),
+) -> dict[str, Any]:
+    """Return the arguments that services and jobs have in common. `read` are volumes to be mounted read-only."""
     # Values are spelled as the provider reads them back: any other spelling is a change in every plan.
     return {
         "name": physical,
@@ -294,7 +327,6 @@ def _arguments(physical: str, name: str, role: str, workload: Workload) -> dict[
         "command": workload.command,
         "envs": [_assignment(key, value) for key, value in sorted(workload.env.items())],
         "user": workload.user,
-        "read_only": True,
         "capabilities": {"drops": ["ALL"]},
         "security_opts": ["no-new-privileges:true"],
         "memory": workload.limits.memory_mb,
@@ -306,16 +338,14 @@ def _arguments(physical: str, name: str, role: str, workload: Workload) -> dict[
         "networks_advanced": [{"name": network} for network in workload.networks],
         "volumes": [
             *({"volume_name": volume, "container_path": path} for path, volume in sorted(workload.data.items())),
-            *(
-                {"volume_name": volume, "container_path": path, "read_only": True}
-                for path, volume in (workload.files.volumes if workload.files else {}).items()
-            ),
+            *({"volume_name": volume, "container_path": path, "read_only": True} for path, volume in read.items()),
         ],
         "log_driver": "json-file",
         "log_opts": {"max-size": "10m", "max-file": "5"},
         "labels": [
             *_labels(pulumi.get_stack(), name, role),
-            *({"label": key, "value": value} for key, value in sorted(workload.labels.items())),
+            *(_label(key, value) for key, value in sorted(workload.labels.items())),
+            *labels,
         ],
     }
 
@@ -327,19 +357,17 @@ def _assignment(key: str, value: pulumi.Input[str]) -> pulumi.Input[str]:
 
 def _options(
     parent: pulumi.Resource,
-    workload: Workload,
     after: Sequence[pulumi.Input[pulumi.Resource]],
-    replaced_with: Sequence[pulumi.Resource],
+    replaced_with: Sequence[pulumi.Resource] = (),
 ) -> pulumi.ResourceOptions:
-    writers = [workload.files.writer] if workload.files else []
     return pulumi.ResourceOptions(
         parent=parent,
-        depends_on=[*after, *writers],
+        depends_on=[*after],
         # The name is fixed, so the old one has to go first; the engine does not see that by itself.
         delete_before_replace=True,
         # The provider reports these as updated and changes nothing.
         replace_on_changes=["healthcheck", "init", "tmpfs"],
-        replace_with=[*writers, *replaced_with],
+        replace_with=[*replaced_with],
         # Reported in random order where a container has two networks.
         hide_diffs=["networkDatas"],
     )
@@ -353,7 +381,7 @@ def _labels(stack: str, service: str, role: str) -> list[docker.ContainerLabelAr
     ]
 
 
-def _label(name: str, value: str) -> docker.ContainerLabelArgsDict:
+def _label(name: str, value: pulumi.Input[str]) -> docker.ContainerLabelArgsDict:
     return {"label": name, "value": value}
 
 
@@ -384,21 +412,22 @@ def _gate(container: docker.Container, probe: Callable[[str], Awaitable[None]]) 
 
 
 def predecessor_gone(
-    service: str, *, image: pulumi.Input[str], once: docker.Container, platform: Platform
+    service: str, *, image: pulumi.Input[str], once: pulumi.Output[docker.Container], platform: Platform
 ) -> pulumi.Output[docker.Container]:
     """Return `once` when no container of `service` runs from another image, and stop the one that does.
 
-    Where it is replaced, the engine has begun to delete it, and does not wait for the end of its grace period. Where
-    its files are new and replace nothing, as after `docker container prune`, the engine would delete it later.
+    The engine would delete it, too, but later where a job is new and replaces nothing, as after
+    `docker container prune`.
     """
     name = names.physical(pulumi.get_stack(), service)
 
-    async def check(values: list[str]) -> docker.Container:
+    async def check(values: list[Any]) -> docker.Container:
+        container: docker.Container = values[0]
         if not pulumi.runtime.is_dry_run():
             await _until_gone(platform, name, values[1])
-        return once
+        return container
 
-    return pulumi.Output.all(once.id, image).apply(check)
+    return pulumi.Output.all(once, image).apply(check)
 
 
 async def _until_gone(platform: Platform, name: str, image: str) -> None:

@@ -85,13 +85,10 @@ class Seaweedfs(pulumi.ComponentResource):
                     "GOMEMLIMIT": f"{settings.memory_mb * 7 // 10}MiB",
                 },
                 files=Files(
-                    name,
                     secrets={
                         "identities.json": _identities(bucket, admin_password, password, readers),
                         "grpc.pem": admin_password.value.apply(closing_certificate),
                     },
-                    image=image,
-                    parent=self,
                 ),
                 data={"/data": data.name},
                 tmpfs={"/tmp": "size=64m,mode=1777"},  # noqa: S108 - inside the container
@@ -130,15 +127,12 @@ class Seaweedfs(pulumi.ComponentResource):
                 entrypoint=["sh", "/run/config/bootstrap.sh"],
                 env={"ENDPOINT": endpoint, "BUCKET": bucket, "GRPC": f"https://{service.host}:{GRPC_PORT}"},
                 files=Files(
-                    f"{name}-bootstrap",
                     secrets={
                         "admin.curl": _signed_as(ADMIN, admin_password.value),
                         "mlflow.curl": _signed_as(USER, password.value),
                         **{f"{reader}.curl": _signed_as(reader, secret.value) for reader, secret in readers.items()},
                     },
                     config={"bootstrap.sh": (ASSETS / "bootstrap.sh").read_text()},
-                    image=image,
-                    parent=self,
                 ),
                 user=f"{UID}:{UID}",
             ),

@@ -73,15 +73,12 @@ class Traefik(pulumi.ComponentResource):
                 command=[f"--configFile={CONFIG}/traefik.yml"],
                 env=env,
                 files=Files(
-                    name,
                     secrets=_secrets(settings, upstream.password),
                     config={
                         # JSON is YAML.
                         "traefik.yml": json.dumps(static(settings, monitored=platform.monitored), indent=2) + "\n",
                         "routes.yml": json.dumps(dynamic(route, upstream), indent=2) + "\n",
                     },
-                    image=image,
-                    parent=self,
                 ),
                 data=data,
                 tmpfs={"/tmp": "size=16m,mode=1777"},  # noqa: S108 - inside the container

@@ -88,8 +88,13 @@ def hardened(container: Resource) -> Iterator[str]:
         yield "capabilities.drops: must have ALL"
     if "no-new-privileges:true" not in (props.get("securityOpts") or []):
         yield "securityOpts: must have no-new-privileges:true"
-    if not props.get("readOnly"):
+    if props.get("readOnly"):
+        return
+    if container.role != "job":
         yield "readOnly: must be true"
+    elif not re.fullmatch(r"[1-9]\d*:[1-9]\d*", str(props.get("user"))):
+        # Its files are in its root. The numbers of somebody else can write nothing there.
+        yield "readOnly, user: of a job, one must be true, or the other two numbers that are not 0"
 
 
 def no_path_of_the_host(container: Resource) -> Iterator[str]:

@@ -168,7 +168,13 @@ class Graph:
 
     @property
     def writers(self) -> dict[str, Resource]:
+        """What writes the files of a service."""
         return {found.name: found for found in self.of(CONTAINER) if found.labels["mlflow.role"] == "files"}
+
+    @property
+    def with_files(self) -> dict[str, Resource]:
+        """Every container into which files are uploaded, by whose they are: a service's writer, or a job."""
+        return {name.removesuffix("-files"): writer for name, writer in self.writers.items()} | self.jobs
 
 
 class HealthyDaemon:

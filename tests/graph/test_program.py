@@ -39,6 +39,7 @@ def test_the_entry_point_is_a_table_of_contents() -> None:
     code = [line for line in lines if line.strip() and not line.startswith(("import", "from", '"""'))]
     assert len(code) <= 30
     assert not re.search(r"^\s*(if|for|while|def|class)\b", "\n".join(code), re.MULTILINE)
+    assert [line for line in code if "async" in line] == ["async def main() -> None:"]
 
 
 def test_the_program_does_not_look_for_garbage(graph: Graph) -> None:
@@ -74,7 +75,9 @@ def test_an_up_ends_with_the_first_failure_whatever_else_is_at_work(program: Pro
 def test_every_container_is_hardened(graph: Graph) -> None:
     for name, container in graph.containers.items():
         plain = container.plain
-        assert plain["readOnly"] is True, name
+        # A job has its files in its root, and owns nothing else there.
+        assert plain["readOnly"] is (name in graph.services), name
+        assert name in graph.services or re.fullmatch(r"[1-9]\d*:[1-9]\d*", plain["user"]), name
         assert plain["capabilities"]["drops"] == ["ALL"], name
         assert "adds" not in plain["capabilities"], name
         assert plain["securityOpts"] == ["no-new-privileges:true"], name
@@ -166,8 +169,17 @@ def test_a_plan_tells_which_configuration_changes_where_a_secret_hides_the_files
     assert {name for name in before if before[name] != after[name]} == {"mlflow.config/traefik.yml"}
 
 
-def test_a_container_that_reads_a_file_is_replaced_with_it(graph: Graph) -> None:
-    for name, container in graph.containers.items():
+def test_a_job_has_its_files_in_itself_and_says_which_are_no_secret(graph: Graph) -> None:
+    for name, job in graph.jobs.items():
+        paths = [upload["file"] for upload in job.plain["uploads"]]
+        assert paths, name
+        assert not volumes_of(job), name
+        told = {label.removeprefix("mlflow.config/") for label in job.labels if label.startswith("mlflow.config/")}
+        assert told == {path.removeprefix("/run/config/") for path in paths if path.startswith("/run/config/")}, name
+
+
+def test_a_service_that_reads_a_file_is_replaced_with_it(graph: Graph) -> None:
+    for name, container in graph.services.items():
         mounted = {volume["volumeName"] for volume in container.plain["volumes"]}
         writers = {writer.urn for writer in graph.writers.values() if mounted & set(volumes_of(writer))}
         assert writers, name
@@ -271,16 +283,15 @@ def test_no_secret_is_anywhere_but_in_a_file(graph: Graph) -> None:
     # One to count in the database, one for MinIO's figures, and Grafana's.
     assert len(passwords) == expected + (3 if graph.watched else 0)
     for resource in graph.resources:
-        everything = json.dumps(unwrapped(resource.inputs))
+        everything = json.dumps(unwrapped({key: resource.inputs[key] for key in resource.inputs if key != "uploads"}))
         clear = in_clear(resource.inputs)
         for password in passwords:
             assert password not in clear, resource.urn
-            if resource.name not in graph.writers:
-                assert password not in everything, resource.urn
+            assert password not in everything, resource.urn
 
 
 def test_every_secret_reaches_a_file(graph: Graph) -> None:
-    files = json.dumps([writer.plain["uploads"] for writer in graph.writers.values()])
+    files = json.dumps([container.plain["uploads"] for container in graph.with_files.values()])
     for resource in graph.of(PASSWORD):
         # One in base64, one as a hash.
         if resource.name not in ("webhook-encryption-key", "client-password"):
@@ -333,8 +344,8 @@ def test_a_webhook_key_of_another_length_is_refused(program: Program) -> None:
         program("dev", secrets={"webhookEncryptionKey": "x" * 20})
 
 
-def test_a_writers_uploads_are_secret_where_they_hold_one(graph: Graph) -> None:
-    for name, writer in graph.writers.items():
+def test_uploads_are_secret_where_they_hold_one(graph: Graph) -> None:
+    for name, writer in graph.with_files.items():
         folders: dict[str, list[bool]] = {}
         for upload in writer.inputs["uploads"]:
             folders.setdefault(upload["file"].split("/")[2], []).append(ENVELOPE in upload["content"])
@@ -346,7 +357,7 @@ def test_a_writers_uploads_are_secret_where_they_hold_one(graph: Graph) -> None:
 
 def test_no_file_is_empty(graph: Graph) -> None:
     # The provider refuses one, and only on the engine.
-    for writer in graph.writers.values():
+    for writer in graph.with_files.values():
         assert all(upload["content"] for upload in writer.plain["uploads"]), writer.name
 
 
@@ -413,7 +424,7 @@ def test_artifacts_are_copied_before_the_server_starts_on_a_new_object_store(pro
 
 def uploaded(graph: Graph, consumer: str, file: str) -> str:
     """Return the content of a file that a container is given."""
-    uploads = graph.writers[f"{consumer}-files"].plain["uploads"]
+    uploads = graph.with_files[consumer].plain["uploads"]
     return next(str(upload["content"]) for upload in uploads if upload["file"].endswith(f"/{file}"))
 
 
@@ -559,11 +570,10 @@ def waited_for(graph: Graph, later: str) -> set[str]:
     ("later", "earlier"),
     [
         # Their replacement deletes the server, which must live until the keys are known to be right.
-        ("migrate-files", "verify-data-keys"),
+        ("migrate", "verify-data-keys"),
         ("server-files", "verify-data-keys"),
         ("STORE-bootstrap", "STORE"),
         ("verify-data-keys", "postgres"),
-        ("migrate", "verify-data-keys"),
         ("server", "migrate"),
         ("server", "STORE-bootstrap"),
     ],
@@ -702,6 +712,6 @@ def test_a_credentials_key_is_its_name_in_camel_case(graph: Graph) -> None:
 def test_minio_is_told_the_policy_of_each_identity_that_it_has_and_of_no_other(graph: Graph) -> None:
     if "minio" not in graph.stores:
         return
-    files = [upload["file"].rpartition("/")[2] for upload in graph.writers["minio-bootstrap-files"].plain["uploads"]]
+    files = [upload["file"].rpartition("/")[2] for upload in graph.jobs["minio-bootstrap"].plain["uploads"]]
     policies = {file.removesuffix("-policy.json") for file in files if file.endswith("-policy.json")}
     assert policies == {file.removesuffix("-secret-key") for file in files if file.endswith("-secret-key")}

@@ -53,7 +53,21 @@ BAD: list[tuple[str, str, dict[str, Any], str]] = [
     ),
     ("hardened", CONTAINER, {"capabilities": {}}, "capabilities.drops: must have ALL"),
     ("hardened", CONTAINER, {"securityOpts": []}, "securityOpts: must have no-new-privileges:true"),
-    ("hardened", CONTAINER, {"readOnly": False}, "readOnly: must be true"),
+    (
+        "hardened",
+        CONTAINER,
+        {"readOnly": False, "user": "999:999"},
+        "readOnly: must be true",
+    ),
+    *(
+        (
+            "hardened",
+            CONTAINER,
+            {"readOnly": False, "user": user, "labels": [{"label": "mlflow.role", "value": "job"}]},
+            "readOnly, user: of a job, one must be true, or the other two numbers that are not 0",
+        )
+        for user in ("0:0", "10001", "root", "1:0", None)
+    ),
     (
         "no-host-paths",
         CONTAINER,

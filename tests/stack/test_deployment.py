@@ -142,9 +142,7 @@ def test_a_new_mlflow_image_is_built_migrates_and_is_served(dev: Deployment) -> 
     assert plan == {
         "mlflow-image": "replace",
         "migrate": "replace",
-        "migrate-files": "replace",
         "verify-data-keys": "replace",
-        "verify-data-keys-files": "replace",
         "server": "replace",
         "server-files": "replace",
     }
@@ -158,7 +156,6 @@ def test_a_new_password_touches_only_who_holds_it(dev: Deployment) -> None:
         dev.pulumi("config", "set", "--secret", "minioPassword", "another-password-of-32-characters")
         assert dev.plan() == {
             "minio-bootstrap": "replace",
-            "minio-bootstrap-files": "replace",
             "server": "replace",
             "server-files": "replace",
         }

@@ -58,10 +58,12 @@ def test_a_new_password_reaches_all_who_hold_it_and_nobody_else(rehearsed: Deplo
     works(rehearsed)
     after = ids(rehearsed)
     kept = {name.removeprefix(f"mlflow-{rehearsed.stack}-") for name in before if before[name] == after[name]}
-    assert kept == {"seaweedfs", "seaweedfs-files", "seaweedfs-bootstrap", "seaweedfs-bootstrap-files"}
+    assert kept == {"seaweedfs", "seaweedfs-files", "seaweedfs-bootstrap"}
 
 
 def test_nothing_of_the_hosts_network_is_in_what_was_built_with_it(rehearsed: Deployment) -> None:
+    if rehearsed.values.get("mlflow:images", {}).get("source") != "packages":
+        pytest.skip("built on an image that was here, and what is in that is in it, too")
     _, shipped = rehearsed.run("server", "cat", "/etc/ssl/certs/ca-certificates.crt")
     assert "BEGIN CERTIFICATE" in shipped
     assert rehearsed.run("server", "ls", "/etc/pip.conf")[0] != 0
