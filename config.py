@@ -15,7 +15,13 @@ from components import packaged
 from components.backup import TARGET_SECRET, BackupSettings
 from components.images import DEFAULTS, Image, ImagesSettings
 from components.mlflow import BASE_MB, JOBS_MB, MAX_OVERFLOW, POOL_SIZE, WORKER_MB, ServerSettings
-from components.monitoring import MAIL_SECRET, SWITCH_SECRET, WEBHOOK_SECRET, MonitoringSettings
+from components.monitoring import (
+    BUNDLED_MONITORING_ONLY,
+    MAIL_SECRET,
+    SWITCH_SECRET,
+    WEBHOOK_SECRET,
+    MonitoringSettings,
+)
 from components.networks import ExtraNetwork
 from components.object_store import ObjectStoreSettings
 from components.postgres import PostgresSettings
@@ -117,13 +123,14 @@ class StackConfig(Settings):
                     for name in [key.removeprefix(prefix)]
                 },
                 hidden=[key.removeprefix(prefix) for key in hidden],
+                stack=pulumi.get_stack(),
             )
         except InvalidSettingsError as error:
             raise pulumi.RunError(str(error)) from None
 
     @classmethod
-    def parse(cls, values: Mapping[str, object], *, hidden: list[str] | None = None) -> Self:
-        """Check `values`, the YAML below `mlflow:`, and return them as settings.
+    def parse(cls, values: Mapping[str, object], *, hidden: list[str] | None = None, stack: str = "dev") -> Self:
+        """Check `values`, the YAML of `stack` below `mlflow:`, and return them as settings.
 
         Raises `InvalidSettingsError` with every problem at once. A value under a key in `hidden`, or whose name
         sounds like a secret, is never repeated.
@@ -140,7 +147,11 @@ class StackConfig(Settings):
             # What can be read is still checked against the rest, so that one round is enough.
             config = cls.model_validate({key: value for key, value in given.items() if key not in broken})
         problems += [words for sections, words in _contradictions(config) if not broken.intersection(sections)]
-        problems += [words for sections, words in _missing_secrets(config, values) if not broken.intersection(sections)]
+        problems += [
+            f'{words}; type: eval "$(make -s env STACK={stack})" && pulumi config set --stack {stack} --secret {key}'
+            for section, key, words in _missing_secrets(config, values)
+            if section not in broken
+        ]
         if problems:
             raise InvalidSettingsError(problems)
         return config
@@ -252,6 +263,7 @@ def _contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
             "mlflow:hostname: is required when mlflow:server.bindAddress is 0.0.0.0: the server answers to the names "
             "that it knows only",
         )
+    yield from _without_a_use(config)
     yield from _object_store_contradictions(config.object_store)
     if config.backup.where == "s3" and not config.backup.access_key_id:
         yield (
@@ -261,6 +273,45 @@ def _contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
     yield from _monitoring_contradictions(config)
     yield from _image_contradictions(config)
     yield from _ports_used_twice(config)
+
+
+def _without_a_use(config: StackConfig) -> Iterator[tuple[set[str], str]]:
+    """Yield what was typed and does nothing: somebody believes that it does."""
+    monitoring = config.monitoring
+    rules: list[tuple[bool, str, Settings, Collection[str], str]] = [
+        (
+            config.route.published_port is None,
+            "server",
+            config.server,
+            ("bind_address",),
+            "the server is published on no port; set mlflow:server.port, or remove it",
+        ),
+        (
+            not config.route.by_mlflow,
+            "server",
+            config.server,
+            ("default_permission",),
+            "mlflow:authentication is not mlflow; remove it",
+        ),
+        (
+            not config.backup.deletes,
+            "backup",
+            config.backup,
+            ("keep_daily", "keep_weekly", "keep_monthly"),
+            "mlflow:backup.deletes is false: nothing is given up; remove it",
+        ),
+        (
+            monitoring.mode != "bundled",
+            "monitoring",
+            monitoring,
+            BUNDLED_MONITORING_ONLY,
+            f"mlflow:monitoring.mode is {monitoring.mode}; set it to bundled",
+        ),
+    ]
+    for idle, section, settings, names, why in rules:
+        for name in names if idle else ():
+            if name in settings.model_fields_set and getattr(settings, name):
+                yield {section}, f"mlflow:{section}.{to_camel(name)}: has no use while {why}"
 
 
 def _route_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
@@ -341,25 +392,21 @@ def _authentication_contradictions(config: StackConfig) -> Iterator[tuple[set[st
         )
 
 
-def _missing_secrets(config: StackConfig, given: Collection[str]) -> Iterator[tuple[set[str], str]]:
-    """Yield which secrets are wanted that nobody can generate, and are not in the stack's file."""
-    wanted = {"own": (CERTIFICATE_SECRET, KEY_SECRET), "acme": (DNS_SECRET,)}.get(config.traefik.certificate, ())
-    why = f"mlflow:traefik.certificate {config.traefik.certificate}"
-    for key in wanted if config.traefik.mode == "bundled" else ():
-        if key not in given:
-            yield {"traefik"}, f"mlflow:{key}: is required for {why}; type: pulumi config set --secret {key}"
-    for key in config.monitoring.secrets:
-        if key not in given:
-            yield (
-                {"monitoring"},
-                f"mlflow:{key}: is required for mlflow:monitoring; type: pulumi config set --secret {key}",
-            )
-    if config.backup.leaves and TARGET_SECRET not in given:
-        yield (
-            {"backup"},
-            f"mlflow:{TARGET_SECRET}: is required for the S3 target of mlflow:backup; type: "
-            f"pulumi config set --secret {TARGET_SECRET}",
-        )
+def _missing_secrets(config: StackConfig, given: Collection[str]) -> Iterator[tuple[str, str, str]]:
+    """Yield which secrets are wanted that nobody can generate, and are not in the stack's file: section, key, words."""
+    certificate = config.traefik.certificate if config.traefik.mode == "bundled" else ""
+    by_section: dict[tuple[str, str], Collection[str]] = {
+        ("traefik", f"mlflow:traefik.certificate {certificate}"): {
+            "own": (CERTIFICATE_SECRET, KEY_SECRET),
+            "acme": (DNS_SECRET,),
+        }.get(certificate, ()),
+        ("monitoring", "mlflow:monitoring"): config.monitoring.secrets,
+        ("backup", "the S3 target of mlflow:backup"): (TARGET_SECRET,) if config.backup.leaves else (),
+    }
+    for (section, what_for), wanted in by_section.items():
+        for key in wanted:
+            if key not in given:
+                yield section, key, f"mlflow:{key}: is required for {what_for}"
 
 
 def _object_store_contradictions(store: ObjectStoreSettings) -> Iterator[tuple[set[str], str]]:
@@ -379,16 +426,9 @@ def _object_store_contradictions(store: ObjectStoreSettings) -> Iterator[tuple[s
 
 def _monitoring_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
     monitoring = config.monitoring
-    if monitoring.mode != "bundled":
-        for name in ("mail", "webhook", "dead_mans_switch", "prometheus_port", "alertmanager_port", "grafana_port"):
-            if getattr(monitoring, name):
-                yield (
-                    {"monitoring"},
-                    f"mlflow:monitoring.{to_camel(name)}: has no use while mlflow:monitoring.mode is "
-                    f"{monitoring.mode}; set it to bundled",
-                )
-    elif (
-        monitoring.grafana_port
+    if (
+        monitoring.mode == "bundled"
+        and monitoring.grafana_port
         and config.images.source == "packages"
         and "grafana" not in config.images.model_fields_set
     ):

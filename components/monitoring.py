@@ -30,6 +30,11 @@ GRAFANA_USER = "472:0"
 WEBHOOK_SECRET, SWITCH_SECRET, MAIL_SECRET = "alertWebhookUrl", "deadMansSwitchUrl", "smtpPassword"
 """Secrets in the stack's config that nobody can generate. Whoever knows such an address may write to it."""
 RUNBOOKS = "docs/operations.md"
+BUNDLED_MONITORING_ONLY = (
+    *("mail", "webhook", "dead_mans_switch", "prometheus_port", "alertmanager_port", "grafana_port"),
+    *("retention_days", "retention_gb", "memory_mb", "runbooks"),
+)
+"""Settings that `exporters` have no use for."""
 
 
 class MailSettings(Settings):

@@ -222,7 +222,13 @@ def _start(stack: Stack) -> None:
     migrate, server = (names.physical(stack.name, service) for service in ("migrate", "server"))
     if daemon.inspect(migrate) is None:
         # Somebody pruned it; the deployment makes it again, and it runs.
-        deploy.up(stack)
+        try:
+            deploy.up(stack)
+        except StopError as error:
+            raise StopError(
+                "the backup is restored, and the server is down until this succeeds: "
+                f"make up STACK={stack.name}\n{error}"
+            ) from None
         return
     say("migrating the database, if it is of an older MLflow")
     daemon.start(migrate)

@@ -111,7 +111,7 @@ class Stack:
             values[section] = {**(values.get(section) or {}), **keys}
         hidden = [key for key, value in values.items() if "secure" in str(value)]
         try:
-            return StackConfig.parse(values, hidden=hidden)
+            return StackConfig.parse(values, hidden=hidden, stack=self.name)
         except InvalidSettingsError as error:
             raise StopError(f"{self.path.name}: {error}") from None
 

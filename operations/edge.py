@@ -230,7 +230,8 @@ def static_configuration(daemon: Daemon, proxy: dict[str, Any]) -> dict[str, str
     for path in [chosen] if chosen else STATIC_FILES:
         if flat := _flat("", _parsed(path, _content(daemon, proxy["Id"], path))):
             return flat
-    variables = dict(entry.split("=", 1) for entry in proxy["Config"]["Env"] or [])
+    # One without a value may come without the sign, too.
+    variables = dict(entry.partition("=")[::2] for entry in proxy["Config"]["Env"] or [])
     return arguments or {
         key.removeprefix("TRAEFIK_").lower().replace("_", "."): value
         for key, value in variables.items()

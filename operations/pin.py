@@ -11,12 +11,15 @@ from operations.engine import Engine
 
 
 def pin(stack: Stack) -> None:
-    """Ask the registries; raise `StopError` naming every image that they do not know. Nothing is made up."""
+    """Ask the registries; raise `StopError` naming every image that they do not know. Nothing is made up.
+
+    Only of what the stack runs: another one, once it is wanted, is to be the default of that day.
+    """
     found: dict[str, tuple[str, str]] = {}
     unknown: list[str] = []
     for name, field in ImagesSettings.model_fields.items():
         image = getattr(stack.settings.images, name)
-        if not isinstance(image, Image) or image.digest != NO_DIGEST:
+        if not isinstance(image, Image) or image not in stack.settings.pulled_images or image.digest != NO_DIGEST:
             continue
         if image.ref.startswith(f"{names.LOCAL_REGISTRY}/"):
             # Built here: no registry has it, and its tag is the hash of what it is made of.
@@ -33,6 +36,8 @@ def pin(stack: Stack) -> None:
             engine.call("config", "set", "--path", f"{key}.ref", ref)
             engine.call("config", "set", "--path", f"{key}.digest", value)
             answer(f"{key}: {ref}@{value}")
+    elif not unknown:
+        answer("every image that it runs has a digest, or is built here")
     if unknown:
         raise StopError("these have no digest that could be looked up, and stay as they are:\n" + "\n".join(unknown))
 

@@ -48,6 +48,8 @@ DRILL_PARTS = 20
 """Into which the repository's data are divided. A drill reads one, another each week: all of it in 20 weeks."""
 RESERVE_BYTES = 1 << 30
 """Left free on a disk."""
+RESTORE_WAIT_SECONDS = 60
+"""How long a restore waits for what is at work, before it says so and the server runs again."""
 journal = journals.Journal(STAGING / "journal.json")
 
 
@@ -95,7 +97,9 @@ def backup(*, forget: bool = True) -> None:
         if forget and os.environ["DELETES"] == "1":
             say("giving up what the retention gives up")
             repository.forget()
-        objects.prune(CURRENT / ARTIFACTS, survey.gone)
+        if forget:
+            # Where what is gone is why somebody restores, the mirror and its list are the measure of what is missing.
+            objects.prune(CURRENT / ARTIFACTS, survey.gone)
         result |= {
             "snapshot": summary["snapshot_id"],
             "target": os.environ["TARGET"],
@@ -140,7 +144,8 @@ def _require_plausible(in_bucket: int) -> None:
         raise Failure(
             f"the bucket has {in_bucket} artifacts, and the backup before had {before}: where are they?\n"
             f"  to have them back: make restore STACK={stack} FROM=latest\n"
-            f"  if they were deleted on purpose: docker exec mlflow-{stack}-backup rm {CURRENT / INDEX}"
+            "  if they were deleted on purpose, as by `make gc`: "
+            f"docker exec mlflow-{stack}-backup rm {CURRENT / INDEX}"
         )
     if database.used():
         return
@@ -270,7 +275,8 @@ def restore(wanted: str) -> None:
     The artifacts first, then the database in one transaction: whatever happens in between, the runs that are there
     have their artifacts. May be run again at any time.
     """
-    with database.locked("restore") as session:
+    # The server is down meanwhile.
+    with database.locked("restore", wait_s=RESTORE_WAIT_SECONDS) as session:
         repository.release()
         chosen = repository.find(wanted)
         claimed = Manifest.read(repository.text(chosen["id"], CURRENT / MANIFEST))
@@ -282,7 +288,6 @@ def restore(wanted: str) -> None:
         )
         say(f"fetching {chosen['short_id']} into the staging folder")
         # The mirror becomes what it was then. It is a copy of the bucket, and the next backup mends it.
-        (CURRENT / INDEX).unlink(missing_ok=True)
         repository.restore(chosen["id"], CURRENT, CURRENT)
         manifest = _fetched(chosen["id"], CURRENT)
         say("comparing what was fetched with the checksums of the backup")

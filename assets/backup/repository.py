@@ -50,7 +50,7 @@ def _explained(verb: str, code: int, words: str) -> str:
     if code == WRONG_PASSWORD:
         return (
             f"the backups at {where} do not open with mlflow:backupPassword: another stack's, or made before it was "
-            f"changed\n  put the old value back: pulumi config set --secret backupPassword\n{last}"
+            f"changed\n  put the old value of backupPassword back, as docs/operations.md#rotate-a-secret says\n{last}"
         )
     if code == LOCKED:
         return f"{where} is locked by another restic; one repository is for one stack\n{last}"
@@ -174,13 +174,15 @@ def find(wanted: str) -> dict[str, Any]:
         raise Failure(f"there is no backup at {os.environ['RESTIC_REPOSITORY']} yet\n  type: make backup")
     regular = [entry for entry in found if SAFETY not in entry["tags"]]
     matching = (
-        (regular or found)[-1:]
+        regular[-1:]
         if wanted == "latest"
         # Two letters are no choice.
         else [entry for entry in found if entry["id"].startswith(wanted) and len(wanted) >= len(entry["short_id"])]
     )
     if len(matching) != 1:
-        known = ", ".join(entry["short_id"] for entry in found[-10:])
+        known = ", ".join(
+            entry["short_id"] + (" (before a restore)" if SAFETY in entry["tags"] else "") for entry in found[-10:]
+        )
         raise Failure(
             f"FROM={wanted}: there {'is no' if not matching else 'are several'} such backup; there are {known}"
         )

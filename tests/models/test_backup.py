@@ -1,5 +1,6 @@
 """The rules of the backup that need no deployment: its manifest, its list of artifacts, what is said of it."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from components.backup import BackupSettings
-from operations import backup, console, garbage, preflight
+from operations import backup, console, deploy, garbage, preflight
 from operations.console import StopError
 from operations.saved import tell_of_backups
 
@@ -313,6 +314,24 @@ def test_a_bucket_that_lost_most_of_its_artifacts_is_no_backup(monkeypatch: pyte
 
 
 @pytest.mark.usefixtures("staged")
+def test_a_restore_that_could_not_fetch_leaves_the_measure_of_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise shell.Failure("the target is gone")
+
+    entry = {"id": "0a", "short_id": "0a", "tags": ["mlflow"], "time": "2026-05-05T03:17:00Z"}
+    monkeypatch.setattr(database, "locked", lambda *_, **__: contextlib.nullcontext())
+    monkeypatch.setattr(repository, "release", lambda: None)
+    monkeypatch.setattr(repository, "find", lambda _: entry)
+    monkeypatch.setattr(objects, "size", lambda: (0, 0))
+    monkeypatch.setattr(program, "_require_free", lambda *_: None)
+    monkeypatch.setattr(repository, "restore", gone)
+    with pytest.raises(shell.Failure, match="the target is gone"):
+        program.restore("latest")
+    with pytest.raises(shell.Failure, match="has 0 artifacts, and the backup before had 10"):
+        program._require_plausible(0)
+
+
+@pytest.mark.usefixtures("staged")
 def test_a_stack_in_which_nothing_was_ever_logged_is_no_backup_where_there_are_better(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -579,6 +598,36 @@ def test_two_letters_are_no_choice_of_a_backup(monkeypatch: pytest.MonkeyPatch) 
     assert repository.find("012345678") == entry
     with pytest.raises(shell.Failure, match="FROM=01: there is no such backup; there are 01234567"):
         repository.find("01")
+
+
+def test_the_latest_is_never_one_that_was_taken_before_a_restore(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = [
+        {"id": name * 10, "short_id": name * 8, "time": f"2026-05-0{day}T03:17:00Z", "tags": ["mlflow", *tags]}
+        for day, (name, tags) in enumerate((("a", []), ("b", ["safety"])), start=1)
+    ]
+    monkeypatch.setattr(repository, "snapshots", lambda: taken)
+    assert repository.find("latest")["id"] == "a" * 10
+    del taken[0]
+    with pytest.raises(
+        shell.Failure, match=r"FROM=latest: there is no such backup; there are bbbbbbbb \(before a restore\)"
+    ):
+        repository.find("latest")
+    assert repository.find("bbbbbbbb")["id"] == "b" * 10
+
+
+def test_a_restore_whose_deployment_fails_says_that_it_is_restored_and_what_is_left_to_do(
+    restorable: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(_: object) -> None:
+        raise StopError("deploy prod?\n  without a terminal, answer with YES=1")
+
+    monkeypatch.setattr(restorable.daemon, "inspect", lambda _: None)
+    monkeypatch.setattr(deploy, "up", refused)
+    with pytest.raises(
+        StopError, match=r"the backup is restored.*until this succeeds: make up STACK=prod\ndeploy prod\?"
+    ):
+        backup._start(restorable)
 
 
 def test_what_is_too_damaged_for_a_backup_can_be_restored_over_all_the_same(

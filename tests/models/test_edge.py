@@ -52,13 +52,15 @@ KEY = "entrypoints.websecure.transport.respondingtimeouts.readtimeout"
     [
         ({}, a_proxy("traefik", "--entryPoints.websecure.transport.respondingTimeouts.readTimeout=12h")),
         ({}, a_proxy(env=["TRAEFIK_ENTRYPOINTS_WEBSECURE_TRANSPORT_RESPONDINGTIMEOUTS_READTIMEOUT=12h"])),
+        # As Compose hands on a variable that is not set.
+        ({}, a_proxy(env=["TOKEN", "TRAEFIK_ENTRYPOINTS_WEBSECURE_TRANSPORT_RESPONDINGTIMEOUTS_READTIMEOUT=12h"])),
         ({"/etc/traefik/traefik.yml": YAML}, a_proxy("traefik")),
         (
             {"/conf/t.toml": '[entryPoints.websecure.transport.respondingTimeouts]\nreadTimeout = "12h"\n'},
             a_proxy("--configFile=/conf/t.toml"),
         ),
     ],
-    ids=["arguments", "variables", "yaml", "toml of its own name"],
+    ids=["arguments", "variables", "variables, one without a value", "yaml", "toml of its own name"],
 )
 def test_the_read_time_out_is_found_wherever_traefik_reads_it(files: dict[str, str], proxy: dict[str, Any]) -> None:
     assert read(files, proxy)[KEY] == "12h"

@@ -222,12 +222,44 @@ REFUSED = [
             "authentication": "password",
             "tlsCertificate": {"secure": "x"},
         },
-        "mlflow:tlsKey: is required for mlflow:traefik.certificate own; type: pulumi config set --secret tlsKey",
+        'mlflow:tlsKey: is required for mlflow:traefik.certificate own; type: eval "$(make -s env STACK=dev)" && '
+        "pulumi config set --stack dev --secret tlsKey",
     ),
     (
         {"backup": {"enabled": True, "target": "s3:https://s3.example.com/b/p", "accessKeyId": "x"}},
-        "mlflow:backupTargetSecretKey: is required for the S3 target of mlflow:backup; type: pulumi config set "
-        "--secret backupTargetSecretKey",
+        "mlflow:backupTargetSecretKey: is required for the S3 target of mlflow:backup; type: "
+        'eval "$(make -s env STACK=dev)" && pulumi config set --stack dev --secret backupTargetSecretKey',
+    ),
+    (
+        {
+            "server": {"bindAddress": "192.0.2.1"},
+            "traefik": {"mode": "existing"},
+            "hostname": "m.example.com",
+            "authentication": "password",
+        },
+        "mlflow:server.bindAddress: has no use while the server is published on no port; set mlflow:server.port, or "
+        "remove it",
+    ),
+    (
+        {"server": {"defaultPermission": "EDIT"}},
+        "mlflow:server.defaultPermission: has no use while mlflow:authentication is not mlflow; remove it",
+    ),
+    (
+        {
+            "backup": {
+                "enabled": True,
+                "target": "s3:https://s3.example.com/b/p",
+                "accessKeyId": "x",
+                "deletes": False,
+                "keepDaily": 3,
+            },
+            "backupTargetSecretKey": "x",
+        },
+        "mlflow:backup.keepDaily: has no use while mlflow:backup.deletes is false: nothing is given up; remove it",
+    ),
+    (
+        {"monitoring": {"mode": "exporters", "retentionDays": 90}},
+        "mlflow:monitoring.retentionDays: has no use while mlflow:monitoring.mode is exporters; set it to bundled",
     ),
     (
         {
