@@ -4,12 +4,12 @@ import os
 import sys
 
 from components.daemon import UNREACHABLE
-from operations import backup, deploy, garbage, look, pin, status
+from operations import backup, deploy, garbage, look, pin, status, upgrade
 from operations.checkout import Stack
 from operations.console import StopError, flag, say
 
 VERBS = {
-    "up": deploy.up,
+    "up": upgrade.up,
     "preview": deploy.preview,
     "drift": deploy.drift,
     "down": deploy.down,

@@ -172,7 +172,11 @@ def _planned(stack: Stack, *options: str, ruled: bool = True) -> Plan | None:
             return None
         # Where nothing is protected, somebody tries something out. An image from a file has no digest to ask for.
         apply = (settings.protect_data or stack.name == preflight.UNATTENDED) and not settings.images.archive
-        return engine.plan(*options, *(["--policy-pack", str(ROOT / "policy")] if ruled and apply else []))
+        rules = ["--policy-pack", str(ROOT / "policy")]
+        if settings.object_store.copy_from:
+            # Neither store is protected while the artifacts move: each must be able to leave the stack.
+            rules += ["--policy-pack-config", str(ROOT / "policy" / "while-artifacts-move.json")]
+        return engine.plan(*options, *(rules if ruled and apply else []))
     except StopError as error:
         return Plan(stack=stack.name, errors=[str(error)])
 

@@ -245,7 +245,7 @@ class Deployment:
         ours = self.api.containers(all=True, filters={"name": f"^/mlflow-{self.stack}-"})
         for container in [*self.api.containers(all=True, filters=label), *ours]:
             with suppress(NotFound):
-                self.api.remove_container(container["Id"], force=True)
+                self.api.remove_container(container["Id"], force=True, v=True)
         for network in self.api.networks(filters=label):
             self.api.remove_network(network["Id"])
         for volume in self.api.volumes()["Volumes"] or []:

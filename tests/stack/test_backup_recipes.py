@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components import packaged
 from components.credentials import fernet_key
+from components.daemon import Daemon, resolve_host
 from components.images import DEFAULTS
 from tests.stack.backups import inventory, journal, newest, told
-from tests.stack.deployment import ROOT, Deployment
+from tests.stack.deployment import ROOT, Deployment, free_port
 from tests.stack.probes import keep_a_gateway_secret
 from tests.stack.test_faults import refused
 
@@ -207,3 +209,31 @@ def test_a_target_that_deletes_nothing_takes_backups_that_nobody_here_can_delete
         saved.api.remove_container(outside, force=True)
         saved.file.write_text(before)
         saved.make("up")
+
+
+@pytest.mark.engine
+@pytest.mark.minio
+def test_the_data_move_to_another_major_of_postgres(tmp_path: Path) -> None:
+    older = packaged.ref("postgres")
+    if not Daemon(resolve_host()).has_image(older):
+        pytest.skip(f"needs {older}, which `images.source: packages` builds")
+    deployment = Deployment(tmp_path, "dev")
+    deployment.set("server.port", free_port())
+    deployment.set("server.workers", 1)
+    deployment.set("images.postgres", {"ref": older})
+    deployment.set("monitoring.mode", "exporters")
+    try:
+        deployment.make("up")
+        inventory(deployment, "fill", 2, 5, 1, 1)
+        before = told(deployment)
+        lines = recipe("Upgrade Postgres").replace("postgres-18", f"postgres-{deployment.postgres_major}")
+        lines = lines.replace("~/mlflow.dump", str(tmp_path / "mlflow.dump"))
+        first, change, rest = lines.partition("# set images.postgres.ref to the new version\n")
+        assert change
+        typed(deployment, first)
+        deployment.set("images.postgres", {"ref": DEFAULTS["postgres"]["ref"]})
+        typed(deployment, f"set -eu\n{rest}")
+        assert told(deployment) == before
+        assert not any(name == deployment.name("postgres-17-data") for name in Daemon(resolve_host()).volumes())
+    finally:
+        deployment.remove()

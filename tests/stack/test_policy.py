@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from policy.rules import CONTAINER, IMAGE
-from tests.policy.test_policy import BAD, GOOD, PINNED
+from tests.policy.test_policy import BAD, DIGEST, GOOD, PINNED
 from tests.stack.deployment import ROOT, Deployment
 
 PROGRAM = """
@@ -37,6 +37,21 @@ def test_what_we_ship_is_accepted(name: str, tmp_path: Path) -> None:
         deployment.set("images", {key: images[key] for key in ("postgres", "python")})
     said = deployment.make("preview")
     assert "The rules of `policy/` hold." in said.stdout
+
+
+@pytest.mark.engine
+def test_a_plan_that_moves_the_artifacts_is_accepted_and_asked_every_other_rule(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, "prod", stack="prod")
+    seaweedfs = {"ref": "docker.io/chrislusf/seaweedfs:4.48", "digest": DIGEST}
+    for key, image in (PINNED["mlflow:images"] | {"seaweedfs": seaweedfs}).items():
+        deployment.set(f"images.{key}", image)
+    deployment.set("objectStore.kind", "seaweedfs")
+    deployment.set("objectStore.copyFrom", "minio")
+    assert "The rules of `policy/` hold." in deployment.make("preview").stdout
+    deployment.set("images.postgres", {"ref": "docker.io/library/postgres:18.6"})
+    refused = deployment.make("preview", ok=False).stdout
+    assert "pinned-images" in refused
+    assert "protected-data" not in refused
 
 
 @pytest.mark.engine

@@ -1,0 +1,89 @@
+"""What `make up` does before it brings another MLflow."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from docker.errors import NotFound
+
+from config import StackConfig
+from operations import backup, deploy, preflight, upgrade
+from operations.console import StopError
+
+HERE, NEW = "sha256:here", "sha256:new"
+
+
+class ADaemon:
+    """A host on which the server runs from one image, and the one that is wanted has an id, or is not there."""
+
+    def __init__(self, *, wanted: str | None, containers: tuple[str, ...]) -> None:
+        self.wanted = wanted
+        self.containers = containers
+        self.api = self
+
+    def inspect(self, name: str) -> dict[str, Any] | None:
+        service = name.removeprefix("mlflow-prod-")
+        return {"Image": HERE, "State": {"Running": True}} if service in self.containers else None
+
+    def inspect_image(self, _: str) -> dict[str, str]:
+        if self.wanted is None:
+            raise NotFound("no such image")
+        return {"Id": self.wanted}
+
+
+def brought_up(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    wanted: str | None,
+    containers: tuple[str, ...] = ("server", "backup"),
+    enabled: bool = True,
+    fails: bool = False,
+) -> list[str]:
+    """Bring a stack up, and return what was done."""
+    done: list[str] = []
+
+    def take(_: object) -> None:
+        done.append("backup")
+        if fails:
+            raise StopError("the backup of prod did not succeed")
+
+    monkeypatch.setattr(backup, "backup", take)
+    monkeypatch.setattr(deploy, "up", lambda _: done.append("up"))
+    monkeypatch.setattr(preflight, "require_docker", lambda _: None)
+    stack: Any = SimpleNamespace(
+        name="prod",
+        path=Path("Pulumi.prod.yaml"),
+        settings=StackConfig.parse({"backup": {"enabled": enabled}}),
+        daemon=ADaemon(wanted=wanted, containers=containers),
+    )
+    upgrade.up(stack)
+    return done
+
+
+@pytest.mark.parametrize("wanted", [NEW, None], ids=["is here", "is still to be built"])
+def test_another_mlflow_comes_after_a_backup(monkeypatch: pytest.MonkeyPatch, wanted: str | None) -> None:
+    assert brought_up(monkeypatch, wanted=wanted) == ["backup", "up"]
+
+
+def test_what_brings_the_same_mlflow_takes_no_backup(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert brought_up(monkeypatch, wanted=HERE) == ["up"]
+
+
+def test_a_stack_without_backup_or_without_a_server_is_brought_up_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert brought_up(monkeypatch, wanted=NEW, enabled=False) == ["up"]
+    assert brought_up(monkeypatch, wanted=NEW, containers=()) == ["up"]
+
+
+def test_a_backup_that_comes_with_the_same_deployment_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert brought_up(monkeypatch, wanted=NEW, containers=("server",)) == ["up"]
+    assert "there is no backup yet that could be taken before" in capsys.readouterr().err
+
+
+def test_where_the_backup_fails_nothing_is_changed_unless_somebody_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StopError, match=r"did not succeed\n  nothing was changed; .*: make up STACK=prod SAFETY=0"):
+        brought_up(monkeypatch, wanted=NEW, fails=True)
+    monkeypatch.setenv("SAFETY", "0")
+    assert brought_up(monkeypatch, wanted=NEW, fails=True) == ["up"]
