@@ -138,7 +138,7 @@ def test_a_replacement_says_what_restarts_and_takes_the_place_of_the_earlier_com
 
 def test_what_the_policy_refuses_is_red_and_says_the_rule(team: Team) -> None:
     team.github.comments.clear()
-    runner = team.run("preview.yml", {"components/runtime.py": ('"read_only": True', '"read_only": False')})
+    runner = team.run("preview.yml", {"components/runtime.py": ("read_only=True,", "read_only=False,")})
     assert runner.results["plan"] == "failure"
     assert runner.results["comment"] == "success"
     said = only_comment(team)
