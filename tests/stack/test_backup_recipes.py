@@ -221,7 +221,6 @@ def test_the_data_move_to_another_major_of_postgres(tmp_path: Path) -> None:
     deployment.set("server.port", free_port())
     deployment.set("server.workers", 1)
     deployment.set("images.postgres", {"ref": older})
-    deployment.set("monitoring.mode", "exporters")
     try:
         deployment.make("up")
         inventory(deployment, "fill", 2, 5, 1, 1)
