@@ -27,7 +27,7 @@ pytestmark = pytest.mark.long
 def recipe(chapter: str) -> str:
     """Return the shell lines of one chapter of the operations page."""
     page = (ROOT / "docs" / "operations.md").read_text()
-    section = page.split(f"# {chapter}\n", 1)[1].split("\n#", 1)[0]
+    section = page.split(f"# {chapter}\n", 1)[1].split("\n##", 1)[0]
     return "".join(block.split("```", 1)[0] for block in section.split("```sh\n")[1:])
 
 
