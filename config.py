@@ -277,41 +277,42 @@ def _contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
 
 def _without_a_use(config: StackConfig) -> Iterator[tuple[set[str], str]]:
     """Yield what was typed and does nothing: somebody believes that it does."""
-    monitoring = config.monitoring
-    rules: list[tuple[bool, str, Settings, Collection[str], str]] = [
+    server, backup, monitoring = config.server, config.backup, config.monitoring
+    # Whether, the sections that were read, the first of them the setting's own, that section, its keys, and why.
+    rules: list[tuple[bool, tuple[str, ...], Settings, Collection[str], str]] = [
         (
             config.route.published_port is None,
-            "server",
-            config.server,
+            ("server", "traefik"),
+            server,
             ("bind_address",),
             "the server is published on no port; set mlflow:server.port, or remove it",
         ),
         (
             not config.route.by_mlflow,
-            "server",
-            config.server,
+            ("server", "authentication"),
+            server,
             ("default_permission",),
             "mlflow:authentication is not mlflow; remove it",
         ),
         (
-            not config.backup.deletes,
-            "backup",
-            config.backup,
+            not backup.deletes,
+            ("backup",),
+            backup,
             ("keep_daily", "keep_weekly", "keep_monthly"),
             "mlflow:backup.deletes is false: nothing is given up; remove it",
         ),
         (
             monitoring.mode != "bundled",
-            "monitoring",
+            ("monitoring",),
             monitoring,
             BUNDLED_MONITORING_ONLY,
             f"mlflow:monitoring.mode is {monitoring.mode}; set it to bundled",
         ),
     ]
-    for idle, section, settings, names, why in rules:
+    for idle, sections, section, names, why in rules:
         for name in names if idle else ():
-            if name in settings.model_fields_set and getattr(settings, name):
-                yield {section}, f"mlflow:{section}.{to_camel(name)}: has no use while {why}"
+            if name in section.model_fields_set and getattr(section, name):
+                yield set(sections), f"mlflow:{sections[0]}.{to_camel(name)}: has no use while {why}"
 
 
 def _route_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:

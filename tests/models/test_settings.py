@@ -328,6 +328,11 @@ def test_all_problems_come_at_once_with_contradictions_among_what_can_be_read() 
     ]
 
 
+def test_a_setting_is_not_said_to_be_without_a_use_where_what_decides_cannot_be_read() -> None:
+    values: dict[str, object] = {"server": {"defaultPermission": "EDIT"}, "authentication": "mlfow"}
+    assert [problem.split(":")[1] for problem in problems(values)] == ["authentication"]
+
+
 def test_a_contradiction_with_a_section_that_cannot_be_read_is_not_guessed() -> None:
     # 8 workers need 145 connections, but what maxConnections is, nobody knows yet.
     found = problems({"server": {"workers": 8, "memoryMb": 4096}, "postgres": {"maxConnections": "lots"}})
