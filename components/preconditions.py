@@ -1,16 +1,17 @@
 """What must hold on the Docker host before the first change. Asked at `up` only, and all at once."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pulumi
 
 from components import names, packaged
+from components.images import Image
 from components.object_store import ObjectStoreSettings
 from components.route import TraefikSettings
 
 if TYPE_CHECKING:
     from components.daemon import Daemon
-    from config import StackConfig
 
 ENDPOINT, DESTINATION = "MLFLOW_S3_ENDPOINT_URL", "MLFLOW_ARTIFACTS_DESTINATION"
 """Of the server's environment: where its artifacts are."""
@@ -132,10 +133,30 @@ def _unfinished_copy(daemon: "Daemon", stack: str, target: str) -> str | None:
 
 
 def _environment(container: dict[str, Any]) -> dict[str, str]:
-    return dict(entry.split("=", 1) for entry in container["Config"]["Env"] or [])
+    return dict(entry.partition("=")[::2] for entry in container["Config"]["Env"] or [])
 
 
-def require(docker_host: str | None, config: "StackConfig") -> None:
+class Wanted(Protocol):
+    """What of a stack's settings its host has to do with."""
+
+    @property
+    def pulled_images(self) -> Sequence[Image]:
+        """What must be there before anything is deployed."""
+
+    @property
+    def postgres_major(self) -> int:
+        """Of the database."""
+
+    @property
+    def object_store(self) -> ObjectStoreSettings:
+        """Where artifacts are, and were."""
+
+    @property
+    def traefik(self) -> TraefikSettings:
+        """Whose networks there must be."""
+
+
+def require(docker_host: str | None, wanted: Wanted) -> None:
     """Raise `RunError` with everything that stands in the way. A plan asks nothing."""
     if pulumi.runtime.is_dry_run():
         return
@@ -147,12 +168,12 @@ def require(docker_host: str | None, config: "StackConfig") -> None:
         problems = unmet(
             daemon,
             stack=pulumi.get_stack(),
-            postgres_major=config.postgres_major,
-            object_store=config.object_store,
-            traefik=config.traefik,
+            postgres_major=wanted.postgres_major,
+            object_store=wanted.object_store,
+            traefik=wanted.traefik,
         ) + [
             f"mlflow:images.source: {image.name} has not been built yet\n    type: make up, which builds it"
-            for image in config.pulled_images
+            for image in wanted.pulled_images
             if packaged.is_one(image.ref) and not daemon.has_image(image.name)
         ]
     except UNREACHABLE as error:

@@ -192,7 +192,7 @@ def _knows(stack: Stack, revision: str) -> bool:
 def _run_restorer(stack: Stack, snapshot: str) -> int:
     """Restore in a container like the backup's, with the server's rights; return its exit code."""
     found = stack.daemon.api.inspect_container(names.physical(stack.name, "backup"))
-    environment = dict(entry.split("=", 1) for entry in found["Config"]["Env"])
+    environment = dict(entry.partition("=")[::2] for entry in found["Config"]["Env"])
     environment |= {
         "PGUSER": "mlflow",
         "PGPASS": f"{SECRETS}/pgpass",
