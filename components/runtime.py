@@ -482,7 +482,7 @@ def _broken(state: "State | None", first: "State | None") -> str | None:
     if state.restarts > first.restarts + 1:
         return f"it keeps crashing (exit code {state.exit_code}, {state.restarts} restarts)"
     if state.status == "paused":
-        return "somebody has paused it; type: docker unpause, and its name"
+        return "somebody has paused it; type: docker unpause, and the name above"
     if state.status in ("exited", "dead", "created"):
         return f"it is {state.status} (exit code {state.exit_code}) {state.error}".rstrip()
     return None

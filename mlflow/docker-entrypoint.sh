@@ -104,8 +104,7 @@ _main() {
     gc)
         # Beside the server, which deletes the artifacts; with the age in the spelling of mlflow gc.
         use_pgpass
-        exec python /opt/mlflow-stack/locked.py gc mlflow gc --backend-store-uri "$MLFLOW_BACKEND_STORE_URI" \
-            --older-than "$2"
+        exec python /opt/mlflow-stack/locked.py gc python /opt/mlflow-stack/collect.py "$2"
         ;;
     *)
         exec "$@"

@@ -49,7 +49,7 @@ def _require_container(stack: Stack) -> None:
     """Raise `StopError` where there is no backup, or it does not run."""
     if not stack.settings.backup.enabled:
         raise StopError(
-            f"{stack.name} has no backup\n  in {stack.path.name}, under mlflow:backup: enabled: true; then: "
+            f"{stack.name} has no backup\n  in {stack.path.name}: `mlflow:backup: {{enabled: true}}`; then: "
             f"make up STACK={stack.name}"
         )
     found = stack.daemon.inspect(names.physical(stack.name, "backup"))
@@ -110,9 +110,9 @@ def restore(stack: Stack) -> None:
             _secure(stack)
     server = names.physical(stack.name, "server")
     say("stopping the server")
-    stack.daemon.stop(server)
     code = None
     try:
+        stack.daemon.stop(server)
         code = _run_restorer(stack, plan["id"])
     finally:
         # Where only its client ended, a restore goes on, and what anybody wrote meanwhile would be lost.
@@ -251,7 +251,7 @@ def described(stack: Stack) -> tuple[str, str | None]:
     """Return a line on the backup for `make status`, and what is wrong with it, if anything is."""
     settings = stack.settings.backup
     if not settings.enabled:
-        return "off; under mlflow:backup: enabled: true", None
+        return "off; to have one, mlflow:backup: {enabled: true}", None
     return words(settings, known(stack), datetime.now(UTC), stack.name)
 
 
@@ -271,7 +271,8 @@ def words(settings: BackupSettings, known: dict[str, Any], now: datetime, stack:
     if found.get("on_one_disk", settings.where == "volume"):
         line += ";\n          on the disk of the data: it does not survive that (mlflow:backup.target)"
     problems = [
-        f"the last {kind} failed: {entry['error']}\n  type: make {kind} STACK={stack}"
+        f"the last {kind} failed, {_ago(entry.get('last_end_timestamp_seconds', 0), now)}: {entry['error']}\n"
+        f"  once that is mended, type: make {kind} STACK={stack}"
         for kind, entry in (("backup", found), ("drill", drilled))
         if entry.get("last_result") == 0
     ]
@@ -290,6 +291,10 @@ def _last(entry: dict[str, Any], now: datetime) -> str:
     success = entry.get("last_success_timestamp_seconds")
     if success is None:
         return "none known since this was deployed"
-    hours = (now.timestamp() - success) / 3600
-    age = f"{hours:.0f} h ago" if hours < 48 else f"{hours / 24:.0f} d ago"  # noqa: PLR2004 - of two days
-    return f"{entry['snapshot'][:8]}, {age}, {amount(entry['source_bytes'])} in {entry['duration_seconds']:.0f} s"
+    size, took = amount(entry["source_bytes"]), entry["duration_seconds"]
+    return f"{entry['snapshot'][:8]}, {_ago(success, now)}, {size} in {took:.0f} s"
+
+
+def _ago(moment: float, now: datetime) -> str:
+    hours = (now.timestamp() - moment) / 3600
+    return f"{hours:.0f} h ago" if hours < 48 else f"{hours / 24:.0f} d ago"  # noqa: PLR2004 - of two days

@@ -42,7 +42,7 @@ def described(stack: Stack) -> dict[str, Any]:
     wrong += [entry["name"] for entry in jobs if entry["state"] not in ("done", "-")]
     problems = [problem for problem in (preflight.disk_problem(stack.daemon), at_risk) if problem]
     if paused := [entry["name"] for entry in running if entry["state"] == "paused"]:
-        problems.append(f"somebody has paused it\n  type: docker unpause {' '.join(paused)}")
+        problems.append(f"somebody has paused {', '.join(paused)}\n  type: docker unpause {' '.join(paused)}")
     if preconditions.restore_at_work(stack.daemon, stack.name):
         log = f"docker logs -f {names.physical(stack.name, names.RESTORE)}"
         problems.append(f"a restore is at work, and the server is down meanwhile\n  see how far it is: {log}")

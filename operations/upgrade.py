@@ -33,9 +33,9 @@ def _back_up(stack: Stack) -> None:
     """Take a backup; raise `StopError` saying how to go on without. Where none runs yet, there is none to take."""
     found = stack.daemon.inspect(names.physical(stack.name, "backup"))
     if found is None or not found["State"]["Running"]:
-        say("warning: another MLflow may migrate the database, and there is no backup yet that could be taken before")
+        say("warning: a new MLflow image may migrate the database, and there is no backup yet that could come before")
         return
-    say("another MLflow may migrate the database, which cannot be undone: first, a backup")
+    say("a new MLflow image may migrate the database, which cannot be undone: first, a backup")
     try:
         backup.backup(stack)
     except StopError as error:

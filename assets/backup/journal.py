@@ -64,6 +64,14 @@ class Journal:
         with suppress(OSError):
             self.write(kind, {"last_end_timestamp_seconds": time.time(), "last_result": 0, "error": words})
 
+    def excuse(self, kind: str) -> None:
+        """Forget that the last one failed. The one before it is as old as it is, and is told to be."""
+        known = self.read()
+        for name in ("last_result", "error"):
+            known.get(kind, {}).pop(name, None)
+        with suppress(OSError):
+            self._store(known)
+
     @contextmanager
     def recorded(self, kind: str) -> Iterator[dict[str, Any]]:
         """Record how the block ends, with whatever it puts into the dictionary that it is handed."""

@@ -301,6 +301,8 @@ def restore(wanted: str) -> None:
         say("restoring the database")
         kept = f"before_restore_{stamp}" if database.has_tables() else None
         database.load(CURRENT / DUMP, manifest.rows, keep=kept)
+        # Whatever kept the last backup from being one, it was of what is there no more.
+        journal.excuse("backup")
         say(f"restored {manifest.summary}")
         if kept:
             say(f"the database that was there before is in its schema {kept}")

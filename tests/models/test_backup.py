@@ -163,6 +163,20 @@ def test_a_run_that_failed_is_recorded_and_the_last_success_stays(tmp_path: Path
     assert now["snapshot"] == "abc"
 
 
+def test_a_failure_that_a_restore_made_good_is_forgotten_and_the_last_success_is_not(tmp_path: Path) -> None:
+    journal = journals.Journal(tmp_path / "journal.json")
+    journal.excuse("backup")
+    assert journal.read() == {}
+    journal.write("backup", {"snapshot": "0a", "last_success_timestamp_seconds": 1.0})
+    journal.failed("backup", "nothing was ever logged here")
+    journal.excuse("backup")
+    assert journal.read()["backup"].keys() == {
+        "snapshot",
+        "last_success_timestamp_seconds",
+        "last_end_timestamp_seconds",
+    }
+
+
 def test_prometheus_is_told_of_the_last_run(tmp_path: Path) -> None:
     journal = journals.Journal(tmp_path / "journal.json")
     assert list(journals._Collected(journal, {}).collect()) == []
@@ -456,9 +470,12 @@ def test_a_stack_that_was_down_is_not_behind_its_schedule() -> None:
 
 @pytest.mark.parametrize("kind", ["backup", "drill"])
 def test_one_that_failed_is_a_problem_with_its_reason(kind: str) -> None:
-    known = {kind: entry(9, last_result=0, error="the disk is full")}
+    ended = NOW.timestamp() - 3 * 3600
+    known = {kind: entry(9, last_result=0, error="the disk is full", last_end_timestamp_seconds=ended)}
     wrong = backup.words(BackupSettings(), known, NOW, "prod")[1]
-    assert wrong == f"the last {kind} failed: the disk is full\n  type: make {kind} STACK=prod"
+    assert wrong == (
+        f"the last {kind} failed, 3 h ago: the disk is full\n  once that is mended, type: make {kind} STACK=prod"
+    )
 
 
 # --- what is refused before a restore ------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def test_a_backup_that_comes_with_the_same_deployment_is_warned_of(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert brought_up(monkeypatch, wanted=NEW, containers=("server",)) == ["up"]
-    assert "there is no backup yet that could be taken before" in capsys.readouterr().err
+    assert "there is no backup yet that could come before" in capsys.readouterr().err
 
 
 def test_where_the_backup_fails_nothing_is_changed_unless_somebody_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -220,9 +220,7 @@ def test_what_was_deleted_is_collected_while_nobody_backs_up_and_with_no_data_ke
     sandbox.program("python", "env")
     uri = "postgresql+psycopg2://m@db/m"
     done = sandbox.run("bash", str(ENTRYPOINT), "gc", "30d", MLFLOW_BACKEND_STORE_URI=uri)
-    assert sandbox.called() == [
-        f"python /opt/mlflow-stack/locked.py gc mlflow gc --backend-store-uri {uri} --older-than 30d"
-    ]
+    assert sandbox.called() == ["python /opt/mlflow-stack/locked.py gc python /opt/mlflow-stack/collect.py 30d"]
     assert "kek-secret" not in done.stdout
 
 

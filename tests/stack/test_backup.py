@@ -207,6 +207,29 @@ def test_what_was_deleted_is_collected_with_its_artifacts_once_it_is_old_enough_
     assert told(saved) == before
 
 
+def test_what_goes_with_an_experiment_leaves_no_artifacts_behind(saved: Deployment, tmp_path: Path) -> None:
+    before = told(saved)
+    client = MlflowClient(saved.url)
+    experiment = client.create_experiment("not wanted any more")
+    kept = client.create_experiment("wanted")
+    (tmp_path / "weights.bin").write_text("large")
+    models = [client.create_logged_model(each, name="net").model_id for each in (experiment, kept)]
+    for model in models:
+        client.log_model_artifacts(model, str(tmp_path))
+    client.delete_experiment(experiment)
+    assert f"{models[0]}/artifacts/weights.bin" in with_s3(saved, HASHES)[1]
+    said = saved.make("gc", CONFIRM=saved.stack, OLDER_THAN="30d").stderr
+    assert "nothing" in said
+    assert models[0] in with_s3(saved, HASHES)[1]
+    assert "1 logged model" in saved.make("gc", CONFIRM=saved.stack, OLDER_THAN="0s").stderr
+    listed = with_s3(saved, HASHES)[1]
+    assert models[0] not in listed
+    assert models[1] in listed
+    client.delete_experiment(kept)
+    saved.make("gc", CONFIRM=saved.stack, OLDER_THAN="0s")
+    assert told(saved) == before
+
+
 def test_prometheus_is_told_of_the_last_run(saved: Deployment) -> None:
     saved.make("drill")
     script = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9110/metrics').read().decode())"

@@ -172,4 +172,4 @@ def test_a_repository_that_has_vanished_is_not_made_anew(saved: Deployment) -> N
 def test_a_stack_without_a_backup_says_how_to_have_one(dev: Deployment) -> None:
     said = refused(dev, "backup")
     assert f"{dev.stack} has no backup" in said
-    assert "under mlflow:backup: enabled: true" in said
+    assert "`mlflow:backup: {enabled: true}`" in said
