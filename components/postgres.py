@@ -34,7 +34,8 @@ class PostgresSettings(Settings):
     )
     port: Port | None = Field(
         default=None,
-        description="Publish Postgres on this port of the host's loopback address, for a person with psql.",
+        description="Publish Postgres on this port of the host's loopback address, for a person with psql: user and "
+        "database `mlflow`, the password by `pulumi config get postgresPassword`.",
     )
 
 

@@ -117,7 +117,8 @@ def restore(stack: Stack) -> None:
     finally:
         # Where only its client ended, a restore goes on, and what anybody wrote meanwhile would be lost.
         if code != 0 and not preconditions.restore_at_work(stack.daemon, stack.name):
-            stack.daemon.start(server)
+            # A stop that was interrupted may still be under way.
+            stack.daemon.restart(server)
             say("the server was started again")
     if code:
         raise StopError(

@@ -534,8 +534,8 @@ class ADaemon:
     def stop(self, name: str) -> None:
         self.done.append(f"stop {name}")
 
-    def start(self, name: str) -> None:
-        self.done.append(f"start {name}")
+    def restart(self, name: str) -> None:
+        self.done.append(f"restart {name}")
 
 
 @pytest.fixture
@@ -576,6 +576,20 @@ def test_the_server_is_not_started_under_a_restore_that_goes_on_without_its_clie
     with pytest.raises(ConnectionError):
         backup.restore(restorable)
     assert restorable.daemon.done == ["stop mlflow-prod-server"]
+
+
+def test_the_server_runs_again_after_a_restore_that_was_interrupted_while_it_stopped(
+    restorable: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(backup, "_secure", lambda _: None)
+    monkeypatch.setattr(restorable.daemon, "stop", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        backup.restore(restorable)
+    assert restorable.daemon.done == ["restart mlflow-prod-server"]
 
 
 @pytest.mark.parametrize("variable", ["DRY_RUN", "SAFETY"])
@@ -660,7 +674,7 @@ def test_what_is_too_damaged_for_a_backup_can_be_restored_over_all_the_same(
     again = "type: make restore FROM=01234567 SAFETY=0 STACK=prod CONFIRM=prod"
     with pytest.raises(StopError, match=f"(?s)did not complete.*{again}"):
         backup.restore(restorable)
-    assert restorable.daemon.done == ["stop mlflow-prod-server", "start mlflow-prod-server"]
+    assert restorable.daemon.done == ["stop mlflow-prod-server", "restart mlflow-prod-server"]
 
 
 def test_a_revision_that_could_not_be_looked_up_is_not_said_to_be_newer() -> None:
