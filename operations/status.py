@@ -38,8 +38,8 @@ def described(stack: Stack) -> dict[str, Any]:
     route = stack.settings.route
     saved, at_risk = backup.described(stack)
     alerts = _alerts(stack)
-    wrong = [entry["name"] for entry in running if entry["state"] not in ("healthy", "paused")]
-    wrong += [entry["name"] for entry in jobs if entry["state"] not in ("done", "-")]
+    wrong = [entry for entry in running if entry["state"] not in ("healthy", "paused")]
+    wrong += [entry for entry in jobs if entry["state"] not in ("done", "-")]
     problems = [problem for problem in (preflight.disk_problem(stack.daemon), at_risk) if problem]
     if paused := [entry["name"] for entry in running if entry["state"] == "paused"]:
         problems.append(f"somebody has paused {', '.join(paused)}\n  type: docker unpause {' '.join(paused)}")
@@ -47,9 +47,14 @@ def described(stack: Stack) -> dict[str, Any]:
         log = f"docker logs -f {names.physical(stack.name, names.RESTORE)}"
         problems.append(f"a restore is at work, and the server is down meanwhile\n  see how far it is: {log}")
     elif wrong:
+        # What does not run before what waits for it.
+        wrong.sort(key=lambda entry: entry["state"] in ("unhealthy", "starting"))
+        states = ", ".join(f"{entry['name']} ({entry['state']})" for entry in wrong)
+        service = wrong[0]["name"].removeprefix(names.physical(stack.name, ""))
         problems.append(
-            f"not as it should be: {', '.join(wrong)}\n"
-            f"  make logs STACK={stack.name} SERVICE=... says why; make up STACK={stack.name} mends what can be mended"
+            f"not as it should be: {states}\n"
+            f"  to mend what can be mended, type: make up STACK={stack.name}; "
+            f"why it is so: make logs STACK={stack.name} SERVICE={service}"
         )
     if critical := [alert for alert in alerts or [] if alert["severity"] == "critical"]:
         pages = dict.fromkeys(f"docs/operations.md#{alert['name'].lower()}" for alert in critical)
