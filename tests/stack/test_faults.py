@@ -263,7 +263,12 @@ def test_a_new_image_waits_for_a_request_in_flight_before_it_migrates(dev: Deplo
 
 @pytest.mark.parametrize("service", ["server", "postgres", "object store"])
 def test_a_service_stopped_by_hand_is_started(dev: Deployment, service: str) -> None:
-    dev.api.stop(dev.name(dev.store if service == "object store" else service), timeout=30)
+    service = dev.store if service == "object store" else service
+    dev.api.stop(dev.name(service), timeout=30)
+    said = refused(dev, "status")
+    # Before whatever only waits for it.
+    assert f"not as it should be: {dev.name(service)} (exited)" in said
+    assert f"why it is so: make logs STACK={dev.stack} SERVICE={service}\n" in said
     works(dev)
 
 
