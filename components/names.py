@@ -25,7 +25,7 @@ ROLE_LABEL = "mlflow.role"
 FILES_LABEL = "mlflow.files"
 """Of a volume of files: a hash of their names."""
 CONFIG_LABEL = "mlflow.config"
-"""Of whoever writes files, for each that is no secret: a hash of its content."""
+"""Of a writer of files and of a job, for each file that is no secret: a hash of its content."""
 
 
 def physical(stack: str, service: str) -> str:

@@ -1,9 +1,9 @@
 """The one place where containers are made.
 
 A component says what its service needs; what every container owes its host is decided here: no capability that was
-not asked for, no new privileges, a read-only root, limits, rotated logs, a grace period, labels. So is what
-"deployed" means: a `Service` is ready when its own health check says so, a `Job` is done when it exited with 0, and
-`pulumi up` fails, again and again, until that is the case.
+not asked for, no new privileges, a root that it cannot write to, limits, rotated logs, a grace period, labels. So is
+what "deployed" means: a `Service` is ready when its own health check says so, a `Job` is done when it exited with 0,
+and `pulumi up` fails, again and again, until that is the case.
 """
 
 import asyncio
