@@ -7,7 +7,7 @@ a preview never needs the daemon for anything but the provider's own greeting.
 import json
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import docker
-from docker.errors import APIError, DockerException, NotFound
+from docker.errors import APIError, DockerException, NotFound, create_api_error_from_http_exception
 from requests.exceptions import ConnectionError as NoConnection
-from requests.exceptions import RequestException, Timeout
+from requests.exceptions import HTTPError, RequestException, Timeout
 
 from components import tunnel
 
@@ -72,6 +72,24 @@ def _tls() -> docker.TLSConfig | bool:
     folder = Path(os.environ.get("DOCKER_CERT_PATH", Path.home() / ".docker"))
     pair = (str(folder / "cert.pem"), str(folder / "key.pem"))
     return docker.TLSConfig(client_cert=pair, ca_cert=str(folder / "ca.pem"), verify=True)
+
+
+def _printed(api: docker.APIClient, command: str) -> Iterator[bytes]:
+    """Start a command that was created in a container, and return what it prints, on either output, as it comes.
+
+    The library's own `exec_start` has the connection upgraded, and then reads past its own buffer: what came in one
+    piece with the head of the answer is lost, and nobody is told (docker-py, issues 2042 and 3332). Without the
+    upgrade the daemon sends the same frames, of which each begins with eight bytes, the last four its length.
+    """
+    url = f"{api.base_url}/v{api.api_version}/exec/{command}/start"
+    # A command may be silent for as long as it likes.
+    with closing(api.post(url, json={"Detach": False, "Tty": False}, stream=True, timeout=None)) as answer:
+        try:
+            answer.raise_for_status()
+        except HTTPError as error:
+            raise create_api_error_from_http_exception(error) from error
+        while head := answer.raw.read(8):
+            yield answer.raw.read(int.from_bytes(head[4:], "big"))
 
 
 @dataclass(frozen=True)
@@ -161,7 +179,7 @@ class Daemon:
         def ask() -> None:
             try:
                 created = api.exec_create(container, command)
-                output = api.exec_start(created["Id"])
+                output = b"".join(_printed(api, created["Id"]))
                 code = api.exec_inspect(created["Id"])["ExitCode"] or 0
                 answer.set_result((code, output.decode(errors="replace").strip()))
             except BaseException as error:  # noqa: BLE001 - raised where it is waited for
@@ -188,7 +206,7 @@ class Daemon:
         """Run a command in a container for as long as it takes; hand on what it prints, and return its exit code."""
         with closing(self._connected(None)) as api:
             created = api.exec_create(container, command, environment=dict(environment or {}))
-            for chunk in api.exec_start(created["Id"], stream=True):
+            for chunk in _printed(api, created["Id"]):
                 tell(chunk.decode(errors="replace"))
             code: int | None = api.exec_inspect(created["Id"])["ExitCode"]
         # None where the connection was cut, and nobody knows.

@@ -289,7 +289,12 @@ class Silent(Daemon):
 
     @property
     def api(self) -> Any:  # noqa: ANN401
-        return SimpleNamespace(exec_create=lambda *_: {"Id": "x"}, exec_start=lambda _: threading.Event().wait())
+        return SimpleNamespace(
+            base_url="",
+            api_version="",
+            exec_create=lambda *_: {"Id": "x"},
+            post=lambda *_, **__: threading.Event().wait(),
+        )
 
 
 def test_a_command_that_hangs_in_its_container_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,9 @@ import os, select, socket, sys, threading
 
 def pump(one, other):
     while data := one.recv(65536):
+        # What a command prints comes with the head of the answer in one piece, as it may over any line.
+        while b"raw-stream" in data and data.find(b"\\r\\n\\r\\n") in (-1, len(data) - 4) and (more := one.recv(65536)):
+            data += more
         other.sendall(data)
     try:
         other.shutdown(socket.SHUT_WR)
