@@ -15,7 +15,6 @@ from operations.checkout import Stack
 from operations.console import StopError, amount, answer, flag, require_name, say, through
 
 PROGRAM = ("python3", "/run/config/main.py")
-JOURNAL = "/staging/journal.json"
 SECRETS = "/run/server-secrets"
 READY_SECONDS = 300
 KNOWS_REVISION = """
@@ -27,6 +26,10 @@ ScriptDirectory.from_config(_get_alembic_config("sqlite://")).get_revision(sys.a
 """Run in the MLflow image: fails where its MLflow is older than a database of that revision."""
 UNKNOWN_REVISION = "Can't locate revision"
 """Alembic's words."""
+
+LOST = """nothing was ever logged here, and the newest backup has {runs} runs
+  to have them back, type: make restore STACK={stack} FROM=latest
+  to begin anew, log something: until then no backup is taken of this"""
 
 
 def backup(stack: Stack) -> None:
@@ -88,12 +91,18 @@ def restore(stack: Stack) -> None:
     wanted = os.environ.get("FROM")
     if not wanted:
         raise StopError("which backup?\n  type: make restore FROM=latest, or FROM=<id> of make backups")
-    plan = json.loads(_told(stack, "plan", wanted).splitlines()[-1])
+    plan = found(stack, wanted)
     version = plan["mlflow"] or "(which did not tell its version)"
     say(f"backup {plan['id'][:8]} of {plan['stack']}, taken {plan['taken_at'][:19]} with MLflow {version}:")
     say(f"  {plan['summary']}")
     _refuse(stack, plan)
     used = plan["used"]
+    if used:
+        say(
+            "  what came after it could not be counted"
+            if plan["since"] is None
+            else f"  after it came {plan['since'] or 'nothing new'}"
+        )
     again = f"restore FROM={plan['id'][:8]}{'' if safety else ' SAFETY=0'}"
     if dry:
         say(
@@ -130,6 +139,12 @@ def restore(stack: Stack) -> None:
     _start(stack)
     say(f"\n{stack.name} has been restored from backup {plan['id'][:8]}")
     answer(stack.settings.route.url)
+
+
+def found(stack: Stack, wanted: str) -> dict[str, Any]:
+    """Return what a restore of a backup, `latest` or an id, would find; raise `StopError` where there is none."""
+    plan: dict[str, Any] = json.loads(_told(stack, "plan", wanted).splitlines()[-1])
+    return plan
 
 
 def _secure(stack: Stack) -> None:
@@ -248,21 +263,24 @@ def _start(stack: Stack) -> None:
         time.sleep(1)
 
 
-def described(stack: Stack) -> tuple[str, str | None]:
+def known(stack: Stack) -> dict[str, Any]:
+    """Return what is known of the last backup and the last drill, by these names, and since when each is scheduled.
+
+    Of a stack that lost what its newest backup has, `lost_runs` is their number.
+    """
+    if not stack.settings.backup.enabled:
+        return {}
+    code, printed = stack.daemon.run(names.physical(stack.name, "backup"), [*PROGRAM, "journal"])
+    journal: dict[str, Any] = json.loads(printed.splitlines()[-1]) if code == 0 else {}
+    return {key: journal[key] for key in ("backup", "drill", "scheduled", "lost_runs") if key in journal}
+
+
+def described(stack: Stack, known: dict[str, Any]) -> tuple[str, str | None]:
     """Return a line on the backup for `make status`, and what is wrong with it, if anything is."""
     settings = stack.settings.backup
     if not settings.enabled:
         return "off; to have one, mlflow:backup: {enabled: true}", None
-    return words(settings, known(stack), datetime.now(UTC), stack.name)
-
-
-def known(stack: Stack) -> dict[str, Any]:
-    """Return what is known of the last backup and the last drill, by these names, and since when each is scheduled."""
-    if not stack.settings.backup.enabled:
-        return {}
-    code, printed = stack.daemon.run(names.physical(stack.name, "backup"), ["cat", JOURNAL])
-    found: dict[str, Any] = json.loads(printed) if code == 0 else {}
-    return {kind: found[kind] for kind in ("backup", "drill", "scheduled") if kind in found}
+    return words(settings, known, datetime.now(UTC), stack.name)
 
 
 def words(settings: BackupSettings, known: dict[str, Any], now: datetime, stack: str) -> tuple[str, str | None]:
@@ -277,6 +295,8 @@ def words(settings: BackupSettings, known: dict[str, Any], now: datetime, stack:
         for kind, entry in (("backup", found), ("drill", drilled))
         if entry.get("last_result") == 0
     ]
+    if known.get("lost_runs") and not problems:
+        problems.append(LOST.format(runs=known["lost_runs"], stack=stack))
     due = croniter(settings.schedule, now)
     # Of the last two that were due, one may be at work.
     due.get_prev(datetime)

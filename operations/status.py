@@ -36,7 +36,8 @@ def described(stack: Stack) -> dict[str, Any]:
     running = [_service(stack, service) for service in services(stack)]
     jobs = [_job(stack, job) for job in _jobs(stack)]
     route = stack.settings.route
-    saved, at_risk = backup.described(stack)
+    journal = backup.known(stack)
+    saved, at_risk = backup.described(stack, journal)
     alerts = _alerts(stack)
     wrong = [entry for entry in running if entry["state"] not in ("healthy", "paused")]
     wrong += [entry for entry in jobs if entry["state"] not in ("done", "-")]
@@ -70,7 +71,7 @@ def described(stack: Stack) -> dict[str, Any]:
         "jobs": jobs,
         "volumes": sorted(volume for volume in stack.daemon.volumes() if names.is_data_volume(stack.name, volume)),
         "bytes": _bytes(stack),
-        "backup": {"summary": " ".join(saved.split()), **backup.known(stack)},
+        "backup": {"summary": " ".join(saved.split()), **journal},
         "alerts": alerts,
         "prometheus": f"http://127.0.0.1:{port}" if (port := stack.settings.monitoring.prometheus_port) else None,
         "problems": problems,

@@ -1,4 +1,8 @@
-"""`make up`: a deployment that brings another MLflow, which may migrate the database, takes a backup first."""
+"""`make up`: a deployment, and what comes before and after it where there is a backup.
+
+One that brings another MLflow, which may migrate the database, takes a backup first. One that makes a new database
+tells of a backup that waits to be restored.
+"""
 
 from docker.errors import NotFound
 
@@ -10,11 +14,17 @@ from operations.console import StopError, flag, say
 
 def up(stack: Stack) -> None:
     """Back up what a migration cannot undo, then deploy. `SAFETY=0` spares the backup."""
-    if flag("SAFETY", default=True) and stack.settings.backup.enabled:
-        preflight.require_docker(stack)
-        if _brings_another_mlflow(stack):
-            _back_up(stack)
+    safety = flag("SAFETY", default=True)
+    if not stack.settings.backup.enabled:
+        deploy.up(stack)
+        return
+    preflight.require_docker(stack)
+    if safety and _brings_another_mlflow(stack):
+        _back_up(stack)
+    new = not any(names.postgres_major(stack.name, volume) for volume in stack.daemon.volumes())
     deploy.up(stack)
+    if new:
+        _tell_of_a_backup(stack)
 
 
 def _brings_another_mlflow(stack: Stack) -> bool:
@@ -42,3 +52,14 @@ def _back_up(stack: Stack) -> None:
         raise StopError(
             f"{error}\n  nothing was changed; to go on without one, type: make up STACK={stack.name} SAFETY=0"
         ) from None
+
+
+def _tell_of_a_backup(stack: Stack) -> None:
+    """Say where the newest backup has what a new database has not: on a new host, or after a volume was lost."""
+    try:
+        plan = backup.found(stack, "latest")
+    except StopError:
+        # There is none yet, as a rule.
+        return
+    if plan["stack"] == stack.name and plan["runs"] and not plan["used"]:
+        say("\nwarning: " + backup.LOST.format(runs=plan["runs"], stack=stack.name))

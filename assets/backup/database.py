@@ -22,6 +22,15 @@ QUOTE = '"'
 UNUSED_ROWS = {"alembic_version": 1, "alembic_version_auth": 1, "experiments": 1, "users": 1, "workspaces": 1}
 """What a migration leaves, and the administrator. Counted on MLflow 3.18."""
 
+BEGUN = {
+    "experiments": "creation_time",
+    "runs": "start_time",
+    "registered_models": "creation_time",
+    "model_versions": "creation_time",
+    "trace_info": "timestamp_ms",
+}
+"""When a row came to be, by table: in ms of Unix time."""
+
 
 def connect(**options: Any) -> Any:  # noqa: ANN401 - psycopg2 has no types
     """Return a connection, by libpq's own variables; raise `Failure` where there is none."""
@@ -120,6 +129,26 @@ def used() -> bool:
         return any(_has_more(cursor, table, UNUSED_ROWS.get(table, 0)) for table in _tables(cursor))
     finally:
         session.close()
+
+
+def since(moment: str) -> dict[str, int] | None:
+    """Return how many rows of a table came to be after `moment`, ISO 8601, where any did; None of a damaged table."""
+    session = connect()
+    try:
+        cursor = session.cursor()
+        found = {}
+        for table in BEGUN.keys() & set(_tables(cursor)):
+            cursor.execute(
+                f"SELECT count(*) FROM public.{table} "  # noqa: S608 - of the names above
+                f"WHERE {BEGUN[table]} > extract(epoch FROM %s::timestamptz) * 1000",
+                (moment,),
+            )
+            found[table] = cursor.fetchone()[0]
+    except psycopg2.Error:
+        return None
+    finally:
+        session.close()
+    return {table: rows for table, rows in found.items() if rows}
 
 
 def _has_more(cursor: Any, table: str, rows: int) -> bool:  # noqa: ANN401 - psycopg2 has no types

@@ -1,6 +1,6 @@
 """Backs up, drills and restores one stack. Runs in the backup container, by its schedule or by `docker exec`.
 
-usage: main.py schedule|alive|backup|safety|drill|list|plan ID|restore ID
+usage: main.py schedule|alive|backup|safety|drill|list|journal|plan ID|restore ID
 
 Environment: STACK, TARGET (as in the settings), BUCKET, SERVER (its URL), SCHEDULE and DRILL_SCHEDULE (cron, in UTC),
 KEEP_DAILY, KEEP_WEEKLY, KEEP_MONTHLY, PGPASS (a password file), TMPDIR (on disk), DELETES (1, or 0 where the target
@@ -31,7 +31,7 @@ import objects
 import psycopg2
 import repository
 from croniter import croniter
-from manifest import Manifest, damaged, files, indexed, read_index, sha256, write_index
+from manifest import Manifest, damaged, files, indexed, read_index, sha256, told, write_index
 from shell import Failure, amount, killed, say
 
 STAGING = Path(os.environ.get("STAGING", "/staging"))
@@ -103,6 +103,7 @@ def backup(*, forget: bool = True) -> None:
         result |= {
             "snapshot": summary["snapshot_id"],
             "target": os.environ["TARGET"],
+            "runs": manifest.rows.get("runs", 0),
             "source_bytes": manifest.object_bytes + manifest.dump_bytes,
             "added_bytes": summary["data_added_packed"],
             "repository_bytes": repository.stored_bytes(),
@@ -264,8 +265,11 @@ def plan(wanted: str) -> None:
         "summary": manifest.summary,
         "other_keys": sorted(name for name, digest in manifest.data_keys.items() if keys.get(name) != digest),
         "encrypted_rows": sum(manifest.rows.get(table, 0) for table in ("secrets", "webhooks")),
+        "runs": manifest.rows.get("runs", 0),
         "used": database.used(),
     }
+    since = database.since(manifest.taken_at) if found["used"] else {}
+    found["since"] = None if since is None else told(since)
     print(json.dumps(found))
 
 
@@ -315,6 +319,16 @@ def show_list() -> None:
         size = entry.get("summary", {}).get("total_bytes_processed", 0)
         what_for = "  before a restore" if repository.SAFETY in entry["tags"] else ""
         print(f"{entry['short_id']}  {entry['time'][:19].replace('T', ' ')}  {amount(size):>9}{what_for}")
+
+
+def show_journal() -> None:
+    """Print what is known of the last backup and drill, as JSON; of a stack that lost its runs, how many they were."""
+    known = journal.read()
+    # Where the database does not answer, there are others to say so.
+    with contextlib.suppress(Failure, psycopg2.Error):
+        if (runs := known.get("backup", {}).get("runs")) and not database.used():
+            known["lost_runs"] = runs
+    print(json.dumps(known))
 
 
 def schedule() -> None:
@@ -369,6 +383,7 @@ def recall() -> None:
         if not count:
             return
         newest = repository.find("latest")
+        manifest = Manifest.read(repository.text(newest["id"], CURRENT / MANIFEST))
         summary = newest.get("summary", {})
         began, ended = (_unix(summary.get(moment, newest["time"])) for moment in ("backup_start", "backup_end"))
     except (Failure, ValueError, KeyError) as error:
@@ -383,6 +398,7 @@ def recall() -> None:
         {
             "snapshot": newest["id"],
             "target": os.environ["TARGET"],
+            "runs": manifest.rows.get("runs", 0),
             "last_success_timestamp_seconds": ended,
             "duration_seconds": ended - began,
             "source_bytes": summary.get("total_bytes_processed", 0),
@@ -435,6 +451,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "safety": lambda: backup(forget=False),
     "drill": drill,
     "list": show_list,
+    "journal": show_journal,
     "plan": plan,
     "restore": restore,
 }

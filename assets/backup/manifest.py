@@ -76,8 +76,12 @@ class Manifest:
     @property
     def summary(self) -> str:
         """What is in it, for a person."""
-        rows = ", ".join(f"{self.rows[table]} {words}" for table, words in SUMMARY.items() if table in self.rows)
-        return f"{rows}; {self.objects} artifacts, {amount(self.object_bytes)}"
+        return f"{told(self.rows)}; {self.objects} artifacts, {amount(self.object_bytes)}"
+
+
+def told(rows: Mapping[str, int]) -> str:
+    """Return how many of each there are, for a person."""
+    return ", ".join(f"{rows[table]} {words}" for table, words in SUMMARY.items() if table in rows)
 
 
 @dataclass(frozen=True)

@@ -245,6 +245,7 @@ def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: AN
     newer = {"id": "0b", "short_id": "0b", "time": "2026-05-06T03:17:00Z", "tags": ["mlflow"], "summary": summary}
     monkeypatch.setattr(repository, "identity", lambda: "r")
     monkeypatch.setattr(repository, "snapshots", lambda: [older, newer])
+    monkeypatch.setattr(repository, "text", lambda *_: a_manifest().written())
     return new
 
 
@@ -255,6 +256,7 @@ def test_a_new_journal_learns_of_the_last_backup_from_the_repository(journal: An
     assert known["backup"] | {"last_success_timestamp_seconds": 0} == {
         "snapshot": "0b",
         "target": "volume",
+        "runs": 7,
         "last_success_timestamp_seconds": 0,
         "duration_seconds": 42,
         "source_bytes": 5_000_000_000,
@@ -285,6 +287,47 @@ def test_what_a_journal_knows_is_not_asked_for(journal: Any, monkeypatch: pytest
     monkeypatch.setattr(repository, "identity", lambda: pytest.fail("it was asked"))
     program.recall()
     assert journal.read() == {"backup": {"snapshot": "0c"}}
+
+
+def test_a_stack_that_lost_what_its_backup_has_is_a_problem_until_something_is_logged(
+    journal: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def known(*, used: bool) -> dict[str, Any]:
+        monkeypatch.setattr(database, "used", lambda: used)
+        capsys.readouterr()
+        program.show_journal()
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    assert known(used=False) == {}
+    journal.write("backup", entry(9, runs=7))
+    assert backup.words(BackupSettings(), known(used=True), NOW, "prod")[1] is None
+    wrong = backup.words(BackupSettings(), known(used=False), NOW, "prod")[1]
+    assert wrong is not None
+    assert wrong.startswith(
+        "nothing was ever logged here, and the newest backup has 7 runs\n  to have them back, type:"
+    )
+    # What was refused for that says so itself.
+    journal.failed("backup", "nothing was ever logged here")
+    wrong = backup.words(BackupSettings(), known(used=False), NOW, "prod")[1]
+    assert wrong is not None
+    assert wrong.count("nothing was ever logged") == 1
+
+
+def test_a_database_that_does_not_answer_hides_nothing_of_the_journal(
+    journal: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def silent() -> bool:
+        raise shell.Failure("the database cannot be reached")
+
+    journal.write("backup", {"runs": 7})
+    monkeypatch.setattr(database, "used", silent)
+    program.show_journal()
+    assert json.loads(capsys.readouterr().out) == {"backup": {"runs": 7}}
 
 
 @pytest.mark.parametrize("what", ["no repository", "no backup", "no answer"])
@@ -543,7 +586,7 @@ def restorable(monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 - a stac
     """A stack that is used, and a backup of it."""
     stack: Any = AStack()
     stack.daemon = ADaemon(at_work=False)
-    plan = a_plan(id="0123456789", taken_at="2026-05-06T03:17:00", summary="7 runs", used=True)
+    plan = a_plan(id="0123456789", taken_at="2026-05-06T03:17:00", summary="7 runs", used=True, since="3 runs")
     monkeypatch.setenv("FROM", "latest")
     monkeypatch.setenv("CONFIRM", "prod")
     monkeypatch.setattr(backup, "_require_container", lambda _: None)
@@ -560,6 +603,25 @@ def test_a_restore_beside_another_touches_nothing(restorable: Any) -> None:  # n
     restorable.daemon.at_work = True
     with pytest.raises(StopError, match="another restore of prod is at work; wait for it: docker logs -f mlflow-prod"):
         backup.restore(restorable)
+    assert restorable.daemon.done == []
+
+
+@pytest.mark.parametrize(
+    ("since", "words"),
+    [("3 runs", "after it came 3 runs"), ("", "after it came nothing new"), (None, "could not be counted")],
+)
+def test_what_a_restore_would_take_away_is_told_before_it_is_asked_for(
+    restorable: Any,  # noqa: ANN401
+    since: str | None,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plan = backup.found(restorable, "latest") | {"since": since}
+    monkeypatch.setattr(backup, "found", lambda *_: plan)
+    monkeypatch.setenv("DRY_RUN", "1")
+    backup.restore(restorable)
+    assert words in capsys.readouterr().err
     assert restorable.daemon.done == []
 
 

@@ -26,6 +26,9 @@ class ADaemon:
         service = name.removeprefix("mlflow-prod-")
         return {"Image": HERE, "State": {"Running": True}} if service in self.containers else None
 
+    def volumes(self) -> list[str]:
+        return ["mlflow-prod-minio-data", *(["mlflow-prod-postgres-18-data"] if "postgres" in self.containers else [])]
+
     def inspect_image(self, _: str) -> dict[str, str]:
         if self.wanted is None:
             raise NotFound("no such image")
@@ -36,9 +39,10 @@ def brought_up(
     monkeypatch: pytest.MonkeyPatch,
     *,
     wanted: str | None,
-    containers: tuple[str, ...] = ("server", "backup"),
+    containers: tuple[str, ...] = ("server", "backup", "postgres"),
     enabled: bool = True,
     fails: bool = False,
+    found: dict[str, object] | None = None,
 ) -> list[str]:
     """Bring a stack up, and return what was done."""
     done: list[str] = []
@@ -48,7 +52,14 @@ def brought_up(
         if fails:
             raise StopError("the backup of prod did not succeed")
 
+    def look(*_: object) -> dict[str, object]:
+        done.append("look")
+        if found is None:
+            raise StopError("there is no backup at volume yet")
+        return found
+
     monkeypatch.setattr(backup, "backup", take)
+    monkeypatch.setattr(backup, "found", look)
     monkeypatch.setattr(deploy, "up", lambda _: done.append("up"))
     monkeypatch.setattr(preflight, "require_docker", lambda _: None)
     stack: Any = SimpleNamespace(
@@ -72,13 +83,13 @@ def test_what_brings_the_same_mlflow_takes_no_backup(monkeypatch: pytest.MonkeyP
 
 def test_a_stack_without_backup_or_without_a_server_is_brought_up_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert brought_up(monkeypatch, wanted=NEW, enabled=False) == ["up"]
-    assert brought_up(monkeypatch, wanted=NEW, containers=()) == ["up"]
+    assert brought_up(monkeypatch, wanted=NEW, containers=("postgres",)) == ["up"]
 
 
 def test_a_backup_that_comes_with_the_same_deployment_is_warned_of(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert brought_up(monkeypatch, wanted=NEW, containers=("server",)) == ["up"]
+    assert brought_up(monkeypatch, wanted=NEW, containers=("server", "postgres")) == ["up"]
     assert "there is no backup yet that could come before" in capsys.readouterr().err
 
 
@@ -87,3 +98,24 @@ def test_where_the_backup_fails_nothing_is_changed_unless_somebody_says_so(monke
         brought_up(monkeypatch, wanted=NEW, fails=True)
     monkeypatch.setenv("SAFETY", "0")
     assert brought_up(monkeypatch, wanted=NEW, fails=True) == ["up"]
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        ({"stack": "prod", "runs": 7, "used": False}, True),
+        ({"stack": "prod", "runs": 0, "used": False}, False),
+        ({"stack": "staging", "runs": 7, "used": False}, False),
+        (None, False),
+    ],
+    ids=["has runs", "has none", "another stack's", "there is none"],
+)
+def test_a_new_database_is_told_of_the_backup_that_has_what_it_has_not(
+    found: dict[str, object] | None,
+    told: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert brought_up(monkeypatch, wanted=HERE, containers=(), found=found) == ["up", "look"]
+    assert ("the newest backup has 7 runs" in (said := capsys.readouterr().err)) is told
+    assert ("type: make restore STACK=prod FROM=latest" in said) is told

@@ -66,8 +66,10 @@ def journal(deployment: Deployment) -> dict[str, Any]:
 
 
 def wiped(deployment: Deployment) -> None:
-    """Delete everything but the backups, and deploy it anew."""
+    """Delete everything but the backups, and deploy it anew: who does is told of what is to be had back."""
     deployment.make("destroy", CONFIRM=deployment.stack)
     assert deployment.containers() == []
-    deployment.make("up")
+    said = deployment.make("up").stderr
+    assert "warning: nothing was ever logged here, and the newest backup has 10 runs" in said
+    assert f"type: make restore STACK={deployment.stack} FROM=latest" in said
     assert told(deployment)["runs"] == {}

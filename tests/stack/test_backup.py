@@ -33,9 +33,12 @@ def test_everything_comes_back_onto_a_new_stack(saved: Deployment) -> None:
     wiped(saved)
     # The journal went with the rest, and what it knew is in the repository, which is asked once the program runs.
     deadline = time.monotonic() + 60
-    while f"backup: {latest[:8]}, 0 h ago" not in (said := saved.make("status").stdout):
-        assert time.monotonic() < deadline, said
+    while "backup" not in (known := journal(saved)):
+        assert time.monotonic() < deadline, known
         time.sleep(1)
+    said = refused(saved, "status")
+    assert f"backup: {latest[:8]}, 0 h ago" in said
+    assert "nothing was ever logged here, and the newest backup has 10 runs" in said
     # An empty stack is no backup of what there was, and one with as little as an experiment is not replaced unasked.
     assert "nothing was ever logged here, and the newest backup has 10 runs" in refused(saved, "backup")
     new = MlflowClient(saved.url).create_experiment("the first")
@@ -44,6 +47,7 @@ def test_everything_comes_back_onto_a_new_stack(saved: Deployment) -> None:
     assert saved.run("postgres", "psql", "-U", "postgres", "-d", "mlflow", "-c", delete)[0] == 0
     saved.make("restore", FROM="latest")
     assert told(saved) == before
+    saved.make("status")
     # And goes on: what is written now is in the next backup.
     inventory(saved, "fill", 2, 10, 2, 1)
     saved.make("backup")
@@ -71,6 +75,7 @@ def test_a_restore_over_a_used_stack_wants_its_name_and_keeps_what_was_there(sav
     assert after != before
     assert "nothing was deleted" in refused(saved, "restore", FROM=wanted)
     dry = saved.make("restore", FROM=wanted, DRY_RUN="1").stderr
+    assert "after it came 2 experiments, 2 runs, 3 models, 6 model versions, 5 traces" in dry
     assert "nothing was changed" in dry
     assert told(saved) == after
     said = saved.make("restore", FROM=wanted, CONFIRM=saved.stack).stderr
