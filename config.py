@@ -251,11 +251,12 @@ def _contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
     yield from _route_contradictions(config)
     yield from _authentication_contradictions(config)
     postgres = config.images.postgres.ref
-    if postgres != packaged.ref("postgres") and ((_major(postgres) or 0) < OLDEST_POSTGRES or "alpine" in postgres):
+    other_system = any(system in postgres for system in ("alpine", "bullseye", "bookworm"))
+    if postgres != packaged.ref("postgres") and ((_major(postgres) or 0) < OLDEST_POSTGRES or other_system):
         yield (
             {"images"},
-            "mlflow:images.postgres.ref: must be the Debian variant with a tag that begins with a major version of at "
-            f"least {OLDEST_POSTGRES}, such as postgres:18.6, got {postgres!r}",
+            "mlflow:images.postgres.ref: must be the variant of Debian 13, with a tag that begins with a major version "
+            f"of at least {OLDEST_POSTGRES}, such as postgres:18.6, got {postgres!r}",
         )
     if server.bind_address == "0.0.0.0" and config.hostname is None:  # noqa: S104
         yield (

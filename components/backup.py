@@ -152,6 +152,7 @@ class Backup(pulumi.ComponentResource):
                     "PGUSER": BACKUP_ROLE,
                     "PGDATABASE": DATABASE,
                     "PGPASS": "/run/secrets/pgpass",
+                    "PGCONNECT_TIMEOUT": "10",
                     "BUCKET": store.bucket,
                     "RCLONE_CONFIG": "/dev/null",
                     "RCLONE_CONFIG_STORE_TYPE": "s3",

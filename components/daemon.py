@@ -7,6 +7,7 @@ a preview never needs the daemon for anything but the provider's own greeting.
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, suppress
@@ -19,6 +20,7 @@ import docker
 from docker.errors import APIError, DockerException, NotFound, create_api_error_from_http_exception
 from requests.exceptions import ConnectionError as NoConnection
 from requests.exceptions import HTTPError, RequestException, Timeout
+from urllib3.exceptions import HTTPError as CutOffError
 
 from components import tunnel
 
@@ -34,6 +36,9 @@ class NoAnswerError(DockerException):
 
 SILENT = (NoConnection, Timeout, NoAnswerError)
 """What is raised where one does not answer now: it is busy, or starts again."""
+NOT_KNOWN, NOT_RUN = 124, 126
+"""Exit codes, as of `timeout` and of a shell: nobody knows how it ended; it could not be begun."""
+EXIT_SECONDS = 5
 _clients = threading.local()
 
 
@@ -86,10 +91,21 @@ def _printed(api: docker.APIClient, command: str) -> Iterator[bytes]:
     with closing(api.post(url, json={"Detach": False, "Tty": False}, stream=True, timeout=None)) as answer:
         try:
             answer.raise_for_status()
+            while head := answer.raw.read(8):
+                yield answer.raw.read(int.from_bytes(head[4:], "big"))
         except HTTPError as error:
             raise create_api_error_from_http_exception(error) from error
-        while head := answer.raw.read(8):
-            yield answer.raw.read(int.from_bytes(head[4:], "big"))
+        except CutOffError as error:
+            raise NoConnection(error) from error
+
+
+def _exit_code(api: docker.APIClient, command: str) -> int:
+    """Return how a command in a container ended; 124 where that is not known, since the connection was cut."""
+    deadline = time.monotonic() + EXIT_SECONDS
+    # Docker closes its output first, and hears of its end a moment later.
+    while (found := api.exec_inspect(command))["Running"] and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return NOT_KNOWN if found["ExitCode"] is None else int(found["ExitCode"])
 
 
 @dataclass(frozen=True)
@@ -172,28 +188,28 @@ class Daemon:
         )
 
     def run(self, container: str, command: list[str]) -> tuple[int, str]:
-        """Run a command in a container and return its exit code and what it printed, or why it could not (126, 124)."""
+        """Run a command in a container; return its exit code and what it printed; `NOT_RUN` or `NOT_KNOWN` and why."""
         answer: Future[tuple[int, str]] = Future()
-        api = self.api
 
-        def ask() -> None:
+        def ask(api: docker.APIClient) -> None:
             try:
                 created = api.exec_create(container, command)
                 output = b"".join(_printed(api, created["Id"]))
-                code = api.exec_inspect(created["Id"])["ExitCode"] or 0
-                answer.set_result((code, output.decode(errors="replace").strip()))
+                answer.set_result((_exit_code(api, created["Id"]), output.decode(errors="replace").strip()))
             except BaseException as error:  # noqa: BLE001 - raised where it is waited for
                 answer.set_exception(error)
 
-        # The client's own limit does not hold for a command's output, and one that hangs has none. Nobody waits for a
-        # daemon thread, neither here nor when the program ends.
-        threading.Thread(target=ask, daemon=True).start()
         try:
+            # The client's own limit does not hold for a command's output, and one that hangs has none. Nobody waits for
+            # a daemon thread, neither here nor when the program ends.
+            threading.Thread(target=ask, args=[self.api], daemon=True).start()
             return answer.result(timeout=REQUEST_TIMEOUT_SECONDS)
         except (APIError, NotFound) as error:
-            return 126, str(error)
-        except (TimeoutError, RequestException) as error:
-            return 124, f"no answer within {REQUEST_TIMEOUT_SECONDS} s ({error.__class__.__name__})"
+            return NOT_RUN, str(error)
+        except TimeoutError:
+            return NOT_KNOWN, f"no answer within {REQUEST_TIMEOUT_SECONDS} s"
+        except (NoAnswerError, RequestException) as error:
+            return NOT_KNOWN, str(error)
 
     def show(
         self,
@@ -208,9 +224,7 @@ class Daemon:
             created = api.exec_create(container, command, environment=dict(environment or {}))
             for chunk in _printed(api, created["Id"]):
                 tell(chunk.decode(errors="replace"))
-            code: int | None = api.exec_inspect(created["Id"])["ExitCode"]
-        # None where the connection was cut, and nobody knows.
-        return 126 if code is None else code
+            return _exit_code(api, created["Id"])
 
     def once(
         self, name: str, body: dict[str, Any], tell: Callable[[str], None], *, networks: Sequence[str] = ()
@@ -250,10 +264,10 @@ class Daemon:
         self.start(container)
 
     def logs(self, container: str, lines: int = 15) -> str:
-        """Return the last lines that a container printed, or nothing if it is gone."""
+        """Return the last lines that a container printed, or nothing if it is gone, or nobody answers."""
         try:
             return str(self.api.logs(container, tail=lines).decode(errors="replace")).rstrip()
-        except (APIError, NotFound):
+        except UNREACHABLE:
             return ""
 
     def start(self, container: str) -> None:
@@ -273,7 +287,10 @@ class Daemon:
         return datetime.fromisoformat(self.api.info()["SystemTime"])
 
     def volume_made(self, name: str) -> datetime | None:
-        """Return when a volume was made, to the second, or None if there is no such volume, or its driver tells not."""
+        """Return when a volume was made, to the second, or None if there is no such volume, or its driver tells not.
+
+        Before Docker 24 it is when something was last made or removed right below its root.
+        """
         try:
             made = self.api.inspect_volume(name).get("CreatedAt")
         except NotFound:

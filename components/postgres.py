@@ -98,6 +98,8 @@ class Postgres(pulumi.ComponentResource):
                 networks=platform.networks.backend_and(published=settings.port is not None),
                 entrypoint=["bash", "/run/config/start.sh"],
                 command=_parameters(settings),
+                # What a person's psql and shell remember would be in the volume of the data.
+                env={"HOME": "/tmp"},  # noqa: S108 - inside the container
                 files=files,
                 data={"/var/lib/postgresql": data.name},
                 # Sockets and nothing else: data in a tmpfs would count as memory.

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pulumi
 import pulumi_docker as docker
@@ -35,6 +35,7 @@ SILENCES = 6
 """How often Docker may leave a question unanswered, under load or when it restarts, and how long until the next."""
 STOP_TIMEOUT_SECONDS = 120
 _program_started = time.monotonic()
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +89,7 @@ class Files:
     """What a consumer reads: secrets, found in `SECRETS`, and configuration, found in `CONFIG`; file name to content.
 
     They are root's, mode 0444. A service has them in volumes of its own, see `_Writer`; a job in itself, where it runs
-    as somebody who owns nothing.
+    as somebody who may not change them.
     """
 
     secrets: Mapping[str, pulumi.Input[str]] = field(default_factory=dict)
@@ -281,7 +282,7 @@ class Job(pulumi.ComponentResource):
         self.container = docker.Container(
             name,
             **_arguments(physical, name, "job", workload, labels=workload.files.labels),
-            # Docker uploads into no other root. Whoever runs in it owns nothing there, so it is as good as read-only.
+            # Docker uploads into no other root. Whoever runs in it owns no program and no configuration there.
             read_only=not workload.files.folders,
             uploads=workload.files.uploads,
             restart="no",
@@ -434,16 +435,16 @@ async def _until_gone(platform: Platform, name: str, image: str) -> None:
     """Stop container `name`, unless it runs from `image`, and wait until it has."""
 
     async def runs() -> bool:
-        state = await _state(platform.daemon, name)
+        state = await _asked(platform.daemon.state, name)
         return state is not None and state.running and state.image != image
 
     if await runs():
-        await asyncio.to_thread(platform.daemon.stop, name)
+        await _asked(platform.daemon.stop, name)
     deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
     while await runs():
         if time.monotonic() > deadline:
             reason = f"still running after {STOP_TIMEOUT_SECONDS} s, and its successor must not start beside it"
-            raise pulumi.RunError(explain(name, reason, await asyncio.to_thread(platform.daemon.logs, name)))
+            raise pulumi.RunError(explain(name, reason, await _asked(platform.daemon.logs, name)))
         await asyncio.sleep(POLL_SECONDS)
 
 
@@ -452,12 +453,12 @@ async def _until_healthy(
 ) -> None:
     """Ask the health check itself, rather than wait for Docker's next turn, until it succeeds."""
     daemon: Daemon = platform.daemon
-    if prepares is not None and await asyncio.to_thread(_outlived, daemon, container_id, prepares):
-        await asyncio.to_thread(daemon.restart, container_id)
+    if prepares is not None and await _asked(_outlived, daemon, container_id, prepares):
+        await _asked(daemon.restart, container_id)
     deadline = time.monotonic() + health.ready_within_s
     first: State | None = None
     while True:
-        state = await _state(daemon, container_id)
+        state = await _asked(daemon.state, container_id)
         first = first or state
         said = "it is not running"
         # Of one that is paused, Docker would wait for the answer.
@@ -468,7 +469,7 @@ async def _until_healthy(
         if reason := _broken(state, first) or (
             f"not ready after {health.ready_within_s} s" if time.monotonic() > deadline else None
         ):
-            log = await asyncio.to_thread(daemon.logs, container_id)
+            log = await _asked(daemon.logs, container_id)
             raise pulumi.RunError(explain(name, f"{reason}; its health check says: {said or 'nothing'}", log))
         await asyncio.sleep(PROBE_SECONDS)
 
@@ -494,20 +495,20 @@ async def _until_done(
     """Wait for a job's end. One that failed in an earlier `up`, or before its volume was lost, gets another run."""
     daemon: Daemon = platform.daemon
     deadline = time.monotonic() + timeout_s
-    state = await _state(daemon, container_id)
-    lost = prepares is not None and await asyncio.to_thread(_outlived, daemon, container_id, prepares)
+    state = await _asked(daemon.state, container_id)
+    lost = prepares is not None and await _asked(_outlived, daemon, container_id, prepares)
     again = state is not None and not state.running and (_unfinished(state) or lost)
-    if state and again and await asyncio.to_thread(_earlier, daemon, state):
-        await asyncio.to_thread(daemon.start, container_id)
-        state = await _state(daemon, container_id)
+    if state and again and await _asked(_earlier, daemon, state):
+        await _asked(daemon.start, container_id)
+        state = await _asked(daemon.state, container_id)
     started = time.monotonic()
     while state and (state.running or state.status == "created") and time.monotonic() < deadline:
         # A job of hours is not asked ten times a second.
         await asyncio.sleep(min(5, POLL_SECONDS + (time.monotonic() - started) / 50))
-        state = await _state(daemon, container_id)
+        state = await _asked(daemon.state, container_id)
     if state and state.status == "exited" and state.exit_code == 0:
         return
-    log = await asyncio.to_thread(daemon.logs, container_id)
+    log = await _asked(daemon.logs, container_id)
     if state is None:
         reason = "it was removed by hand"
     elif state.running:
@@ -517,20 +518,20 @@ async def _until_done(
     raise pulumi.RunError(explain(name, reason, log))
 
 
-async def _state(daemon: "Daemon", container: str) -> "State | None":
-    """Return the state of a container; ask again where the daemon does not answer: a job of hours is not lost by it."""
+async def _asked(question: Callable[..., Answer], *arguments: object) -> Answer:
+    """Ask the daemon something; again where it does not answer: a job of hours is not lost by a restart of it."""
     # See Platform.daemon.
     from components.daemon import SILENT  # noqa: PLC0415
 
     for _ in range(SILENCES):
         try:
-            return await asyncio.to_thread(daemon.state, container)
+            return await asyncio.to_thread(question, *arguments)
         except SILENT:
             await asyncio.sleep(SILENCE_SECONDS)
     try:
-        return await asyncio.to_thread(daemon.state, container)
+        return await asyncio.to_thread(question, *arguments)
     except SILENT as error:
-        raise pulumi.RunError(f"{container}: the Docker daemon does not answer: {error}\n  type: make doctor") from None
+        raise pulumi.RunError(f"the Docker daemon does not answer: {error}\n  type: make doctor") from None
 
 
 def _earlier(daemon: "Daemon", state: "State") -> bool:

@@ -12,7 +12,7 @@ from components import names
 from components.credentials import Credential
 from components.object_store import ADMIN, BACKUP_USER, REGION, USER, ObjectStore, ObjectStoreSettings
 from components.platform import Platform
-from components.runtime import Files, HealthCheck, Job, Limits, Metrics, Service, Workload
+from components.runtime import NOBODY, Files, HealthCheck, Job, Limits, Metrics, Service, Workload
 from components.scrape import Target
 
 PORT = 8333
@@ -134,7 +134,7 @@ class Seaweedfs(pulumi.ComponentResource):
                     },
                     config={"bootstrap.sh": (ASSETS / "bootstrap.sh").read_text()},
                 ),
-                user=f"{UID}:{UID}",
+                user=NOBODY,
             ),
             platform=platform,
             after=[service.ready],

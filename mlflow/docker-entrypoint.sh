@@ -20,10 +20,11 @@ require_secret() {
             "it is written by the Pulumi program: run 'make up', which mends it"
 }
 
-# libpq ignores a password file that is not private to the user that runs it.
+# libpq ignores a password file that is not private to the user that runs it. Moved there whole: beside a server that
+# reads it, gc must not cut it off.
 use_pgpass() {
     require_secret pgpass
-    (umask 077 && cat "$SECRETS/pgpass" >"$PRIVATE/pgpass")
+    (umask 077 && cat "$SECRETS/pgpass" >"$PRIVATE/pgpass.$$" && mv "$PRIVATE/pgpass.$$" "$PRIVATE/pgpass")
     export PGPASSFILE="$PRIVATE/pgpass"
 }
 

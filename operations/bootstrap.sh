@@ -41,6 +41,8 @@ install() {
 }
 
 main() {
+    # What is read and told is UTF-8, whatever the locale.
+    export PYTHONUTF8=1
     cd "$(dirname "$0")/.."
     if [ "${1:-}" = check ]; then
         install requirements-dev.txt

@@ -7,6 +7,7 @@ tells of a backup that waits to be restored.
 from docker.errors import NotFound
 
 from components import names
+from components.daemon import UNREACHABLE
 from operations import backup, deploy, preflight
 from operations.checkout import Stack
 from operations.console import StopError, flag, say
@@ -58,7 +59,7 @@ def _tell_of_a_backup(stack: Stack) -> None:
     """Say where the newest backup has what a new database has not: on a new host, or after a volume was lost."""
     try:
         plan = backup.found(stack, "latest")
-    except StopError:
+    except (StopError, *UNREACHABLE):
         # There is none yet, as a rule.
         return
     if plan["stack"] == stack.name and plan["runs"] and not plan["used"]:

@@ -93,7 +93,7 @@ def hardened(container: Resource) -> Iterator[str]:
     if container.role != "job":
         yield "readOnly: must be true"
     elif not re.fullmatch(r"[1-9]\d*:[1-9]\d*", str(props.get("user"))):
-        # Its files are in its root. The numbers of somebody else can write nothing there.
+        # Its files are in its root. The numbers of somebody else can change none there.
         yield "readOnly, user: of a job, one must be true, or the other two numbers that are not 0"
 
 

@@ -204,7 +204,7 @@ def _mlflow_version() -> str:
 def drill() -> None:
     """Prove that the newest backup can be restored: into a database of its own, with a sample of the artifacts."""
     with journal.recorded("drill") as result, database.locked("drill"):
-        repository.require_reachable()
+        repository.require()
         repository.release()
         chosen = repository.find("latest")
         shutil.rmtree(DRILL, ignore_errors=True)
@@ -252,7 +252,7 @@ def _fetched(snapshot: str, folder: Path) -> Manifest:
 
 def plan(wanted: str) -> None:
     """Print what a restore would find, as JSON: the backup, its manifest, and what is there now."""
-    repository.require_reachable()
+    repository.require()
     chosen = repository.find(wanted)
     manifest = Manifest.read(repository.text(chosen["id"], CURRENT / MANIFEST))
     keys = {path.name: sha256(path) for path in files(KEYS)}
@@ -314,7 +314,7 @@ def restore(wanted: str) -> None:
 
 def show_list() -> None:
     """Print every backup."""
-    repository.require_reachable()
+    repository.require()
     for entry in repository.snapshots():
         size = entry.get("summary", {}).get("total_bytes_processed", 0)
         what_for = "  before a restore" if repository.SAFETY in entry["tags"] else ""

@@ -82,6 +82,13 @@ def require_reachable() -> None:
         ) from None
 
 
+def require() -> None:
+    """Raise `Failure` where there is no repository, or its target does not answer, or refuses, within a minute."""
+    require_reachable()
+    if identity() is None:
+        raise Failure(_explained("cat config", NO_REPOSITORY, ""))
+
+
 def identity() -> str | None:
     """Return the id of the repository, or None where there is none."""
     # Without a lock, as wherever something is only looked at: one that a killed run left would stand in the way.
@@ -171,7 +178,7 @@ def find(wanted: str) -> dict[str, Any]:
     """Return one snapshot by its id or `latest`; raise `Failure` where there is none."""
     found = snapshots()
     if not found:
-        raise Failure(f"there is no backup at {os.environ['RESTIC_REPOSITORY']} yet\n  type: make backup")
+        raise Failure(_explained("snapshots", NO_REPOSITORY, ""))
     regular = [entry for entry in found if SAFETY not in entry["tags"]]
     matching = (
         regular[-1:]

@@ -26,6 +26,17 @@ refuse_default_credentials() {
     fi
 }
 
+# After a `make down` nothing else knows which bucket it was.
+refuse_a_bucket_beside_the_artifacts() {
+    mc --quiet stat "store/$BUCKET" >/dev/null 2>&1 && return
+    mc --quiet ls store | while read -r line; do
+        other=${line##* }
+        [ -z "$(mc --quiet ls "store/$other")" ] ||
+            die "there is no bucket $BUCKET, and the artifacts are in ${other%/}:" \
+                "go back to mlflow:objectStore.bucket: ${other%/}; then type: make up"
+    done
+}
+
 make_bucket() {
     mc --quiet mb --ignore-existing "store/$BUCKET"
     mc --quiet anonymous set none "store/$BUCKET"
@@ -51,6 +62,7 @@ reconcile_identity() {
 main() {
     use_root_credentials
     refuse_default_credentials
+    refuse_a_bucket_beside_the_artifacts
     make_bucket
     reconcile_identity mlflow
     reconcile_identity mlflow-backup

@@ -27,6 +27,25 @@ expect() {
     [ "$found" = "$wanted" ] || die "$otherwise (HTTP $found to $1 $2, expected $wanted)"
 }
 
+# usage: get PATH
+get() {
+    curl --silent --fail --max-time 20 --config "$SECRETS/admin.curl" "$ENDPOINT$1"
+}
+
+# After a `make down` nothing else knows which bucket it was.
+refuse_a_bucket_beside_the_artifacts() {
+    [ "$(status GET "/$BUCKET/" admin.curl)" = 404 ] || return 0
+    get / | grep -o '<Name>[^<]*' | while read -r line; do
+        other=${line#<Name>}
+        case $(get "/$other/?max-keys=1") in
+        *'<Key>'*)
+            die "there is no bucket $BUCKET, and the artifacts are in $other:" \
+                "go back to mlflow:objectStore.bucket: $other; then type: make up"
+            ;;
+        esac
+    done
+}
+
 make_bucket() {
     found=$(status PUT "/$BUCKET" admin.curl)
     case "$found" in
@@ -57,6 +76,7 @@ prove_access() {
 }
 
 main() {
+    refuse_a_bucket_beside_the_artifacts
     make_bucket
     prove_access
     echo "bucket $BUCKET and identity mlflow are ready"

@@ -240,7 +240,31 @@ def test_a_daemon_that_does_not_answer_is_asked_again_for_a_while(
         wait_done(script)
     else:
         said = failure(wait_done, script)
-        assert said == "id: the Docker daemon does not answer: read timed out\n  type: make doctor"
+        assert said == "the Docker daemon does not answer: read timed out\n  type: make doctor"
+
+
+def test_whatever_it_is_that_a_daemon_does_not_answer_it_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = {"volume_made", "restart"}
+
+    def answer(question: str) -> None:
+        if question in silent:
+            silent.remove(question)
+            raise requests.ConnectionError("connection refused")
+
+    class Busy(Script):
+        def volume_made(self, name: str) -> datetime | None:
+            answer("volume_made")
+            return super().volume_made(name)
+
+        def restart(self, container: str) -> None:
+            answer("restart")
+            super().restart(container)
+
+    monkeypatch.setattr(runtime, "SILENCE_SECONDS", 0.01)
+    script = Busy([state(started_at="2026-01-01T00:00:00Z")], made=datetime(2026, 1, 2, tzinfo=UTC))
+    wait_healthy(script, "volume")
+    assert script.restarted == 1
+    assert silent == set()
 
 
 def test_a_daemon_to_which_a_new_thread_finds_no_way_does_not_answer() -> None:

@@ -75,7 +75,7 @@ def test_an_up_ends_with_the_first_failure_whatever_else_is_at_work(program: Pro
 def test_every_container_is_hardened(graph: Graph) -> None:
     for name, container in graph.containers.items():
         plain = container.plain
-        # A job has its files in its root, and owns nothing else there.
+        # A job has its files in its root, which are not its own.
         assert plain["readOnly"] is (name in graph.services), name
         assert name in graph.services or re.fullmatch(r"[1-9]\d*:[1-9]\d*", plain["user"]), name
         assert plain["capabilities"]["drops"] == ["ALL"], name

@@ -281,27 +281,6 @@ def test_a_port_of_the_monitoring_is_looked_at_too(stack: Stack, monkeypatch: py
     )
 
 
-class Silent(Daemon):
-    """A daemon that begins to answer what a command prints, and never goes on."""
-
-    def __init__(self) -> None:
-        super().__init__("unix:///nowhere")
-
-    @property
-    def api(self) -> Any:  # noqa: ANN401
-        return SimpleNamespace(
-            base_url="",
-            api_version="",
-            exec_create=lambda *_: {"Id": "x"},
-            post=lambda *_, **__: threading.Event().wait(),
-        )
-
-
-def test_a_command_that_hangs_in_its_container_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("components.daemon.REQUEST_TIMEOUT_SECONDS", 0.1)
-    assert Silent().run("server", ["true"]) == (124, "no answer within 0.1 s (TimeoutError)")
-
-
 class Generated(Engine):
     """An engine whose state has a generated password, and outputs that a killed deployment never wrote."""
 

@@ -74,18 +74,23 @@ REFUSED = [
     ),
     (
         {"images": {"postgres": {"ref": "postgres:bookworm"}}},
-        "mlflow:images.postgres.ref: must be the Debian variant with a tag that begins with a major version of at "
-        "least 18, such as postgres:18.6, got 'postgres:bookworm'",
+        "mlflow:images.postgres.ref: must be the variant of Debian 13, with a tag that begins with a major version "
+        "of at least 18, such as postgres:18.6, got 'postgres:bookworm'",
     ),
     (
         {"images": {"postgres": {"ref": "postgres:17.11"}}},
-        "mlflow:images.postgres.ref: must be the Debian variant with a tag that begins with a major version of at "
-        "least 18, such as postgres:18.6, got 'postgres:17.11'",
+        "mlflow:images.postgres.ref: must be the variant of Debian 13, with a tag that begins with a major version "
+        "of at least 18, such as postgres:18.6, got 'postgres:17.11'",
+    ),
+    (
+        {"images": {"postgres": {"ref": "postgres:18.6-bookworm"}}},
+        "mlflow:images.postgres.ref: must be the variant of Debian 13, with a tag that begins with a major version "
+        "of at least 18, such as postgres:18.6, got 'postgres:18.6-bookworm'",
     ),
     (
         {"images": {"postgres": {"ref": "postgres:18.6-alpine"}}},
-        "mlflow:images.postgres.ref: must be the Debian variant with a tag that begins with a major version of at "
-        "least 18, such as postgres:18.6, got 'postgres:18.6-alpine'",
+        "mlflow:images.postgres.ref: must be the variant of Debian 13, with a tag that begins with a major version "
+        "of at least 18, such as postgres:18.6, got 'postgres:18.6-alpine'",
     ),
     (
         {"server": {"bindAddress": "0.0.0.0"}},
@@ -437,7 +442,7 @@ def test_a_digest_is_part_of_what_docker_is_asked_for() -> None:
 
 @pytest.mark.parametrize(
     ("ref", "major"),
-    [("postgres:18.6", 18), ("mirror:5000/library/postgres:19.1-bookworm", 19), ("docker.io/library/postgres:18", 18)],
+    [("postgres:18.6", 18), ("mirror:5000/library/postgres:19.1-trixie", 19), ("docker.io/library/postgres:18", 18)],
 )
 def test_the_postgres_major_comes_from_the_tag(ref: str, major: int) -> None:
     assert StackConfig.parse({"images": {"postgres": {"ref": ref}}}).postgres_major == major

@@ -394,6 +394,17 @@ def test_the_bucket_and_the_identity_are_made_and_may_be_there_already(sandbox: 
     assert "mc --quiet admin policy attach store mlflow --user mlflow" in sandbox.called()
 
 
+@pytest.mark.parametrize(
+    "content", ["", "[2026-11-28 10:00:00 UTC]     0B artifacts/"], ids=["empty", "with artifacts"]
+)
+def test_a_bucket_is_not_made_beside_one_with_artifacts(sandbox: Sandbox, content: str) -> None:
+    buckets = "case \"$*\" in *stat*) exit 1;; *'ls store') echo '[2026-11-28 10:00:00 UTC]     0B before/';; "
+    done = bootstrap(sandbox, f"{buckets} *'ls store/before/') echo '{content}' | grep . ;; esac; {REFUSES_DEFAULTS}")
+    refused = "mc --quiet mb --ignore-existing store/mlflow" not in sandbox.called()
+    assert refused is bool(content) is bool(done.returncode)
+    assert ("go back to mlflow:objectStore.bucket: before; then type: make up" in done.stderr) is refused
+
+
 def test_a_policy_that_is_attached_is_not_attached_again(sandbox: Sandbox) -> None:
     attached = REFUSES_DEFAULTS.replace('echo "{}"', """echo '{"policyName":"mlflow"}'""")
     bootstrap(sandbox, attached)
@@ -500,6 +511,25 @@ def test_seaweedfs_bucket_is_made_and_may_be_there_already(sandbox: Sandbox, the
     done = weed_bootstrap(sandbox, AS_IT_SHOULD_BE.replace("printf 200", f"printf {there}", 1))
     assert done.returncode == 0, done.stderr
     assert done.stdout == "bucket mlflow and identity mlflow are ready\n"
+
+
+@pytest.mark.parametrize(
+    "content", ["", "<Contents><Key>artifacts/1</Key></Contents>"], ids=["empty", "with artifacts"]
+)
+def test_seaweedfs_bucket_is_not_made_beside_one_with_artifacts(sandbox: Sandbox, content: str) -> None:
+    buckets = "<Buckets><Bucket><Name>before</Name></Bucket><Bucket><Name>empty</Name></Bucket></Buckets>"
+    there = f"""
+case "$*" in
+*"GET --config"*admin.curl*/mlflow/) printf 404; exit;;
+*--fail*8333/) echo '{buckets}'; exit;;
+*--fail*/before/*) echo '{content}'; exit;;
+*--fail*/empty/*) echo '<ListBucketResult/>'; exit;;
+esac
+"""
+    done = weed_bootstrap(sandbox, there + AS_IT_SHOULD_BE)
+    assert bool(done.returncode) is bool(content), done.stderr
+    assert ("go back to mlflow:objectStore.bucket: before; then type: make up" in done.stderr) is bool(content)
+    assert any("PUT" in call and "admin.curl" in call for call in sandbox.called()) is not bool(content)
 
 
 @pytest.mark.parametrize(

@@ -235,6 +235,61 @@ def test_what_goes_with_an_experiment_leaves_no_artifacts_behind(saved: Deployme
     assert told(saved) == before
 
 
+def test_nothing_is_collected_while_the_registry_has_files_in_it(saved: Deployment, tmp_path: Path) -> None:
+    before = told(saved)
+    client = MlflowClient(saved.url)
+    experiment = client.create_experiment("where the model was trained")
+    (tmp_path / "weights.bin").write_text("large")
+    model = client.create_logged_model(experiment, name="net").model_id
+    client.log_model_artifacts(model, str(tmp_path))
+    run = client.create_run("0").info.run_id
+    client.log_artifacts(run, str(tmp_path), "net")
+    client.create_registered_model("in use")
+    # As today's clients register, and as those of MLflow 2 did.
+    for source, run_id in ((f"models:/{model}", None), (f"{client.get_run(run).info.artifact_uri}/net", run)):
+        client.create_model_version("in use", source, run_id)
+    client.delete_experiment(experiment)
+    client.delete_run(run)
+    listed = with_s3(saved, HASHES)[1]
+    said = refused(saved, "gc", CONFIRM=saved.stack, OLDER_THAN="0s")
+    assert "nothing was deleted: these model versions have their files in what was deleted" in said
+    assert f"in use 1: in {model}\n" in said
+    assert f"in use 2: in {run}\n" in said
+    assert with_s3(saved, HASHES)[1] == listed
+    # Whoever restores the experiment has its models, too.
+    client.restore_experiment(experiment)
+    assert client.get_logged_model(model).model_id == model
+    client.delete_experiment(experiment)
+    client.delete_model_version("in use", "1")
+    client.delete_model_version("in use", "2")
+    client.delete_registered_model("in use")
+    said = saved.make("gc", CONFIRM=saved.stack, OLDER_THAN="0s").stderr
+    assert "1 run, 1 logged model, 1 experiment" in said
+    assert not {model, run} & set(re.findall(r"m-[0-9a-f]{32}|[0-9a-f]{32}", with_s3(saved, HASHES)[1]))
+    assert told(saved) == before
+
+
+def test_models_of_an_experiment_that_could_not_be_collected_are_there_when_it_is_restored(
+    saved: Deployment, tmp_path: Path
+) -> None:
+    client = MlflowClient(saved.url)
+    experiment = client.create_experiment("not collected")
+    (tmp_path / "weights.bin").write_text("large")
+    model = client.create_logged_model(experiment, name="net").model_id
+    client.log_model_artifacts(model, str(tmp_path))
+    client.delete_experiment(experiment)
+    # The server, which deletes the artifacts, is not where it is asked.
+    environment = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:1", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    said: list[str] = []
+    daemon = Daemon(resolve_host())
+    gc = ["docker-entrypoint.sh", "gc", "0s"]
+    assert daemon.show(saved.name("server"), gc, said.append, environment=environment) != 0, said
+    client.restore_experiment(experiment)
+    assert client.get_logged_model(model).model_id == model
+    client.delete_experiment(experiment)
+    assert "1 logged model, 1 experiment" in saved.make("gc", CONFIRM=saved.stack, OLDER_THAN="0s").stderr
+
+
 def test_prometheus_is_told_of_the_last_run(saved: Deployment) -> None:
     saved.make("drill")
     script = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9110/metrics').read().decode())"

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import yaml
+from mlflow.tracking import MlflowClient
 
 from tests.stack.deployment import Deployment
 from tests.stack.probes import CONNECT, S3, from_network, scan, with_s3
@@ -368,6 +369,23 @@ def test_the_data_network_has_no_way_out(dev: Deployment, outside: str) -> None:
     # The edge has one: the test would see it if the data network had one, too.
     assert from_network(dev, dev.name("edge"), CONNECT, outside).split() == ["open"]
     assert from_network(dev, dev.name("backend"), CONNECT, outside).split() == ["closed"]
+
+
+def test_a_bucket_is_not_made_beside_the_artifacts_own(each: Deployment) -> None:
+    client = MlflowClient(each.url)
+    run = client.create_run("0").info.run_id
+    client.log_text(run, "here", "note.txt")
+    bucket = f"{each.stack}-another"
+    each.make("down")
+    each.set("objectStore.bucket", bucket)
+    done = each.make("up", ok=False)
+    refused = (
+        f"there is no bucket {bucket}, and the artifacts are in mlflow: go back to mlflow:objectStore.bucket: mlflow"
+    )
+    assert refused in done.stdout + done.stderr
+    each.set("objectStore.bucket", "mlflow")
+    each.make("up")
+    assert [file.path for file in client.list_artifacts(run)] == ["note.txt"]
 
 
 def test_only_the_listed_ports_answer_on_the_data_network(each: Deployment) -> None:

@@ -1,0 +1,112 @@
+"""What is asked of the Docker daemon, where it answers late, by halves or not at all."""
+
+import json
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from components.daemon import SILENT, Daemon
+
+
+class Silent(Daemon):
+    """A daemon that begins to answer what a command prints, and never goes on."""
+
+    def __init__(self) -> None:
+        super().__init__("unix:///nowhere")
+
+    @property
+    def api(self) -> Any:  # noqa: ANN401
+        return SimpleNamespace(
+            base_url="",
+            api_version="",
+            exec_create=lambda *_: {"Id": "x"},
+            post=lambda *_, **__: threading.Event().wait(),
+        )
+
+
+def test_a_command_that_hangs_in_its_container_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("components.daemon.REQUEST_TIMEOUT_SECONDS", 0.1)
+    assert Silent().run("server", ["true"]) == (124, "no answer within 0.1 s")
+
+
+@contextmanager
+def a_daemon(*, frames: bytes, inspected: list[dict[str, Any]], reset: bool = False) -> Iterator[Daemon]:
+    """One that runs a command: it prints `frames`, is `reset` then or not, and is `inspected`, the last for ever."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found = {"ApiVersion": "1.41"}
+            if self.path.endswith("/exec/x/json"):
+                found = inspected.pop(0) if len(inspected) > 1 else inspected[0]
+            self.answer(json.dumps(found).encode())
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            if not self.path.endswith("/start"):
+                self.answer(b'{"Id": "x"}')
+                return
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/vnd.docker.raw-stream\r\n\r\n" + frames)
+            self.close_connection = True
+            if reset:
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.close()
+
+        def answer(self, body: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        daemon = Daemon(f"tcp://127.0.0.1:{server.server_port}")
+        with closing(daemon.api):
+            yield daemon
+        server.shutdown()
+
+
+HELLO = b"\x01\0\0\0\0\0\0\x05hello"
+RUNS = {"Running": True, "ExitCode": None}
+
+
+@pytest.mark.parametrize(
+    ("inspected", "code"),
+    [
+        ([{"Running": False, "ExitCode": 3}], 3),
+        ([RUNS, RUNS, {"Running": False, "ExitCode": 3}], 3),
+        ([{"Running": False, "ExitCode": None}], 124),
+    ],
+    ids=["ended", "closed its output first", "nobody knows"],
+)
+def test_how_a_command_in_a_container_ended_is_never_guessed(inspected: list[dict[str, Any]], code: int) -> None:
+    with a_daemon(frames=HELLO, inspected=[*inspected]) as daemon:
+        assert daemon.run("server", ["true"]) == (code, "hello")
+    told: list[str] = []
+    with a_daemon(frames=HELLO, inspected=[*inspected]) as daemon:
+        assert daemon.show("server", ["true"], told.append) == code
+    assert told == ["hello"]
+
+
+def test_a_connection_that_is_cut_while_a_command_prints_counts_as_no_answer() -> None:
+    with a_daemon(frames=HELLO + HELLO[:8], inspected=[RUNS], reset=True) as daemon:
+        code, said = daemon.run("server", ["true"])
+        assert code == 124
+        assert "reset by peer" in said
+        with pytest.raises(SILENT):
+            daemon.show("server", ["true"], print)
+
+
+def test_a_command_that_nobody_can_be_asked_to_run_is_not_known_to_have_ended() -> None:
+    code, said = Daemon("tcp://127.0.0.1:1").run("server", ["true"])
+    assert code == 124
+    assert "refused" in said
