@@ -15,6 +15,8 @@ from operations.checkout import Stack
 from operations.console import StopError, amount, answer, flag, require_name, say, through
 
 PROGRAM = ("python3", "/run/config/main.py")
+NONE_YET = "there is no backup at"
+"""How the backup's program begins to say so."""
 SECRETS = "/run/server-secrets"
 READY_SECONDS = 300
 KNOWS_REVISION = """

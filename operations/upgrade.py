@@ -56,11 +56,17 @@ def _back_up(stack: Stack) -> None:
 
 
 def _tell_of_a_backup(stack: Stack) -> None:
-    """Say where the newest backup has what a new database has not: on a new host, or after a volume was lost."""
+    """Say where the newest backup has what a new database has not: on a new host, or after a volume was lost.
+
+    And where there could be no backup, since its target does not answer or refuses.
+    """
     try:
         plan = backup.found(stack, "latest")
-    except (StopError, *UNREACHABLE):
-        # There is none yet, as a rule.
+    except StopError as error:
+        if backup.NONE_YET not in str(error):
+            say(f"\nwarning: {error}")
+        return
+    except UNREACHABLE:
         return
     if plan["stack"] == stack.name and plan["runs"] and not plan["used"]:
         say("\nwarning: " + backup.LOST.format(runs=plan["runs"], stack=stack.name))

@@ -115,7 +115,7 @@ def test_what_restic_says_in_json_is_told_in_words(monkeypatch: pytest.MonkeyPat
     said = '{"message_type":"exit_error","code":1,"message":"Fatal: unable to open"}'
     assert repository._explained("snapshots", 1, said).endswith("at /r\n    Fatal: unable to open")
     # Everything is said by the first line already.
-    assert repository._explained("snapshots", 10, said) == "there is no backup at /r yet\n  type: make backup"
+    assert repository._explained("snapshots", 10, said) == f"{backup.NONE_YET} /r yet\n  type: make backup"
     said = '{"message_type":"error","error":{"message":"permission denied"},"during":"scan","item":"/staging/x"}'
     assert repository._message(said) == "/staging/x: permission denied"
     for line in ("Fatal: no JSON", "[1]", "{}", "12"):

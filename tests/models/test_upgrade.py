@@ -42,7 +42,7 @@ def brought_up(
     containers: tuple[str, ...] = ("server", "backup", "postgres"),
     enabled: bool = True,
     fails: bool = False,
-    found: dict[str, object] | None = None,
+    found: dict[str, object] | str = "there is no backup at volume yet",
 ) -> list[str]:
     """Bring a stack up, and return what was done."""
     done: list[str] = []
@@ -54,8 +54,8 @@ def brought_up(
 
     def look(*_: object) -> dict[str, object]:
         done.append("look")
-        if found is None:
-            raise StopError("there is no backup at volume yet")
+        if isinstance(found, str):
+            raise StopError(found)
         return found
 
     monkeypatch.setattr(backup, "backup", take)
@@ -106,12 +106,11 @@ def test_where_the_backup_fails_nothing_is_changed_unless_somebody_says_so(monke
         ({"stack": "prod", "runs": 7, "used": False}, True),
         ({"stack": "prod", "runs": 0, "used": False}, False),
         ({"stack": "staging", "runs": 7, "used": False}, False),
-        (None, False),
     ],
-    ids=["has runs", "has none", "another stack's", "there is none"],
+    ids=["has runs", "has none", "another stack's"],
 )
 def test_a_new_database_is_told_of_the_backup_that_has_what_it_has_not(
-    found: dict[str, object] | None,
+    found: dict[str, object],
     told: bool,  # noqa: FBT001
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -119,3 +118,17 @@ def test_a_new_database_is_told_of_the_backup_that_has_what_it_has_not(
     assert brought_up(monkeypatch, wanted=HERE, containers=(), found=found) == ["up", "look"]
     assert ("the newest backup has 7 runs" in (said := capsys.readouterr().err)) is told
     assert ("type: make restore STACK=prod FROM=latest" in said) is told
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [("there is no backup at volume yet", False), ("the target s3:https://b does not do what it is asked to", True)],
+)
+def test_a_target_that_does_not_work_is_told_with_the_first_deployment(
+    error: str,
+    told: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert brought_up(monkeypatch, wanted=HERE, containers=(), found=error) == ["up", "look"]
+    assert (f"warning: {error}" in capsys.readouterr().err) is told
