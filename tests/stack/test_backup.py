@@ -246,8 +246,8 @@ def test_nothing_is_collected_while_the_registry_has_files_in_it(saved: Deployme
     client.log_artifacts(run, str(tmp_path), "net")
     client.create_registered_model("in use")
     # As today's clients register, and as those of MLflow 2 did.
-    for source, run_id in ((f"models:/{model}", None), (f"{client.get_run(run).info.artifact_uri}/net", run)):
-        client.create_model_version("in use", source, run_id)
+    client.create_model_version("in use", f"models:/{model}", model_id=model)
+    client.create_model_version("in use", f"{client.get_run(run).info.artifact_uri}/net", run)
     client.delete_experiment(experiment)
     client.delete_run(run)
     listed = with_s3(saved, HASHES)[1]
