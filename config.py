@@ -251,12 +251,12 @@ def _contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
     yield from _route_contradictions(config)
     yield from _authentication_contradictions(config)
     postgres = config.images.postgres.ref
-    other_system = any(system in postgres for system in ("alpine", "bullseye", "bookworm"))
-    if postgres != packaged.ref("postgres") and ((_major(postgres) or 0) < OLDEST_POSTGRES or other_system):
+    tag = postgres.rpartition(":")[2]
+    if postgres != packaged.ref("postgres") and ((_major(postgres) or 0) < OLDEST_POSTGRES or "alpine" in tag):
         yield (
             {"images"},
-            "mlflow:images.postgres.ref: must be the variant of Debian 13, with a tag that begins with a major version "
-            f"of at least {OLDEST_POSTGRES}, such as postgres:18.6, got {postgres!r}",
+            "mlflow:images.postgres.ref: must be the Debian variant with a tag that begins with a major version of at "
+            f"least {OLDEST_POSTGRES}, such as postgres:18.6, got {postgres!r}",
         )
     if server.bind_address == "0.0.0.0" and config.hostname is None:  # noqa: S104
         yield (
@@ -266,6 +266,12 @@ def _contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
         )
     yield from _without_a_use(config)
     yield from _object_store_contradictions(config.object_store)
+    if config.backup.enabled and config.images.backup is None and ("bookworm" in tag or "bullseye" in tag):
+        yield (
+            {"images", "backup"},
+            "mlflow:images.postgres.ref: must be of Debian 13, such as postgres:18.6, where the backup's image is "
+            f"built on it: the restic of Debian's earlier releases cannot do what a backup needs, got {postgres!r}",
+        )
     if config.backup.where == "s3" and not config.backup.access_key_id:
         yield (
             {"backup"},

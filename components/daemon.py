@@ -264,10 +264,10 @@ class Daemon:
         self.start(container)
 
     def logs(self, container: str, lines: int = 15) -> str:
-        """Return the last lines that a container printed, or nothing if it is gone, or nobody answers."""
+        """Return the last lines that a container printed, or nothing if it is gone."""
         try:
             return str(self.api.logs(container, tail=lines).decode(errors="replace")).rstrip()
-        except UNREACHABLE:
+        except (APIError, NotFound):
             return ""
 
     def start(self, container: str) -> None:

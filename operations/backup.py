@@ -15,6 +15,7 @@ from operations.checkout import Stack
 from operations.console import StopError, amount, answer, flag, require_name, say, through
 
 PROGRAM = ("python3", "/run/config/main.py")
+JOURNAL = "/staging/journal.json"
 NONE_YET = "there is no backup at"
 """How the backup's program begins to say so."""
 SECRETS = "/run/server-secrets"
@@ -29,8 +30,9 @@ ScriptDirectory.from_config(_get_alembic_config("sqlite://")).get_revision(sys.a
 UNKNOWN_REVISION = "Can't locate revision"
 """Alembic's words."""
 
-LOST = """nothing was ever logged here, and the newest backup has {runs} runs
-  to have them back, type: make restore STACK={stack} FROM=latest
+NEVER_LOGGED = "nothing was ever logged here"
+LOST = f"""{NEVER_LOGGED}, and the newest backup has {{runs}} runs
+  to have them back, type: make restore STACK={{stack}} FROM=latest
   to begin anew, log something: until then no backup is taken of this"""
 
 
@@ -100,10 +102,12 @@ def restore(stack: Stack) -> None:
     _refuse(stack, plan)
     used = plan["used"]
     if used:
+        # A backup container of before tells none.
+        since = plan.get("since")
         say(
-            "  what came after it could not be counted"
-            if plan["since"] is None
-            else f"  after it came {plan['since'] or 'nothing new'}"
+            "  what was made or changed since could not be counted"
+            if since is None
+            else f"  made or changed since: {since or 'nothing, as far as times tell'}"
         )
     again = f"restore FROM={plan['id'][:8]}{'' if safety else ' SAFETY=0'}"
     if dry:
@@ -272,8 +276,13 @@ def known(stack: Stack) -> dict[str, Any]:
     """
     if not stack.settings.backup.enabled:
         return {}
-    code, printed = stack.daemon.run(names.physical(stack.name, "backup"), [*PROGRAM, "journal"])
-    journal: dict[str, Any] = json.loads(printed.splitlines()[-1]) if code == 0 else {}
+    journal: dict[str, Any] = {}
+    # An older program has no such verb, and whatever is the matter with it, its journal can be read.
+    for command in ([*PROGRAM, "journal"], ["cat", JOURNAL]):
+        code, printed = stack.daemon.run(names.physical(stack.name, "backup"), command)
+        if code == 0 and "{" in printed:
+            journal = json.loads(printed[printed.index("{") :])
+            break
     return {key: journal[key] for key in ("backup", "drill", "scheduled", "lost_runs") if key in journal}
 
 
@@ -297,8 +306,9 @@ def words(settings: BackupSettings, known: dict[str, Any], now: datetime, stack:
         for kind, entry in (("backup", found), ("drill", drilled))
         if entry.get("last_result") == 0
     ]
-    if known.get("lost_runs") and not problems:
-        problems.append(LOST.format(runs=known["lost_runs"], stack=stack))
+    # A backup that was refused for that says so itself.
+    if known.get("lost_runs") and not any(NEVER_LOGGED in problem for problem in problems):
+        problems.insert(0, LOST.format(runs=known["lost_runs"], stack=stack))
     due = croniter(settings.schedule, now)
     # Of the last two that were due, one may be at work.
     due.get_prev(datetime)

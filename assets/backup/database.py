@@ -22,14 +22,15 @@ QUOTE = '"'
 UNUSED_ROWS = {"alembic_version": 1, "alembic_version_auth": 1, "experiments": 1, "users": 1, "workspaces": 1}
 """What a migration leaves, and the administrator. Counted on MLflow 3.18."""
 
-BEGUN = {
-    "experiments": "creation_time",
-    "runs": "start_time",
-    "registered_models": "creation_time",
-    "model_versions": "creation_time",
+LATEST = "SELECT max(timestamp) FROM public.latest_metrics WHERE latest_metrics.run_uuid = runs.run_uuid"
+CHANGED = {
+    "experiments": "last_update_time",
+    "runs": f"greatest(start_time, end_time, ({LATEST}))",
+    "registered_models": "last_updated_time",
+    "model_versions": "last_updated_time",
     "trace_info": "timestamp_ms",
 }
-"""When a row came to be, by table: in ms of Unix time."""
+"""When something was made or changed, as far as MLflow keeps that, by table: in ms of Unix time."""
 
 
 def connect(**options: Any) -> Any:  # noqa: ANN401 - psycopg2 has no types
@@ -132,15 +133,15 @@ def used() -> bool:
 
 
 def since(moment: str) -> dict[str, int] | None:
-    """Return how many rows of a table came to be after `moment`, ISO 8601, where any did; None of a damaged table."""
+    """Return how many of each were made or changed after `moment`, ISO 8601, if any; None where one is damaged."""
     session = connect()
     try:
         cursor = session.cursor()
         found = {}
-        for table in BEGUN.keys() & set(_tables(cursor)):
+        for table in CHANGED.keys() & set(_tables(cursor)):
             cursor.execute(
                 f"SELECT count(*) FROM public.{table} "  # noqa: S608 - of the names above
-                f"WHERE {BEGUN[table]} > extract(epoch FROM %s::timestamptz) * 1000",
+                f"WHERE {CHANGED[table]} > extract(epoch FROM %s::timestamptz) * 1000",
                 (moment,),
             )
             found[table] = cursor.fetchone()[0]

@@ -28,12 +28,15 @@ refuse_default_credentials() {
 
 # After a `make down` nothing else knows which bucket it was.
 refuse_a_bucket_beside_the_artifacts() {
-    mc --quiet stat "store/$BUCKET" >/dev/null 2>&1 && return
-    mc --quiet ls store | while read -r line; do
+    listed=$(mc --quiet ls store)
+    case "$listed" in
+    '' | *" $BUCKET/"*) return ;;
+    esac
+    printf '%s\n' "$listed" | while read -r line; do
         other=${line##* }
         [ -z "$(mc --quiet ls "store/$other")" ] ||
-            die "there is no bucket $BUCKET, and the artifacts are in ${other%/}:" \
-                "go back to mlflow:objectStore.bucket: ${other%/}; then type: make up"
+            die "there is no bucket $BUCKET, and there are objects in ${other%/}: if they are the artifacts, go back to" \
+                "mlflow:objectStore.bucket: ${other%/}, and type: make up; if not, make the bucket $BUCKET by hand"
     done
 }
 

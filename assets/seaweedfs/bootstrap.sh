@@ -39,8 +39,8 @@ refuse_a_bucket_beside_the_artifacts() {
         other=${line#<Name>}
         case $(get "/$other/?max-keys=1") in
         *'<Key>'*)
-            die "there is no bucket $BUCKET, and the artifacts are in $other:" \
-                "go back to mlflow:objectStore.bucket: $other; then type: make up"
+            die "there is no bucket $BUCKET, and there are objects in $other: if they are the artifacts, go back to" \
+                "mlflow:objectStore.bucket: $other, and type: make up; if not, make the bucket $BUCKET by hand"
             ;;
         esac
     done

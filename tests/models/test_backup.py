@@ -135,15 +135,26 @@ def test_a_target_that_does_not_answer_is_told_at_once(monkeypatch: pytest.Monke
     repository.require_reachable()
 
 
-def test_a_target_that_refuses_is_told_before_restic_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("look", ["identity", "require"])
+def test_a_target_that_refuses_is_told_before_restic_gives_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: str
+) -> None:
     program = tmp_path / "restic"
     program.write_text("#!/bin/sh\necho 'Save returned error, retrying: access denied' >&2\nexec sleep 60\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("RESTIC_REPOSITORY", "s3:http://s3.example.com/bucket")
     monkeypatch.setattr(repository, "ANSWER_SECONDS", 1)
+    monkeypatch.setattr(repository, "require_reachable", lambda: None)
     with pytest.raises(shell.Failure, match=r"is its key right, and may it write there.*\n.*access denied"):
-        repository.identity()
+        getattr(repository, look)()
+
+
+def test_where_there_is_no_repository_there_is_no_backup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESTIC_REPOSITORY", "/r")
+    monkeypatch.setattr(repository, "identity", lambda: None)
+    with pytest.raises(shell.Failure, match=rf"{backup.NONE_YET} /r yet\n  type: make backup"):
+        repository.require()
 
 
 def test_a_path_is_a_pattern_that_matches_nothing_else() -> None:
@@ -294,6 +305,8 @@ def test_a_stack_that_lost_what_its_backup_has_is_a_problem_until_something_is_l
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setenv("PGOPTIONS", "")
+
     def known(*, used: bool) -> dict[str, Any]:
         monkeypatch.setattr(database, "used", lambda: used)
         capsys.readouterr()
@@ -309,6 +322,12 @@ def test_a_stack_that_lost_what_its_backup_has_is_a_problem_until_something_is_l
     assert wrong.startswith(
         "nothing was ever logged here, and the newest backup has 7 runs\n  to have them back, type:"
     )
+    # Whatever else there is to be said, this comes first.
+    failed = known(used=False) | {"drill": entry(9, last_result=0, error="the disk is full")}
+    wrong = backup.words(BackupSettings(), failed, NOW, "prod")[1]
+    assert wrong is not None
+    assert wrong.startswith("nothing was ever logged here, and the newest backup has 7 runs\n")
+    assert "the last drill failed" in wrong
     # What was refused for that says so itself.
     journal.failed("backup", "nothing was ever logged here")
     wrong = backup.words(BackupSettings(), known(used=False), NOW, "prod")[1]
@@ -324,10 +343,25 @@ def test_a_database_that_does_not_answer_hides_nothing_of_the_journal(
     def silent() -> bool:
         raise shell.Failure("the database cannot be reached")
 
+    monkeypatch.setenv("PGOPTIONS", "")
     journal.write("backup", {"runs": 7})
     monkeypatch.setattr(database, "used", silent)
     program.show_journal()
     assert json.loads(capsys.readouterr().out) == {"backup": {"runs": 7}}
+
+
+@pytest.mark.parametrize("fails", [1, 124], ids=["of an older version", "does not answer"])
+def test_a_program_that_cannot_tell_its_journal_hides_nothing_of_it(fails: int) -> None:
+    class Behind:
+        def run(self, _: str, command: list[str]) -> tuple[int, str]:
+            return (
+                (0, '{\n  "backup": {"snapshot": "0a"}\n}') if command[0] == "cat" else (fails, "KeyError: 'journal'")
+            )
+
+    stack: Any = SimpleNamespace(
+        name="prod", daemon=Behind(), settings=SimpleNamespace(backup=BackupSettings(enabled=True))
+    )
+    assert backup.known(stack) == {"backup": {"snapshot": "0a"}}
 
 
 @pytest.mark.parametrize("what", ["no repository", "no backup", "no answer"])
@@ -608,7 +642,7 @@ def test_a_restore_beside_another_touches_nothing(restorable: Any) -> None:  # n
 
 @pytest.mark.parametrize(
     ("since", "words"),
-    [("3 runs", "after it came 3 runs"), ("", "after it came nothing new"), (None, "could not be counted")],
+    [("3 runs", "made or changed since: 3 runs"), ("", "since: nothing"), (None, "could not be counted")],
 )
 def test_what_a_restore_would_take_away_is_told_before_it_is_asked_for(
     restorable: Any,  # noqa: ANN401

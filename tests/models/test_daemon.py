@@ -15,6 +15,12 @@ import pytest
 from components.daemon import SILENT, Daemon
 
 
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nobody's proxy be asked for what is on this machine."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
 class Silent(Daemon):
     """A daemon that begins to answer what a command prints, and never goes on."""
 

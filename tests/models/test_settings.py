@@ -74,23 +74,23 @@ REFUSED = [
     ),
     (
         {"images": {"postgres": {"ref": "postgres:bookworm"}}},
-        "mlflow:images.postgres.ref: must be the variant of Debian 13, with a tag that begins with a major version "
-        "of at least 18, such as postgres:18.6, got 'postgres:bookworm'",
+        "mlflow:images.postgres.ref: must be the Debian variant with a tag that begins with a major version of at "
+        "least 18, such as postgres:18.6, got 'postgres:bookworm'",
     ),
     (
         {"images": {"postgres": {"ref": "postgres:17.11"}}},
-        "mlflow:images.postgres.ref: must be the variant of Debian 13, with a tag that begins with a major version "
-        "of at least 18, such as postgres:18.6, got 'postgres:17.11'",
+        "mlflow:images.postgres.ref: must be the Debian variant with a tag that begins with a major version of at "
+        "least 18, such as postgres:18.6, got 'postgres:17.11'",
     ),
     (
-        {"images": {"postgres": {"ref": "postgres:18.6-bookworm"}}},
-        "mlflow:images.postgres.ref: must be the variant of Debian 13, with a tag that begins with a major version "
-        "of at least 18, such as postgres:18.6, got 'postgres:18.6-bookworm'",
+        {"images": {"postgres": {"ref": "postgres:18.6-bookworm"}}, "backup": {"enabled": True}},
+        "mlflow:images.postgres.ref: must be of Debian 13, such as postgres:18.6, where the backup's image is built on "
+        "it: the restic of Debian's earlier releases cannot do what a backup needs, got 'postgres:18.6-bookworm'",
     ),
     (
         {"images": {"postgres": {"ref": "postgres:18.6-alpine"}}},
-        "mlflow:images.postgres.ref: must be the variant of Debian 13, with a tag that begins with a major version "
-        "of at least 18, such as postgres:18.6, got 'postgres:18.6-alpine'",
+        "mlflow:images.postgres.ref: must be the Debian variant with a tag that begins with a major version of at "
+        "least 18, such as postgres:18.6, got 'postgres:18.6-alpine'",
     ),
     (
         {"server": {"bindAddress": "0.0.0.0"}},
@@ -438,6 +438,22 @@ def test_an_address_that_the_server_is_published_on_is_allowed() -> None:
 def test_a_digest_is_part_of_what_docker_is_asked_for() -> None:
     config = StackConfig.parse({"images": {"postgres": {"ref": "postgres:18.6", "digest": SHA}}})
     assert config.images.postgres.name == f"postgres:18.6@{SHA}"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"images": {"postgres": {"ref": "registry.example.com/bookworm/postgres:18.6"}}, "backup": {"enabled": True}},
+        {"images": {"postgres": {"ref": "postgres:18.6-bookworm"}}},
+        {
+            "images": {"postgres": {"ref": "postgres:18.6-bookworm"}, "backup": {"ref": "backup:1"}},
+            "backup": {"enabled": True},
+        },
+    ],
+    ids=["in another part of the name", "without a backup", "with a backup's image of its own"],
+)
+def test_debians_earlier_release_is_refused_only_where_a_backup_is_built_on_it(values: dict[str, Any]) -> None:
+    assert StackConfig.parse(values).postgres_major == 18
 
 
 @pytest.mark.parametrize(

@@ -224,6 +224,14 @@ def test_what_was_deleted_is_collected_while_nobody_backs_up_and_with_no_data_ke
     assert "kek-secret" not in done.stdout
 
 
+def test_gc_does_not_cut_off_the_password_that_the_server_reads(sandbox: Sandbox) -> None:
+    mlflow_secrets(sandbox)
+    read = 'use_pgpass; exec 3<"$PGPASSFILE"; echo later >"$SECRETS/pgpass"; use_pgpass; cat <&3; cat "$PGPASSFILE"'
+    first, second = sandbox.source(ENTRYPOINT, read).stdout.splitlines()
+    assert "pg-secret" in first
+    assert second == "later"
+
+
 def test_the_metrics_folder_is_empty_at_every_start(sandbox: Sandbox) -> None:
     (sandbox.path / "private" / "metrics").mkdir()
     (sandbox.path / "private" / "metrics" / "counter_7.db").write_text("of a dead process")
@@ -398,11 +406,19 @@ def test_the_bucket_and_the_identity_are_made_and_may_be_there_already(sandbox: 
     "content", ["", "[2026-11-28 10:00:00 UTC]     0B artifacts/"], ids=["empty", "with artifacts"]
 )
 def test_a_bucket_is_not_made_beside_one_with_artifacts(sandbox: Sandbox, content: str) -> None:
-    buckets = "case \"$*\" in *stat*) exit 1;; *'ls store') echo '[2026-11-28 10:00:00 UTC]     0B before/';; "
+    buckets = "case \"$*\" in *'ls store') echo '[2026-11-28 10:00:00 UTC]     0B before/';; "
     done = bootstrap(sandbox, f"{buckets} *'ls store/before/') echo '{content}' | grep . ;; esac; {REFUSES_DEFAULTS}")
     refused = "mc --quiet mb --ignore-existing store/mlflow" not in sandbox.called()
     assert refused is bool(content) is bool(done.returncode)
-    assert ("go back to mlflow:objectStore.bucket: before; then type: make up" in done.stderr) is refused
+    assert ("go back to mlflow:objectStore.bucket: before, and type: make up" in done.stderr) is refused
+
+
+def test_where_the_buckets_cannot_be_listed_none_is_made(sandbox: Sandbox) -> None:
+    busy = "case \"$*\" in *'ls store') echo 'Please reduce your request rate' >&2; exit 1;; esac; "
+    done = bootstrap(sandbox, busy + REFUSES_DEFAULTS)
+    assert done.returncode == 1
+    assert "reduce your request rate" in done.stderr
+    assert not any(" mb " in call for call in sandbox.called())
 
 
 def test_a_policy_that_is_attached_is_not_attached_again(sandbox: Sandbox) -> None:
@@ -528,7 +544,7 @@ esac
 """
     done = weed_bootstrap(sandbox, there + AS_IT_SHOULD_BE)
     assert bool(done.returncode) is bool(content), done.stderr
-    assert ("go back to mlflow:objectStore.bucket: before; then type: make up" in done.stderr) is bool(content)
+    assert ("go back to mlflow:objectStore.bucket: before, and type: make up" in done.stderr) is bool(content)
     assert any("PUT" in call and "admin.curl" in call for call in sandbox.called()) is not bool(content)
 
 

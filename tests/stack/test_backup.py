@@ -71,11 +71,13 @@ def test_a_restore_over_a_used_stack_wants_its_name_and_keeps_what_was_there(sav
     code, said = with_s3(saved, OVERWRITE)
     assert code == 0, said
     inventory(saved, "fill", 2, 10, 2, 1)
+    # An older run goes on.
+    MlflowClient(saved.url).log_metric(run, "later", 1)
     after = told(saved)
     assert after != before
     assert "nothing was deleted" in refused(saved, "restore", FROM=wanted)
     dry = saved.make("restore", FROM=wanted, DRY_RUN="1").stderr
-    assert "after it came 2 experiments, 2 runs, 3 models, 6 model versions, 5 traces" in dry
+    assert "made or changed since: 2 experiments, 3 runs, 3 models, 6 model versions, 5 traces" in dry
     assert "nothing was changed" in dry
     assert told(saved) == after
     said = saved.make("restore", FROM=wanted, CONFIRM=saved.stack).stderr
@@ -248,20 +250,26 @@ def test_nothing_is_collected_while_the_registry_has_files_in_it(saved: Deployme
     # As today's clients register, and as those of MLflow 2 did.
     client.create_model_version("in use", f"models:/{model}", model_id=model)
     client.create_model_version("in use", f"{client.get_run(run).info.artifact_uri}/net", run)
+    client.create_model_version("in use", f"runs:/{run}/net", run)
     client.delete_experiment(experiment)
     client.delete_run(run)
     listed = with_s3(saved, HASHES)[1]
     said = refused(saved, "gc", CONFIRM=saved.stack, OLDER_THAN="0s")
-    assert "nothing was deleted: these model versions have their files in what was deleted" in said
-    assert f"in use 1: in {model}\n" in said
-    assert f"in use 2: in {run}\n" in said
+    assert "nothing was deleted: model versions in the registry have their files in what was" in said
+    assert f'in use 1: MlflowClient().restore_experiment("{experiment}")\n' in said
+    assert f'in use 2: MlflowClient().restore_run("{run}")\n' in said
+    assert f'in use 3: MlflowClient().restore_run("{run}")\n' in said
     assert with_s3(saved, HASHES)[1] == listed
-    # Whoever restores the experiment has its models, too.
+    # What it says helps.
     client.restore_experiment(experiment)
+    client.restore_run(run)
+    assert "nothing in" in saved.make("gc", CONFIRM=saved.stack, OLDER_THAN="0s").stderr
     assert client.get_logged_model(model).model_id == model
+    client.delete_logged_model(model)
+    said = refused(saved, "gc", CONFIRM=saved.stack, OLDER_THAN="0s")
+    assert f"in use 1: {model} was deleted, which MLflow cannot take back: docs/operations.md" in said
+    client.delete_run(run)
     client.delete_experiment(experiment)
-    client.delete_model_version("in use", "1")
-    client.delete_model_version("in use", "2")
     client.delete_registered_model("in use")
     said = saved.make("gc", CONFIRM=saved.stack, OLDER_THAN="0s").stderr
     assert "1 run, 1 logged model, 1 experiment" in said
@@ -269,11 +277,9 @@ def test_nothing_is_collected_while_the_registry_has_files_in_it(saved: Deployme
     assert told(saved) == before
 
 
-def test_models_of_an_experiment_that_could_not_be_collected_are_there_when_it_is_restored(
-    saved: Deployment, tmp_path: Path
-) -> None:
+def test_what_an_experiment_leaves_and_could_not_be_deleted_is_named(saved: Deployment, tmp_path: Path) -> None:
     client = MlflowClient(saved.url)
-    experiment = client.create_experiment("not collected")
+    experiment = client.create_experiment("half collected")
     (tmp_path / "weights.bin").write_text("large")
     model = client.create_logged_model(experiment, name="net").model_id
     client.log_model_artifacts(model, str(tmp_path))
@@ -283,11 +289,10 @@ def test_models_of_an_experiment_that_could_not_be_collected_are_there_when_it_i
     said: list[str] = []
     daemon = Daemon(resolve_host())
     gc = ["docker-entrypoint.sh", "gc", "0s"]
-    assert daemon.show(saved.name("server"), gc, said.append, environment=environment) != 0, said
-    client.restore_experiment(experiment)
-    assert client.get_logged_model(model).model_id == model
-    client.delete_experiment(experiment)
-    assert "1 logged model, 1 experiment" in saved.make("gc", CONFIRM=saved.stack, OLDER_THAN="0s").stderr
+    assert daemon.show(saved.name("server"), gc, said.append, environment=environment) == 1, said
+    place = f"mlflow-artifacts:/{experiment}/models/{model}/artifacts"
+    assert f"{place} could not be deleted, and nothing leads there any more: " in "".join(said)
+    assert "Traceback" not in "".join(said)
 
 
 def test_prometheus_is_told_of_the_last_run(saved: Deployment) -> None:
