@@ -84,7 +84,7 @@ def asked(uri: str, query: str, **values: object) -> list[tuple[Any, ...]]:
 
 def told(used: list[tuple[Any, ...]]) -> None:
     """Say of each version what is to be decided."""
-    print("nothing was deleted: model versions in the registry have their files in what was\n", file=sys.stderr)
+    print("nothing was deleted: model versions in the registry have their files in what would go\n", file=sys.stderr)
     for name, version, owner, way_back in used[:SHOWN]:
         gone = f"{owner} was deleted, which MLflow cannot take back: docs/operations.md#delete-what-was-deleted"
         way = f"MlflowClient().{way_back}" if way_back else gone

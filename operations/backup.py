@@ -107,7 +107,7 @@ def restore(stack: Stack) -> None:
         say(
             "  what was made or changed since could not be counted"
             if since is None
-            else f"  made or changed since: {since or 'nothing, as far as times tell'}"
+            else f"  would be lost, made or changed since: {since or 'nothing, as far as times tell'}"
         )
     again = f"restore FROM={plan['id'][:8]}{'' if safety else ' SAFETY=0'}"
     if dry:

@@ -59,6 +59,8 @@ def _deploy(stack: Stack) -> None:
         # Asked already, with the plan in sight; a second question would leave the stack down where the answer is no.
         approval = ["--yes"]
     recover(engine)
+    # One that the settings do without for now, such as the backups' key, would be forgotten with its generator.
+    saved = [] if new else save_credentials(engine)
     # The plan of a new stack says "create" dozens of times: where nobody is asked about it, nobody waits for it.
     plan = ["--skip-preview"] if new and approval else []
     say(f"deploying {stack.name} (where the MLflow image has changed, its build takes a minute or two)")
@@ -70,7 +72,7 @@ def _deploy(stack: Stack) -> None:
             f"then type: make up STACK={stack.name}\n"
             "  (secrets that were generated are in the state alone until one completes)"
         )
-    tell_what_to_keep(engine, [*handed_over, *save_credentials(engine)])
+    tell_what_to_keep(engine, [*handed_over, *saved, *save_credentials(engine)])
 
 
 def _show_build_log(since: float) -> None:

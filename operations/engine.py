@@ -223,7 +223,36 @@ class Engine:
                 "  without it they cannot be read; whoever deployed this stack first has it in the same place\n"
                 "  if this file is a copy of another stack's: remove its encryptionsalt and every `secure:` entry"
             )
+        stored = self._stored()
+        if not path.exists() and stored and stored.get("resources"):
+            raise StopError(
+                f"{self._stored_in}: the state of {self.stack.name} was encrypted with a passphrase that is not here\n"
+                f"  put it into {path} (mode 0600), or set PULUMI_CONFIG_PASSPHRASE or PULUMI_CONFIG_PASSPHRASE_FILE\n"
+                "  if it is lost: docs/operations.md#a-lost-passphrase"
+            )
         return path
+
+    @property
+    def _stored_in(self) -> Path | None:
+        """Where a file backend keeps the state of this stack."""
+        return self.state_folder / "stacks" / names.PROJECT / f"{self.stack.name}.json" if self.state_folder else None
+
+    def _stored(self) -> dict[str, Any] | None:
+        """Return the state as a file backend keeps it, or None where it keeps none of this stack."""
+        try:
+            stored = self._stored_in.read_text() if self._stored_in else "{}"
+            found: dict[str, Any] = json.loads(stored)["checkpoint"]["latest"] or {}
+        except (OSError, ValueError, KeyError):
+            return None
+        return found
+
+    def _forsaken(self) -> bool:
+        """Whether the backend has nothing but the name of a destroyed stack, and a passphrase that is gone."""
+        path = self.exports.get("PULUMI_CONFIG_PASSPHRASE_FILE")
+        if path is None or Path(path).exists():
+            return False
+        stored = self._stored()
+        return stored is not None and not stored.get("resources")
 
     def _make_passphrase(self) -> None:
         """Make the passphrase, where it is to be ours and is not there yet."""
@@ -303,6 +332,8 @@ class Engine:
     def knows_stack(self) -> bool:
         """Whether the backend has the stack. Makes nothing; raises `StopError` where the passphrase is wrong."""
         drop_broken_attributes(self.state_folder, self.stack.name)
+        if self._forsaken():
+            return False
         # Shown to nobody: it is what asks for the passphrase, and says whether there is such a stack.
         asked = self._quietly("config", "--json", "--show-secrets")
         if asked.returncode and "no stack named" not in asked.stderr:
@@ -313,6 +344,9 @@ class Engine:
         """Make the stack in the backend, and its passphrase, if it is not there yet, and return whether it was made."""
         if self.knows_stack():
             return False
+        if self._forsaken():
+            say(f"the passphrase of a {self.stack.name} that was destroyed is gone; a new one is made")
+            self.call("stack", "rm", "--yes", "--preserve-config")
         self._make_passphrase()
         provider = self.stack.document.get("secretsprovider")
         self.call("stack", "init", "--no-select", *(["--secrets-provider", provider] if provider else []))
@@ -321,7 +355,7 @@ class Engine:
     @property
     def state_folder(self) -> Path | None:
         """Where a file backend keeps everything, or None where the backend is another."""
-        address = chosen_backend() or self.environment["PULUMI_BACKEND_URL"]
+        address = chosen_backend() or state_home().as_uri()
         url = urlsplit(address.replace("~", str(Path.home()), 1))
         # Of file://./state the dot is the host. Pulumi runs in the checkout.
         return ROOT / unquote(url.netloc + url.path) / ".pulumi" if url.scheme == "file" else None

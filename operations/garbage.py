@@ -11,6 +11,8 @@ from operations.checkout import Stack
 from operations.console import StopError, require_name, say, through
 from operations.status import require_containers
 
+NOTHING = "nothing was deleted"
+"""How `mlflow/collect.py` begins to say so."""
 AGE = "30d"
 """How long something has to have been deleted: whoever deleted the wrong run has that long to find out."""
 
@@ -44,9 +46,8 @@ def gc(stack: Stack) -> None:
 
     server = names.physical(stack.name, "server")
     if stack.daemon.show(server, ["docker-entrypoint.sh", "gc", age], told, environment=environment):
-        raise StopError(
-            f"what was deleted in {stack.name} could not be collected, or not all of it; the reason is above"
-        )
+        what = "nothing" if NOTHING in "".join(printed) else "not all that was to go"
+        raise StopError(f"{what} was deleted for ever in {stack.name}; the reason is above")
     found = collected("".join(printed))
     say(
         f"deleted for ever in {stack.name}: {found}"

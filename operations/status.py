@@ -51,12 +51,16 @@ def described(stack: Stack) -> dict[str, Any]:
         # What does not run before what waits for it.
         wrong.sort(key=lambda entry: entry["state"] in ("unhealthy", "starting"))
         states = ", ".join(f"{entry['name']} ({entry['state']})" for entry in wrong)
-        service = wrong[0]["name"].removeprefix(names.physical(stack.name, ""))
-        problems.append(
-            f"not as it should be: {states}\n"
-            f"  to mend what can be mended, type: make up STACK={stack.name}; "
-            f"why it is so: make logs STACK={stack.name} SERVICE={service}"
-        )
+        # Of what is not there, nothing was logged; and of what failed, all the others may only wait.
+        telling = [entry for entry in wrong if entry["state"] != "missing"]
+        telling.sort(key=lambda entry: entry["state"] != "failed")
+        why = [
+            f"; why it is so: make logs STACK={stack.name} SERVICE={service}"
+            for entry in telling[:1]
+            for service in [entry["name"].removeprefix(names.physical(stack.name, ""))]
+        ]
+        mend = f"to mend what can be mended, type: make up STACK={stack.name}"
+        problems.append(f"not as it should be: {states}\n  {mend}{''.join(why)}")
     if critical := [alert for alert in alerts or [] if alert["severity"] == "critical"]:
         pages = dict.fromkeys(f"docs/operations.md#{alert['name'].lower()}" for alert in critical)
         problems.append(f"alerts that fire: {', '.join(map(_alert, critical))}\n  what to do: {', '.join(pages)}")

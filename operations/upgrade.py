@@ -1,7 +1,7 @@
 """`make up`: a deployment, and what comes before and after it where there is a backup.
 
 One that brings another MLflow, which may migrate the database, takes a backup first. One that makes a new database
-tells of a backup that waits to be restored.
+tells of a backup that waits to be restored, and one that begins to back up of a target that does not work.
 """
 
 from docker.errors import NotFound
@@ -22,9 +22,10 @@ def up(stack: Stack) -> None:
     preflight.require_docker(stack)
     if safety and _brings_another_mlflow(stack):
         _back_up(stack)
-    new = not any(names.postgres_major(stack.name, volume) for volume in stack.daemon.volumes())
+    new_data = not any(names.postgres_major(stack.name, volume) for volume in stack.daemon.volumes())
+    new_backup = stack.daemon.inspect(names.physical(stack.name, "backup")) is None
     deploy.up(stack)
-    if new:
+    if new_data or new_backup:
         _tell_of_a_backup(stack)
 
 
@@ -58,7 +59,7 @@ def _back_up(stack: Stack) -> None:
 def _tell_of_a_backup(stack: Stack) -> None:
     """Say where the newest backup has what a new database has not: on a new host, or after a volume was lost.
 
-    And where there could be no backup, since its target does not answer or refuses.
+    And where there could be no backup: its target does not answer or refuses, or what is there is of another key.
     """
     try:
         plan = backup.found(stack, "latest")

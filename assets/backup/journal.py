@@ -67,8 +67,10 @@ class Journal:
     def excuse(self, kind: str) -> None:
         """Forget that the last one failed. The one before it is as old as it is, and is told to be."""
         known = self.read()
+        if known.get(kind, {}).get("last_result") != 0:
+            return
         for name in ("last_result", "error"):
-            known.get(kind, {}).pop(name, None)
+            known[kind].pop(name, None)
         with suppress(OSError):
             self._store(known)
 

@@ -186,6 +186,10 @@ def test_a_failure_that_a_restore_made_good_is_forgotten_and_the_last_success_is
         "last_success_timestamp_seconds",
         "last_end_timestamp_seconds",
     }
+    # One that did not fail is still known not to have.
+    journal.write("backup", {"last_result": 1})
+    journal.excuse("backup")
+    assert journal.read()["backup"]["last_result"] == 1
 
 
 def test_prometheus_is_told_of_the_last_run(tmp_path: Path) -> None:

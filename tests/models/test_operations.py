@@ -396,6 +396,43 @@ def test_secrets_of_another_machine_ask_for_its_passphrase(stack: Stack, tmp_pat
     assert not (tmp_path / "home/.config/pulumi-mlflow/dev.passphrase").exists()
 
 
+def a_state(home: Path, resources: list[dict[str, str]] | None) -> Path:
+    """Leave the state of a dev that somebody deployed, whose passphrase is gone."""
+    path = home / ".local/state/pulumi-mlflow/.pulumi/stacks/mlflow/dev.json"
+    path.parent.mkdir(parents=True)
+    latest = {"secrets_providers": {"type": "passphrase"}} | ({"resources": resources} if resources else {})
+    path.write_text(json.dumps({"version": 3, "checkpoint": {"latest": latest}}))
+    return path
+
+
+def test_a_state_whose_passphrase_is_gone_is_told_with_where_both_are(stack: Stack, tmp_path: Path) -> None:
+    path = a_state(tmp_path / "home", [{"urn": "x::y"}])
+    with pytest.raises(StopError) as told:
+        Engine(stack)
+    assert str(told.value).startswith(f"{path}: the state of dev was encrypted with a passphrase that is not here\n")
+    assert f"put it into {tmp_path}/home/.config/pulumi-mlflow/dev.passphrase" in str(told.value)
+
+
+def test_a_destroyed_stack_whose_passphrase_is_gone_is_made_anew(
+    stack: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called: list[tuple[str, ...]] = []
+
+    class Recorded(Engine):
+        def call(self, *arguments: str, stdin: str | None = None) -> str:
+            assert stdin is None
+            called.append(arguments)
+            return ""
+
+    a_state(tmp_path / "home", None)
+    engine = Recorded(stack)
+    assert not engine.knows_stack()
+    assert engine.select()
+    assert called == [("stack", "rm", "--yes", "--preserve-config"), ("stack", "init", "--no-select")]
+    assert (tmp_path / "home/.config/pulumi-mlflow/dev.passphrase").exists()
+    assert "the passphrase of a dev that was destroyed is gone; a new one is made" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("variable", ["PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"])
 def test_a_teams_own_passphrase_wins(stack: Stack, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "")

@@ -83,13 +83,13 @@ def test_what_brings_the_same_mlflow_takes_no_backup(monkeypatch: pytest.MonkeyP
 
 def test_a_stack_without_backup_or_without_a_server_is_brought_up_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert brought_up(monkeypatch, wanted=NEW, enabled=False) == ["up"]
-    assert brought_up(monkeypatch, wanted=NEW, containers=("postgres",)) == ["up"]
+    assert brought_up(monkeypatch, wanted=NEW, containers=("postgres", "backup")) == ["up"]
 
 
 def test_a_backup_that_comes_with_the_same_deployment_is_warned_of(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert brought_up(monkeypatch, wanted=NEW, containers=("server", "postgres")) == ["up"]
+    assert brought_up(monkeypatch, wanted=NEW, containers=("server", "postgres")) == ["up", "look"]
     assert "there is no backup yet that could come before" in capsys.readouterr().err
 
 

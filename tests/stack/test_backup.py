@@ -77,7 +77,7 @@ def test_a_restore_over_a_used_stack_wants_its_name_and_keeps_what_was_there(sav
     assert after != before
     assert "nothing was deleted" in refused(saved, "restore", FROM=wanted)
     dry = saved.make("restore", FROM=wanted, DRY_RUN="1").stderr
-    assert "made or changed since: 2 experiments, 3 runs, 3 models, 6 model versions, 5 traces" in dry
+    assert "would be lost, made or changed since: 2 experiments, 3 runs, 3 models, 6 model versions, 5 traces" in dry
     assert "nothing was changed" in dry
     assert told(saved) == after
     said = saved.make("restore", FROM=wanted, CONFIRM=saved.stack).stderr
@@ -255,7 +255,7 @@ def test_nothing_is_collected_while_the_registry_has_files_in_it(saved: Deployme
     client.delete_run(run)
     listed = with_s3(saved, HASHES)[1]
     said = refused(saved, "gc", CONFIRM=saved.stack, OLDER_THAN="0s")
-    assert "nothing was deleted: model versions in the registry have their files in what was" in said
+    assert "nothing was deleted: model versions in the registry have their files in what would go" in said
     assert f'in use 1: MlflowClient().restore_experiment("{experiment}")\n' in said
     assert f'in use 2: MlflowClient().restore_run("{run}")\n' in said
     assert f'in use 3: MlflowClient().restore_run("{run}")\n' in said

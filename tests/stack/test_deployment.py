@@ -381,6 +381,8 @@ def test_a_bucket_is_not_made_beside_the_artifacts_own(each: Deployment) -> None
     done = each.make("up", ok=False)
     assert f"there is no bucket {bucket}, and there are objects in mlflow: " in done.stdout + done.stderr
     assert "go back to mlflow:objectStore.bucket: mlflow, and type: make up" in done.stdout + done.stderr
+    # The server is missing for want of it, and has no log to look at.
+    assert f"make logs STACK={each.stack} SERVICE={each.store}-bootstrap\n" in each.make("status", ok=False).stderr
     each.set("objectStore.bucket", "mlflow")
     each.make("up")
     assert [file.path for file in client.list_artifacts(run)] == ["note.txt"]
