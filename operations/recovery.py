@@ -93,13 +93,16 @@ def _refuse_strangers(engine: Engine, state: dict[str, Any]) -> None:
         for resource in state.get("resources") or []
         if resource["type"] == CONTAINER
     }
-    found = engine.stack.daemon.api.containers(all=True, filters={"label": f"{names.STACK_LABEL}={engine.stack.name}"})
+    ours = {"label": f"{names.STACK_LABEL}={engine.stack.name}"}
+    found = engine.stack.daemon.api.containers(all=True, filters=ours)
     strangers = sorted(name for container in found for name in [container["Names"][0].lstrip("/")] if name not in known)
     if strangers:
+        networks = " ".join(sorted(network["Name"] for network in engine.stack.daemon.api.networks(filters=ours)))
         raise StopError(
             f"{len(strangers)} containers of a stack {engine.stack.name} are here that this state does not know: "
             "they were deployed from another state\n"
             f"  to go on with that deployment, use its backend: make env STACK={engine.stack.name} in its checkout\n"
             "  to take over its data volumes with this one (it needs that one's secrets in "
             f"{engine.stack.path.name}):\n    docker rm -f {' '.join(strangers)}"
+            + (f"\n    docker network rm {networks}" if networks else "")
         )

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import docker
 import pytest
+from mlflow.tracking import MlflowClient
 
 from components import names
 from components.daemon import resolve_host
-from tests.stack.deployment import ROOT, Deployment
+from tests.stack.deployment import HAS_MINIO, ROOT, Deployment, free_port
 from tests.stack.probes import keep_a_gateway_secret
 from tests.stack.test_deployment import ask, search
 
@@ -387,3 +388,35 @@ def test_destroy_wants_the_stacks_name_and_leaves_nothing(dev: Deployment) -> No
     assert not any(volume["Name"].startswith(f"mlflow-{dev.stack}-") for volume in dev.api.volumes()["Volumes"] or [])
     # And it can be had again.
     works(dev)
+
+
+@pytest.mark.engine
+@pytest.mark.long
+def test_a_lost_passphrase_costs_the_secrets_and_not_the_data(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, "dev")
+    deployment.set("server.port", free_port())
+    deployment.set("server.workers", 1)
+    deployment.use("minio" if HAS_MINIO else "seaweedfs")
+    try:
+        deployment.make("up")
+        client = MlflowClient(deployment.url)
+        run = client.create_run("0").info.run_id
+        client.log_text(run, "here", "note.txt")
+        (tmp_path / "config" / "pulumi-mlflow" / f"{deployment.stack}.passphrase").unlink()
+        assert "its secrets were encrypted elsewhere, and their passphrase is not here" in refused(deployment)
+        page = (ROOT / "docs" / "operations.md").read_text().split("### A lost passphrase", 1)[1]
+        recipe = page.split("```sh\n", 1)[1].split("make up", 1)[0]
+        state = f"{tmp_path}/state/.pulumi/stacks/mlflow/{deployment.stack}.json"
+        recipe = recipe.replace("~/.local/state/pulumi-mlflow/.pulumi/stacks/mlflow/dev.json", state)
+        typed = recipe.replace("Pulumi.dev.yaml", deployment.file.name)
+        subprocess.run(["sh", "-ec", typed], cwd=deployment.checkout, check=True)
+        assert "secure:" not in deployment.file.read_text()
+        removals = re.findall(r"(?m)^    (docker (?:rm -f|network rm) .*)$", refused(deployment))
+        assert len(removals) == 2
+        for line in removals:
+            subprocess.run(line.split(), check=True, capture_output=True)
+        deployment.make("up")
+        assert search(deployment.url)
+        assert [file.path for file in client.list_artifacts(run)] == ["note.txt"]
+    finally:
+        deployment.remove()
