@@ -524,15 +524,29 @@ def _type_rule(kind: str) -> str:
 
 
 def _nearest(path: list[str]) -> str:
-    """Return a hint for an unknown key: the nearest known one, else all of them."""
+    """Return a hint for an unknown key: where it would be one, else the nearest known one, else all of them."""
     model: Any = StackConfig
     for part in path[:-1]:
-        by_alias = {field.alias: field for field in model.model_fields.values()}
-        annotation = by_alias[part].annotation
-        # A section that may be left out is a union with None.
-        model = next((kind for kind in get_args(annotation) if hasattr(kind, "model_fields")), annotation)
+        model = _sections(model)[part]
     known = [str(field.alias) for field in model.model_fields.values()]
     if len(path) == 1:
         known += SECRETS
-    close = difflib.get_close_matches(path[-1], known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known here: {', '.join(sorted(known))}"
+    elsewhere = [
+        f"{NAMESPACE}:{name}.{path[-1]}"
+        for name, section in _sections(StackConfig).items()
+        if any(field.alias == path[-1] for field in section.model_fields.values())
+    ]
+    if close := elsewhere or difflib.get_close_matches(path[-1], known, n=1):
+        return f"; did you mean {' or '.join(close)}?"
+    return f"; known here: {', '.join(sorted(known))}"
+
+
+def _sections(model: Any) -> dict[str, Any]:  # noqa: ANN401 - a class of pydantic's
+    """Return the models that are the values of some of its keys. One that may be left out is a union with None."""
+    kinds = {
+        str(field.alias): next(
+            (kind for kind in get_args(field.annotation) if hasattr(kind, "model_fields")), field.annotation
+        )
+        for field in model.model_fields.values()
+    }
+    return {name: kind for name, kind in kinds.items() if hasattr(kind, "model_fields")}

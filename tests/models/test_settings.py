@@ -44,6 +44,11 @@ REFUSED = [
         "certificate, cpus, entryPoint, forwardAuth, forwardAuthNetwork, httpPort, httpsPort, memoryMb, middlewares, "
         "mode, network, singleSignOn, tls, uploadMinutes",
     ),
+    ({"logLevel": "debug"}, "mlflow:logLevel: no such setting; did you mean mlflow:server.logLevel?"),
+    (
+        {"traefik": {"workers": 2}},
+        "mlflow:traefik.workers: no such setting; did you mean mlflow:server.workers?",
+    ),
     ({"images": {"minio": {"tag": "x"}}}, "mlflow:images.minio.tag: no such setting; known here: digest, ref"),
     ({"server": {"workers": "many"}}, "mlflow:server.workers: must be a whole number, got 'many'"),
     ({"server": {"workers": 2.5}}, "mlflow:server.workers: must be a whole number, got 2.5"),
