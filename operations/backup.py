@@ -281,7 +281,7 @@ def known(stack: Stack) -> dict[str, Any]:
     for command in ([*PROGRAM, "journal"], ["cat", JOURNAL]):
         code, printed = stack.daemon.run(names.physical(stack.name, "backup"), command)
         if code == 0 and "{" in printed:
-            journal = json.loads(printed[printed.index("{") :])
+            journal, _ = json.JSONDecoder().raw_decode(printed, printed.index("{"))
             break
     return {key: journal[key] for key in ("backup", "drill", "scheduled", "lost_runs") if key in journal}
 

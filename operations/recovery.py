@@ -91,13 +91,14 @@ def _refuse_strangers(engine: Engine, state: dict[str, Any]) -> None:
     known = {
         resource.get("outputs", {}).get("name")
         for resource in state.get("resources") or []
-        if resource["type"] == CONTAINER
+        if resource["type"] in (CONTAINER, NETWORK)
     }
     ours = {"label": f"{names.STACK_LABEL}={engine.stack.name}"}
     found = engine.stack.daemon.api.containers(all=True, filters=ours)
     strangers = sorted(name for container in found for name in [container["Names"][0].lstrip("/")] if name not in known)
     if strangers:
-        networks = " ".join(sorted(network["Name"] for network in engine.stack.daemon.api.networks(filters=ours)))
+        made = sorted(network["Name"] for network in engine.stack.daemon.api.networks(filters=ours))
+        networks = " ".join(name for name in made if name not in known)
         raise StopError(
             f"{len(strangers)} containers of a stack {engine.stack.name} are here that this state does not know: "
             "they were deployed from another state\n"
