@@ -35,9 +35,11 @@ get() {
 # After a `make down` nothing else knows which bucket it was.
 refuse_a_bucket_beside_the_artifacts() {
     [ "$(status GET "/$BUCKET/" admin.curl)" = 404 ] || return 0
-    get / | grep -o '<Name>[^<]*' | while read -r line; do
+    listed=$(get /) || die "the buckets could not be listed"
+    printf '%s\n' "$listed" | grep -o '<Name>[^<]*' | while read -r line; do
         other=${line#<Name>}
-        case $(get "/$other/?max-keys=1") in
+        found=$(get "/$other/?max-keys=1") || die "the bucket $other could not be listed"
+        case $found in
         *'<Key>'*)
             die "there is no bucket $BUCKET, and there are objects in $other: if they are the artifacts, go back to" \
                 "mlflow:objectStore.bucket: $other, and type: make up; if not, make the bucket $BUCKET by hand"

@@ -548,6 +548,21 @@ esac
     assert any("PUT" in call and "admin.curl" in call for call in sandbox.called()) is not bool(content)
 
 
+@pytest.mark.parametrize("fails", ["8333/", "/before/"])
+def test_where_seaweedfs_buckets_cannot_be_listed_none_is_made(sandbox: Sandbox, fails: str) -> None:
+    there = f"""
+case "$*" in
+*"GET --config"*admin.curl*/mlflow/) printf 404; exit;;
+*--fail*{fails}*) exit 22;;
+*--fail*8333/) echo '<Name>before</Name>'; exit;;
+esac
+"""
+    done = weed_bootstrap(sandbox, there + AS_IT_SHOULD_BE)
+    assert done.returncode == 1
+    assert "could not be listed" in done.stderr
+    assert not any("PUT" in call for call in sandbox.called())
+
+
 @pytest.mark.parametrize(
     ("changed", "to", "said"),
     [
