@@ -14,7 +14,6 @@ import requests
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-import mlflow
 from components import packaged
 from components.daemon import Daemon, resolve_host
 from components.images import DEFAULTS
@@ -216,6 +215,16 @@ def test_what_was_deleted_is_collected_with_its_artifacts_once_it_is_old_enough_
     assert told(saved) == before
 
 
+TRACED = """
+import sys, mlflow
+client = mlflow.MlflowClient()
+span = client.start_trace("asked", experiment_id=sys.argv[1])
+client.end_trace(span.trace_id)
+mlflow.flush_trace_async_logging()
+print(span.trace_id)
+"""
+
+
 def test_what_goes_with_an_experiment_leaves_no_artifacts_behind(saved: Deployment, tmp_path: Path) -> None:
     before = told(saved)
     client = MlflowClient(saved.url)
@@ -225,10 +234,10 @@ def test_what_goes_with_an_experiment_leaves_no_artifacts_behind(saved: Deployme
     models = [client.create_logged_model(each, name="net").model_id for each in (experiment, kept)]
     for model in models:
         client.log_model_artifacts(model, str(tmp_path))
-    span = client.start_trace("asked", experiment_id=experiment)
-    client.end_trace(span.trace_id)
-    mlflow.flush_trace_async_logging()
-    place = client.get_trace(span.trace_id).info.tags["mlflow.artifactLocation"].removeprefix("mlflow-artifacts:/")
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": saved.url, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    traced = [sys.executable, "-W", "ignore", "-c", TRACED, experiment]
+    trace = subprocess.run(traced, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+    place = client.get_trace(trace).info.tags["mlflow.artifactLocation"].removeprefix("mlflow-artifacts:/")
     stored = requests.put(f"{saved.url}/api/2.0/mlflow-artifacts/artifacts/{place}/attachment", b"large", timeout=60)
     stored.raise_for_status()
     client.delete_experiment(experiment)
@@ -236,11 +245,11 @@ def test_what_goes_with_an_experiment_leaves_no_artifacts_behind(saved: Deployme
     said = saved.make("gc", CONFIRM=saved.stack, OLDER_THAN="30d").stderr
     assert "nothing" in said
     assert models[0] in with_s3(saved, HASHES)[1]
-    assert span.trace_id in with_s3(saved, HASHES)[1]
+    assert trace in with_s3(saved, HASHES)[1]
     assert "1 logged model, 1 trace" in saved.make("gc", CONFIRM=saved.stack, OLDER_THAN="0s").stderr
     listed = with_s3(saved, HASHES)[1]
     assert models[0] not in listed
-    assert span.trace_id not in listed
+    assert trace not in listed
     assert models[1] in listed
     client.delete_experiment(kept)
     saved.make("gc", CONFIRM=saved.stack, OLDER_THAN="0s")
