@@ -39,6 +39,8 @@ SILENT = (NoConnection, Timeout, NoAnswerError)
 NOT_KNOWN, NOT_RUN = 124, 126
 """Exit codes, as of `timeout` and of a shell: nobody knows how it ended; it could not be begun."""
 EXIT_SECONDS = 5
+RESTART_SECONDS = 120
+"""How long a daemon may take to restart under a command that is waited for."""
 _clients = threading.local()
 
 
@@ -244,18 +246,49 @@ class Daemon:
                 for network in networks[1:]:
                     api.connect_container_to_network(container, network)
                 api.start(container)
-                for chunk in api.logs(container, stream=True, follow=True):
-                    tell(chunk.decode(errors="replace"))
-                code: int = api.wait(container, timeout=None)["StatusCode"]
-                return code
+                return self._followed(api, container, tell)
             finally:
                 api.remove_container(container, v=True, force=True)
 
-    def stop(self, container: str) -> None:
-        """Stop a container, with the notice that it was given when it was made. One that is gone has stopped."""
+    def _followed(self, api: docker.APIClient, container: str, tell: Callable[[str], None]) -> int:
+        """Hand on what a running container prints, and return its exit code; go on after a restart of the daemon.
+
+        With `live-restore` a container outlives its daemon. Raises what `_again` raises where the daemon stays away.
+        """
+        tail: str | int = "all"
+        while True:
+            try:
+                for chunk in api.logs(container, stream=True, follow=True, tail=tail):
+                    tell(chunk.decode(errors="replace"))
+                return int(api.wait(container, timeout=None)["StatusCode"])
+            except (*SILENT, CutOffError):
+                self._again()
+                # What it printed meanwhile is in its log; what it printed before was handed on.
+                tail = 0
+
+    def _again(self) -> None:
+        """Return when the daemon answers again; raise `NoAnswerError` after `RESTART_SECONDS` without an answer."""
+        deadline = time.monotonic() + RESTART_SECONDS
+        while True:
+            try:
+                self.api.ping()
+            except (*SILENT, APIError) as error:
+                if time.monotonic() > deadline:
+                    raise NoAnswerError(f"no answer for {RESTART_SECONDS} s: {error}") from error
+                time.sleep(1)
+            else:
+                return
+
+    def stop(self, container: str, *, for_good: bool = False) -> None:
+        """Stop a container, with the notice that it was given when it was made. One that is gone has stopped.
+
+        Docker starts one with `restart: always` again when the daemon restarts. Not where it is stopped `for_good`.
+        """
         found = self.inspect(container)
         if found:
             with closing(self._connected(None)) as api, suppress(NotFound):
+                if for_good:
+                    api.update_container(container, restart_policy={"Name": "no"})
                 api.stop(container, timeout=found["Config"].get("StopTimeout") or 10)
 
     def restart(self, container: str) -> None:

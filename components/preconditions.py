@@ -95,10 +95,17 @@ def _artifacts_left_behind(daemon: "Daemon", stack: str, settings: ObjectStoreSe
             f"copyFrom: the server uses {kind} already; an older copy from {source} must not come over what it wrote\n"
             "    remove copyFrom from the stack's file"
         )
-    elif source and used and server and server["State"]["Running"]:
+    elif source and used and server and not _stopped_for_good(server):
+        name = names.physical(stack, "server")
+        running = server["State"]["Running"]
         problem = (
-            f"copyFrom: the server still writes to {used}, and what it writes during the copy would be lost\n"
-            f"    type: docker stop {names.physical(stack, 'server')}, then try again; {manual}"
+            (
+                f"copyFrom: the server still writes to {used}"
+                if running
+                else f"copyFrom: Docker starts the server, which writes to {used}, again when its daemon restarts"
+            )
+            + ", and what it writes during the copy would be lost\n"
+            f"    type: docker update --restart=no {name} && docker stop {name}, then try again; {manual}"
         )
     elif not source and unfinished:
         problem = (
@@ -121,6 +128,11 @@ def _used_by(stack: str, server: dict[str, Any]) -> tuple[names.ObjectStoreKind 
     endpoint, destination = environment.get(ENDPOINT, ""), environment.get(DESTINATION, "")
     kinds = (kind for kind in names.OBJECT_STORES if f"//{names.physical(stack, kind)}:" in endpoint)
     return next(kinds, None), destination.removeprefix("s3://").partition("/")[0] or None
+
+
+def _stopped_for_good(container: dict[str, Any]) -> bool:
+    """Whether a container does not run, and nothing but a person starts it: `docker stop` does not hold for ever."""
+    return not container["State"]["Running"] and container["HostConfig"]["RestartPolicy"]["Name"] in ("", "no")
 
 
 def _unfinished_copy(daemon: "Daemon", stack: str, target: str) -> str | None:

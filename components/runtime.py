@@ -7,6 +7,7 @@ and `pulumi up` fails, again and again, until that is the case.
 """
 
 import asyncio
+import functools
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -439,7 +440,8 @@ async def _until_gone(platform: Platform, name: str, image: str) -> None:
         return state is not None and state.running and state.image != image
 
     if await runs():
-        await _asked(platform.daemon.stop, name)
+        # For good: a migration takes hours on a large database, and Docker may be restarted meanwhile.
+        await _asked(functools.partial(platform.daemon.stop, for_good=True), name)
     deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
     while await runs():
         if time.monotonic() > deadline:

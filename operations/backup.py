@@ -130,7 +130,8 @@ def restore(stack: Stack) -> None:
         stack.daemon.stop(server)
         code = _run_restorer(stack, plan["id"])
     finally:
-        # Where only its client ended, a restore goes on, and what anybody wrote meanwhile would be lost.
+        # Where only its client ended, a restore goes on, and what anybody wrote meanwhile would be lost. The server
+        # itself waits for its end, too, wherever Docker starts it (mlflow/serve.py).
         if code != 0 and not preconditions.restore_at_work(stack.daemon, stack.name):
             # A stop that was interrupted may still be under way.
             stack.daemon.restart(server)

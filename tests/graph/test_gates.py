@@ -42,6 +42,7 @@ class Script:
     started: int = 0
     restarted: int = 0
     stopped: int = 0
+    stopped_for_good: bool = False
     made: datetime | None = None
     ahead: timedelta = timedelta()
     """Of this machine's clock."""
@@ -68,8 +69,9 @@ class Script:
     def start(self, _container: str) -> None:
         self.started += 1
 
-    def stop(self, _container: str) -> None:
+    def stop(self, _container: str, *, for_good: bool = False) -> None:
         self.stopped += 1
+        self.stopped_for_good = for_good
 
     def restart(self, _container: str) -> None:
         self.restarted += 1
@@ -182,6 +184,7 @@ def test_a_migration_stops_the_old_server_once_and_waits_for_its_end(states: lis
     script = Script(states)
     wait_gone(script)
     assert script.stopped == 1
+    assert script.stopped_for_good, "a restart of the daemon would start it under the migration"
 
 
 def test_a_migration_never_starts_beside_a_server_that_does_not_stop(monkeypatch: pytest.MonkeyPatch) -> None:

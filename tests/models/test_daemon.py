@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from components.daemon import SILENT, Daemon
+from components.daemon import SILENT, CutOffError, Daemon
 
 
 @pytest.fixture(autouse=True)
@@ -116,3 +116,31 @@ def test_a_command_that_nobody_can_be_asked_to_run_is_not_known_to_have_ended() 
     code, said = Daemon("tcp://127.0.0.1:1").run("server", ["true"])
     assert code == 124
     assert "refused" in said
+
+
+class Restarting(Daemon):
+    """A daemon with `live-restore` that restarts while a container prints: it is cut off once, and back at once."""
+
+    def __init__(self) -> None:
+        super().__init__("unix:///nowhere")
+        self.asked: list[object] = []
+
+    @property
+    def api(self) -> Any:  # noqa: ANN401
+        return SimpleNamespace(ping=lambda: True)
+
+    def logs(self, _container: str, *, tail: object, **_: object) -> Iterator[bytes]:  # type: ignore[override]
+        self.asked.append(tail)
+        yield b"before" if tail == "all" else b"after"
+        if tail == "all":
+            raise CutOffError("the daemon went away")
+
+    def wait(self, _container: str, **_: object) -> dict[str, int]:
+        return {"StatusCode": 7}
+
+
+def test_a_container_that_outlives_its_daemon_is_followed_to_its_end() -> None:
+    daemon, told = Restarting(), list[str]()
+    assert daemon._followed(daemon, "restore", told.append) == 7  # type: ignore[arg-type]
+    assert told == ["before", "after"]
+    assert daemon.asked == ["all", 0], "what was told already would be told again"

@@ -20,6 +20,9 @@ class Host:
     held: set[str] = field(default_factory=set)
     writes_to: str | None = None
     running: bool = True
+    restart: str = "always"
+    """What Docker does with the server when its daemon restarts."""
+
     copied: int | None = None
     """Exit code of a copy from MinIO to SeaweedFS, if there was one."""
 
@@ -43,7 +46,11 @@ class Host:
             return {"Config": {"Env": None}, "State": {"Running": True}}
         endpoint = f"MLFLOW_S3_ENDPOINT_URL=http://mlflow-dev-{self.writes_to}:1"
         destination = "MLFLOW_ARTIFACTS_DESTINATION=s3://mlflow/artifacts"
-        return {"Config": {"Env": ["HOME=/tmp", endpoint, destination]}, "State": {"Running": self.running}}
+        return {
+            "Config": {"Env": ["HOME=/tmp", endpoint, destination]},
+            "State": {"Running": self.running},
+            "HostConfig": {"RestartPolicy": {"Name": self.restart}},
+        }
 
 
 def problems(host: Host, **settings: str) -> list[str]:
@@ -70,8 +77,8 @@ def problems(host: Host, **settings: str) -> list[str]:
         # After `make down`, nothing but the volumes can be asked.
         (Host({MINIO, SEAWEEDFS}), {"kind": "seaweedfs"}),
         # The move, and its second try.
-        (Host({MINIO}, "minio", running=False), {"kind": "seaweedfs", "copyFrom": "minio"}),
-        (Host({MINIO, SEAWEEDFS}, "minio", running=False), {"kind": "seaweedfs", "copyFrom": "minio"}),
+        (Host({MINIO}, "minio", running=False, restart="no"), {"kind": "seaweedfs", "copyFrom": "minio"}),
+        (Host({MINIO, SEAWEEDFS}, "minio", running=False, restart="no"), {"kind": "seaweedfs", "copyFrom": "minio"}),
         (Host({MINIO, SEAWEEDFS}, "seaweedfs", copied=0), {"kind": "seaweedfs"}),
         # It failed: again, or given up.
         (Host({MINIO, SEAWEEDFS}, copied=1), {"kind": "seaweedfs", "copyFrom": "minio"}),
@@ -95,10 +102,23 @@ def test_an_object_store_without_the_artifacts_is_refused(host: Host) -> None:
     ]
 
 
-def test_nothing_is_copied_under_a_server_that_writes() -> None:
-    assert problems(Host({MINIO}, "minio"), kind="seaweedfs", copyFrom="minio") == [
-        "mlflow:objectStore.copyFrom: the server still writes to minio, and what it writes during the copy would be "
-        "lost\n    type: docker stop mlflow-dev-server, then try again; docs/operations.md#change-the-object-store"
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        (Host({MINIO}, "minio"), "the server still writes to minio"),
+        (Host({MINIO}, "minio", restart="no"), "the server still writes to minio"),
+        (
+            Host({MINIO}, "minio", running=False),
+            "Docker starts the server, which writes to minio, again when its daemon restarts",
+        ),
+    ],
+    ids=["running", "running, not to be restarted", "stopped, to be restarted"],
+)
+def test_nothing_is_copied_under_a_server_that_writes_or_comes_back(host: Host, why: str) -> None:
+    assert problems(host, kind="seaweedfs", copyFrom="minio") == [
+        f"mlflow:objectStore.copyFrom: {why}, and what it writes during the copy would be lost\n"
+        "    type: docker update --restart=no mlflow-dev-server && docker stop mlflow-dev-server, then try again; "
+        "docs/operations.md#change-the-object-store"
     ]
 
 

@@ -390,3 +390,35 @@ def test_a_bucket_outside_the_stack_is_a_target_and_one_that_does_not_answer_is_
         saved.file.write_text(before)
     saved.make("up")
     saved.make("backup")
+
+
+HOLD = """
+import main, database, pathlib, time
+main._use_pgpass()
+with database.locked("restore"):
+    while pathlib.Path("/staging/hold").exists():
+        time.sleep(0.2)
+"""
+
+
+def test_a_server_that_docker_starts_under_a_restore_waits_for_its_end(saved: Deployment) -> None:
+    server, backup = saved.name("server"), saved.name("backup")
+    assert saved.run("backup", "touch", "/staging/hold")[0] == 0
+    holder = saved.api.exec_create(backup, ["env", "-C", "/run/config", "python3", "-c", HOLD])
+    try:
+        saved.api.exec_start(holder["Id"], detach=True)
+        # As when the daemon restarts: `restart: always` starts what `docker stop` had stopped.
+        saved.api.restart(server)
+        deadline = time.monotonic() + 60
+        while b"serve: restore holds the lock" not in saved.api.logs(server, tail=5):
+            assert time.monotonic() < deadline, saved.api.logs(server, tail=20)
+            time.sleep(0.2)
+        time.sleep(3)
+        with pytest.raises(requests.ConnectionError):
+            requests.get(f"{saved.url}/health", timeout=5)
+    finally:
+        saved.run("backup", "rm", "/staging/hold")
+    deadline = time.monotonic() + 60
+    while saved.run("server", "python", "/opt/mlflow-stack/healthcheck.py")[0]:
+        assert time.monotonic() < deadline, "it does not start when the restore has ended"
+        time.sleep(0.5)

@@ -49,8 +49,13 @@ def test_artifacts_move_to_minio_and_back_and_none_is_changed(seaweedfs: Deploym
         seaweedfs.set("objectStore", {"kind": new, "copyFrom": old, "memoryMb": 1024})
         assert f"docker stop {seaweedfs.name('server')}" in seaweedfs.make("up", ok=False).stderr
         seaweedfs.api.stop(seaweedfs.name("server"))
+        # Docker starts what was only stopped again, when its daemon restarts.
+        assert "again when its daemon restarts" in seaweedfs.make("up", ok=False).stderr
+        seaweedfs.api.update_container(seaweedfs.name("server"), restart_policy={"Name": "no"})
         seaweedfs.make("up")
         assert hashes(seaweedfs) == before
+        server = seaweedfs.api.inspect_container(seaweedfs.name("server"))
+        assert server["HostConfig"]["RestartPolicy"]["Name"] == "always"
         if not seaweedfs.rehearsed:
             seaweedfs.pulumi("preview", "--expect-no-changes")
         assert f"copyFrom: the server uses {new} already" in seaweedfs.make("up", ok=False).stderr
