@@ -40,10 +40,7 @@ async def main() -> None:
     monitoring = Monitoring("monitoring", config.monitoring, platform=platform, database=postgres, watched=watched)
 
     pulumi.export("url", mlflow.url)
-    pulumi.export("scrape", monitoring.scrape)
-    owned = owned_by(postgres, artifacts, mlflow, backup, monitoring)
-    pulumi.export("credentials", {credential.key: credential.value for credential in owned})
-    warn_of_unsaved(owned)
+    warn_of_unsaved(owned_by(postgres, artifacts, mlflow, backup, monitoring))
 
 
 interpreter.make_haste()

@@ -1,8 +1,7 @@
 """Every secret: generated here, overridden by the stack's config, handed on as the content of a file.
 
-A credential guards a service (a password; any new value will do, since the services follow their files at every
-start). A data key opens data at rest (only the old value will do). Both are made the same way; what differs is
-told by `Credential.kind`, and who may change it by docs/operations.md.
+A password guards a service. Any new value will do, since the services follow their files at every start. A data key
+opens data at rest. Only the old value will do, so it outlives whatever uses it: see `DataKey`.
 """
 
 import base64
@@ -22,10 +21,46 @@ ACCEPTED = r"[A-Za-z0-9_=-]{12,64}"
 """No separator of a password file, an ini file or JSON."""
 GENERATOR = "random:index/randomPassword:RandomPassword"
 """Type of the resource that makes a value. Its name is the credential's key, see `key_of`."""
+DATA_KEY = "mlflow:components:DataKey"
+"""Type of the resource that keeps a data key in the state. Its name is the same."""
 SAVES = "MLFLOW_SECRETS_ARE_SAVED"
 """Variable of whoever runs the program and saves what it generated once all of it works, as `make up` does."""
 FERNET_KEY_LENGTH = 44
 """Of a key that somebody brings along from an older deployment."""
+
+
+class DataKey(pulumi.ComponentResource):
+    """A data key in the state, where `pulumi destroy` does not delete it. Its output `value` is the one in use.
+
+    Protected in every stack: the data volumes and the backups outlive a `pulumi destroy`, and so must what opens them.
+    `make destroy`, which deletes the data, removes the protection first. The generator alone would not do: where the
+    stack's file has another value, that is the one in use, and the file may be lost.
+    """
+
+    def __init__(self, name: str, key: str, *, parent: pulumi.Resource) -> None:
+        """Generate a value; `keep` the one that is in use."""
+        super().__init__(DATA_KEY, name, None, pulumi.ResourceOptions(parent=parent, protect=True))
+        # Before there were data keys, a generator was a child of the component that it guards.
+        self.generated = _generator(name, parent=self, aliases=[pulumi.Alias(parent=parent)])
+        self.key = key
+
+    def keep(self, value: pulumi.Output[str]) -> None:
+        """Write the value that is in use into the state, encrypted."""
+        self.register_outputs({"value": value})
+
+
+def _generator(name: str, *, parent: pulumi.Resource, aliases: Sequence[pulumi.Alias] = ()) -> random.RandomPassword:
+    return random.RandomPassword(
+        name,
+        length=LENGTH,
+        special=False,
+        opts=pulumi.ResourceOptions(
+            parent=parent,
+            aliases=[*aliases],
+            # Any of these would make a new password behind the back of the service that has the old one.
+            ignore_changes=["length", "special", "overrideSpecial", "keepers"],
+        ),
+    )
 
 
 class Credential:
@@ -51,21 +86,15 @@ class Credential:
         The generator is registered even where the config has a value: a resource that comes and goes with a setting
         would leave "1 to delete" in the plan that follows the write-back.
         """
-        generated = random.RandomPassword(
-            name,
-            length=LENGTH,
-            special=False,
-            opts=pulumi.ResourceOptions(
-                parent=parent,
-                # Any of these would make a new password behind the back of the service that has the old one.
-                ignore_changes=["length", "special", "overrideSpecial", "keepers"],
-            ),
-        )
+        data_key = DataKey(name, key, parent=parent) if kind == "data key" else None
+        generated = data_key.generated if data_key else _generator(name, parent=parent)
         configured = pulumi.Config("mlflow").get_secret(key)
         self.key = key
         self.kind = kind
         self.configured = configured is not None
         self.value = pulumi.Output.secret(generated.result if configured is None else configured.apply(self._checked))
+        if data_key:
+            data_key.keep(self.value)
 
     def _checked(self, value: str) -> str:
         """Refuse a value that somebody brought and that would break the file that it goes into. Never repeats it."""
@@ -100,9 +129,13 @@ def warn_of_unsaved(credentials: Sequence[Credential]) -> None:
         return
     keys = [credential.key for credential in credentials if not credential.configured]
     if keys:
+        data_keys = [
+            credential.key for credential in credentials if credential.kind == "data key" and credential.key in keys
+        ]
         pulumi.log.warn(
-            f"generated secrets that are not in the stack's config yet: {', '.join(keys)}; `make up` writes them, "
-            "or: pulumi stack output credentials --show-secrets, then pulumi config set --secret for each"
+            f"generated secrets that are in the state alone: {', '.join(keys)}; type: make up STACK="
+            f"{pulumi.get_stack()}, which writes them into the stack's file"
+            + (f". Without {', '.join(data_keys)}, data and backups cannot be opened" if data_keys else "")
         )
 
 

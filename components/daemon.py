@@ -14,7 +14,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import docker
 from docker.errors import APIError, DockerException, NotFound, create_api_error_from_http_exception
@@ -255,7 +255,7 @@ class Daemon:
 
         With `live-restore` a container outlives its daemon. Raises what `_again` raises where the daemon stays away.
         """
-        tail: str | int = "all"
+        tail: Literal["all"] | int = "all"
         while True:
             try:
                 for chunk in api.logs(container, stream=True, follow=True, tail=tail):
@@ -288,7 +288,7 @@ class Daemon:
         if found:
             with closing(self._connected(None)) as api, suppress(NotFound):
                 if for_good:
-                    api.update_container(container, restart_policy={"Name": "no"})
+                    api.update_container(container, restart_policy={"Name": "no"})  # type: ignore[arg-type]
                 api.stop(container, timeout=found["Config"].get("StopTimeout") or 10)
 
     def restart(self, container: str) -> None:

@@ -29,6 +29,8 @@ GRAFANA_USER = "472:0"
 """Who it is in the official image."""
 WEBHOOK_SECRET, SWITCH_SECRET, MAIL_SECRET = "alertWebhookUrl", "deadMansSwitchUrl", "smtpPassword"
 """Secrets in the stack's config that nobody can generate. Whoever knows such an address may write to it."""
+TYPE = "mlflow:components:Monitoring"
+"""Type of the component. Its output `scrape` is what `make scrape` prints."""
 RUNBOOKS = "docs/operations.md"
 BUNDLED_MONITORING_ONLY = (
     *("mail", "webhook", "dead_mans_switch", "prometheus_port", "alertmanager_port", "grafana_port"),
@@ -171,7 +173,7 @@ class Monitoring(pulumi.ComponentResource):
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         """Deploy what `settings` name."""
-        super().__init__("mlflow:components:Monitoring", name, None, opts)
+        super().__init__(TYPE, name, None, opts)
         self._platform = platform
         self._settings = settings
         self.credentials = []
@@ -184,7 +186,8 @@ class Monitoring(pulumi.ComponentResource):
                 prometheus = self._prometheus(targets, alertmanager)
                 if settings.grafana_port:
                     self._grafana(prometheus)
-        self.register_outputs({"mode": settings.mode})
+        # Not an output of the stack: every StackReference reads those, and this has passwords in it.
+        self.register_outputs({"mode": settings.mode, "scrape": self.scrape})
 
     def _service(
         self,

@@ -25,7 +25,7 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 from components import names
-from components.credentials import GENERATOR, SAVES, key_of
+from components.credentials import DATA_KEY, GENERATOR, SAVES, key_of
 from operations.checkout import ROOT, Stack, config_home, state_home
 from operations.console import StopError, say
 from operations.plan import Plan
@@ -360,21 +360,35 @@ class Engine:
         # Of file://./state the dot is the host. Pulumi runs in the checkout.
         return ROOT / unquote(url.netloc + url.path) / ".pulumi" if url.scheme == "file" else None
 
-    def outputs(self) -> dict[str, Any]:
-        """Return the stack's outputs, secrets in clear: never print them."""
-        found: dict[str, Any] = json.loads(self.call("stack", "output", "--json", "--show-secrets"))
+    def outputs(self, *types: str) -> dict[str, dict[str, dict[str, Any]]]:
+        """Return the outputs of every resource of some types, by type and name, secrets in clear: never print them."""
+        deployment = json.loads(self.call("stack", "export", "--show-secrets"))["deployment"]
+        found: dict[str, dict[str, dict[str, Any]]] = {wanted: {} for wanted in types}
+        for resource in deployment.get("resources") or []:
+            if resource["type"] in found:
+                name = resource["urn"].rpartition("::")[2]
+                # One that a killed deployment began has none yet.
+                found[resource["type"]][name] = {
+                    key: json.loads(value["plaintext"]) if isinstance(value, dict) and "plaintext" in value else value
+                    for key, value in (resource.get("outputs") or {}).items()
+                }
         return found
 
     def generated(self) -> dict[str, str]:
-        """Return every password that the state has a generator of, by its key in the config, in clear: never print it.
+        """Return every secret that the state has a generator of, by its key in the config, in clear: never print it.
 
-        The outputs have them, too, but are written when a deployment ends: after one that was killed, not at all.
+        Of a data key, the value that was last in use: the stack's file may have had another than the generator's.
         """
-        deployment = json.loads(self.call("stack", "export", "--show-secrets"))["deployment"]
-        return {
-            key_of(resource["urn"].rpartition("::")[2]): json.loads(resource["outputs"]["result"]["plaintext"])
-            for resource in deployment.get("resources") or []
-            if resource["type"] == GENERATOR and "result" in resource.get("outputs", {})
+        found = self.outputs(GENERATOR, DATA_KEY)
+        made = {key_of(name): outputs.get("result") for name, outputs in found[GENERATOR].items()}
+        used = {key_of(name): outputs.get("value") for name, outputs in found[DATA_KEY].items()}
+        return {key: value for key, value in [*made.items(), *used.items()] if value}
+
+    def secrets(self) -> dict[str, str]:
+        """Return every secret by its key in the config, in clear: never print it. The configured one wins."""
+        configured = json.loads(self.call("config", "--json", "--show-secrets"))
+        return self.generated() | {
+            key.removeprefix("mlflow:"): str(entry.get("value")) for key, entry in configured.items() if entry["secret"]
         }
 
     def state(self) -> dict[str, Any]:

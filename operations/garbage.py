@@ -36,7 +36,7 @@ def gc(stack: Stack) -> None:
     if stack.settings.route.by_mlflow:
         environment |= {
             "MLFLOW_TRACKING_USERNAME": ADMIN,
-            "MLFLOW_TRACKING_PASSWORD": look.credentials(stack)["adminPassword"],
+            "MLFLOW_TRACKING_PASSWORD": look.credential(stack, "adminPassword") or "",
         }
     printed: list[str] = []
 

@@ -8,15 +8,15 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import webbrowser
-from typing import Any
 
 from components import names
 from components.mlflow import ADMIN, READINESS_PATH
+from components.monitoring import TYPE as MONITORING
 from components.route import CLIENT_USER
-from operations import deploy, edge, preflight, rehearse
+from operations import deploy, edge, preflight, rehearse, sealed
 from operations.checkout import ROOT, Stack
 from operations.console import StopError, answer, say
-from operations.engine import chosen_backend, find_cli
+from operations.engine import Engine, chosen_backend, find_cli, passphrase_path
 from operations.status import inspect, require_containers, services, status
 
 
@@ -92,9 +92,9 @@ def env(stack: Stack) -> None:
 def password(stack: Stack) -> None:
     """Print the generated password with which a client is let in, or a person into `SERVICE=grafana`; nothing else."""
     if os.environ.get("SERVICE") == "grafana":
-        if "grafanaPassword" not in (known := credentials(stack)):
+        if not stack.settings.monitoring.grafana_port:
             raise StopError(f"{stack.name} has no Grafana (mlflow:monitoring.grafanaPort)")
-        answer(known["grafanaPassword"])
+        answer(_required(stack, "grafanaPassword", "mlflow:monitoring.grafanaPort"))
         return
     route = stack.settings.route
     if route.by_single_sign_on and not route.by_password:
@@ -103,20 +103,23 @@ def password(stack: Stack) -> None:
         )
     if not route.by_password and not route.by_mlflow:
         raise StopError(f"{stack.name} asks nobody who he is (mlflow:authentication)")
-    key = "adminPassword" if route.by_mlflow else "clientPassword"
-    if key not in (known := credentials(stack)):
-        raise StopError(
-            f"{stack.name} has no {key} yet: mlflow:authentication was changed, and not deployed\n"
-            f"  type: make up STACK={stack.name}"
-        )
-    answer(known[key])
+    answer(_required(stack, "adminPassword" if route.by_mlflow else "clientPassword", "mlflow:authentication"))
+
+
+def _required(stack: Stack, key: str, setting: str) -> str:
+    """Return a secret; raise `StopError` where the setting that wants it was not deployed yet."""
+    if found := credential(stack, key):
+        return found
+    raise StopError(
+        f"{stack.name} has no {key} yet: {setting} was changed, and not deployed\n  type: make up STACK={stack.name}"
+    )
 
 
 def scrape(stack: Stack) -> None:
     """Print what a Prometheus of somebody's own needs, as a file for its `scrape_config_files`."""
     if rehearse.owns(stack):
-        raise StopError(f"{stack.name} was deployed by a rehearsal, which keeps no outputs\n  use mode: bundled there")
-    found = _outputs(stack).get("scrape")
+        raise StopError(f"{stack.name} was deployed by a rehearsal, which keeps no state\n  use mode: bundled there")
+    found = next(iter(_known_engine(stack).outputs(MONITORING)[MONITORING].values()), {}).get("scrape")
     if not found:
         raise StopError(
             f"nothing watches {stack.name}\n"
@@ -126,8 +129,8 @@ def scrape(stack: Stack) -> None:
     answer(found.rstrip())
 
 
-def _outputs(stack: Stack) -> dict[str, Any]:
-    """Return the stack's outputs; raise `StopError` where the backend does not know it. Looking makes no stack."""
+def _known_engine(stack: Stack) -> Engine:
+    """Return the engine; raise `StopError` where the backend does not know the stack. Looking makes no stack."""
     engine = deploy.engine_of(stack)
     if not engine.knows_stack():
         raise StopError(
@@ -135,17 +138,20 @@ def _outputs(stack: Stack) -> dict[str, Any]:
             f"stack\n  where it was deployed from another machine, PULUMI_BACKEND_URL names their backend; else type: "
             f"make up STACK={stack.name}"
         )
-    return engine.outputs()
+    return engine
 
 
-def credentials(stack: Stack) -> dict[str, str]:
-    """Return every credential in clear, by its key; raise `StopError` where they cannot be had."""
+def credential(stack: Stack, key: str) -> str | None:
+    """Return a generated secret in clear, or None where the stack has none of this key.
+
+    Raises `StopError` where it cannot be had. The stack's file is asked first: that needs the passphrase alone.
+    """
     if rehearse.owns(stack):
-        return rehearse.credentials(stack)
-    found: dict[str, str] = _outputs(stack).get("credentials", {})
-    if not found:
-        raise StopError(f"{stack.name} is not deployed, so it has no password yet\n  type: make up STACK={stack.name}")
-    return found
+        return rehearse.credentials(stack).get(key)
+    passphrase = sealed.passphrase(passphrase_path(stack))
+    if passphrase and (found := (sealed.opened(stack.document, passphrase) or {}).get(key)):
+        return found
+    return _known_engine(stack).secrets().get(key)
 
 
 def _tell_who_is_asked(stack: Stack) -> None:

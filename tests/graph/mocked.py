@@ -28,6 +28,7 @@ CONTAINER = "docker:index/container:Container"
 VOLUME = "docker:index/volume:Volume"
 NETWORK = "docker:index/network:Network"
 IMAGE = "docker:index/remoteImage:RemoteImage"
+DATA_KEY = "mlflow:components:DataKey"
 PASSWORD = "random:index/randomPassword:RandomPassword"
 
 
@@ -53,12 +54,17 @@ class Recorder(MockMonitor):
     def __init__(self, mocks: Mocks) -> None:
         super().__init__(mocks)
         self.requests: dict[str, Any] = {}
+        self.outputs: dict[str, Any] = {}
 
     def RegisterResource(self, request: Any) -> Any:  # noqa: ANN401, N802 - as in Pulumi
         urn = self.make_urn(request.parent, request.type, request.name)
         assert urn not in self.requests, f"registered twice: {urn}"
         self.requests[urn] = request
         return super().RegisterResource(request)  # type: ignore[no-untyped-call]
+
+    def RegisterResourceOutputs(self, request: Any) -> Any:  # noqa: ANN401, N802 - as in Pulumi
+        self.outputs[request.urn] = json_format.MessageToDict(request.outputs)
+        return super().RegisterResourceOutputs(request)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,8 @@ class Graph:
     stack: str
     resources: list[Resource]
     exports: dict[str, Any] = field(default_factory=dict)
+    outputs: dict[str, Any] = field(default_factory=dict)
+    """What components registered as theirs, by URN, secrets still in their envelope."""
     asked: list[str] = field(default_factory=list)
     """What the Docker daemon was asked."""
     searches_garbage: bool = True
@@ -300,5 +308,6 @@ def build(
         Resource(urn, request.type, request.name, json_format.MessageToDict(request.object), request)
         for urn, request in recorder.requests.items()
     ]
+    graph.outputs = recorder.outputs
     graph.asked = [question for one in _daemons for question in one.asked]
     return graph

@@ -14,9 +14,11 @@ import pytest
 from components.credentials import SAVES, Credential, key_of, warn_of_unsaved
 from components.daemon import State
 from components.postgres import CRASH_RECOVERY_SECONDS
+from config import GENERATED
 from tests.graph.conftest import bundled
 from tests.graph.mocked import (
     CONTAINER,
+    DATA_KEY,
     ENVELOPE,
     IMAGE,
     NETWORK,
@@ -298,16 +300,25 @@ def test_every_secret_reaches_a_file(graph: Graph) -> None:
             assert f"generated-{resource.name}" in files
 
 
-def test_an_exported_credential_is_secret(graph: Graph) -> None:
-    exports = graph.exports
-    assert set(exports) == {"url", "credentials", "scrape"}
+def test_no_output_of_the_stack_is_a_secret(graph: Graph) -> None:
+    # Every StackReference reads the outputs of a stack, secrets in clear.
+    assert set(graph.exports) == {"url"}
 
-    @pulumi.runtime.test  # type: ignore[untyped-decorator]
-    async def check() -> None:
-        for value in [*exports["credentials"].values(), exports["scrape"]]:
-            assert await value.is_secret()
 
-    check()
+def test_a_data_key_outlives_what_uses_it_and_no_password_is_one(graph: Graph) -> None:
+    kept = {"crypto-kek-passphrase", "webhook-encryption-key", *(["backup-password"] if graph.backed_up else [])}
+    keys = graph.of(DATA_KEY)
+    assert {key.name for key in keys} == kept
+    assert all(key.request.protect for key in keys)
+    guarded = {password.name for password in graph.of(PASSWORD) if password.request.protect}
+    assert guarded == kept, "`pulumi destroy` forgets what opens the data, or keeps what opens nothing"
+
+
+def test_the_state_keeps_the_data_key_that_is_in_use_encrypted(graph: Graph) -> None:
+    for key in graph.of(DATA_KEY):
+        (outputs,) = (found for urn, found in graph.outputs.items() if urn == key.urn)
+        assert ENVELOPE in outputs["value"], "it is in the state in clear"
+        assert unwrapped(outputs["value"]).startswith(f"generated-{key.name}")
 
 
 def test_a_configured_secret_wins_and_its_generator_stays(program: Program) -> None:
@@ -383,9 +394,9 @@ def test_data_volumes_survive_the_stack_and_are_protected_outside_dev(graph: Gra
         assert "labels" not in volume.plain
 
 
-def test_only_data_volumes_are_protected(graph: Graph) -> None:
+def test_only_data_volumes_and_data_keys_are_protected(graph: Graph) -> None:
     for resource in graph.resources:
-        if not resource.request.retainOnDelete:
+        if not resource.request.retainOnDelete and DATA_KEY not in resource.urn:
             assert not resource.request.protect, resource.urn
 
 
@@ -697,16 +708,20 @@ def test_what_was_generated_and_nobody_saves_is_warned_of(
     monkeypatch.setattr(pulumi.log, "warn", said.append)
     monkeypatch.setattr(pulumi.runtime, "is_dry_run", lambda: run == "a plan")
     monkeypatch.setenv(SAVES, saves)
-    made, known = SimpleNamespace(key="made", configured=False), SimpleNamespace(key="known", configured=True)
-    warn_of_unsaved(cast("list[Credential]", [made, known]))
+    made, known, opens = (
+        SimpleNamespace(key="made", configured=False, kind="password"),
+        SimpleNamespace(key="known", configured=True, kind="data key"),
+        SimpleNamespace(key="opens", configured=False, kind="data key"),
+    )
+    warn_of_unsaved(cast("list[Credential]", [made, known, opens]))
     assert len(said) == warned
-    assert all("config yet: made;" in words for words in said)
+    assert all("in the state alone: made, opens; type: make up STACK=" in words for words in said)
+    assert all(words.endswith("Without opens, data and backups cannot be opened") for words in said)
 
 
 def test_a_credentials_key_is_its_name_in_camel_case(graph: Graph) -> None:
     # What a rehearsal remembers by name is handed to the engine by key.
-    names = {key_of(password.name) for password in graph.of(PASSWORD)}
-    assert names == set(graph.exports["credentials"])
+    assert {key_of(password.name) for password in graph.of(PASSWORD)} <= set(GENERATED)
 
 
 def test_minio_is_told_the_policy_of_each_identity_that_it_has_and_of_no_other(graph: Graph) -> None:

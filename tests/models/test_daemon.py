@@ -11,8 +11,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from urllib3.exceptions import HTTPError as CutOffError
 
-from components.daemon import SILENT, CutOffError, Daemon
+from components.daemon import SILENT, Daemon
 
 
 @pytest.fixture(autouse=True)

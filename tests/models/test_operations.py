@@ -24,7 +24,7 @@ import yaml
 from docker.errors import APIError, DockerException
 
 from components import packaged
-from components.credentials import GENERATOR
+from components.credentials import DATA_KEY, GENERATOR
 from components.daemon import Daemon, resolve_host
 from operations import (
     checkout,
@@ -39,6 +39,7 @@ from operations import (
     preflight,
     recovery,
     rehearse,
+    sealed,
     status,
 )
 from operations.__main__ import VERBS, main
@@ -282,7 +283,9 @@ def test_a_port_of_the_monitoring_is_looked_at_too(stack: Stack, monkeypatch: py
 
 
 class Generated(Engine):
-    """An engine whose state has a generated password, and outputs that a killed deployment never wrote."""
+    """An engine whose state has a generated data key, and another one in use, or outputs that were never written."""
+
+    used = False
 
     def call(self, *arguments: str, stdin: str | None = None) -> str:
         if arguments[:2] == ("config", "set"):
@@ -292,7 +295,12 @@ class Generated(Engine):
         assert arguments[:2] != ("stack", "output")
         secret = {"4dabf18193072939515e22adb298388d": "1b47061264138c4ac30d75fd1eb44270", "plaintext": '"made"'}
         generator = {"type": GENERATOR, "urn": "urn:pulumi:dev::mlflow::a$b::backup-password"}
-        resources = [{"type": "pulumi:pulumi:Stack", "urn": "x::y"}, {**generator, "outputs": {"result": secret}}]
+        kept = {"type": DATA_KEY, "urn": "urn:pulumi:dev::mlflow::a::backup-password"}
+        resources = [
+            {"type": "pulumi:pulumi:Stack", "urn": "x::y"},
+            *([{**kept, "outputs": {"value": secret | {"plaintext": '"in use"'}}}] if self.used else [kept]),
+            {**generator, "outputs": {"result": secret}},
+        ]
         return json.dumps({"deployment": {"resources": resources}})
 
 
@@ -300,6 +308,38 @@ def test_what_a_killed_deployment_generated_is_saved_before_its_generator_goes(s
     engine = Generated(stack)
     assert save_credentials(engine) == ["backupPassword"]
     assert engine.written == ("backupPassword", "made")
+
+
+def test_the_data_key_that_was_in_use_is_saved_and_not_the_one_that_was_generated(stack: Stack) -> None:
+    engine = Generated(stack)
+    engine.used = True
+    assert save_credentials(engine) == ["backupPassword"]
+    assert engine.written == ("backupPassword", "in use")
+
+
+SEALED = {
+    "encryptionsalt": "v1:1cJaGh6Zbn4=:v1:l/5v2aF5I0IiAPwE:oIZ4ir0BtC+MWzqPrkQRGoNnCm9vWg==",
+    "config": {
+        "mlflow:adminPassword": {"secure": "v1:fvbexFr2iOvsIQC4:mg9i1sQeA4fpL0iLEs9w1Xun/T5SOgPhc9QPaX6m"},
+        "mlflow:server": {"port": 5000},
+    },
+}
+"""Written by Pulumi 3.260 with the passphrase `correct-horse`."""
+
+
+def test_the_secrets_of_a_file_are_opened_by_its_passphrase_alone() -> None:
+    assert sealed.opened(SEALED, "correct-horse") == {"adminPassword": "a secret value"}
+    assert sealed.opened(SEALED, "another") is None
+    assert sealed.opened({**SEALED, "encryptionsalt": None}, "correct-horse") is None
+
+
+def test_a_password_in_the_stacks_file_needs_no_engine_and_no_backend(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack.path.write_text(yaml.safe_dump(SEALED))
+    monkeypatch.setenv("PULUMI_CONFIG_PASSPHRASE", "correct-horse")
+    monkeypatch.setattr(deploy, "engine_of", lambda _: pytest.fail("the engine was asked"))
+    assert look.credential(stack, "adminPassword") == "a secret value"
 
 
 def test_an_address_of_another_host_is_refused(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -864,7 +904,7 @@ def test_who_only_looks_makes_no_stack(stack: Stack, monkeypatch: pytest.MonkeyP
     engine = SimpleNamespace(knows_stack=lambda: False)
     monkeypatch.setattr(deploy, "engine_of", lambda _: engine)
     with pytest.raises(StopError, match=r"has no such stack(.|\n)*PULUMI_BACKEND_URL"):
-        look.credentials(stack)
+        look.credential(stack, "adminPassword")
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_artifacts_move_to_minio_and_back_and_none_is_changed(seaweedfs: Deploym
         seaweedfs.api.stop(seaweedfs.name("server"))
         # Docker starts what was only stopped again, when its daemon restarts.
         assert "again when its daemon restarts" in seaweedfs.make("up", ok=False).stderr
-        seaweedfs.api.update_container(seaweedfs.name("server"), restart_policy={"Name": "no"})
+        seaweedfs.api.update_container(seaweedfs.name("server"), restart_policy={"Name": "no"})  # type: ignore[arg-type]
         seaweedfs.make("up")
         assert hashes(seaweedfs) == before
         server = seaweedfs.api.inspect_container(seaweedfs.name("server"))
