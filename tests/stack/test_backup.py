@@ -256,6 +256,48 @@ def test_what_goes_with_an_experiment_leaves_no_artifacts_behind(saved: Deployme
     assert told(saved) == before
 
 
+def test_the_default_experiment_is_never_collected_and_its_deleted_runs_are(saved: Deployment, tmp_path: Path) -> None:
+    client = MlflowClient(saved.url)
+    before = client.get_experiment("0")
+    kept = [run.info.run_id for run in client.search_runs(["0"])]
+    run = client.create_run("0").info.run_id
+    client.log_text(run, "not wanted any more", "note.txt")
+    client.delete_run(run)
+    client.delete_experiment("0")
+    try:
+        # Those that were not deleted by themselves would be collected with it.
+        for other in kept:
+            client.restore_run(other)
+        for _ in range(2):
+            saved.make("gc", CONFIRM=saved.stack, OLDER_THAN="0s")
+        assert client.get_experiment("0").lifecycle_stage == "deleted"
+        with pytest.raises(MlflowException, match="not found"):
+            client.get_run(run)
+    finally:
+        client.restore_experiment("0")
+    after = client.get_experiment("0")
+    assert (after.artifact_location, after.creation_time) == (before.artifact_location, before.creation_time)
+    run = client.create_run("0").info.run_id
+    client.log_text(run, "wanted", "note.txt")
+    assert Path(client.download_artifacts(run, "note.txt", str(tmp_path))).read_text() == "wanted"
+    client.delete_run(run)
+    saved.make("gc", CONFIRM=saved.stack, OLDER_THAN="0s")
+
+
+WITHOUT_A_DEFAULT = """
+export MLFLOW_BACKEND_STORE_URI=sqlite:////tmp/gc.db MLFLOW_TRACKING_URI=http://127.0.0.1:5000
+python -W ignore /opt/mlflow-stack/collect.py gc 1s >&2
+python -c "import sqlite3; print(*sqlite3.connect('/tmp/gc.db').execute('SELECT artifact_location FROM experiments'))"
+rm /tmp/gc.db
+"""
+
+
+def test_a_default_experiment_that_was_lost_is_made_as_the_server_makes_it(saved: Deployment) -> None:
+    # By gc, on a database that has none.
+    printed = saved.run("server", "sh", "-ec", WITHOUT_A_DEFAULT)[1]
+    assert printed.splitlines()[-1] == f"('{MlflowClient(saved.url).get_experiment('0').artifact_location}',)"
+
+
 def test_nothing_is_collected_while_the_registry_has_files_in_it(saved: Deployment, tmp_path: Path) -> None:
     before = told(saved)
     client = MlflowClient(saved.url)
