@@ -146,11 +146,11 @@ def mlflow_gc(age: str) -> None:
     # Private, and checked when the image is built: the command has no option that leaves an experiment out.
     open_store = mlflow.cli._get_store  # noqa: SLF001
 
-    def store_without_default(*arguments: Any) -> Any:  # noqa: ANN401 - MLflow's own
+    def store_without_default(*arguments: Any) -> Any:
         store = open_store(*arguments)
         search = store.search_experiments
 
-        def without_default(**options: Any) -> Any:  # noqa: ANN401 - MLflow's own
+        def without_default(**options: Any) -> Any:
             page = search(**options)
             page[:] = [found for found in page if found.experiment_id != DEFAULT_EXPERIMENT]
             return page
