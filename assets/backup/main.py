@@ -31,14 +31,14 @@ import objects
 import psycopg2
 import repository
 from croniter import croniter
-from manifest import Manifest, damaged, files, indexed, read_index, sha256, told, write_index
-from shell import Failure, amount, killed, say
+from manifest import Entry, Manifest, damaged, files, indexed, read_index, sha256, told, write_index
+from shell import Failure, amount, first, killed, say
 
 STAGING = Path(os.environ.get("STAGING", "/staging"))
 CURRENT = STAGING / "current"
 """What is stored: the mirror of the artifacts, the dump, the manifest."""
 DRILL = STAGING / "drill"
-ARTIFACTS, DUMP, MANIFEST, INDEX = "artifacts", "mlflow.dump", "manifest.json", "index.jsonl"
+ARTIFACTS, ASIDE, DUMP, MANIFEST, INDEX = "artifacts", "aside", "mlflow.dump", "manifest.json", "index.jsonl"
 KEYS = Path(os.environ.get("KEYS", "/run/secrets/data-keys"))
 SAMPLE = 50
 """Artifacts that a drill fetches and compares."""
@@ -60,9 +60,10 @@ def backup(*, forget: bool = True) -> None:
         repository.release()
         _empty_temporary()
         (CURRENT / ARTIFACTS).mkdir(parents=True, exist_ok=True)
-        survey = objects.surveyed(CURRENT / ARTIFACTS)
+        mirror = objects.Mirror(CURRENT / ARTIFACTS, CURRENT / ASIDE)
+        survey = mirror.surveyed()
         if forget:
-            _require_plausible(survey.count)
+            _require_plausible(len(survey.there))
         _require_space(survey.missing_bytes)
         # The database first: an artifact is there before a run refers to it, so what this dump refers to is copied.
         say("reading the database")
@@ -70,8 +71,9 @@ def backup(*, forget: bool = True) -> None:
         found = database.dump(dump)
         dump_sha256 = sha256(dump)
         say("mirroring the artifacts")
-        objects.mirror(CURRENT / ARTIFACTS)
-        entries = indexed(CURRENT / ARTIFACTS, read_index(CURRENT / INDEX))
+        missing = mirror.fill(survey)
+        aside = {name: path for name in sorted(survey.there) if (path := mirror.hashed(name)).is_file()}
+        entries = indexed(CURRENT / ARTIFACTS, read_index(CURRENT / INDEX), aside)
         write_index(CURRENT / INDEX, entries)
         manifest = Manifest(
             stack=os.environ["STACK"],
@@ -82,6 +84,7 @@ def backup(*, forget: bool = True) -> None:
             dump_sha256=dump_sha256,
             index_sha256=sha256(CURRENT / INDEX),
             data_keys={path.name: sha256(path) for path in files(KEYS)},
+            format=2 if aside else 1,
             **found,
         )
         (CURRENT / MANIFEST).write_text(manifest.written())
@@ -89,17 +92,26 @@ def backup(*, forget: bool = True) -> None:
         database.still_locked(session)
         if sha256(dump) != dump_sha256:
             raise Failure("the dump was changed while the artifacts were mirrored; try again")
-        summary = repository.snapshot(CURRENT, KEYS, tags=[repository.TAG, *([] if forget else [repository.SAFETY])])
+        tags = [repository.TAG]
+        tags += [] if forget else [repository.SAFETY]
+        tags += [repository.INCOMPLETE] if missing else []
+        summary = repository.snapshot(CURRENT, KEYS, tags=tags)
         # Before anything is given up for it.
         say("checking the repository")
         repository.check()
+        if missing:
+            raise Failure(
+                f"backup {summary['snapshot_id'][:8]} is incomplete: {len(missing)} of {len(survey.there)} artifacts "
+                f"cannot be read as the store lists them:{first(missing)}\n  everything else is in it, and it can be "
+                f"restored by its id\n  see docs/operations.md#artifacts-that-cannot-be-read"
+            )
         database.still_locked(session)
         if forget and os.environ["DELETES"] == "1":
             say("giving up what the retention gives up")
             repository.forget()
         if forget:
             # Where what is gone is why somebody restores, the mirror and its list are the measure of what is missing.
-            objects.prune(CURRENT / ARTIFACTS, survey.gone)
+            mirror.prune(survey.gone)
         result |= {
             "snapshot": summary["snapshot_id"],
             "target": os.environ["TARGET"],
@@ -150,7 +162,7 @@ def _require_plausible(in_bucket: int) -> None:
         )
     if database.used():
         return
-    regular = [entry for entry in repository.snapshots() if repository.SAFETY not in entry["tags"]]
+    regular = [entry for entry in repository.snapshots() if repository.is_regular(entry)]
     if regular and (runs := Manifest.read(repository.text(regular[-1]["id"], CURRENT / MANIFEST)).rows.get("runs", 0)):
         raise Failure(
             f"nothing was ever logged here, and the newest backup has {runs} runs\n"
@@ -212,8 +224,10 @@ def drill() -> None:
         try:
             manifest = _fetched(chosen["id"], DRILL)
             say(f"drilling {chosen['short_id']} of {manifest.taken_at[:16]}: {manifest.summary}")
+            known = list(read_index(DRILL / INDEX).values())
+            _compare_names(chosen["id"], manifest, known)
             # Restic takes names by the line.
-            entries = [entry for entry in read_index(DRILL / INDEX).values() if "\n" not in entry.path]
+            entries = [entry for entry in known if "\n" not in entry.path and not entry.aside]
             # Chosen anew by each backup, and the same for one: a failure can be looked at again.
             sample = random.Random(chosen["id"]).sample(entries, min(SAMPLE, len(entries)))  # noqa: S311
             coming = sum(entry.size for entry in sample) + manifest.restored_bytes
@@ -222,8 +236,11 @@ def drill() -> None:
                 repository.restore(
                     chosen["id"], CURRENT / ARTIFACTS, DRILL / ARTIFACTS, only=[entry.path for entry in sample]
                 )
-            if wrong := damaged(DRILL / ARTIFACTS, sample):
-                raise Failure(f"{len(wrong)} of {len(sample)} artifacts are not what was stored, the first {wrong[0]}")
+            if any(entry.aside for entry in known):
+                repository.restore(chosen["id"], CURRENT / ASIDE, DRILL / ASIDE)
+                sample += [entry for entry in known if entry.aside]
+            if wrong := damaged(objects.Mirror(DRILL / ARTIFACTS, DRILL / ASIDE).place, sample):
+                raise Failure(f"{len(wrong)} of {len(sample)} artifacts are not what was stored:{first(wrong)}")
             for name, digest in manifest.data_keys.items():
                 if hashlib.sha256(repository.text(chosen["id"], KEYS / name).encode()).hexdigest() != digest:
                     raise Failure(f"MLflow's {name} is not what was stored; choose another: make backups")
@@ -238,6 +255,26 @@ def drill() -> None:
             shutil.rmtree(DRILL, ignore_errors=True)
         result |= {"snapshot": chosen["id"], "source_bytes": manifest.dump_bytes + sum(entry.size for entry in sample)}
         say(f"drill of {chosen['short_id']} passed")
+
+
+def _compare_names(snapshot: str, manifest: Manifest, entries: list[Entry]) -> None:
+    """Raise `Failure` where a snapshot does not have every artifact of its list, in its size, or has others."""
+    mirror = objects.Mirror(CURRENT / ARTIFACTS, CURRENT / ASIDE)
+    wanted = {
+        str((mirror.hashed(entry.path) if entry.aside else mirror.folder / entry.path).relative_to(CURRENT)): entry.size
+        for entry in entries
+    }
+    stored = {
+        name: size
+        for name, size in repository.listing(snapshot, CURRENT).items()
+        if name.startswith((f"{ARTIFACTS}/", f"{ASIDE}/"))
+    }
+    if wrong := sorted(name for name, _ in wanted.items() ^ stored.items()):
+        raise Failure(f"{len(set(wrong))} artifacts of backup {snapshot[:8]} are not as its list says:{first(wrong)}")
+    if len(entries) != manifest.objects:
+        raise Failure(
+            f"the list of backup {snapshot[:8]} has {len(entries)} artifacts, its manifest {manifest.objects}"
+        )
 
 
 def _fetched(snapshot: str, folder: Path) -> Manifest:
@@ -295,12 +332,18 @@ def restore(wanted: str) -> None:
         repository.restore(chosen["id"], CURRENT, CURRENT)
         manifest = _fetched(chosen["id"], CURRENT)
         say("comparing what was fetched with the checksums of the backup")
-        if wrong := damaged(CURRENT / ARTIFACTS, list(read_index(CURRENT / INDEX).values())):
-            raise Failure(f"{len(wrong)} artifacts are not what was stored, the first {wrong[0]}; see make backups")
+        mirror = objects.Mirror(CURRENT / ARTIFACTS, CURRENT / ASIDE)
+        entries = list(read_index(CURRENT / INDEX).values())
+        if wrong := damaged(mirror.place, entries):
+            raise Failure(f"{len(wrong)} artifacts are not what was stored:{first(wrong)}\n  see make backups")
+        if len(entries) != manifest.objects:
+            raise Failure(
+                f"the list of artifacts has {len(entries)}, the manifest {manifest.objects}; see make backups"
+            )
         stamp = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
         database.still_locked(session)
         say("copying the artifacts into the object store")
-        objects.upload(CURRENT / ARTIFACTS, kept=f"before_restore_{stamp}")
+        mirror.upload(entries, kept=f"before_restore_{stamp}")
         database.still_locked(session)
         say("restoring the database")
         kept = f"before_restore_{stamp}" if database.has_tables() else None
@@ -317,8 +360,10 @@ def show_list() -> None:
     repository.require()
     for entry in repository.snapshots():
         size = entry.get("summary", {}).get("total_bytes_processed", 0)
-        what_for = "  before a restore" if repository.SAFETY in entry["tags"] else ""
-        print(f"{entry['short_id']}  {entry['time'][:19].replace('T', ' ')}  {amount(size):>9}{what_for}")
+        apart = repository.described(entry)
+        print(
+            f"{entry['short_id']}  {entry['time'][:19].replace('T', ' ')}  {amount(size):>9}" + (apart and f"  {apart}")
+        )
 
 
 def show_journal() -> None:

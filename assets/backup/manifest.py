@@ -2,15 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Self
 
 from shell import Failure, Progress, amount
 
-FORMAT = 1
-"""Of the manifest. Raised when an older reader would misunderstand it."""
+FORMAT = 2
+"""Newest of the manifest. Raised when an older reader would misunderstand it: 2 has artifacts aside."""
 CHUNK_BYTES = 1 << 20
 SUMMARY = {
     "experiments": "experiments",
@@ -47,7 +47,7 @@ class Manifest:
     """Of the list of artifacts, each with its own."""
     data_keys: Mapping[str, str]
     """Name of each of MLflow's data keys to its SHA-256. The keys are in the backup, too."""
-    format: int = FORMAT
+    format: int = 1
 
     @classmethod
     def read(cls, text: str) -> Self:
@@ -92,6 +92,8 @@ class Entry:
     size: int
     mtime_ns: int
     sha256: str
+    aside: bool = False
+    """Whether its file is under the hash of its name, which a file system cannot hold."""
 
 
 def sha256(path: Path) -> str:
@@ -108,15 +110,16 @@ def files(folder: Path) -> Iterator[Path]:
     yield from sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def indexed(folder: Path, known: Mapping[str, Entry]) -> list[Entry]:
-    """Return every file of `folder`. One that is as it was when it was `known` is not read again."""
+def indexed(folder: Path, known: Mapping[str, Entry], aside: Mapping[str, Path] | None = None) -> list[Entry]:
+    """Return every file of `folder`, and those `aside`, by name. One that is as it was `known` is not read again."""
     entries = []
     progress = Progress("of new artifacts read for their checksums")
-    for path in files(folder):
-        name, stat = path.relative_to(folder).as_posix(), path.stat()
+    named = [(path.relative_to(folder).as_posix(), path, False) for path in files(folder)]
+    for name, path, is_aside in [*named, *((name, path, True) for name, path in (aside or {}).items())]:
+        stat = path.stat()
         entry = known.get(name)
-        if entry is None or (entry.size, entry.mtime_ns) != (stat.st_size, stat.st_mtime_ns):
-            entry = Entry(name, stat.st_size, stat.st_mtime_ns, sha256(path))
+        if entry is None or (entry.size, entry.mtime_ns, entry.aside) != (stat.st_size, stat.st_mtime_ns, is_aside):
+            entry = Entry(name, stat.st_size, stat.st_mtime_ns, sha256(path), is_aside)
             progress.add(stat.st_size)
         entries.append(entry)
     return entries
@@ -126,7 +129,10 @@ def write_index(path: Path, entries: list[Entry]) -> None:
     """Write the list of artifacts, a line of JSON for each."""
     part = path.with_suffix(".part")
     with part.open("w") as file:
-        file.writelines(json.dumps(list(vars(entry).values())) + "\n" for entry in entries)
+        for entry in entries:
+            # An older reader knows no more than four, and is told by the format where there are five.
+            values = list(vars(entry).values())[: None if entry.aside else -1]
+            file.write(json.dumps(values) + "\n")
     part.rename(path)
 
 
@@ -140,12 +146,13 @@ def read_index(path: Path) -> dict[str, Entry]:
     return {entry.path: entry for entry in entries}
 
 
-def damaged(folder: Path, entries: list[Entry]) -> list[str]:
-    """Return the paths of what is not in `folder` as it should be, by reading all of it."""
+def damaged(place: Callable[[str], Path], entries: list[Entry]) -> list[str]:
+    """Return the names of what is not at its `place` as it should be, by reading all of it."""
     wrong = []
     progress = Progress("compared with the checksums")
     for entry in entries:
-        if not (folder / entry.path).is_file() or sha256(folder / entry.path) != entry.sha256:
+        path = place(entry.path)
+        if not path.is_file() or sha256(path) != entry.sha256:
             wrong.append(entry.path)
         progress.add(entry.size)
     return wrong

@@ -13,8 +13,11 @@ from shell import Failure, amount, killed, say, show
 
 DAMAGED, NO_REPOSITORY, LOCKED, WRONG_PASSWORD = 1, 10, 11, 12
 """Exit codes of restic."""
-TAG, SAFETY = "mlflow", "safety"
-"""Of every snapshot; of one that was taken before a restore, which is not the latest that anybody means."""
+TAG, SAFETY, INCOMPLETE = "mlflow", "safety", "incomplete"
+"""Of every snapshot; of one that was taken before a restore; of one that lacks artifacts that could not be read.
+
+`latest` is neither of the last two.
+"""
 LOCK_WAIT = "35m"
 """Restic itself takes a lock for left behind after half an hour."""
 CONNECT_SECONDS = 10
@@ -174,12 +177,34 @@ def snapshots() -> list[dict[str, Any]]:
     return sorted(found, key=lambda entry: entry["time"])
 
 
+def is_regular(entry: dict[str, Any]) -> bool:
+    """Whether a snapshot is one that `latest` may mean."""
+    return not {SAFETY, INCOMPLETE} & set(entry["tags"])
+
+
+def described(entry: dict[str, Any]) -> str:
+    """Say of a snapshot what sets it apart, if anything does."""
+    words = {SAFETY: "before a restore", INCOMPLETE: "incomplete"}
+    return ", ".join(text for tag, text in words.items() if tag in entry["tags"])
+
+
+def listing(snapshot_id: str, folder: Path) -> dict[str, int]:
+    """Return the files of a snapshot below `folder`, and their sizes in bytes."""
+    lines = _restic("ls", "--json", "--no-lock", "--recursive", snapshot_id, str(folder)).splitlines()
+    found = (json.loads(line) for line in lines)
+    return {
+        str(Path(entry["path"]).relative_to(folder)): entry.get("size", 0)
+        for entry in found
+        if entry.get("type") == "file" and Path(entry["path"]).is_relative_to(folder)
+    }
+
+
 def find(wanted: str) -> dict[str, Any]:
     """Return one snapshot by its id or `latest`; raise `Failure` where there is none."""
     found = snapshots()
     if not found:
         raise Failure(_explained("snapshots", NO_REPOSITORY, ""))
-    regular = [entry for entry in found if SAFETY not in entry["tags"]]
+    regular = [entry for entry in found if is_regular(entry)]
     matching = (
         regular[-1:]
         if wanted == "latest"
@@ -188,7 +213,7 @@ def find(wanted: str) -> dict[str, Any]:
     )
     if len(matching) != 1:
         known = ", ".join(
-            entry["short_id"] + (" (before a restore)" if SAFETY in entry["tags"] else "") for entry in found[-10:]
+            entry["short_id"] + (f" ({kind})" if (kind := described(entry)) else "") for entry in found[-10:]
         )
         raise Failure(
             f"FROM={wanted}: there {'is no' if not matching else 'are several'} such backup; there are {known}"

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 LAST_LINES = 12
 PROGRESS_SECONDS = 10
+SHOWN = 10
+"""Of a list of names."""
 
 
 class Failure(Exception):  # noqa: N818 - what an operator reads is its message
@@ -24,6 +26,12 @@ def amount(size: float) -> str:
         if size >= of_it:
             return f"{size / of_it:.{digits}f} {unit}"
     return f"{size / 1e3:.0f} kB"
+
+
+def first(names: Sequence[str]) -> str:
+    """Spell the first ten of some names, a line each, and say how many more there are."""
+    shown = "".join(f"\n    {name}" for name in names[:SHOWN])
+    return shown + (f"\n    and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 class Progress:

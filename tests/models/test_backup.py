@@ -55,8 +55,8 @@ def test_a_manifest_is_read_as_it_was_written() -> None:
 
 
 def test_a_manifest_of_a_newer_version_is_refused_with_what_to_do() -> None:
-    with pytest.raises(shell.Failure, match="format 2, written by a newer version of this project"):
-        manifests.Manifest.read(a_manifest(format=2).written())
+    with pytest.raises(shell.Failure, match="format 3, written by a newer version of this project"):
+        manifests.Manifest.read(a_manifest(format=3).written())
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": 1}'])
@@ -99,7 +99,7 @@ def test_what_is_missing_or_changed_is_named(tmp_path: Path) -> None:
     entries = manifests.indexed(tmp_path, {})
     (tmp_path / "changed").write_text("changes")
     (tmp_path / "missing").unlink()
-    assert manifests.damaged(tmp_path, entries) == ["changed", "missing"]
+    assert manifests.damaged(tmp_path.joinpath, entries) == ["changed", "missing"]
 
 
 @pytest.mark.parametrize(
@@ -437,30 +437,175 @@ def test_a_stack_in_which_nothing_was_ever_logged_is_no_backup_where_there_are_b
     program._require_plausible(10)
 
 
-def test_an_artifacts_name_may_hold_what_ends_a_line_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "here").write_text("abc")
-    listed = "3/here\n5/a\u2028b\x85c\n"
-    monkeypatch.setattr(objects, "run", lambda *_: listed)
-    monkeypatch.setenv("BUCKET", "mlflow")
-    survey = objects.surveyed(tmp_path)
-    assert (survey.count, survey.missing_bytes, survey.gone) == (2, 5, [])
+class Bucket:
+    """A bucket, and an rclone that copies what a file system can hold, and says that all is well."""
+
+    def __init__(self, mirror: Path, monkeypatch: pytest.MonkeyPatch, **held: str) -> None:
+        self.held: dict[str, str] = held
+        self.unreadable: set[str] = set()
+        self.mirror = objects.Mirror(mirror / "artifacts", mirror / "aside")
+        self.mirror.folder.mkdir()
+        monkeypatch.setenv("BUCKET", "mlflow")
+        monkeypatch.setattr(objects, "run", self.run)
+        monkeypatch.setattr(objects, "show", self.show)
+
+    def run(self, *command: str) -> str:
+        if command[1] == "lsjson":
+            return json.dumps([{"Path": name, "Size": len(text)} for name, text in self.held.items()])
+        assert command[1] == "copyto", command
+        name = command[-2].removeprefix("store:mlflow/artifacts/")
+        if name in self.unreadable:
+            raise shell.Failure("corrupted on transfer: sizes differ 3 vs 0")
+        Path(command[-1]).write_text(self.held[name])
+        return ""
+
+    def show(self, *command: str) -> None:
+        assert command[1] == "copy", command
+        for name, text in self.held.items():
+            path = self.mirror.folder / name
+            # Rclone takes the folder, without a word.
+            if any(other.startswith(f"{name}/") for other in self.held):
+                continue
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if not path.is_dir() and name not in self.unreadable:
+                    path.write_text(text)
+            except OSError:
+                continue
+
+    def filled(self) -> list[str]:
+        left: list[str] = self.mirror.fill(self.mirror.surveyed())
+        return left
+
+    def copied(self) -> dict[str, str]:
+        return {name: self.mirror.place(name).read_text() for name in self.held}
+
+
+ODD = {
+    "a#b": "1",
+    "a?b": "22",
+    "a\u2028b\x85c": "333",
+    "new\nline": "4444",
+    "e\u0301": "decomposed",
+    "\u00e9": "composed",
+    "report": "a file",
+    "report/page1.txt": "below a file",
+    "x" * 256: "too long",
+    "deep/" + "y" * 300 + "/z": "too long in between",
+}
+
+
+def test_every_artifact_is_in_the_mirror_whatever_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = Bucket(tmp_path, monkeypatch, **ODD)
+    assert bucket.filled() == []
+    assert bucket.copied() == ODD
+    aside = {name: bucket.mirror.hashed(name) for name in ODD if bucket.mirror.hashed(name).is_file()}
+    assert set(aside) == {"report", "x" * 256, "deep/" + "y" * 300 + "/z"}
+    entries = manifests.indexed(bucket.mirror.folder, {}, aside)
+    assert {entry.path: entry.size for entry in entries} == {name: len(text.encode()) for name, text in ODD.items()}
+    manifests.write_index(tmp_path / "index", entries)
+    assert list(manifests.read_index(tmp_path / "index").values()) == entries
+    assert manifests.damaged(bucket.mirror.place, entries) == []
+    aside["report"].write_text("other")
+    assert manifests.damaged(bucket.mirror.place, entries) == ["report"]
+
+
+def test_an_artifact_that_cannot_be_read_is_named_and_the_others_are_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = Bucket(tmp_path, monkeypatch, **ODD)
+    bucket.unreadable = {"report", "a#b"}
+    assert bucket.filled() == ["a#b", "report"]
+    assert bucket.mirror.place("a?b").read_text() == "22"
+
+
+def test_a_name_that_a_file_system_holds_again_is_copied_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = Bucket(tmp_path, monkeypatch, **ODD)
+    bucket.filled()
+    del bucket.held["report/page1.txt"]
+    bucket.held["report"] = "A FILE"
+    bucket.mirror.prune(bucket.mirror.surveyed().gone)
+    assert bucket.filled() == []
+    assert bucket.copied()["report"] == "A FILE"
+    assert not bucket.mirror.hashed("report").exists()
+
+
+def test_a_folder_that_comes_beside_a_mirrored_file_of_its_name_is_copied_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = Bucket(tmp_path, monkeypatch, report="a file")
+    bucket.filled()
+    bucket.held["report/page1.txt"] = "below it"
+    assert bucket.filled() == []
+    assert bucket.copied() == {"report": "a file", "report/page1.txt": "below it"}
+    assert bucket.mirror.surveyed().gone == []
+
+
+@pytest.mark.parametrize(("before", "after"), [("a", "a/b"), ("a/b/c", "a"), ("a/b/c", "a/b")])
+def test_a_file_that_became_a_folder_or_the_other_way_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, after: str
+) -> None:
+    bucket = Bucket(tmp_path, monkeypatch, **{before: "old"})
+    bucket.filled()
+    bucket.held = {after: "new"}
+    assert bucket.filled() == []
+    assert bucket.copied() == {after: "new"}
+    assert not bucket.mirror.aside.exists()
+
+
+def test_a_store_that_does_not_answer_is_no_list_of_odd_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = Bucket(tmp_path, monkeypatch, **ODD)
+
+    def fails(*_: str) -> None:
+        raise shell.Failure("connection refused")
+
+    monkeypatch.setattr(objects, "show", fails)
+    with pytest.raises(shell.Failure, match="connection refused"):
+        bucket.filled()
+
+
+def test_what_came_or_went_while_it_was_mirrored_is_no_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = Bucket(tmp_path, monkeypatch, kept="1", gone="2")
+    survey = bucket.mirror.surveyed()
+    del bucket.held["gone"]
+    bucket.held["new"] = "3"
+    assert bucket.mirror.fill(survey) == []
 
 
 def test_the_mirror_gives_up_what_the_bucket_had_lost_before_the_snapshot_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("BUCKET", "mlflow")
+    bucket = Bucket(tmp_path, monkeypatch, kept="abc", changed="abcd", new="a" * 9, **{"half/kept": "abc"})
+    folder = bucket.mirror.folder
     for name in ("kept", "changed", "gone/deep/one", "half/gone", "half/kept"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("abc")
-    monkeypatch.setattr(objects, "run", lambda *_: "3/kept\n4/changed\n3/half/kept\n9/new\n")
-    survey = objects.surveyed(tmp_path)
-    assert (survey.count, survey.missing_bytes) == (4, 13)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("abc")
+    survey = bucket.mirror.surveyed()
+    assert (len(survey.there), survey.missing_bytes) == (4, 13)
     # Came while it was mirrored, after the bucket had been asked.
-    (tmp_path / "later").write_text("abc")
-    objects.prune(tmp_path, survey.gone)
-    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+    (folder / "later").write_text("abc")
+    bucket.mirror.prune(survey.gone)
+    left = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
     assert left == ["changed", "half", "half/kept", "kept", "later"]
+
+
+def test_a_long_list_of_names_is_cut_at_ten() -> None:
+    assert shell.first(["a", "b"]) == "\n    a\n    b"
+    assert shell.first([str(number) for number in range(12)]).endswith("\n    9\n    and 2 more")
+
+
+def test_latest_is_no_backup_that_lacks_artifacts(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [
+        {"id": letter * 64, "short_id": letter * 8, "time": letter, "tags": ["mlflow", *tags]}
+        for letter, tags in (("a", []), ("b", ["incomplete"]), ("c", ["safety"]))
+    ]
+    monkeypatch.setattr(repository, "snapshots", lambda: entries)
+    assert repository.find("latest")["short_id"] == "a" * 8
+    assert repository.find("b" * 8)["short_id"] == "b" * 8
+    with pytest.raises(shell.Failure, match=r"b{8} \(incomplete\), c{8} \(before a restore\)"):
+        repository.find("d" * 8)
 
 
 def test_what_a_restore_takes_is_known_of_backups_that_did_not_tell() -> None:
