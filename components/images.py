@@ -287,12 +287,23 @@ class Built:
 
 
 def context_digest(folder: Path, base: str) -> str:
-    """Return the SHA-256 of a build context: names, executable bits and contents, and the image it is built on."""
+    """Return the SHA-256 of what a build reads: names, executable bits and contents, and the image it is built on."""
     digest = hashlib.sha256(base.encode())
-    for path in sorted(folder.rglob("*")):
-        # What Python leaves beside a script that a test has run is no part of it.
-        if path.is_file() and "__pycache__" not in path.parts:
-            executable = bool(path.stat().st_mode & 0o100)
-            digest.update(f"\0{path.relative_to(folder).as_posix()}\0{executable}\0".encode())
-            digest.update(path.read_bytes())
+    for path in read_by_a_build(folder):
+        executable = bool(path.stat().st_mode & 0o100)
+        digest.update(f"\0{path.relative_to(folder).as_posix()}\0{executable}\0".encode())
+        digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def read_by_a_build(folder: Path) -> list[Path]:
+    """Return the files of a build context, by its `.dockerignore`: everything is left out, and some let in again.
+
+    Whatever else lies in the folder (an editor's backup, `.DS_Store`) changes no image. Raises `ValueError` where the
+    file is of another kind: Docker's patterns can do more than this reads.
+    """
+    first, *rest = (folder / ".dockerignore").read_text().split()
+    if first != "*" or not all(pattern.startswith("!") for pattern in rest):
+        raise ValueError(f"{folder}/.dockerignore must begin with *, and go on with !patterns, one a line")
+    found = {path for pattern in rest for path in folder.glob(pattern.removeprefix("!"))}
+    return sorted(path for path in found if path.is_file())

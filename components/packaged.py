@@ -24,6 +24,8 @@ STANDING_FOR = {
 """The key of each image in the settings, and the recipe that stands for it."""
 BUILDER = "python-build"
 """The image `python` with this host's certificates and package index. MLflow is installed on it, not run."""
+READ = ("Dockerfile", "setup.sh", "wheels.txt")
+"""The files of a recipe, beside `recipe.toml`."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,9 @@ def is_one(name: str) -> bool:
 
 
 def _content(name: str) -> str:
-    """Return the SHA-256 of everything that a recipe is made of."""
-    digest = hashlib.sha256(SUITE.encode())
-    for path in [FOLDER / "build.sh", *sorted((FOLDER / name).iterdir())]:
-        digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
+    """Return the SHA-256 of what a recipe's build reads. A comment in `recipe.toml`, or another file, changes nothing."""
+    digest = hashlib.sha256(f"{SUITE}\0{recipe(name)}".encode())
+    for path in [FOLDER / "build.sh", *(FOLDER / name / file for file in READ)]:
+        if path.exists():
+            digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
     return digest.hexdigest()

@@ -25,6 +25,8 @@ class Store:
         """Take key to content and minutes after noon."""
         self.objects = {key: (body, NOON + timedelta(minutes=at)) for key, (body, at) in objects.items()}
         self.loses: set[str] = set()
+        self.garbles: set[str] = set()
+        self.cuts: set[str] = set()
         self.written: list[str] = []
 
     def get_paginator(self, _name: str) -> "Store":
@@ -35,12 +37,17 @@ class Store:
         return [{"Contents": found[:2]}, {"Contents": found[2:]}, {}]
 
     def get_object(self, **asked: str) -> dict[str, Any]:
-        return {"Body": io.BytesIO(self.objects[asked["Key"]][0]), "ContentType": "text/plain"}
+        key = asked["Key"]
+        body = self.objects[key][0] if key in self.objects else b""
+        return {"Body": io.BytesIO(b"" if key in self.cuts else body), "ContentType": "text/plain"}
 
     def upload_fileobj(self, body: io.BytesIO, _bucket: str, key: str, **_extra: object) -> None:
         self.written.append(key)
         if key not in self.loses:
-            self.objects[key] = (body.read(), NOON + timedelta(hours=1))
+            content = body.read()
+            self.objects[key] = (content[::-1] if key in self.garbles else content, NOON + timedelta(hours=1))
+        else:
+            body.read()
 
 
 def copy(source: Store, target: Store, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -100,7 +107,20 @@ def test_an_artifact_that_did_not_arrive_fails_the_copy_and_is_named(
     target.loses = {"b"}
     assert copy(Store({"a": (b"1", 0), "b": (b"2", 0)}), target, monkeypatch) == 1
     said = capsys.readouterr().out
-    assert said.endswith("1 artifacts differ after the copy, the first of them:\n  b\n")
+    assert "1 artifacts differ after the copy, the first of them:\n  b: the target gives other bytes\n" in said
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [("garbles", "the target gives other bytes"), ("cuts", "the source lists 7 bytes, and gives 0")],
+)
+def test_an_artifact_that_is_another_at_the_same_size_fails_the_copy_and_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: str, reason: str
+) -> None:
+    source, target = Store({"report": (b"content", 0), "report/page1": (b"page", 0)}), Store({})
+    setattr(target if fault == "garbles" else source, fault, {"report"})
+    assert copy(source, target, monkeypatch) == 1
+    assert f"\n  report: {reason}\n" in capsys.readouterr().out
 
 
 def test_a_store_that_cannot_be_listed_fails_the_copy(monkeypatch: pytest.MonkeyPatch) -> None:

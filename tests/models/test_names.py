@@ -1,14 +1,18 @@
 """Names, spellings and labels: small functions whose every output has to be right."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+from docker.utils.build import exclude_paths
 
-from components import names
+from components import names, packaged
 from components.credentials import fernet_key
-from components.images import context_digest
+from components.images import BACKUP_CONTEXT, CONTEXT, context_digest, read_by_a_build
 from components.minio import policy
 from components.runtime import _cpus, _duration
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_data_volume_is_recognised_and_nothing_else_is() -> None:
@@ -43,6 +47,7 @@ def test_the_policy_of_mlflow_names_its_bucket_and_no_other() -> None:
 def test_the_digest_of_a_build_context_follows_names_contents_modes_and_the_base(tmp_path: Path) -> None:
     file = tmp_path / "a.sh"
     file.write_text("x")
+    (tmp_path / ".dockerignore").write_text("*\n!*.sh\n")
     first = context_digest(tmp_path, "python:3.13")
     assert context_digest(tmp_path, "python:3.13") == first
     assert context_digest(tmp_path, "python:3.14") != first
@@ -54,7 +59,44 @@ def test_the_digest_of_a_build_context_follows_names_contents_modes_and_the_base
     file.rename(tmp_path / "b.sh")
     third = context_digest(tmp_path, "python:3.13")
     assert len({third, first, second}) == 3
-    # A test that has run a script leaves its bytecode.
+    # What a test, a Mac or an editor leaves is read by no build.
     (tmp_path / "__pycache__").mkdir()
-    (tmp_path / "__pycache__" / "x.pyc").write_text("x")
+    for name in ("__pycache__/x.pyc", ".DS_Store", "b.sh~", "requirements.in"):
+        (tmp_path / name).write_text("x")
     assert context_digest(tmp_path, "python:3.13") == third
+
+
+@pytest.mark.parametrize("context", [CONTEXT, BACKUP_CONTEXT])
+def test_what_is_hashed_is_what_docker_would_read(context: str, tmp_path: Path) -> None:
+    folder = tmp_path / "context"
+    shutil.copytree(ROOT / context, folder)
+    for name in (".DS_Store", "notes.md", "requirements.in", "logs/x.pyc", "sub/Dockerfile"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("x")
+    patterns = (folder / ".dockerignore").read_text().split()
+    # It is always sent along, so that Docker can read it.
+    sent = exclude_paths(str(folder), patterns) - {".dockerignore"}
+    hashed = {path.relative_to(folder).as_posix() for path in read_by_a_build(folder)}
+    assert hashed == {name for name in sent if (folder / name).is_file()}
+    assert context_digest(folder, "x") == context_digest(ROOT / context, "x")
+
+
+def test_a_dockerignore_that_is_not_understood_is_no_reason_to_hash_something_else(tmp_path: Path) -> None:
+    (tmp_path / ".dockerignore").write_text("*.md\n")
+    with pytest.raises(ValueError, match="must begin with"):
+        read_by_a_build(tmp_path)
+
+
+def test_the_tag_of_a_recipe_is_of_what_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(packaged.FOLDER, tmp_path / "packages")
+    before = packaged.ref("postgres")
+    monkeypatch.setattr(packaged, "FOLDER", tmp_path / "packages")
+    assert packaged.ref("postgres") == before
+    folder = tmp_path / "packages" / "postgres"
+    (folder / "__pycache__").mkdir()
+    (folder / ".DS_Store").write_text("x")
+    with (folder / "recipe.toml").open("a") as file:
+        file.write("# a comment\n")
+    assert packaged.ref("postgres") == before
+    (folder / "setup.sh").write_text("other")
+    assert packaged.ref("postgres") != before

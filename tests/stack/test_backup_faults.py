@@ -101,7 +101,7 @@ def test_a_newer_mlflows_backup_is_refused(saved: Deployment) -> None:
 
 
 def test_a_manifest_of_a_newer_version_is_refused(saved: Deployment) -> None:
-    with altered_manifest(saved, '"format": 1', '"format": 2'):
+    with altered_manifest(saved, '"format": 1', '"format": 3'):
         assert "written by a newer version of this project" in refused(saved, "restore", FROM="latest")
 
 
