@@ -55,7 +55,7 @@ def is_one(name: str) -> bool:
 
 
 def _content(name: str) -> str:
-    """Return the SHA-256 of what a recipe's build reads. A comment in `recipe.toml`, or another file, changes nothing."""
+    """Return the SHA-256 of what a recipe's build reads: no comment in `recipe.toml`, no other file of the folder."""
     digest = hashlib.sha256(f"{SUITE}\0{recipe(name)}".encode())
     for path in [FOLDER / "build.sh", *(FOLDER / name / file for file in READ)]:
         if path.exists():

@@ -21,9 +21,7 @@ class Artifacts(S3ArtifactRepository):
     """MLflow's own, which asks before an upload whether the name is free."""
 
     def log_artifact(self, local_file, artifact_path=None):
-        """Upload a file as MLflow's own does; raise `MlflowException` where a folder has its name, or a file one of its
-        folders'.
-        """
+        """Upload a file as MLflow's own does; raise `MlflowException` where its name, or a folder's, is not free."""
         self._require_free(local_file, artifact_path)
         super().log_artifact(local_file, artifact_path)
 
