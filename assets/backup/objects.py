@@ -114,6 +114,8 @@ class Mirror:
             source = _remote(f"{PREFIX}/{name}")
             try:
                 run("rclone", "copyto", "--use-server-modtime", *COMMON, source, str(self.hashed(name)))
+                # Rclone may have taken the file rather than the folder. One name has one place.
+                self.prune([path for path in [self.folder / name] if _size(path) is not None])
             except Failure as error:
                 say(f"{name} cannot be copied: {error}")
         return self.different(unchanged)
