@@ -2,7 +2,7 @@
 STACK ?= dev
 export STACK YES CONFIRM ARGS SERVICE FROM OLDER_THAN DRY_RUN SAFETY COPY JSON
 
-RUN := @sh operations/bootstrap.sh
+RUN := @sh operations/bootstrap.sh# The script itself says so where the line ends of this file are those of Windows.
 
 .DEFAULT_GOAL := help
 .PHONY: help up preview drift down destroy status logs open url images env client password scrape doctor backup backups restore drill gc pin test docs lock

@@ -34,6 +34,8 @@ PORT, METRICS_PORT = 5000, 5001
 ADMIN = "admin"
 """The user of MLflow's own whose password is generated."""
 UID = 10001
+METRICS_MB, METRICS_WORKER_MB = 16, 4
+"""Of memory for what the workers count, each in files of its own. One that was killed leaves its files."""
 POOL_SIZE, MAX_OVERFLOW = 5, 10
 """Connections to Postgres of one worker: kept, and on top at most. SQLAlchemy's defaults, made explicit."""
 MIGRATION_TIMEOUT_SECONDS = 6 * 3600
@@ -47,10 +49,11 @@ class ServerSettings(Settings):
 
     workers: int = Field(default=2, ge=1, le=32, description="Server processes. As many as it has processors.")
     memory_mb: int = Field(
-        default=1536,
+        default=2560,
         ge=512,
         le=1_048_576,
-        description="Memory limit. At least 256 and 256 for each worker, and 1536 more with `jobs`. "
+        description="Memory limit. The minimum is 256, plus 256 for each worker, plus 1536 with `jobs`. The default "
+        "leaves room for one answer with 10,000 runs of 90 values: docs/operations.md#memory-of-the-server. "
         "Uploads pass through a volume on disk, not through memory.",
     )
     cpus: Cpus = Field(default=2.0, description="Processors that it may use.")
@@ -201,7 +204,7 @@ class Mlflow(pulumi.ComponentResource):
                     after=[verified.done, store.ready],
                 ),
                 data={"/scratch": scratch.name},
-                tmpfs=_private_tmpfs(),
+                tmpfs=_private_tmpfs() | {"/run/metrics": _tmpfs(METRICS_MB + METRICS_WORKER_MB * settings.workers)},
                 # The first experiment.
                 prepares=database.volume,
                 labels=labels(
@@ -318,5 +321,9 @@ def _environment(settings: ServerSettings, store: ObjectStore) -> dict[str, str]
 def _private_tmpfs() -> dict[str, str]:
     return {
         "/tmp": "size=64m,mode=1777",  # noqa: S108 - inside the container
-        "/run/mlflow": f"size=16m,uid={UID},gid={UID},mode=0700",
+        "/run/mlflow": _tmpfs(1),
     }
+
+
+def _tmpfs(size_mb: int) -> str:
+    return f"size={size_mb}m,uid={UID},gid={UID},mode=0700"

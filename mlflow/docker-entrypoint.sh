@@ -5,7 +5,8 @@
 set -Eeuo pipefail
 
 SECRETS=${SECRETS:-/run/secrets}
-PRIVATE=${PRIVATE:-/run/mlflow} # a tmpfs of our own
+PRIVATE=${PRIVATE:-/run/mlflow}  # a tmpfs of our own
+METRICS=${METRICS:-/run/metrics} # another: what the workers count must not crowd out the password file
 
 # Ends with a message on stderr. usage: die "what is wrong" "what to do"
 die() {
@@ -57,15 +58,14 @@ asks_users() {
 
 # The exporter merges whatever files it finds, so those of an earlier start would be counted again.
 fresh_metrics_directory() {
-    rm -rf "$PRIVATE/metrics"
-    mkdir -p "$PRIVATE/metrics"
-    export MLFLOW_EXPOSE_PROMETHEUS="$PRIVATE/metrics"
+    find "$METRICS" -mindepth 1 -delete
+    export MLFLOW_EXPOSE_PROMETHEUS="$METRICS"
 }
 
 # On a port of their own, where nobody is asked who he is: MLflow's own /metrics wants an administrator's password where
 # it has users.
 serve_metrics() {
-    [ -z "${METRICS_PORT:-}" ] || PROMETHEUS_MULTIPROC_DIR="$PRIVATE/metrics" python /opt/mlflow-stack/metrics.py &
+    [ -z "${METRICS_PORT:-}" ] || PROMETHEUS_MULTIPROC_DIR="$METRICS" python /opt/mlflow-stack/metrics.py &
 }
 
 # What an upload left behind when the server was killed belongs to nobody.

@@ -1,6 +1,8 @@
 #!/bin/sh
 # Makes the virtual environment in .venv if it is missing or out of date, then hands over to `python -m operations`.
 # Needs a POSIX shell and Python 3.11 with venv; says so where they are not. usage: bootstrap.sh VERB
+# First, and so that it can be read even then: line ends of Windows stop every line below.
+case "$(cat "$0")" in *"$(printf '\r')"*) echo "error: the files of this checkout have the line ends of Windows (CRLF), which no shell reads; type: git ls-files -z | xargs -0 sed -i 's/\\r\$//'" >&2 && exit 1 ;; esac #
 set -eu
 
 VENV=.venv

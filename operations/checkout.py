@@ -1,5 +1,6 @@
 """The checkout: where things are, and which stack is meant."""
 
+import codecs
 import difflib
 import os
 import re
@@ -18,6 +19,10 @@ ROOT = Path(__file__).resolve().parent.parent
 TOP_KEYS = ("config", "secretsprovider", "encryptionsalt", "encryptedkey", "environment")
 NAMESPACES = (NAMESPACE, "docker", "random", "pulumi")
 """What this program and its providers read."""
+MARKS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
+"""How a file in another encoding begins."""
+WITH_LINES = ("*.sh", "*Dockerfile", "*.pth", "*.sql", "*.conf", "*.txt")
+"""What is copied into an image or a container as it is, and read by lines there."""
 APPLICATION = "pulumi-mlflow"
 """Name of this project's folders in the user's home."""
 
@@ -58,6 +63,22 @@ def _nearest(word: str, known: tuple[str, ...]) -> str:
     return f"; did you mean {close[0]}?" if close else f" (there are: {', '.join(known)})"
 
 
+def require_line_ends(root: Path = ROOT) -> None:
+    """Raise `StopError` naming every file whose line ends would break a script in an image or a container."""
+    wrong = sorted(
+        str(path.relative_to(root))
+        for folder in ("assets", "mlflow")
+        for pattern in WITH_LINES
+        for path in (root / folder).rglob(pattern)
+        if b"\r\n" in path.read_bytes()
+    )
+    if wrong:
+        raise StopError(
+            "these files have the line ends of Windows (CRLF), which no script in a container reads; nothing was "
+            f"changed\n  type: sed -i 's/\\r$//' {' '.join(wrong)}"
+        )
+
+
 class Stack:
     """One environment: its name, its file, its settings."""
 
@@ -78,11 +99,27 @@ class Stack:
             )
 
     @property
+    def text(self) -> str:
+        """The stack's file as text; raises `StopError` where it is not UTF-8."""
+        content = self.path.read_bytes()
+        encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), None)
+        try:
+            if encoding is None:
+                return content.decode()
+        except UnicodeDecodeError:
+            pass
+        name, found = self.path.name, encoding or "ISO-8859-1"
+        raise StopError(
+            f"{name}: is not UTF-8{f', but {encoding}' if encoding else ''}; nothing was changed\n"
+            f"  type: iconv -f {found} -t UTF-8 {name} > {name}.new && mv {name}.new {name}"
+        )
+
+    @property
     def document(self) -> dict[str, Any]:
         """The stack's file, read anew: `pulumi` writes to it too."""
         try:
             # Not PyYAML: it takes the last of two equal keys, and says nothing.
-            found = YAML(typ="safe").load(self.path) or {}
+            found = YAML(typ="safe").load(self.text) or {}
         except YAMLError as error:
             # What a library would have its caller do is no advice for who wrote the file.
             words = str(error).partition("\n\n")[0]
@@ -120,7 +157,7 @@ class Stack:
         editor = YAML()
         editor.preserve_quotes = True
         editor.width = 4096
-        document = editor.load(self.path.read_text()) or {}
+        document = editor.load(self.text) or {}
         # A key with nothing behind it is there, and None.
         if document.get("config") is None:
             document["config"] = {}

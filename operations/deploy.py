@@ -6,7 +6,7 @@ import time
 
 from components import names
 from operations import copied, edge, preflight, rehearse
-from operations.checkout import ROOT, Stack
+from operations.checkout import ROOT, Stack, require_line_ends
 from operations.console import StopError, answer, interactive, require_name, say
 from operations.engine import Engine, NoEngineError
 from operations.plan import Plan
@@ -17,6 +17,7 @@ from operations.saved import save_credentials, tell_of_backups, tell_what_to_kee
 def up(stack: Stack) -> None:
     """Check, plan, deploy, save the secrets, print the URL."""
     stack.tell_of_another_checkout()
+    require_line_ends()
     stack.settings  # noqa: B018 - wrong settings stop everything, before Docker is even looked at
     preflight.require_docker(stack)
     preflight.require_host(stack)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -42,6 +43,13 @@ def described(stack: Stack) -> dict[str, Any]:
     wrong = [entry for entry in running if entry["state"] not in ("healthy", "paused")]
     wrong += [entry for entry in jobs if entry["state"] not in ("done", "-")]
     problems = [problem for problem in (preflight.disk_problem(stack.daemon), at_risk) if problem]
+    problems += [
+        f"the kernel has killed {entry['oomKills']} processes of {entry['name']} for want of memory since it started\n"
+        f"  raise mlflow:{entry['section']}.memoryMb in {stack.path.name}, then type: make up STACK={stack.name}; "
+        "docs/operations.md#memory-of-the-server"
+        for entry in running
+        if entry.get("oomKills")
+    ]
     if paused := [entry["name"] for entry in running if entry["state"] == "paused"]:
         problems.append(f"somebody has paused {', '.join(paused)}\n  type: docker unpause {' '.join(paused)}")
     if preconditions.restore_at_work(stack.daemon, stack.name):
@@ -146,8 +154,29 @@ def _service(stack: Stack, service: str) -> dict[str, Any]:
         "since": state["StartedAt"][:19] + "Z",
         "restarts": found["RestartCount"],
         "image": _image(stack, found),
+        "oomKills": _oom_kills(stack, name) if state["Running"] and not state["Paused"] else 0,
+        "section": _section(service),
         **({} if state["Running"] else {"exitCode": state["ExitCode"]}),
     }
+
+
+def _oom_kills(stack: Stack, container: str) -> int:
+    """Return how many processes of a container the kernel has killed for want of memory since it started.
+
+    Docker tells of its first process only. 0 where the image has no `cat`.
+    """
+    # By version 2 and 1 of Linux' control groups; one of the two is there.
+    files = ["/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"]
+    _, printed = stack.daemon.run(container, ["cat", *files])
+    found = re.search(r"(?m)^oom_kill (\d+)$", printed)
+    return int(found[1]) if found else 0
+
+
+def _section(service: str) -> str:
+    """Return the section of the settings that limits a service's memory."""
+    if service in names.OBJECT_STORES:
+        return "objectStore"
+    return service if service in ("server", "postgres", "backup", "traefik") else "monitoring"
 
 
 def _job(stack: Stack, job: str) -> dict[str, Any]:
@@ -169,7 +198,8 @@ def _detail(entry: dict[str, Any]) -> str:
         return f"exit code {entry['exitCode']}"
     if "since" in entry:
         age = datetime.now(UTC) - datetime.fromisoformat(entry["since"])
-        return f"for {_age(age.total_seconds())}, {entry['restarts']} restarts"
+        kills = f", {entry['oomKills']} processes killed for memory" if entry.get("oomKills") else ""
+        return f"for {_age(age.total_seconds())}, {entry['restarts']} restarts{kills}"
     return "finished and removed, or never run" if entry["state"] == "-" else ""
 
 

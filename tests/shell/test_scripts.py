@@ -1,6 +1,7 @@
 """The shell scripts, one function at a time, with stand-ins for the programs that they call."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -26,7 +27,7 @@ class Sandbox:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        for name in ("secrets", "private", "bin", "scratch"):
+        for name in ("secrets", "private", "metrics", "bin", "scratch"):
             (path / name).mkdir()
         self.calls = path / "calls"
         self.environment = {
@@ -34,6 +35,7 @@ class Sandbox:
             "PATH": f"{path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
             "SECRETS": str(path / "secrets"),
             "PRIVATE": str(path / "private"),
+            "METRICS": str(path / "metrics"),
             "CONFIG": str(path / "config"),
             "TMPDIR": str(path / "scratch"),
         }
@@ -233,8 +235,7 @@ def test_gc_does_not_cut_off_the_password_that_the_server_reads(sandbox: Sandbox
 
 
 def test_the_metrics_folder_is_empty_at_every_start(sandbox: Sandbox) -> None:
-    (sandbox.path / "private" / "metrics").mkdir()
-    (sandbox.path / "private" / "metrics" / "counter_7.db").write_text("of a dead process")
+    (sandbox.path / "metrics" / "counter_7.db").write_text("of a dead process")
     done = sandbox.source(ENTRYPOINT, 'fresh_metrics_directory; ls -A "$MLFLOW_EXPOSE_PROMETHEUS" | wc -l')
     assert done.stdout.strip() == "0"
 
@@ -279,6 +280,40 @@ def test_metrics_are_those_of_the_workers_and_the_start(sandbox: Sandbox) -> Non
         serving.terminate()
     assert "mlflow_http_request_total 7.0" in told
     assert "process_start_time_seconds" in told
+    assert re.search(r"(?m)^mlflow_oom_kills \d+\.0$", told)
+
+
+OOM = """
+import sys
+import runpy
+check = runpy.run_path(sys.argv[1])
+check["killed_since"].__globals__.update(OOM_FILES=(sys.argv[2],), LAST=sys.argv[3])
+sys.exit(check["killed_since"]())
+"""
+
+
+@pytest.mark.parametrize("before", ["oom_kill_disable 0\nunder_oom 0\n", "low 0\nhigh 0\nmax 8\noom 1\n"])
+def test_the_health_check_tells_of_workers_that_the_kernel_killed_and_fails_for_a_new_one(
+    sandbox: Sandbox, before: str
+) -> None:
+    events, last = sandbox.path / "memory.events", sandbox.path / "last"
+
+    def checked(kills: int) -> tuple[int, str]:
+        events.write_text(f"{before}oom_kill {kills}\n")
+        script = str(ROOT / "mlflow" / "healthcheck.py")
+        done = sandbox.run(sys.executable, "-c", OOM, script, str(events), str(last))
+        assert not done.stderr
+        return done.returncode, done.stdout
+
+    assert checked(0) == (0, "")
+    told = "processes killed for want of memory: 2; raise mlflow:server.memoryMb\n"
+    assert checked(2) == (1, told)
+    # One that is over is told, and is no reason to be unhealthy.
+    assert checked(2) == (0, told)
+    assert checked(3)[0] == 1
+    # A container that was started again counts from nothing.
+    assert checked(0) == (0, "")
+    assert checked(1)[0] == 1
 
 
 def test_what_a_killed_server_spooled_is_removed(sandbox: Sandbox) -> None:

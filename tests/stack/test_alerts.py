@@ -76,6 +76,8 @@ PG_UP = 'pg_up{stack="prod",job="postgres",instance="postgres"}'
 BACKENDS = 'pg_stat_database_numbackends{stack="prod",job="postgres",instance="postgres",datname="mlflow"}'
 LIMIT = 'pg_settings_max_connections{stack="prod",job="postgres",instance="postgres"}'
 FAILED = 'alertmanager_notifications_failed_total{stack="prod",job="alertmanager",instance="a",integration="webhook"}'
+KILLS = 'mlflow_oom_kills{stack="prod",job="mlflow",instance="mlflow"}'
+CREATED = started("mlflow", "mlflow_container_created_timestamp_seconds")
 DAY = 86400
 CASES = [
     Case(
@@ -153,18 +155,34 @@ CASES = [
     ),
     Case(
         "RestartLoop",
-        {started("mlflow"): "1x2 2x2 3x2 4x20"},
-        {started("mlflow"): "1x2 2x2 3x20"},
+        {started("mlflow"): "1x2 2x2 3x2 4x20", CREATED: "1x30"},
+        {started("mlflow"): "1x2 2x2 3x20", CREATED: "1x30"},
         10,
         {**STACK, "instance": "mlflow"},
     ),
     Case(
         "RestartLoop",
-        {started("postgres", "pg_postmaster_start_time_seconds"): "1x2 2x2 3x2 4x20", started("postgres"): "1x30"},
-        # The exporter's own start is not the database's.
-        {started("postgres", "pg_postmaster_start_time_seconds"): "1x30", started("postgres"): "1x2 2x2 3x2 4x20"},
+        {started("mlflow"): "1x2 2 3 4 5x20", CREATED: "1x2 2x30"},
+        # Four deployments, one of them interrupted: each made a container and started it.
+        {started("mlflow"): "1x2 2x2 3x2 4x2 5x20", CREATED: "1x2 2x2 3x2 4x2 5x20"},
+        12,
+        {**STACK, "instance": "mlflow"},
+    ),
+    Case(
+        "RestartLoop",
+        {started("postgres", "pg_postmaster_start_time_seconds"): "1 2 3 4 5 6x20", started("postgres"): "1x30"},
+        # Deployments that touch it; and the exporter's own start is not the database's.
+        {started("postgres", "pg_postmaster_start_time_seconds"): "1 2 3 4 5x30", started("postgres"): "1 2 3 4 5 6 7"},
         10,
         {**STACK, "instance": "postgres"},
+    ),
+    Case(
+        "WorkersKilled",
+        {KILLS: "0x3 1x20"},
+        # One that was killed long ago, in a server that runs on.
+        {KILLS: "2x30"},
+        6,
+        {**STACK, "instance": "mlflow"},
     ),
     Case("DatabaseDown", {PG_UP: "0x5"}, {PG_UP: "1x5", up("postgres", "postgres"): "1x5"}, 3, DATABASE),
     Case(
