@@ -2,7 +2,7 @@
 # Makes the virtual environment in .venv if it is missing or out of date, then hands over to `python -m operations`.
 # Needs a POSIX shell and Python 3.11 with venv; says so where they are not. usage: bootstrap.sh VERB
 # First, and so that it can be read even then: line ends of Windows stop every line below.
-case "$(cat "$0")" in *"$(printf '\r')"*) echo "error: the files of this checkout have the line ends of Windows (CRLF), which no shell reads; type: git ls-files -z | xargs -0 sed -i 's/\\r\$//'" >&2 && exit 1 ;; esac #
+case "$(cat "$0")" in *"$(printf '\r')"*) printf '%s\n' "error: the files of this checkout have the line ends of Windows (CRLF), which no shell reads" '  type: git ls-files -z | xargs -0 sed -i '"'s/\\r\$//'" >&2 && exit 1 ;; esac #
 set -eu
 
 VENV=.venv
@@ -36,7 +36,9 @@ install() {
     # One that was cut short has a Python and no pip.
     "$VENV/bin/python" -m pip --version >/dev/null 2>&1 || "$PYTHON" -m venv --clear "$VENV" ||
         die "$VENV could not be made" "remove it (rm -r $VENV) and try again"
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r "$1" ||
+    # A person's pip.conf may install elsewhere; where packages come from is still its own to say.
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+        --no-user --target= --prefix= --root= -r "$1" ||
         die "the packages of $1 could not be installed" "check that a package index is reachable (pip config list; PIP_CERT and HTTPS_PROXY), then try again"
     # Last, so that an installation that was cut short is done again.
     cp "$1" "$VENV/$(basename "$1").installed"
@@ -45,6 +47,11 @@ install() {
 main() {
     # What is read and told is UTF-8, whatever the locale.
     export PYTHONUTF8=1
+    # A person's own Python, for other programs: each of them would reach into this one, and into Pulumi's.
+    unset PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONUSERBASE PYTHONPLATLIBDIR PYTHONSAFEPATH PYTHONOPTIMIZE
+    unset PYTHONINSPECT PYTHONWARNINGS PYTHONDEVMODE
+    unset PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_CONSTRAINT PIP_REQUIRE_VIRTUALENV
+    unset CDPATH
     cd "$(dirname "$0")/.."
     if [ "${1:-}" = check ]; then
         install requirements-dev.txt

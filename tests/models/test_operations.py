@@ -75,6 +75,49 @@ def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stack:
     return Stack("dev")
 
 
+# --- the checkout ---------------------------------------------------------------------------------------------------
+
+
+def test_every_file_has_the_line_ends_of_linux_whatever_a_persons_git_does(tmp_path: Path) -> None:
+    clone = ["git", "-c", "core.autocrlf=true", "clone", "--quiet", str(ROOT), str(tmp_path / "clone")]
+    subprocess.run(clone, check=True)
+    shutil.copy(ROOT / ".gitattributes", tmp_path / "clone")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=tmp_path / "clone", capture_output=True, check=True).stdout
+    for name in filter(None, listed.decode().split("\0")):
+        assert b"\r\n" not in (tmp_path / "clone" / name).read_bytes(), name
+
+
+def test_scripts_with_the_line_ends_of_windows_are_refused_by_name(tmp_path: Path) -> None:
+    for part in ("assets", "mlflow"):
+        shutil.copytree(ROOT / part, tmp_path / part)
+    checkout.require_line_ends(tmp_path)
+    script = tmp_path / "mlflow" / "docker-entrypoint.sh"
+    script.write_bytes(script.read_bytes().replace(b"\n", b"\r\n"))
+    with pytest.raises(StopError, match=r"type: sed -i 's/\\r\$//' mlflow/docker-entrypoint\.sh"):
+        checkout.require_line_ends(tmp_path)
+
+
+def test_a_makefile_with_the_line_ends_of_windows_says_so_and_what_to_type(tmp_path: Path) -> None:
+    (tmp_path / "operations").mkdir()
+    for name in ("Makefile", "operations/bootstrap.sh"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes().replace(b"\n", b"\r\n"))
+    done = subprocess.run(["make", "url"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert done.stderr.startswith("error: the files of this checkout have the line ends of Windows (CRLF)")
+    assert r"xargs -0 sed -i 's/\r$//'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("encoding", "called"), [("utf-16", "UTF-16"), ("utf-16-le-bom", "UTF-16"), ("latin-1", "ISO-8859-1")]
+)
+def test_a_stack_file_in_another_encoding_says_so_and_what_to_type(stack: Stack, encoding: str, called: str) -> None:
+    text = "config:\n  mlflow:hostname: caf\u00e9.example.com\n"
+    content = b"\xff\xfe" + text.encode("utf-16-le") if encoding == "utf-16-le-bom" else text.encode(encoding)
+    stack.path.write_bytes(content)
+    with pytest.raises(StopError, match=f"not UTF-8(.|\n)*type: iconv -f {called} -t UTF-8 Pulumi.dev.yaml"):
+        stack.settings  # noqa: B018
+
+
 # --- the stack's file ----------------------------------------------------------------------------------------------
 
 

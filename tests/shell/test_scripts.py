@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -146,6 +147,65 @@ def test_the_health_check_takes_the_answer_that_the_database_gave(answers: int, 
     assert done.returncode == code, done.stderr
     assert "GET /api/2.0/mlflow/experiments/search?max_results=1 " in asked[0]
     assert "Authorization: Basic " in asked[0]
+
+
+HOSTILE = {
+    "pip.conf that installs for a user": {"PIP_CONFIG_FILE": "[global]\nuser = true\n"},
+    "pip.conf that installs elsewhere": {"PIP_CONFIG_FILE": "[install]\ntarget = /nonexistent\n"},
+    "pip.conf with a prefix": {"PIP_CONFIG_FILE": "[install]\nprefix = /nonexistent\n"},
+    "pip's variables": {"PIP_USER": "1", "PIP_TARGET": "/nonexistent", "PIP_CONSTRAINT": "/nonexistent"},
+    "Python's path": {"PYTHONPATH": "{path}/evil", "PYTHONSAFEPATH": "1"},
+    "Python's home": {"PYTHONHOME": "/nonexistent"},
+    "Python's startup": {"PYTHONSTARTUP": "/nonexistent", "PYTHONINSPECT": "1", "PYTHONWARNINGS": "error"},
+    "another folder of this name": {"CDPATH": "{path}/elsewhere"},
+    "make's flags": {"MAKEFLAGS": "-j8 -k"},
+    "a locale of its own": {"LC_ALL": "C", "LANG": "tr_TR.ISO-8859-9"},
+}
+"""What a person's shell and files may have, for other programs."""
+
+
+@pytest.fixture(scope="module")
+def environment_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with pip: made once, and copied."""
+    made = tmp_path_factory.mktemp("venv") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", made], check=True)
+    return made
+
+
+@pytest.mark.parametrize("variables", HOSTILE.values(), ids=HOSTILE)
+def test_a_persons_own_configuration_does_not_reach_into_the_environment(
+    tmp_path: Path, environment_of_tests: Path, variables: dict[str, str]
+) -> None:
+    checkout = tmp_path / "checkout"
+    (checkout / "operations").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "operations").mkdir(parents=True)
+    (tmp_path / "evil").mkdir()
+    (tmp_path / "evil" / "sitecustomize.py").write_text("raise SystemExit('evil')")
+    for name in ("Makefile", "operations/bootstrap.sh"):
+        shutil.copy(ROOT / name, checkout / name)
+    shutil.copytree(environment_of_tests, checkout / ".venv", symlinks=True)
+    (checkout / "requirements.txt").write_text("# none\n")
+    (checkout / "requirements-dev.txt").write_text("# others\n")
+    (checkout / "operations" / "__main__.py").write_text(
+        "import os, sys; assert True; print(os.getcwd(), *sys.argv[1:])"
+    )
+    environment = {key: value.format(path=tmp_path) for key, value in variables.items()}
+    if content := variables.get("PIP_CONFIG_FILE"):
+        (tmp_path / "pip.conf").write_text(content)
+        environment["PIP_CONFIG_FILE"] = str(tmp_path / "pip.conf")
+    command = ["sh", "-c", "umask 077; exec make -s url"]
+    kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+    done = subprocess.run(
+        command,
+        cwd=checkout,
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{checkout} url\n"
 
 
 def test_the_password_file_is_private_to_its_user(sandbox: Sandbox) -> None:
