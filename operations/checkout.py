@@ -122,7 +122,7 @@ class Stack:
             found = YAML(typ="safe").load(self.text) or {}
         except YAMLError as error:
             # What a library would have its caller do is no advice for who wrote the file.
-            words = str(error).partition("\n\n")[0]
+            words = str(error).partition("\n\n")[0].replace("<unicode string>", str(self.path))
             raise StopError(f"{self.path.name} cannot be read as YAML: {words}") from None
         if problems := _misplaced(found):
             lines = "\n".join(f"  {problem}" for problem in problems)

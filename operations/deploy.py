@@ -87,10 +87,13 @@ def _show_build_log(since: float) -> None:
             say(f"\nan image's build ended with (all of it: {log.name})\n" + "\n".join(f"  {line}" for line in lines))
 
 
-def engine_of(stack: Stack) -> Engine:
-    """Return the engine for a verb that nothing else can do; raise `StopError` saying why there is none to do it."""
+def engine_of(stack: Stack, *, install: bool = True) -> Engine:
+    """Return the engine for a verb that nothing else can do; raise `StopError` saying why there is none to do it.
+
+    Without `install` no provider is downloaded, for a verb that needs none.
+    """
     try:
-        return Engine(stack)
+        return Engine(stack, install=install)
     except NoEngineError:
         if rehearse.owns(stack):
             raise StopError(

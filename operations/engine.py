@@ -36,6 +36,12 @@ INSTALLED_VERSION = "3.259.0"
 DOWNLOADS = "https://github.com/pulumi/pulumi/releases/download"
 HALF_WRITTEN, HALF_WRITTEN_SECONDS = "failed to load checkpoint", (0.1, 0.2, 0.4, 0.8, 1.6)
 """What Pulumi says where it reads the state of a file backend while another run writes it, and when to look again."""
+BACKEND_ERROR = re.compile(
+    r"state directory|unable to open bucket|PULUMI_ACCESS_TOKEN must be set|\.pulumi/|blob|could not connect|dial tcp"
+    r"|no such host|connection refused|unauthori[sz]ed|Invalid access token|permission denied|read-only file system",
+    re.IGNORECASE,
+)
+"""What Pulumi says where it does not get at its state."""
 PROVIDERS = ("docker", "random")
 BY_HAND = (
     f"  install Pulumi {'.'.join(map(str, MINIMUM_VERSION))} or newer yourself (https://www.pulumi.com/docs/install/), "
@@ -158,6 +164,22 @@ def chosen_backend() -> str | None:
         return None
 
 
+def _backend_advice() -> str:
+    """Say what chose the backend, and how to choose another."""
+    if os.environ.get("PULUMI_BACKEND_URL"):
+        return "PULUMI_BACKEND_URL names it\n  correct it, or type: unset PULUMI_BACKEND_URL"
+    if os.environ.get("PULUMI_ACCESS_TOKEN"):
+        return "PULUMI_ACCESS_TOKEN is set\n  correct it, or type: unset PULUMI_ACCESS_TOKEN"
+    if chosen_backend() is None:
+        return f"this project keeps its state there\n  check the folder: ls -ld {state_home()}"
+    if (yaml.safe_load((ROOT / "Pulumi.yaml").read_text()).get("backend") or {}).get("url"):
+        return "backend.url in Pulumi.yaml names it\n  correct it there"
+    return (
+        "an earlier `pulumi login` chose it\n  to choose another, type: pulumi login <its address>; "
+        f"to keep the state in {state_home()}, type: pulumi logout"
+    )
+
+
 def passphrase_path(stack: Stack) -> Path:
     """Where the generated passphrase of a stack is, one for each."""
     return config_home() / f"{stack.name}.passphrase"
@@ -185,11 +207,16 @@ class NoEngineError(StopError):
 class Engine:
     """The Pulumi CLI for one stack, with everything that it needs in its environment."""
 
-    def __init__(self, stack: Stack) -> None:
-        """Find the CLI, the backend and the passphrase; raise `StopError` if one cannot be had."""
+    def __init__(self, stack: Stack, *, install: bool = True) -> None:
+        """Find the CLI, the backend and the passphrase; raise `StopError` if one cannot be had.
+
+        Without `install` nothing is downloaded: enough for what needs no provider.
+        """
         self.stack = stack
-        self.cli = require_cli()
-        require_providers(self.cli)
+        cli = find_cli()
+        self.cli = cli if cli and not install else require_cli()
+        if install:
+            require_providers(self.cli)
         self.exports = self._exports()
         path = os.pathsep.join([str(ROOT / ".venv" / "bin"), str(self.cli.parent), os.environ.get("PATH", "")])
         self.environment = os.environ | self.exports | {"PATH": path, "PULUMI_SKIP_UPDATE_CHECK": "true"}
@@ -327,7 +354,13 @@ class Engine:
                 f"{self.stack.path.name}: the passphrase in {source} is not the one that encrypted its secrets\n"
                 "  put the right one there; nothing was changed"
             )
-        return f"pulumi: {error}"
+        lines = [line for line in error.splitlines() if line.strip()]
+        last = next((line for line in reversed(lines) if line.startswith("error:")), "".join(lines[-1:]))
+        words = last.removeprefix("error:").strip() or "it gave no reason"
+        if BACKEND_ERROR.search(words):
+            backend = chosen_backend() or state_home().as_uri()
+            return f"Pulumi cannot use the backend {backend}: {words}\n  {_backend_advice()}; nothing was changed"
+        return f"Pulumi: {words}\n  type: make doctor STACK={self.stack.name}"
 
     def knows_stack(self) -> bool:
         """Whether the backend has the stack. Makes nothing; raises `StopError` where the passphrase is wrong."""

@@ -131,7 +131,7 @@ def scrape(stack: Stack) -> None:
 
 def _known_engine(stack: Stack) -> Engine:
     """Return the engine; raise `StopError` where the backend does not know the stack. Looking makes no stack."""
-    engine = deploy.engine_of(stack)
+    engine = deploy.engine_of(stack, install=False)
     if not engine.knows_stack():
         raise StopError(
             f"{stack.name} was not deployed from here: {chosen_backend() or 'the backend of this machine'} has no such "
@@ -215,6 +215,9 @@ def doctor(stack: Stack) -> None:
         answer(f"backend: {chosen_backend() or 'local, in your home'}")
     # Each is of use only where those before it found nothing.
     stack.settings  # noqa: B018 - raises
+    if cli and not rehearse.owns(stack):
+        # It asks the backend, and the passphrase with it.
+        Engine(stack, install=False).knows_stack()
     preflight.require_docker_as_it_is(stack)
     preflight.require_host(stack)
     status(stack)

@@ -283,7 +283,7 @@ def test_everything_about_the_host_is_told_at_once(stack: Stack, monkeypatch: py
     said = host_problems(stack, Host(cpus=1, memory_mb=1024), monkeypatch)
     assert said.startswith("nothing was changed\n")
     assert "mlflow:server.cpus: 2 asked for, the Docker host has 1" in said
-    assert "add up to 1792 MB, the host has 1024" in said
+    assert "add up to 3328 MB, the host has 1024" in said
     assert "GB free in /, needs 1000000" in said
     assert "mlflow:server.port: port 5000 of 127.0.0.1 is taken by the container web" in said
     assert "choose another in Pulumi.dev.yaml, under mlflow:server: port: 5001" in said
@@ -381,7 +381,7 @@ def test_a_password_in_the_stacks_file_needs_no_engine_and_no_backend(
 ) -> None:
     stack.path.write_text(yaml.safe_dump(SEALED))
     monkeypatch.setenv("PULUMI_CONFIG_PASSPHRASE", "correct-horse")
-    monkeypatch.setattr(deploy, "engine_of", lambda _: pytest.fail("the engine was asked"))
+    monkeypatch.setattr(deploy, "engine_of", lambda *_, **__: pytest.fail("the engine was asked"))
     assert look.credential(stack, "adminPassword") == "a secret value"
 
 
@@ -470,6 +470,45 @@ def test_the_copy_is_of_what_a_plan_reads_and_of_nothing_else() -> None:
     not_read = {"docs", "tests", ".github", ".ci", "Makefile", "pyproject.toml"}
     assert {name for name in top - known - not_read if name.endswith(".py") or (ROOT / name).is_dir()} == set()
     assert set(copied.PARTS) <= top
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said", "advice"),
+    [
+        ("login", 'unable to open state directory "file:///x": stat /x: no such file or directory', "pulumi logout"),
+        ("PULUMI_BACKEND_URL", 'unable to open bucket "s3://x"', "unset PULUMI_BACKEND_URL"),
+        ("PULUMI_BACKEND_URL", "PULUMI_ACCESS_TOKEN must be set for login", "unset PULUMI_BACKEND_URL"),
+        ("nothing", "mkdir .pulumi: read-only file system", "check the folder: ls -ld "),
+    ],
+)
+def test_a_backend_that_cannot_be_used_is_named_with_what_chose_it_and_what_to_type(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: str, said: str, advice: str
+) -> None:
+    if chosen == "login":
+        folder = tmp_path / "home" / ".pulumi"
+        folder.mkdir(parents=True)
+        (folder / "credentials.json").write_text('{"current": "file:///x"}')
+    elif chosen != "nothing":
+        monkeypatch.setenv(chosen, "file:///x")
+    failed = subprocess.CompletedProcess([], 255, stdout="", stderr=f"warning: old\nerror: {said}\n")
+    monkeypatch.setattr(Engine, "_quietly", lambda *_, **__: failed)
+    with pytest.raises(StopError) as told:
+        Engine(stack).knows_stack()
+    words = str(told.value)
+    assert words.startswith("Pulumi cannot use the backend file:///")
+    assert said in words
+    assert advice in words
+    assert words.endswith("nothing was changed")
+
+
+def test_doctor_asks_the_backend(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: Engine) -> bool:
+        raise StopError("Pulumi cannot use the backend")
+
+    monkeypatch.setattr(Engine, "knows_stack", refused)
+    monkeypatch.setattr(look, "find_cli", lambda: Path("/bin/true"))
+    with pytest.raises(StopError, match="cannot use the backend"):
+        look.doctor(stack)
 
 
 def test_secrets_of_another_machine_ask_for_its_passphrase(stack: Stack, tmp_path: Path) -> None:
@@ -945,7 +984,7 @@ def test_a_setting_is_set_in_a_file_that_has_none(stack: Stack, text: str) -> No
 
 def test_who_only_looks_makes_no_stack(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = SimpleNamespace(knows_stack=lambda: False)
-    monkeypatch.setattr(deploy, "engine_of", lambda _: engine)
+    monkeypatch.setattr(deploy, "engine_of", lambda *_, **__: engine)
     with pytest.raises(StopError, match=r"has no such stack(.|\n)*PULUMI_BACKEND_URL"):
         look.credential(stack, "adminPassword")
 
