@@ -21,8 +21,23 @@ from operations.console import StopError, confirmed, interactive, say
 
 UNATTENDED = "dev"
 """The stack that nobody is asked about."""
-ANSWERED = re.compile("manifest|denied|unauthorized|toomanyrequests|rate limit|not found|x509", re.IGNORECASE)
-"""What is said where a registry can be reached, and an image not had; or where a certificate is all that is missing."""
+UNREACHED = re.compile(
+    r"no such host|server misbehaving|name resolution|i/o timeout|Client\.Timeout|context deadline|handshake timeout"
+    r"|connection refused|connection reset|no route to host|network is unreachable",
+    re.IGNORECASE,
+)
+"""What Docker says where a registry does not answer. Whatever else it says has another reason."""
+REASONS = {
+    re.compile("credentials store", re.IGNORECASE): "Docker's configuration names a credential helper that is not "
+    "installed\n    remove credsStore (or credHelpers) from ~/.docker/config.json, or install the helper",
+    re.compile("proxyconnect", re.IGNORECASE): "the proxy of the Docker daemon does not answer\n    correct it: docker "
+    "info --format '{{.HTTPSProxy}}' shows it; https://docs.docker.com/engine/daemon/proxy/",
+    re.compile("toomanyrequests|rate limit", re.IGNORECASE): "the registry limits how much is pulled\n    type: docker "
+    "login, or name a mirror",
+}
+"""Why an image cannot be had, by what Docker says, where its words alone do not tell what to type."""
+ASK_AGAIN_SECONDS = 30
+"""A name server that fails for a moment is no network without registries."""
 UNTRUSTED = (
     "\n  Docker does not trust a certificate here, perhaps your network's own: put its authority into "
     "/usr/local/share/ca-certificates, then: update-ca-certificates && systemctl restart docker"
@@ -359,12 +374,11 @@ def require_images(stack: Stack) -> None:
             pulled = True
         present.add(image.name)
     if missing and not pulled and _without_registry(stack, missing):
-        say("no registry answers here: images are built from Debian's and Python's packages")
-        _switch_to_packages(stack)
+        _switch_to_packages(stack, *missing[0])
         require_host(stack)
         require_images(stack)
     elif missing:
-        lines = "\n".join(f"  {name}\n    {error}" for name, error in missing)
+        lines = "\n".join(f"  {name}\n    {_explained(error)}" for name, error in missing)
         raise StopError(
             f"{len(missing)} of {len(missing) + len(present)} images cannot be had; nothing was deployed\n{lines}\n"
             f"  behind a mirror, name it in {stack.path.name}, under mlflow:images: "
@@ -375,6 +389,17 @@ def require_images(stack: Stack) -> None:
             "from a machine that has them: docs/operations.md#without-a-registry"
             + (UNTRUSTED if any("x509" in error for _, error in missing) else "")
         )
+
+
+def _explained(error: str) -> str:
+    """Return what Docker says and, where that is known, what it means and what to type."""
+    reason = next((words for pattern, words in REASONS.items() if pattern.search(error)), None)
+    return f"{error}\n    {reason}" if reason else error
+
+
+def _unreached(error: str) -> bool:
+    """Whether an error says that a registry does not answer, and has no other reason."""
+    return bool(UNREACHED.search(error)) and not any(pattern.search(error) for pattern in REASONS)
 
 
 def _without_registry(stack: Stack, missing: list[tuple[str, str]]) -> bool:
@@ -388,7 +413,7 @@ def _without_registry(stack: Stack, missing: list[tuple[str, str]]) -> bool:
         and chosen.source == "registry"
         and chosen.archive is None
         and stack.settings.object_store.console_port is None
-        and all(name.partition("@")[0] in DEFAULT_REFS and not ANSWERED.search(error) for name, error in missing)
+        and all(name.partition("@")[0] in DEFAULT_REFS and _unreached(error) for name, error in missing)
         and not any(names.is_data_volume(stack.name, volume) for volume in stack.daemon.volumes())
         and packages.can_build()
     )
@@ -401,18 +426,34 @@ def _build_packages(daemon: Daemon, settings: StackConfig) -> None:
         packages.build(daemon, of_packages, list(settings.images.debian_sources))
 
 
-def _switch_to_packages(stack: Stack) -> None:
-    """Build from packages what the stack needs, and write into its file that this is where its images come from."""
+def _switch_to_packages(stack: Stack, asked: str, error: str) -> None:
+    """Build from packages what the stack needs, and write into its file that this is where its images come from.
+
+    Nothing is written where the registry, which gave `error` for the image `asked`, answers after all.
+    """
     memory = max(SEAWEEDFS_MB, stack.settings.object_store.memory_mb)
     images, store = {"source": "packages"}, {"kind": "seaweedfs", "memoryMb": memory}
+    say(
+        f"no registry answers here ({error})\n"
+        "  images are built from Debian's and Python's packages instead. Once they are there, images.source: packages "
+        f"(Postgres 17 for 18) and objectStore.kind: seaweedfs (there is no package of MinIO) are written into "
+        f"{stack.path.name}"
+    )
+    begun = time.monotonic()
     # First: what cannot be had today, or is cut off, leaves dev as it was, for a day with a registry.
     _build_packages(stack.daemon, stack.settings_with(images=images, objectStore=store))
+    time.sleep(max(0, ASK_AGAIN_SECONDS - (time.monotonic() - begun)))
+    again = stack.daemon.pull(asked)
+    if again is None or not _unreached(again):
+        say(f"a registry answers again: {stack.path.name} stays as it is")
+        return
     stack.set("images", **images)
     stack.set("objectStore", **store)
     say(
-        f"{stack.path.name} now says images.source: packages (Postgres 17 for 18) and, since there is no package of "
-        f"MinIO, objectStore.kind: seaweedfs, {memory} MB\n  commit it once you are content: a stack with data does "
-        f"not go back by itself (before it has any, undo it by: git checkout {stack.path.name})"
+        f"{stack.path.name} now says images.source: packages and objectStore.kind: seaweedfs, memoryMb: {memory}\n"
+        "  commit it once you are content: a stack with data does not go back by itself\n"
+        f"  to go back before it has data of yours: make destroy STACK={stack.name} CONFIRM={stack.name} && "
+        f"git checkout {stack.path.name} && make up STACK={stack.name}"
     )
 
 

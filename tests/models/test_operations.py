@@ -1236,6 +1236,7 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Dev on a network whose registry does not answer; returns the images that were built instead."""
     host = Offline()
     built: list[str] = []
+    monkeypatch.setattr(preflight, "ASK_AGAIN_SECONDS", 0)
     monkeypatch.setattr(Stack, "daemon", property(lambda _: host))
     monkeypatch.setattr(packages, "can_build", lambda: True)
     monkeypatch.setattr(preflight, "require_host", lambda _: None)
@@ -1262,6 +1263,55 @@ def test_dev_switches_to_packages_where_no_registry_answers(stack: Stack, unreac
     assert "# A laptop: a port on loopback" in text
     assert "# An image of the right name" in text
     assert 'mlflow:protectData: "false"' in text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "Credentials store error: StoreError('docker-credential-desktop not installed or not available in PATH')",
+        'Get "https://registry-1.docker.io/v2/": proxyconnect tcp: dial tcp 10.0.0.1:3128: connect: connection refused',
+        "toomanyrequests: You have reached your pull rate limit",
+        "manifest for postgres:18.6 not found: manifest unknown",
+        "x509: certificate signed by unknown authority",
+        "something that nobody has seen yet",
+    ],
+)
+def test_what_is_no_registry_that_does_not_answer_switches_nothing(
+    stack: Stack, unreachable: list[str], monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    monkeypatch.setattr(Offline, "pull", lambda *_: error)
+    before = stack.path.read_text()
+    with pytest.raises(StopError) as told:
+        preflight.require_images(stack)
+    assert error in str(told.value)
+    if "Credentials store" in error:
+        assert "remove credsStore (or credHelpers) from ~/.docker/config.json" in str(told.value)
+    if "proxyconnect" in error:
+        assert "the proxy of the Docker daemon does not answer" in str(told.value)
+    assert stack.path.read_text() == before
+    assert unreachable == []
+
+
+def test_a_registry_that_answers_again_switches_nothing(
+    stack: Stack, unreachable: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refusals = ["lookup registry-1.docker.io: server misbehaving"] * 4
+
+    def pull(host: Offline, name: str) -> str | None:
+        if refusals:
+            return refusals.pop()
+        host.images.add(name)
+        return None
+
+    monkeypatch.setattr(Offline, "pull", pull)
+    before = stack.path.read_text()
+    preflight.require_images(stack)
+    said = capsys.readouterr().err
+    assert said.index("no registry answers here (lookup registry-1.docker.io: server misbehaving)") < said.index(
+        "a registry answers again: Pulumi.dev.yaml stays as it is"
+    )
+    assert stack.path.read_text() == before
+    assert unreachable
 
 
 @pytest.mark.parametrize("end", [StopError("no mirror answers"), KeyboardInterrupt()], ids=["failed", "interrupted"])
