@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Self, get_args
@@ -11,7 +12,7 @@ from pydantic import Field, ValidationError
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
-from components import packaged
+from components import packaged, variables
 from components.backup import TARGET_SECRET, BackupSettings
 from components.images import DEFAULTS, Image, ImagesSettings
 from components.mlflow import BASE_MB, JOBS_MB, MAX_OVERFLOW, POOL_SIZE, WORKER_MB, ServerSettings
@@ -76,6 +77,14 @@ SEAWEEDFS_MB = 1024
 """Measured: three slow downloads and an upload of 600 MB each take 705 MB; with 512 it was killed."""
 OLDEST_POSTGRES = 18
 """The official image moved its data with this version, and the built-in collation is older by one."""
+UNATTENDED = "dev"
+"""The stack on somebody's laptop, that nobody is asked about."""
+NOT_ASKING = re.compile(
+    r"(^|[-_])(no|non|without|skip|bypass|disabled?|off|open|public|anonymous)[-_]?(auth|login|sso|oidc|$)|unauth"
+    r"|(auth|login|sso|oidc)[-_]?(off|bypass|disabled|none)",
+    re.IGNORECASE,
+)
+"""A middleware that authenticates nobody, by its name. policy/rules.py has the same."""
 SUSPICIOUS = re.compile("passw|secret|token|key|credential", re.IGNORECASE)
 
 
@@ -111,22 +120,24 @@ class StackConfig(Settings):
     def load(cls) -> Self:
         """Return the settings of the stack that is being deployed; raise `RunError` with everything that is wrong."""
         values = {**pulumi.runtime.config.get_config_env(), **pulumi.runtime.config.CONFIG.get()}
-        hidden = pulumi.runtime.config._SECRET_KEYS.get()  # noqa: SLF001 - Config tells of one key at a time
         prefix = f"{NAMESPACE}:"
+        # Config itself tells of one key at a time.
+        hidden = [key.removeprefix(prefix) for key in pulumi.runtime.config._SECRET_KEYS.get()]  # noqa: SLF001
+        given = {
+            # Of a secret, that it is there is enough.
+            name: "" if name in SECRETS else _decoded(value)
+            for key, value in values.items()
+            if key.startswith(prefix)
+            for name in [key.removeprefix(prefix)]
+        }
+        stack = pulumi.get_stack()
         try:
-            return cls.parse(
-                {
-                    # Of a secret, that it is there is enough.
-                    name: "" if name in SECRETS else _decoded(value)
-                    for key, value in values.items()
-                    if key.startswith(prefix)
-                    for name in [key.removeprefix(prefix)]
-                },
-                hidden=[key.removeprefix(prefix) for key in hidden],
-                stack=pulumi.get_stack(),
-            )
+            config = cls.parse(given, hidden=hidden, stack=stack)
         except InvalidSettingsError as error:
             raise pulumi.RunError(str(error)) from None
+        for words in config.warnings(given, hidden=hidden, stack=stack):
+            pulumi.log.warn(words)
+        return config
 
     @classmethod
     def parse(cls, values: Mapping[str, object], *, hidden: list[str] | None = None, stack: str = "dev") -> Self:
@@ -147,6 +158,8 @@ class StackConfig(Settings):
             # What can be read is still checked against the rest, so that one round is enough.
             config = cls.model_validate({key: value for key, value in given.items() if key not in broken})
         problems += [words for sections, words in _contradictions(config) if not broken.intersection(sections)]
+        if stack != UNATTENDED and not os.environ.get("REHEARSAL"):
+            problems += [_encrypt(key, stack) for key in _in_clear(values, hidden or [])]
         problems += [
             f'{words}; type: eval "$(make -s env STACK={stack})" && pulumi config set --stack {stack} --secret {key}'
             for section, key, words in _missing_secrets(config, values)
@@ -155,6 +168,27 @@ class StackConfig(Settings):
         if problems:
             raise InvalidSettingsError(problems)
         return config
+
+    def warnings(self, values: Mapping[str, object], *, hidden: Collection[str] = (), stack: str = "dev") -> list[str]:
+        """Return what is allowed and what a person should know of: the ways in, and secrets in clear."""
+        found = [
+            f"{url} lets in everybody who reaches it, past mlflow:authentication {self.authentication}; to close it, "
+            "remove mlflow:server.port"
+            for url, authentication in self.route.ways_in
+            if authentication == "anonymous" != self.route.authentication
+        ]
+        found += [
+            f"{url} takes passwords without TLS, for everybody on the way to read; put a Traefik in front of it "
+            "(mlflow:traefik.mode), or publish it on 127.0.0.1"
+            for url, authentication in self.route.ways_in
+            if authentication == "mlflow" and url.startswith("http:") and "//127.0.0.1" not in url
+        ]
+        if self.traefik.mode == "bundled" and self.route.authentication == "anonymous":
+            found.append(
+                f"{self.route.url} lets everybody who reaches {self.traefik.bind_address} read, change and delete "
+                "everything (mlflow:authentication: anonymous)"
+            )
+        return found + [_encrypt(key, stack) for key in _in_clear(values, hidden)]
 
     @property
     def postgres_major(self) -> int:
@@ -205,6 +239,14 @@ class StackConfig(Settings):
         return {network for network, is_wanted in wanted.items() if is_wanted}
 
 
+def _encrypt(key: str, stack: str) -> str:
+    """Say that a secret is in clear, and what encrypts it."""
+    return (
+        f"mlflow:{key}: is in the file in clear, for everybody to read who reads the file or its history; type: "
+        f'eval "$(make -s env STACK={stack})" && pulumi config set --stack {stack} --secret {key}'
+    )
+
+
 class InvalidSettingsError(ValueError):
     """Settings that cannot be deployed, with a line for each reason."""
 
@@ -248,6 +290,8 @@ def _contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
             f"mlflow:postgres.maxConnections: must be at least {connections} for mlflow:server.workers "
             f"{server.workers}{with_users}, got {config.postgres.max_connections}",
         )
+    for name, reason in variables.refused(server.environment):
+        yield {"server"}, f"mlflow:server.environment.{name}: {reason}; docs/mlflow-variables.md"
     yield from _route_contradictions(config)
     yield from _authentication_contradictions(config)
     postgres = config.images.postgres.ref
@@ -379,6 +423,12 @@ def _authentication_contradictions(config: StackConfig) -> Iterator[tuple[set[st
             f"mlflow:traefik.singleSignOn: must be one of mlflow:traefik.middlewares for {key} {chosen}: the one that "
             f"asks who somebody is, such as authelia@docker; got {traefik.single_sign_on!r}",
         )
+    elif chosen in SINGLE_SIGN_ON and traefik.mode == "existing" and NOT_ASKING.search(str(traefik.single_sign_on)):
+        yield (
+            {"authentication", "traefik"},
+            f"mlflow:traefik.singleSignOn: {traefik.single_sign_on} authenticates nobody, by its name; name the one "
+            "that does, such as authelia@docker",
+        )
     elif chosen in SINGLE_SIGN_ON and traefik.mode == "bundled" and not traefik.forward_auth:
         yield (
             {"authentication", "traefik"},
@@ -391,6 +441,13 @@ def _authentication_contradictions(config: StackConfig) -> Iterator[tuple[set[st
             {"authentication", "traefik"},
             f"mlflow:traefik.{name}: {unused!r} has no use while {key} is {chosen}; remove it, or choose singleSignOn",
         )
+    if traefik.mode == "bundled" and chosen == "anonymous" and "bind_address" not in traefik.model_fields_set:
+        yield (
+            {"authentication", "traefik"},
+            f"{key}: anonymous would let everybody who reaches this host read, change and delete everything; choose "
+            "password, or say on which address: mlflow:traefik.bindAddress: 127.0.0.1, or one of a network that is "
+            "yours alone",
+        )
     past_traefik = server.port and server.bind_address != "127.0.0.1"
     if past_traefik and chosen not in ("anonymous", "mlflow"):
         yield (
@@ -398,6 +455,15 @@ def _authentication_contradictions(config: StackConfig) -> Iterator[tuple[set[st
             f"mlflow:server.port: would publish the server on {server.bind_address}, where nobody is asked who he is; "
             "remove it, or mlflow:server.bindAddress",
         )
+
+
+def _in_clear(values: Mapping[str, object], hidden: Collection[str]) -> list[str]:
+    """Return the keys of secrets whose values anybody reads who reads the file."""
+    return [key for key in SECRETS if key in values and key not in hidden and not _is_sealed(values[key])]
+
+
+def _is_sealed(value: object) -> bool:
+    return isinstance(value, dict) and set(value) == {"secure"}
 
 
 def _missing_secrets(config: StackConfig, given: Collection[str]) -> Iterator[tuple[str, str, str]]:

@@ -74,6 +74,13 @@ class ServerSettings(Settings):
         default=False, description="Server-side jobs: judges, scorers, trace archival. Costs 1.5 GiB of memory."
     )
     telemetry: bool = Field(default=False, description="Whether MLflow may report its usage to its makers.")
+    environment: dict[str, str] = Field(
+        default={},
+        description="Environment variables for MLflow's server, such as "
+        '`MLFLOW_GATEWAY_API_BASE_ALLOW_PRIVATE_IPS: "true"` for a model server of your own: '
+        "[docs/mlflow-variables.md](mlflow-variables.md) lists those that it takes. No secret, and none that the stack "
+        "sets.",
+    )
     default_permission: Literal["NO_PERMISSIONS", "READ", "USE", "EDIT", "MANAGE"] = Field(
         default="READ",
         description="With `mlflow:authentication: mlflow`: what a user may do with an experiment or a model of "
@@ -183,7 +190,8 @@ class Mlflow(pulumi.ComponentResource):
                 limits=Limits(memory_mb=settings.memory_mb, cpus=settings.cpus),
                 networks=[platform.networks.backend, platform.networks.edge],
                 command=["server"],
-                env=environment
+                env=settings.environment
+                | environment
                 | _environment(settings, store)
                 | {
                     "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(
@@ -207,7 +215,8 @@ class Mlflow(pulumi.ComponentResource):
                 tmpfs=_private_tmpfs() | {"/run/metrics": _tmpfs(METRICS_MB + METRICS_WORKER_MB * settings.workers)},
                 # The first experiment.
                 prepares=database.volume,
-                labels=labels(
+                labels={names.AUTHENTICATION_LABEL: route.authentication}
+                | labels(
                     route,
                     name=names.physical(stack, "server"),
                     port=PORT,
@@ -310,6 +319,9 @@ def _environment(settings: ServerSettings, store: ObjectStore) -> dict[str, str]
         **({"MLFLOW_CONFIGURE_LOGGING": "false", "PYTHONPATH": LOGS} if settings.log_format == "json" else {}),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": str(settings.jobs).lower(),
         "MLFLOW_DISABLE_TELEMETRY": str(not settings.telemetry).lower(),
+        # Jobs and judges call the server's own gateway. By the address that it listens on, or that a client used, the
+        # list of allowed hosts would refuse them.
+        "MLFLOW_GATEWAY_URI": f"http://127.0.0.1:{PORT}",
         # The catalogue of models would be fetched from GitHub.
         "MLFLOW_MODEL_CATALOG_URI": "",
         "HOME": "/tmp",  # noqa: S108 - inside the container

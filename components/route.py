@@ -157,6 +157,16 @@ class Route:
         return f"https://{self.hostname}{port}"
 
     @property
+    def ways_in(self) -> list[tuple[str, str]]:
+        """Every address at which the server is reached, and how it authenticates whoever comes by it."""
+        found = [] if self.traefik.mode == "off" else [(self.url, str(self.authentication))]
+        if self.published_port:
+            # Traefik authenticates at its own address only; MLflow at each.
+            by_mlflow = "mlflow" if self.by_mlflow else "anonymous"
+            found.append((f"http://{self.server_address}:{self.published_port}", by_mlflow))
+        return found
+
+    @property
     def by_single_sign_on(self) -> bool:
         """Whether somebody else's login page stands before the server."""
         return self.authentication in SINGLE_SIGN_ON

@@ -88,8 +88,10 @@ HostAndPort = Annotated[
 BackupTarget = Annotated[
     str,
     in_words(
-        r"volume|/[^\s:]*[^\s:/]|s3:https?://[^\s/]+/\S+",
-        "must be volume, a folder of the Docker host such as /srv/backup, or s3:https://s3.example.com/bucket/path",
+        r"volume|(?!/(bin|boot|dev|etc|lib|lib64|proc|root|run|sbin|sys|usr|var/run|var/lib/docker)(/|$))/[^\s:]*[^\s:/]"
+        r"|s3:https?://[^\s/]+/\S+",
+        "must be volume, a folder of the Docker host such as /srv/backup (none of the system's), or "
+        "s3:https://s3.example.com/bucket/path",
     ),
 ]
 

@@ -83,6 +83,7 @@ class Traefik(pulumi.ComponentResource):
                 data=data,
                 tmpfs={"/tmp": "size=16m,mode=1777"},  # noqa: S108 - inside the container
                 user=user,
+                labels={names.AUTHENTICATION_LABEL: route.authentication},
             ),
             HealthCheck(command=["traefik", "healthcheck", f"--configFile={CONFIG}/traefik.yml"], start_period_s=30),
             platform=platform,

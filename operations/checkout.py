@@ -79,6 +79,13 @@ def require_line_ends(root: Path = ROOT) -> None:
         )
 
 
+def _has_secret(value: Any) -> bool:  # noqa: ANN401 - YAML
+    """Whether a value, or one in it, is encrypted."""
+    if isinstance(value, dict):
+        return set(value) == {"secure"} or any(map(_has_secret, value.values()))
+    return isinstance(value, list) and any(map(_has_secret, value))
+
+
 class Stack:
     """One environment: its name, its file, its settings."""
 
@@ -142,15 +149,25 @@ class Stack:
 
     def settings_with(self, **changed: Mapping[str, object]) -> StackConfig:
         """Return the settings as they would be with these keys set, by section; raises `StopError` as `settings`."""
-        prefix = f"{NAMESPACE}:"
-        values = {key.removeprefix(prefix): value for key, value in self.values.items() if key.startswith(prefix)}
+        values, hidden = self._given()
         for section, keys in changed.items():
             values[section] = {**(values.get(section) or {}), **keys}
-        hidden = [key for key, value in values.items() if "secure" in str(value)]
         try:
             return StackConfig.parse(values, hidden=hidden, stack=self.name)
         except InvalidSettingsError as error:
             raise StopError(f"{self.path.name}: {error}") from None
+
+    def _given(self) -> tuple[dict[str, Any], list[str]]:
+        """Return the values below `mlflow:`, and which of them have a secret in them."""
+        prefix = f"{NAMESPACE}:"
+        values = {key.removeprefix(prefix): value for key, value in self.values.items() if key.startswith(prefix)}
+        return values, [key for key, value in values.items() if _has_secret(value)]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is allowed, and what a person should know of; raises `StopError` as `settings`."""
+        values, hidden = self._given()
+        return self.settings.warnings(values, hidden=hidden, stack=self.name)
 
     def set(self, section: str, **values: object) -> None:
         """Set keys of one section in the stack's file. Its comments and its order stay."""

@@ -5,6 +5,7 @@ import re
 import time
 
 from components import names
+from config import UNATTENDED, StackConfig
 from operations import copied, edge, preflight, rehearse
 from operations.checkout import ROOT, Stack, require_line_ends
 from operations.console import StopError, answer, interactive, require_name, say
@@ -65,7 +66,9 @@ def _deploy(stack: Stack) -> None:
     # The plan of a new stack says "create" dozens of times: where nobody is asked about it, nobody waits for it.
     plan = ["--skip-preview"] if new and approval else []
     say(f"deploying {stack.name} (where the MLflow image has changed, its build takes a minute or two)")
-    if engine.show("up", "--refresh", *approval, *plan):
+    # A pull request's preview has asked them; an `up` by hand, or of a file that was changed since, has not.
+    rules = _rules(stack.settings, stack.name) if stack.name != UNATTENDED else []
+    if engine.show("up", "--refresh", *approval, *plan, *rules):
         raise StopError(
             f"the deployment of {stack.name} did not complete; the reason is above, after 'error:'\n"
             "  no data are lost, and what was not to change runs on\n"
@@ -176,15 +179,21 @@ def _planned(stack: Stack, *options: str, ruled: bool = True) -> Plan | None:
             engine.select()
         elif not engine.knows_stack():
             return None
-        # Where nothing is protected, somebody tries something out. An image from a file has no digest to ask for.
-        apply = (settings.protect_data or stack.name == preflight.UNATTENDED) and not settings.images.archive
-        rules = ["--policy-pack", str(ROOT / "policy")]
-        if settings.object_store.copy_from:
-            # Neither store is protected while the artifacts move: each must be able to leave the stack.
-            rules += ["--policy-pack-config", str(ROOT / "policy" / "while-artifacts-move.json")]
-        return engine.plan(*options, *(rules if ruled and apply else []))
+        return engine.plan(*options, *(_rules(settings, stack.name) if ruled else []))
     except StopError as error:
         return Plan(stack=stack.name, errors=[str(error)])
+
+
+def _rules(settings: StackConfig, stack: str) -> list[str]:
+    """Return the options that ask the rules of `policy/`, where they apply."""
+    # Where nothing is protected, somebody tries something out. An image from a file has no digest to ask for.
+    if not (settings.protect_data or stack == UNATTENDED) or settings.images.archive:
+        return []
+    rules = ["--policy-pack", str(ROOT / "policy")]
+    if settings.object_store.copy_from:
+        # Neither store is protected while the artifacts move: each must be able to leave the stack.
+        rules += ["--policy-pack-config", str(ROOT / "policy" / "while-artifacts-move.json")]
+    return rules
 
 
 def down(stack: Stack) -> None:
@@ -265,7 +274,7 @@ def _data_volumes(stack: Stack) -> list[str]:
 
 def _approval(stack: Stack, verb: str) -> list[str]:
     """Return the option that spares Pulumi's question, where nobody needs to answer it or somebody has."""
-    if stack.name == preflight.UNATTENDED or os.environ.get("YES") == "1":
+    if stack.name == UNATTENDED or os.environ.get("YES") == "1":
         return ["--yes"]
     if not interactive():
         raise StopError(f"{verb} {stack.name}?\n  without a terminal, answer with YES=1")

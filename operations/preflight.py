@@ -14,13 +14,11 @@ from components import names, packaged, preconditions, tunnel
 from components.backup import UID
 from components.daemon import UNREACHABLE, Daemon
 from components.images import DEFAULTS
-from config import SEAWEEDFS_MB, StackConfig
+from config import SEAWEEDFS_MB, UNATTENDED, StackConfig
 from operations import packages
 from operations.checkout import ROOT, Stack
 from operations.console import StopError, confirmed, interactive, say
 
-UNATTENDED = "dev"
-"""The stack that nobody is asked about."""
 UNREACHED = re.compile(
     r"no such host|server misbehaving|name resolution|i/o timeout|Client\.Timeout|context deadline|handshake timeout"
     r"|connection refused|connection reset|no route to host|network is unreachable",

@@ -1,6 +1,6 @@
-"""Writes docs/settings.md and docs/settings.schema.json from the settings' models: `make docs`.
+"""Writes the pages that are made of the settings' models, and the schema of a stack's file: `make docs`.
 
-The schema completes `Pulumi.*.yaml` in editors. A test compares both with what is committed.
+The schema completes `Pulumi.*.yaml` in editors. A test compares all of them with what is committed.
 """
 
 import json
@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
+from components import variables
 from components.settings import Settings
 from config import NAMESPACE, SECRETS, StackConfig
 from operations.checkout import ROOT
@@ -91,6 +92,45 @@ def schema() -> dict[str, Any]:
     }
 
 
+VARIABLES = """# Environment variables of MLflow's server
+
+Generated from [mlflow/variables.toml](../mlflow/variables.toml) by `make docs`: every variable of the installed MLflow,
+and whose it is. A test compares the list with the package, so that the variables of a new MLflow are decided about.
+
+To set one:
+
+```yaml
+config:
+  mlflow:server:
+    environment:
+      MLFLOW_GATEWAY_API_BASE_ALLOW_PRIVATE_IPS: "true"          # a model server at an address of your own network,
+      MLFLOW_GATEWAY_API_BASE_ALLOWED_SCHEMES: "http,https"      # without TLS, such as http://ollama:11434/v1
+```
+
+A variable that is not MLflow's is taken as well, unless the stack sets it or its name or value looks like a secret's:
+`docker inspect` shows the environment to everybody on the host.
+"""
+KINDS = {
+    "server": "Yours: `mlflow:server.environment`",
+    "ours": "A setting sets it",
+    "fixed": "Fixed: the stack sets it, or relies on its default",
+    "secret": "A secret: not in the environment",
+    "client": "Of clients: no effect on the server",
+}
+
+
+def variables_page() -> str:
+    """Return the page of MLflow's variables."""
+    parts = [VARIABLES]
+    for kind, heading in KINDS.items():
+        parts.append(f"\n## {heading}\n\n| variable | |\n| --- | --- |")
+        for name, entry in sorted(variables.known().items()):
+            if entry["kind"] == kind:
+                setting = f"`{entry['setting']}`. " if "setting" in entry else ""
+                parts.append(f"| `{name}` | {setting}{entry['why']} |")
+    return "\n".join(parts) + "\n"
+
+
 def _section(field: FieldInfo) -> type[Settings] | None:
     kind = field.annotation
     return kind if isinstance(kind, type) and issubclass(kind, Settings) else None
@@ -128,8 +168,9 @@ def _text(field: FieldInfo) -> str:
 
 
 def write(folder: Path) -> None:
-    """Write both files into `folder`."""
+    """Write all files into `folder`."""
     (folder / "settings.md").write_text(markdown())
+    (folder / "mlflow-variables.md").write_text(variables_page())
     (folder / "settings.schema.json").write_text(json.dumps(schema(), indent=2) + "\n")
 
 

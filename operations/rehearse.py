@@ -11,7 +11,7 @@ import yaml
 
 from components import names
 from components.credentials import key_of
-from config import NAMESPACE
+from config import NAMESPACE, UNATTENDED
 from operations import preflight
 from operations.checkout import ROOT, Stack, state_home
 from operations.console import StopError, confirmed, require_name, say
@@ -61,7 +61,7 @@ def up(stack: Stack, reason: str) -> None:
             f"{reason}\n  (a rehearsal cannot stand in: mlflow:protectData is true for {stack.name}, and what is "
             "protected is never rehearsed)"
         )
-    if stack.name != preflight.UNATTENDED and not asked_for():
+    if stack.name != UNATTENDED and not asked_for():
         raise StopError(f"{reason}\n  (a rehearsal stands in for dev alone, or where REHEARSAL=1 asks for it)")
     if encrypted := [key for key, value in stack.values.items() if isinstance(value, dict) and "secure" in value]:
         raise StopError(

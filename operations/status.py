@@ -78,6 +78,8 @@ def described(stack: Stack) -> dict[str, Any]:
         "rehearsed": rehearse.owns(stack),
         "url": route.url,
         "authentication": route.authentication,
+        "waysIn": [{"url": url, "authentication": authentication} for url, authentication in route.ways_in],
+        "warnings": stack.warnings,
         "mlflow": _version(stack),
         "services": running,
         "jobs": jobs,
@@ -101,8 +103,11 @@ def _print(found: dict[str, Any]) -> None:
         entry["image"] for entry in found["services"] if "image" in entry and not entry["name"].endswith("-server")
     ]
     answer(f"  version: MLflow {found['mlflow']}, {', '.join(dict.fromkeys(images))}")
-    answer(f"  way in: {found['url']}, authentication: {found['authentication']}")
+    for way in found["waysIn"]:
+        answer(f"  address: {way['url']}, authentication: {way['authentication']}")
     answer(f"  backup: {found['backup']['summary']}")
+    for words in found["warnings"]:
+        answer(f"  warning: {words}")
     if found["alerts"] is not None:
         firing = [f"{_alert(alert)} ({alert['severity']})" for alert in found["alerts"]]
         answer(f"  alerts: {', '.join(firing) or 'none'}" + (f"; {found['prometheus']}" if found["prometheus"] else ""))

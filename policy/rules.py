@@ -20,6 +20,15 @@ EDGE = ("traefik",)
 """Services that may be open to others than the host itself."""
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - as the provider fills it in
 MINIMUM_GRACE_SECONDS = 10
+BACKUP_FOLDER = re.compile(r"-backup-folder-[0-9a-f]{8}$")
+OF_THE_SYSTEM = re.compile(r"/($|(bin|boot|dev|etc|lib|lib64|proc|root|run|sbin|sys|usr|var/run|var/lib/docker)(/|$))")
+ASKING = re.compile("auth|sso|login|oidc", re.IGNORECASE)
+NOT_ASKING = re.compile(
+    r"(^|[-_])(no|non|without|skip|bypass|disabled?|off|open|public|anonymous)[-_]?(auth|login|sso|oidc|$)|unauth"
+    r"|(auth|login|sso|oidc)[-_]?(off|bypass|disabled|none)",
+    re.IGNORECASE,
+)
+"""config.py has the same."""
 SECRET_NAME = re.compile(r"(PASSW|SECRET|TOKEN|CREDENTIAL|PRIVATE|_KEY$).*(?<!_FILE)$", re.IGNORECASE)
 """A variable that ends in `_FILE` says where a secret is."""
 NO_SECRET = re.compile(r"/.*|\d*|true|false", re.IGNORECASE)
@@ -109,6 +118,16 @@ def no_path_of_the_host(container: Resource) -> Iterator[str]:
             yield f"mounts: {mount.get('source')} of the host"
 
 
+def no_folder_of_the_host(volume: Resource) -> Iterator[str]:
+    """Yield the folder of the host that a volume is, unless it is the one that backups go to."""
+    options = volume.props.get("driverOpts") or {}
+    folder = str(options.get("device") or "")
+    if not folder.startswith("/"):
+        return
+    if not BACKUP_FOLDER.search(str(volume.props.get("name"))) or OF_THE_SYSTEM.match(folder):
+        yield f"driverOpts: {folder} of the host"
+
+
 def pinned(image: Resource) -> Iterator[str]:
     """Yield the name of an image that may be another one tomorrow."""
     name = str(image.props.get("name"))
@@ -149,8 +168,24 @@ def authenticated(container: Resource) -> Iterator[str]:
             continue
         used = labels.get(f"traefik.http.routers.{match[1]}.middlewares", "").split(",")
         # One of another container's is somebody else's: by its name, which is all that is known of it here.
-        if not any(name in asking or ("@" in name and re.search("auth|sso|login|oidc", name)) for name in used):
+        if not any(name in asking or _asks(name) for name in used):
             yield f"labels: the router {match[1]} ({rule}) asks nobody who he is"
+
+
+def _asks(middleware: str) -> bool:
+    """Whether a middleware of another container authenticates, by its name."""
+    return "@" in middleware and bool(ASKING.search(middleware)) and not NOT_ASKING.search(middleware)
+
+
+def closed(container: Resource) -> Iterator[str]:
+    """Yield the ports of the edge by which everybody is let in who reaches the host."""
+    if container.role != "service" or container.labels.get("mlflow.service") not in EDGE:
+        return
+    authentication = container.labels.get("mlflow.authentication", "anonymous")
+    for port in container.props.get("ports") or []:
+        if authentication == "anonymous" and port.get("ip") != "127.0.0.1":
+            number, address = int(port.get("external") or 0), port.get("ip") or EVERYWHERE
+            yield f"ports: {number} on {address} lets in everybody (mlflow:authentication: anonymous)"
 
 
 def watched(container: Resource) -> Iterator[str]:
@@ -200,10 +235,17 @@ RULES = (
         CONTAINER,
         no_path_of_the_host,
     ),
+    Rule(
+        "no-host-folders",
+        "A volume is no folder of the host, but for the one that backups go to.",
+        VOLUME,
+        no_folder_of_the_host,
+    ),
     Rule("pinned-images", "An image from a registry has a digest.", IMAGE, pinned),
     Rule("images-by-id", "A container takes its image by id.", CONTAINER, by_id),
     Rule("published-ports", "A port of the host is the edge's, or on loopback.", CONTAINER, published),
     Rule("authenticated-routers", "Every router asks who somebody is.", CONTAINER, authenticated),
+    Rule("authenticated-edge", "A proxy that others reach authenticates them.", CONTAINER, closed),
     Rule("watched", "A service has a health check, and time to end.", CONTAINER, watched),
     Rule("limited", "A container has limits, and its log has.", CONTAINER, limited),
     Rule("protected-data", "Nobody deletes the data with the stack.", VOLUME, kept),

@@ -11,6 +11,7 @@ from typing import Any, cast
 import pulumi
 import pytest
 
+from components import variables
 from components.credentials import SAVES, Credential, key_of, warn_of_unsaved
 from components.daemon import State
 from components.postgres import CRASH_RECOVERY_SECONDS
@@ -730,3 +731,17 @@ def test_minio_is_told_the_policy_of_each_identity_that_it_has_and_of_no_other(g
     files = [upload["file"].rpartition("/")[2] for upload in graph.jobs["minio-bootstrap"].plain["uploads"]]
     policies = {file.removesuffix("-policy.json") for file in files if file.endswith("-policy.json")}
     assert policies == {file.removesuffix("-secret-key") for file in files if file.endswith("-secret-key")}
+
+
+def test_what_the_stack_sets_in_the_server_is_no_operators_to_set(program: Program) -> None:
+    watched = {**values_of("dev"), "mlflow:monitoring": {"mode": "exporters"}, "mlflow:authentication": "mlflow"}
+    ours = program("dev", values=watched).services["server"].envs
+    refused = dict(variables.refused(dict.fromkeys(ours, "x")))
+    assert set(refused) == set(ours)
+
+
+def test_an_operators_variables_come_beside_those_of_the_stack(program: Program) -> None:
+    server = {**values_of("dev")["mlflow:server"], "environment": {"MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true"}}
+    before = program("dev").services["server"].envs
+    after = program("dev", values={**values_of("dev"), "mlflow:server": server}).services["server"].envs
+    assert after == before | {"MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true"}

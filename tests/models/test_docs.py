@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
-@pytest.mark.parametrize("name", ["settings.md", "settings.schema.json"])
+@pytest.mark.parametrize("name", ["settings.md", "settings.schema.json", "mlflow-variables.md"])
 def test_the_settings_reference_is_current(name: str, tmp_path: Path) -> None:
     reference.write(tmp_path)
     assert (ROOT / "docs" / name).read_text() == (tmp_path / name).read_text(), "type: make docs"

@@ -14,7 +14,7 @@ EXISTING = {
     "certResolver": "cloudflare",
     "middlewares": ["secureHeaders@docker"],
 }
-BUNDLED = {"mode": "bundled"}
+BUNDLED = {"mode": "bundled", "bindAddress": "0.0.0.0"}
 SSO: dict[str, dict[str, object]] = {
     "existing": {"singleSignOn": "authelia@docker", "middlewares": ["authelia@docker", "secureHeaders@docker"]},
     "bundled": {"forwardAuth": "http://authelia:9091/api/authz/forward-auth"},

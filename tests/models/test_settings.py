@@ -144,6 +144,54 @@ REFUSED = [
         "singleSignOn, singleSignOnAndPassword, mlflow; docs/security.md#who-is-asked",
     ),
     (
+        {"traefik": {"mode": "bundled"}, "hostname": "m.example.com", "authentication": "anonymous"},
+        "mlflow:authentication: anonymous would let everybody who reaches this host read, change and delete "
+        "everything; choose password, or say on which address: mlflow:traefik.bindAddress: 127.0.0.1, or one of a "
+        "network that is yours alone",
+    ),
+    (
+        {
+            "traefik": {"mode": "existing", "singleSignOn": "no-auth@docker", "middlewares": ["no-auth@docker"]},
+            "hostname": "m.example.com",
+            "authentication": "singleSignOn",
+        },
+        "mlflow:traefik.singleSignOn: no-auth@docker authenticates nobody, by its name; name the one that does, such "
+        "as authelia@docker",
+    ),
+    (
+        {"server": {"environment": {"MLFLOW_WORKERS": "4"}}},
+        "mlflow:server.environment.MLFLOW_WORKERS: is set by mlflow:server.workers; use that; docs/mlflow-variables.md",
+    ),
+    (
+        {"server": {"environment": {"MLFLOW_BACKEND_STORE_URI": "sqlite://"}}},
+        "mlflow:server.environment.MLFLOW_BACKEND_STORE_URI: is set by this stack and cannot be changed: It is the "
+        "stack's own database.; docs/mlflow-variables.md",
+    ),
+    (
+        {"server": {"environment": {"OPENAI_API_KEY": "sk-1"}}},
+        "mlflow:server.environment.OPENAI_API_KEY: is a secret, and `docker inspect` shows the server's environment to "
+        "everybody on the host; docs/mlflow-variables.md",
+    ),
+    (
+        {"server": {"environment": {"HTTPS_PROXY": "http://me:pw@proxy:3128"}}},
+        "mlflow:server.environment.HTTPS_PROXY: is a secret, and `docker inspect` shows the server's environment to "
+        "everybody on the host; docs/mlflow-variables.md",
+    ),
+    (
+        {"server": {"environment": {"MLFLOW_WEBHOOK_ALLOW_PRIVATE_IP": "true"}}},
+        "mlflow:server.environment.MLFLOW_WEBHOOK_ALLOW_PRIVATE_IP: is no variable of this MLflow; did you mean "
+        "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS?; docs/mlflow-variables.md",
+    ),
+    (
+        {"server": {"environment": {"PGPASSFILE": "/x"}}},
+        "mlflow:server.environment.PGPASSFILE: is set by this stack; it cannot be changed; docs/mlflow-variables.md",
+    ),
+    (
+        {"backup": {"enabled": True, "target": "/var/run"}},
+        "mlflow:backup.target: must be volume, a folder of the Docker host such as /srv/backup (none of the system's), "
+        "or s3:https://s3.example.com/bucket/path, got '/var/run'",
+    ),
+    (
         {"authentication": "password"},
         "mlflow:authentication: password is asked for by Traefik, and mlflow:traefik.mode is off; use mlflow or "
         "anonymous",
@@ -481,3 +529,66 @@ def test_a_name_is_allowed_with_and_without_a_port() -> None:
         "127.0.0.1",
         "127.0.0.1:*",
     ]
+
+
+WARNED = [
+    ({}, []),
+    (
+        {
+            "traefik": {"mode": "bundled"},
+            "hostname": "m.example.com",
+            "authentication": "password",
+            "server": {"port": 5055},
+        },
+        ["http://127.0.0.1:5055 lets in everybody who reaches it, past mlflow:authentication password"],
+    ),
+    (
+        {"hostname": "m.example.com", "authentication": "mlflow", "server": {"bindAddress": "0.0.0.0"}},
+        ["http://0.0.0.0:5000 takes passwords without TLS"],
+    ),
+    ({"authentication": "mlflow"}, []),
+    (
+        {
+            "traefik": {"mode": "bundled", "bindAddress": "10.0.0.7"},
+            "hostname": "m.example.com",
+            "authentication": "anonymous",
+        },
+        ["https://m.example.com lets everybody who reaches 10.0.0.7 read, change and delete everything"],
+    ),
+    ({"backupPassword": "plaintext"}, ["mlflow:backupPassword: is in the file in clear"]),
+    ({"backupPassword": {"secure": "v1:x"}}, []),
+]
+
+
+@pytest.mark.parametrize(("values", "begin"), WARNED)
+def test_what_is_allowed_and_a_person_should_know_of_is_told(values: dict[str, Any], begin: list[str]) -> None:
+    told = StackConfig.parse(values).warnings(values)
+    assert len(told) == len(begin)
+    for words, beginning in zip(told, begin, strict=True):
+        assert words.startswith(beginning)
+        assert "plaintext" not in words
+
+
+def test_a_secret_in_clear_is_refused_outside_dev_with_what_encrypts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REHEARSAL", raising=False)
+    with pytest.raises(InvalidSettingsError) as told:
+        StackConfig.parse({"backupPassword": "plaintext"}, stack="prod")
+    assert told.value.problems == [
+        "mlflow:backupPassword: is in the file in clear, for everybody to read who reads the file or its history; "
+        'type: eval "$(make -s env STACK=prod)" && pulumi config set --stack prod --secret backupPassword'
+    ]
+    StackConfig.parse({"backupPassword": ""}, hidden=["backupPassword"], stack="prod")
+
+
+def test_every_way_in_is_told_with_how_it_authenticates() -> None:
+    values = {
+        "traefik": {"mode": "bundled"},
+        "hostname": "m.example.com",
+        "authentication": "password",
+        "server": {"port": 5055},
+    }
+    assert StackConfig.parse(values).route.ways_in == [
+        ("https://m.example.com", "password"),
+        ("http://127.0.0.1:5055", "anonymous"),
+    ]
+    assert StackConfig.parse({}).route.ways_in == [("http://127.0.0.1:5000", "anonymous")]

@@ -120,6 +120,37 @@ BAD: list[tuple[str, str, dict[str, Any], str]] = [
         routed(**{"traefik.http.middlewares.m.basicAuth.users": "u:p"}),
         "labels: the router r (Host(`h`)) asks nobody who he is",
     ),
+    (
+        "authenticated-routers",
+        CONTAINER,
+        routed(**{f"{ROUTER}.middlewares": "no-auth@docker,skip-sso@file,oidc-bypass@docker"}),
+        "labels: the router r (Host(`h`)) asks nobody who he is",
+    ),
+    (
+        "no-host-folders",
+        VOLUME,
+        {"name": "mlflow-prod-x", "driverOpts": {"type": "none", "o": "bind", "device": "/var/run"}},
+        "driverOpts: /var/run of the host",
+    ),
+    (
+        "no-host-folders",
+        VOLUME,
+        {"name": "mlflow-prod-backup-folder-0a1b2c3d", "driverOpts": {"type": "none", "o": "bind", "device": "/etc"}},
+        "driverOpts: /etc of the host",
+    ),
+    (
+        "authenticated-edge",
+        CONTAINER,
+        {
+            "labels": [
+                {"label": "mlflow.service", "value": "traefik"},
+                {"label": "mlflow.role", "value": "service"},
+                {"label": "mlflow.authentication", "value": "anonymous"},
+            ],
+            "ports": [{"internal": 443, "external": 443, "ip": "0.0.0.0"}],
+        },
+        "ports: 443 on 0.0.0.0 lets in everybody (mlflow:authentication: anonymous)",
+    ),
     ("watched", CONTAINER, {"healthcheck": None}, "healthcheck: nobody would know that it does not answer"),
     (
         "watched",
@@ -183,7 +214,8 @@ def test_no_rule_repeats_a_secret() -> None:
     [
         {},
         {"ports": [{"internal": 5000, "external": 5000, "ip": "127.0.0.1"}]},
-        {"ports": [{"internal": 8443, "external": 443, "ip": "0.0.0.0"}]} | labelled(**{"mlflow.service": "traefik"}),
+        {"ports": [{"internal": 8443, "external": 443, "ip": "0.0.0.0"}]}
+        | labelled(**{"mlflow.service": "traefik", "mlflow.authentication": "password"}),
         routed(**{f"{ROUTER}.middlewares": "headers@docker,authelia@docker"}),
         routed(**{f"{ROUTER}.middlewares": "m", "traefik.http.middlewares.m.basicAuth.users": "u:p"}),
         routed() | {"envs": ["MLFLOW_AUTH_CONFIG_PATH=/run/secrets/auth.ini"]},

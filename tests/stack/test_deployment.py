@@ -21,7 +21,8 @@ import pytest
 import yaml
 from mlflow.tracking import MlflowClient
 
-from tests.stack.deployment import Deployment
+from components import variables
+from tests.stack.deployment import ROOT, Deployment
 from tests.stack.probes import CONNECT, S3, from_network, scan, with_s3
 
 EMPTY = "preview", "--expect-no-changes"
@@ -472,3 +473,24 @@ def test_two_stacks_share_nothing(dev: Deployment, prod: Deployment) -> None:
 def test_prod_publishes_nothing(prod: Deployment) -> None:
     for name in prod.containers():
         assert not prod.api.inspect_container(name)["HostConfig"]["PortBindings"]
+
+
+def test_every_variable_of_the_installed_mlflow_was_decided_about(dev: Deployment) -> None:
+    script = (ROOT / "tests" / "stack" / "variables.py").read_text()
+    where = "import mlflow.environment_variables as m, sys; sys.argv = ['', m.__file__]"
+    code, printed = dev.run("server", "python", "-W", "ignore", "-c", f"{where}\n{script}")
+    assert code == 0, printed
+    decided = {name for name, entry in variables.known().items() if entry.get("listed", True)}
+    assert set(printed.split()) == decided, "add them to mlflow/variables.toml, then: make docs"
+
+
+def test_a_variable_of_an_operators_own_reaches_the_server(dev: Deployment) -> None:
+    name = "MLFLOW_GATEWAY_API_BASE_ALLOW_PRIVATE_IPS"
+    assert dev.run("server", "printenv", "MLFLOW_GATEWAY_URI") == (0, "http://127.0.0.1:5000")
+    dev.set("server.environment", {name: "true"})
+    try:
+        dev.make("up")
+        assert dev.run("server", "printenv", name) == (0, "true")
+    finally:
+        dev.set("server.environment", {})
+        dev.make("up")
