@@ -291,7 +291,8 @@ class Monitoring(pulumi.ComponentResource):
         name, settings, stack = "alertmanager", self._settings, pulumi.get_stack()
         if not settings.leaves:
             pulumi.log.warn(
-                "mlflow:monitoring: nobody is told of an alert; set mail or webhook, or look at make status"
+                "mlflow:monitoring: nobody is told of an alert; set mail or webhook, or look yourself: "
+                + names.make("status", pulumi.get_stack())
             )
         # Silences, and who was told already.
         memory = docker.Volume(

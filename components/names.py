@@ -30,6 +30,11 @@ CONFIG_LABEL = "mlflow.config"
 """Of a writer of files and of a job, for each file that is no secret: a hash of its content."""
 
 
+def make(verb: str, stack: str) -> str:
+    """Return a verb of this project as a person types it for a stack."""
+    return f"make {verb} STACK={stack}"
+
+
 def physical(stack: str, service: str) -> str:
     """Return the name of a container, network or volume: `mlflow-dev-postgres`."""
     return f"{PROJECT}-{stack}-{service}"

@@ -184,11 +184,12 @@ def require(docker_host: str | None, wanted: Wanted) -> None:
             object_store=wanted.object_store,
             traefik=wanted.traefik,
         ) + [
-            f"mlflow:images.source: {image.name} has not been built yet\n    type: make up, which builds it"
+            f"mlflow:images.source: {image.name} has not been built yet\n"
+            f"    type: {names.make('up', pulumi.get_stack())}, which builds it"
             for image in wanted.pulled_images
             if packaged.is_one(image.ref) and not daemon.has_image(image.name)
         ]
     except UNREACHABLE as error:
-        problems = [f"the Docker daemon does not answer: {error}\n    type: make doctor"]
+        problems = [f"the Docker daemon does not answer: {error}\n    type: {names.make('doctor', pulumi.get_stack())}"]
     if problems:
         raise pulumi.RunError("nothing was changed\n" + "\n".join(f"  {problem}" for problem in problems))

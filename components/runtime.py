@@ -321,13 +321,14 @@ def _arguments(
     labels: Sequence[docker.ContainerLabelArgsDict] = (),
 ) -> dict[str, Any]:
     """Return the arguments that services and jobs have in common. `read` are volumes to be mounted read-only."""
+    stack = pulumi.get_stack()
     # Values are spelled as the provider reads them back: any other spelling is a change in every plan.
     return {
         "name": physical,
         "image": workload.image,
         "entrypoints": workload.entrypoint,
         "command": workload.command,
-        "envs": [_assignment(key, value) for key, value in sorted(workload.env.items())],
+        "envs": [_assignment(key, value) for key, value in sorted({"STACK": stack, **workload.env}.items())],
         "user": workload.user,
         "capabilities": {"drops": ["ALL"]},
         "security_opts": ["no-new-privileges:true"],
@@ -345,7 +346,7 @@ def _arguments(
         "log_driver": "json-file",
         "log_opts": {"max-size": "10m", "max-file": "5"},
         "labels": [
-            *_labels(pulumi.get_stack(), name, role),
+            *_labels(stack, name, role),
             *(_label(key, value) for key, value in sorted(workload.labels.items())),
             *labels,
         ],
@@ -533,7 +534,9 @@ async def _asked(question: Callable[..., Answer], *arguments: object) -> Answer:
     try:
         return await asyncio.to_thread(question, *arguments)
     except SILENT as error:
-        raise pulumi.RunError(f"the Docker daemon does not answer: {error}\n  type: make doctor") from None
+        raise pulumi.RunError(
+            f"the Docker daemon does not answer: {error}\n  type: {names.make('doctor', pulumi.get_stack())}"
+        ) from None
 
 
 def _earlier(daemon: "Daemon", state: "State") -> bool:
@@ -553,11 +556,11 @@ def _unfinished(state: "State") -> bool:
 
 
 _MEND = (
-    "  once the cause is mended: make up (or pulumi up --refresh)\n"
+    "  once the cause is mended, type: make up STACK={stack} (or pulumi up --refresh)\n"
     "  the data are as they were; what it was to replace does not run until then"
 )
 _GOES_ON = (
-    "  it goes on, and the next one waits for it: make up (or pulumi up --refresh)\n"
+    "  it goes on, and the next one waits for it; type: make up STACK={stack} (or pulumi up --refresh)\n"
     "  do not take a change back meanwhile: what it does to the data may be done already"
 )
 
@@ -565,4 +568,5 @@ _GOES_ON = (
 def explain(name: str, reason: str, log: str, advice: str = _MEND) -> str:
     """Say what failed, what it printed last, and what to type."""
     last = "\n".join(f"    {line}" for line in log.splitlines()) or "    (it printed nothing)"
+    advice = advice.format(stack=pulumi.get_stack())
     return f"{name}: {reason}\n  its last lines:\n{last}\n  the whole log: docker logs {name}\n{advice}"

@@ -18,7 +18,7 @@ die() {
 require_secret() {
     [ -s "$SECRETS/$1" ] ||
         die "the secret $SECRETS/$1 is missing or empty" \
-            "it is written by the Pulumi program: run 'make up', which mends it"
+            "it is written by the Pulumi program: type: make up STACK=${STACK:-dev}, which writes it again"
 }
 
 # libpq ignores a password file that is not private to the user that runs it. Moved there whole: beside a server that

@@ -6,7 +6,7 @@ import sys
 from components.daemon import UNREACHABLE
 from operations import backup, deploy, garbage, look, pin, status, upgrade
 from operations.checkout import Stack
-from operations.console import StopError, flag, say
+from operations.console import StopError, flag, make, say
 
 VERBS = {
     "up": upgrade.up,
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
     except UNREACHABLE as error:
         # One of a file tells which; Docker's socket has no name.
         mine = isinstance(error, OSError) and error.filename is not None
-        say(f"\nerror: {error}" if mine else f"\nerror: Docker: {error}\n  type: make doctor")
+        say(f"\nerror: {error}" if mine else f"\nerror: Docker: {error}\n  type: {make('doctor')}")
         return 1
     except KeyboardInterrupt:
         say(f"\ninterrupted; {INTERRUPTED.get(verb, 'nothing was left half done')}")
@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> int:
 def _refuse_dry_run(verb: str) -> None:
     """Raise `StopError` where somebody only wants to try what changes something, and cannot be tried."""
     if verb in {*INTERRUPTED, "pin"} - TRIES and flag("DRY_RUN"):
-        instead = "\n  to see what it would change, type: make preview" if verb == "up" else ""
+        instead = f"\n  to see what it would change, type: {make('preview')}" if verb == "up" else ""
         raise StopError(f"make {verb} has no DRY_RUN; nothing was changed{instead}")
 
 

@@ -12,7 +12,7 @@ from components import names, preconditions
 from components.backup import BackupSettings
 from operations import deploy
 from operations.checkout import Stack
-from operations.console import StopError, amount, answer, flag, require_name, say, through
+from operations.console import StopError, amount, answer, flag, make, require_name, say, through
 
 PROGRAM = ("python3", "/run/config/main.py")
 JOURNAL = "/staging/journal.json"
@@ -94,7 +94,10 @@ def restore(stack: Stack) -> None:
         )
     wanted = os.environ.get("FROM")
     if not wanted:
-        raise StopError("which backup?\n  type: make restore FROM=latest, or FROM=<id> of make backups")
+        raise StopError(
+            f"which backup?\n  type: {make('restore', stack.name)} FROM=latest, or FROM=<id> of: "
+            f"{make('backups', stack.name)}"
+        )
     plan = found(stack, wanted)
     version = plan["mlflow"] or "(which did not tell its version)"
     say(f"backup {plan['id'][:8]} of {plan['stack']}, taken {plan['taken_at'][:19]} with MLflow {version}:")
@@ -177,7 +180,8 @@ def _refuse(stack: Stack, plan: dict[str, Any]) -> None:
         raise StopError(
             f"the database of this backup (revision {plan['schema_revision']}, MLflow {plan['mlflow'] or 'unknown'}) "
             f"is newer than the MLflow of {stack.name}, which cannot read it; nothing was changed\n"
-            "  check out the version of this project that took the backup, make up, and restore there"
+            f"  check out the version of this project that took the backup, type: {make('up', stack.name)}, "
+            "and restore there"
         )
     if plan["other_keys"] and plan["encrypted_rows"]:
         raise StopError(

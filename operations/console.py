@@ -35,6 +35,11 @@ def confirmed(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
+def make(verb: str, stack: str | None = None) -> str:
+    """Return a verb as a person types it for a stack, or for the one that this command is about."""
+    return f"make {verb} STACK={stack or os.environ.get('STACK') or 'dev'}"
+
+
 def flag(name: str, *, default: bool = False) -> bool:
     """Whether a variable is 1 rather than 0; raise `StopError` where it is neither: no word is taken for a no."""
     given = os.environ.get(name) or str(int(default))

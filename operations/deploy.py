@@ -209,7 +209,9 @@ def down(stack: Stack) -> None:
     # The generators are forgotten with the rest: what they made must be in the config by then.
     saved = save_credentials(engine)
     if engine.show("destroy", "--exclude-protected", *_approval(stack, "stop")):
-        raise StopError(f"{stack.name} was not stopped completely; the reason is above; try again: make down")
+        raise StopError(
+            f"{stack.name} was not stopped completely; the reason is above; try again: make down STACK={stack.name}"
+        )
     tell_what_to_keep(engine, saved)
     kept = _data_volumes(stack)
     say(
@@ -237,7 +239,9 @@ def destroy(stack: Stack) -> None:
     saved = save_credentials(engine)
     engine.call("state", "unprotect", "--all", "--yes")
     if engine.show("destroy", "--yes"):
-        raise StopError(f"{stack.name} was not deleted completely; the reason is above; try again: make destroy")
+        raise StopError(
+            f"{stack.name} was not deleted completely; the reason is above; try again: make destroy STACK={stack.name}"
+        )
     for volume in _outliving(stack):
         stack.daemon.api.remove_volume(volume)
     left = leftovers(stack)

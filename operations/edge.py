@@ -82,7 +82,7 @@ def require_closed(stack: Stack) -> None:
         status = _once_routed(door, stack.settings.hostname or "")
         if status in NO_ROUTE:
             say(f"warning: {route.url} leads nowhere yet (HTTP {status}); make doctor STACK={stack.name} says why")
-        if (status == http.HTTPStatus.OK or is_redirect(status)) and (problem := verdict(route, status)):
+        if (status == http.HTTPStatus.OK or is_redirect(status)) and (problem := verdict(route, status, stack.name)):
             raise StopError(f"{route.url}: {problem}\n  the deployment is there, and its door is not closed")
 
 
@@ -330,7 +330,7 @@ def _knock(stack: Stack, found: Found, door: Door) -> None:
         # Of a container's own address, not every Docker lets its host know.
         (found.problems if settings.traefik.mode == "bundled" else found.notes).append(words)
         return
-    if problem := verdict(settings.route, status):
+    if problem := verdict(settings.route, status, stack.name):
         found.problems.append(f"{settings.route.url}: {problem}")
 
 
@@ -351,7 +351,7 @@ def is_redirect(status: int) -> bool:
     return http.HTTPStatus.MULTIPLE_CHOICES <= status < http.HTTPStatus.BAD_REQUEST
 
 
-def verdict(route: Route, status: int) -> str | None:
+def verdict(route: Route, status: int, stack: str) -> str | None:
     """Say what is wrong where a client without credentials gets `status`, or None."""
     wanted = 200 if route.authentication == "anonymous" else 401
     if status == wanted:
@@ -361,7 +361,7 @@ def verdict(route: Route, status: int) -> str | None:
     if status in NO_ROUTE:
         return (
             f"Traefik knows no way to the server (HTTP {status}): it is not healthy, or a middleware is missing\n"
-            "  see make status, and Traefik's log"
+            f"  type: make doctor STACK={stack}, and see Traefik's log"
         )
     if is_redirect(status):
         return f"a client is redirected (HTTP {status}), and would lose what it logs; {SECURITY}"

@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import secrets
+import shlex
 import shutil
 import subprocess
 import tarfile
@@ -200,6 +201,15 @@ def drop_broken_attributes(folder: Path | None, stack: str) -> None:
         note.unlink(missing_ok=True)
 
 
+def _arguments() -> list[str]:
+    """Return the words of `ARGS=`, as a shell splits them; raise `StopError` where a quote is not closed."""
+    given = os.environ.get("ARGS", "")
+    try:
+        return shlex.split(given)
+    except ValueError as error:
+        raise StopError(f"ARGS={given}: {error}; nothing was changed\n  type: ARGS='-m \"two words\"'") from None
+
+
 class NoEngineError(StopError):
     """There is no Pulumi CLI here, and none could be downloaded."""
 
@@ -317,7 +327,7 @@ class Engine:
 
     def show(self, *arguments: str) -> int:
         """Run a `pulumi` command before the person's eyes and return its exit code."""
-        extra = os.environ.get("ARGS", "").split()
+        extra = _arguments()
         command = [str(self.cli), *arguments, "--stack", self.stack.name, *extra]
         with subprocess.Popen(command, cwd=ROOT, env=self.environment | {SAVES: "1"}) as running:
             while True:
@@ -330,7 +340,7 @@ class Engine:
 
     def plan(self, *options: str) -> Plan:
         """Return what `pulumi up` would do. Docker is asked only where the plan refreshes."""
-        wanted = [*options, *os.environ.get("ARGS", "").split()]
+        wanted = [*options, *_arguments()]
         refreshed = any(option == "-r" or option.startswith("--refresh") for option in wanted)
         done = subprocess.run(
             [self.cli, "preview", "--json", "--stack", self.stack.name, "--non-interactive", *wanted],

@@ -28,7 +28,7 @@ from requests.utils import get_environ_proxies
 
 from components import packaged
 from components.daemon import Daemon
-from operations.console import StopError, confirmed, interactive, say
+from operations.console import StopError, confirmed, interactive, make, say
 
 HOST_LABEL = "mlflow.packages.host"
 """Of the image that MLflow is installed on: the SHA-256 of what it has of this host."""
@@ -62,7 +62,7 @@ def build(daemon: Daemon, names: list[str], sources: list[str]) -> None:
             raise StopError(
                 f"{len(failures)} of {len(missing)} images could not be built; nothing was deployed\n"
                 + "\n".join(failures)
-                + "\n  once the cause is mended: make up"
+                + f"\n  once the cause is mended, type: {make('up')}"
                 + ("; what was built is kept" if len(failures) < len(missing) else "")
             )
     if "python" in names:
@@ -85,7 +85,7 @@ def _require_tools(daemon: Daemon) -> None:
     if (free := shutil.disk_usage(temporary).free / 2**30) < NEEDED_GB:
         raise StopError(
             f"disk: {free:.1f} GB free in {temporary}, needs {NEEDED_GB} to build images\n"
-            "  free some, or name another folder: TMPDIR=/path make up"
+            "  free some, or name another folder: TMPDIR=/path {make('up')}"
         )
     if shutil.which("mmdebstrap"):
         return

@@ -14,7 +14,7 @@ from components.credentials import key_of
 from config import NAMESPACE, UNATTENDED
 from operations import preflight
 from operations.checkout import ROOT, Stack, state_home
-from operations.console import StopError, confirmed, require_name, say
+from operations.console import StopError, confirmed, make, require_name, say
 from operations.engine import Engine
 from operations.saved import tell_of_backups
 from rehearsal.host import Host
@@ -75,7 +75,7 @@ def up(stack: Stack, reason: str) -> None:
         "*** The same program makes the same containers, by a small deployer of this project: no plan, no state, no\n"
         f"*** comparison with what is there later. Its secrets are in {passwords.path}, readable by you\n"
         "*** only: keep a copy, without them the data are refused. For dev only.\n"
-        "*** Once the Pulumi CLI can be had, `make up` hands all of it over to Pulumi, data included.\n"
+        f"*** Once the Pulumi CLI can be had, `{make('up', stack.name)}` hands it over to Pulumi, data included.\n"
     )
     with _alone(stack):
         host = Host(stack.daemon, stack.name, ROOT)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg2
-from shell import Failure, run, say
+from shell import Failure, make, run, say
 
 LOCK = 0x6D6C_666C_6F77
 """`mlflow` in ASCII. Backup, drill, restore and migration each hold it: mlflow/locked.py has the same number."""
@@ -38,7 +38,7 @@ def connect(**options: Any) -> Any:  # noqa: ANN401 - psycopg2 has no types
     try:
         return psycopg2.connect(application_name=os.environ.get("PGAPPNAME", "backup"), **options)
     except psycopg2.Error as error:
-        raise Failure(f"the database cannot be reached: {str(error).strip()}\n  type: make status") from None
+        raise Failure(f"the database cannot be reached: {str(error).strip()}\n  type: {make('status')}") from None
 
 
 @contextmanager

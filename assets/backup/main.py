@@ -32,7 +32,7 @@ import psycopg2
 import repository
 from croniter import croniter
 from manifest import Entry, Manifest, damaged, files, indexed, read_index, sha256, told, write_index
-from shell import Failure, amount, first, killed, say
+from shell import Failure, amount, first, killed, make, say
 
 STAGING = Path(os.environ.get("STAGING", "/staging"))
 CURRENT = STAGING / "current"
@@ -243,7 +243,7 @@ def drill() -> None:
                 raise Failure(f"{len(wrong)} of {len(sample)} artifacts are not what was stored:{first(wrong)}")
             for name, digest in manifest.data_keys.items():
                 if hashlib.sha256(repository.text(chosen["id"], KEYS / name).encode()).hexdigest() != digest:
-                    raise Failure(f"MLflow's {name} is not what was stored; choose another: make backups")
+                    raise Failure(f"MLflow's {name} is not what was stored; choose another: {make('backups')}")
             say(f"{len(sample)} artifacts and MLflow's keys are as they were stored; restoring the database")
             (DRILL / "postgres").mkdir()
             with database.throw_away(DRILL / "postgres"):
@@ -283,7 +283,7 @@ def _fetched(snapshot: str, folder: Path) -> Manifest:
     repository.restore(snapshot, CURRENT, folder, only=[MANIFEST, INDEX, DUMP])
     for name, wanted in ((DUMP, manifest.dump_sha256), (INDEX, manifest.index_sha256)):
         if sha256(folder / name) != wanted:
-            raise Failure(f"{name} of backup {snapshot[:8]} is not what was stored; choose another: make backups")
+            raise Failure(f"{name} of backup {snapshot[:8]} is not what was stored; choose another: {make('backups')}")
     return manifest
 
 
@@ -335,10 +335,10 @@ def restore(wanted: str) -> None:
         mirror = objects.Mirror(CURRENT / ARTIFACTS, CURRENT / ASIDE)
         entries = list(read_index(CURRENT / INDEX).values())
         if wrong := damaged(mirror.place, entries):
-            raise Failure(f"{len(wrong)} artifacts are not what was stored:{first(wrong)}\n  see make backups")
+            raise Failure(f"{len(wrong)} artifacts are not what was stored:{first(wrong)}\n  see: {make('backups')}")
         if len(entries) != manifest.objects:
             raise Failure(
-                f"the list of artifacts has {len(entries)}, the manifest {manifest.objects}; see make backups"
+                f"the list of artifacts has {len(entries)}, the manifest {manifest.objects}; see: {make('backups')}"
             )
         stamp = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
         database.still_locked(session)
@@ -517,7 +517,11 @@ def main(arguments: list[str]) -> int:
         return 1
     except (psycopg2.Error, OSError) as error:
         words = f"{type(error).__name__}: {str(error).strip()}"
-        print(f"error: {words}\n  see make status, and the disk; then try again", file=sys.stderr, flush=True)
+        print(
+            f"error: {words}\n  type: {make('status')}, and look at the disk; then try again",
+            file=sys.stderr,
+            flush=True,
+        )
         return 1
     return 0
 

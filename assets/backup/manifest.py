@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Self
 
-from shell import Failure, Progress, amount
+from shell import Failure, Progress, amount, make
 
 FORMAT = 2
 """Newest of the manifest. Raised when an older reader would misunderstand it: 2 has artifacts aside."""
@@ -57,11 +57,14 @@ class Manifest:
             if values["format"] > FORMAT:
                 raise Failure(
                     f"this backup is of format {values['format']}, written by a newer version of this project; "
-                    f"this one reads up to {FORMAT}\n  check out the version that wrote it, then make up and restore"
+                    f"this one reads up to {FORMAT}\n  check out the version that wrote it, then type: {make('up')}, "
+                    "and restore"
                 )
             return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
         except (ValueError, KeyError, TypeError) as error:
-            raise Failure(f"this backup's manifest cannot be read: {error!r}; choose another: make backups") from None
+            raise Failure(
+                f"this backup's manifest cannot be read: {error!r}; choose another: {make('backups')}"
+            ) from None
 
     @property
     def restored_bytes(self) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from shell import Failure, amount, killed, say, show
+from shell import Failure, amount, killed, make, say, show
 
 DAMAGED, NO_REPOSITORY, LOCKED, WRONG_PASSWORD = 1, 10, 11, 12
 """Exit codes of restic."""
@@ -49,7 +49,7 @@ def _explained(verb: str, code: int, words: str) -> str:
     where = os.environ["RESTIC_REPOSITORY"]
     last = "\n".join(f"    {_message(line)}" for line in words.splitlines()[-6:])
     if code == NO_REPOSITORY:
-        return f"there is no backup at {where} yet\n  type: make backup"
+        return f"there is no backup at {where} yet\n  type: {make('backup')}"
     if code == WRONG_PASSWORD:
         return (
             f"the backups at {where} do not open with mlflow:backupPassword: another stack's, or made before it was "

@@ -1,5 +1,6 @@
 """Running other people's programs: their words go on as they come, and a failure is told in one line."""
 
+import os
 import subprocess
 import sys
 import time
@@ -13,6 +14,11 @@ SHOWN = 10
 
 class Failure(Exception):  # noqa: N818 - what an operator reads is its message
     """What went wrong, and what to type."""
+
+
+def make(verb: str) -> str:
+    """Return a verb of this project as a person types it for this stack."""
+    return f"make {verb} STACK={os.environ['STACK']}"
 
 
 def say(words: str) -> None:

@@ -22,7 +22,7 @@ use_root_credentials() {
 refuse_default_credentials() {
     if MC_HOST_default="http://minioadmin:minioadmin@${ENDPOINT#http://}" mc --quiet ls default >/dev/null 2>&1; then
         die "the object store accepts minioadmin:minioadmin, though it was given another root user:" \
-            "remove the user minioadmin, or go back to MinIO's own image in mlflow:images.minio; then type: make up"
+            "remove the user minioadmin, or go back to MinIO's own image in mlflow:images.minio; then type: make up STACK=$STACK"
     fi
 }
 
@@ -36,7 +36,7 @@ refuse_a_bucket_beside_the_artifacts() {
         other=${line##* }
         [ -z "$(mc --quiet ls "store/$other")" ] ||
             die "there is no bucket $BUCKET, and there are objects in ${other%/}: if they are the artifacts, go back to" \
-                "mlflow:objectStore.bucket: ${other%/}, and type: make up; if not, make the bucket $BUCKET by hand"
+                "mlflow:objectStore.bucket: ${other%/}, and type: make up STACK=$STACK; if not, make the bucket $BUCKET by hand"
     done
 }
 

@@ -33,7 +33,7 @@ create_cluster() {
 reconcile_roles() {
     [ -s "$SECRETS/mlflow-password" ] ||
         die "the secret $SECRETS/mlflow-password is missing or empty" \
-            "it is written by the Pulumi program: run 'make up', which mends it"
+            "it is written by the Pulumi program: type: make up STACK=${STACK:-dev}, which writes it again"
     # A crash recovery comes here, and may take as long as it needs.
     pg_ctl --pgdata="$PGDATA" --wait --timeout=3600 --silent \
         --options="-c listen_addresses='' -c hba_file=$CONFIG/pg_hba.conf" start

@@ -42,7 +42,7 @@ refuse_a_bucket_beside_the_artifacts() {
         case $found in
         *'<Key>'*)
             die "there is no bucket $BUCKET, and there are objects in $other: if they are the artifacts, go back to" \
-                "mlflow:objectStore.bucket: $other, and type: make up; if not, make the bucket $BUCKET by hand"
+                "mlflow:objectStore.bucket: $other, and type: make up STACK=$STACK; if not, make the bucket $BUCKET by hand"
             ;;
         esac
     done
@@ -58,7 +58,7 @@ make_bucket() {
 
 # An identities file that SeaweedFS did not find leaves it open to all the world.
 prove_access() {
-    expect 403 "the object store lets in anybody: it started without its identities. Run 'make up' again." GET "/$BUCKET/"
+    expect 403 "the object store lets in anybody: it started without its identities. Type: make up STACK=$STACK" GET "/$BUCKET/"
     expect 200 "the identity mlflow cannot use its bucket" GET "/$BUCKET/" mlflow.curl
     expect 403 "the identity mlflow may make buckets" PUT "/$BUCKET-probe" mlflow.curl
     if [ -s "$SECRETS/mlflow-backup.curl" ]; then

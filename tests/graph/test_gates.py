@@ -117,7 +117,7 @@ def test_a_service_that_never_answers_fails_with_what_its_check_says_and_its_las
         "  its last lines:\n"
         "    last words\n"
         "  the whole log: docker logs mlflow-dev-x\n"
-        "  once the cause is mended: make up (or pulumi up --refresh)\n"
+        "  once the cause is mended, type: make up STACK=stack (or pulumi up --refresh)\n"
         "  the data are as they were; what it was to replace does not run until then"
     )
 
@@ -243,7 +243,7 @@ def test_a_daemon_that_does_not_answer_is_asked_again_for_a_while(
         wait_done(script)
     else:
         said = failure(wait_done, script)
-        assert said == "the Docker daemon does not answer: read timed out\n  type: make doctor"
+        assert said == "the Docker daemon does not answer: read timed out\n  type: make doctor STACK=stack"
 
 
 def test_whatever_it_is_that_a_daemon_does_not_answer_it_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,12 @@ objects: Any = importlib.import_module("objects")
 NOW = datetime(2026, 5, 6, 12, tzinfo=UTC)
 
 
+@pytest.fixture(autouse=True)
+def in_its_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the program what every container of a stack has."""
+    monkeypatch.setenv("STACK", "prod")
+
+
 def a_manifest(**more: object) -> Any:  # noqa: ANN401 - loaded at run time
     values = {
         "stack": "prod",
@@ -115,7 +121,7 @@ def test_what_restic_says_in_json_is_told_in_words(monkeypatch: pytest.MonkeyPat
     said = '{"message_type":"exit_error","code":1,"message":"Fatal: unable to open"}'
     assert repository._explained("snapshots", 1, said).endswith("at /r\n    Fatal: unable to open")
     # Everything is said by the first line already.
-    assert repository._explained("snapshots", 10, said) == f"{backup.NONE_YET} /r yet\n  type: make backup"
+    assert repository._explained("snapshots", 10, said) == f"{backup.NONE_YET} /r yet\n  type: make backup STACK=prod"
     said = '{"message_type":"error","error":{"message":"permission denied"},"during":"scan","item":"/staging/x"}'
     assert repository._message(said) == "/staging/x: permission denied"
     for line in ("Fatal: no JSON", "[1]", "{}", "12"):
@@ -153,7 +159,7 @@ def test_a_target_that_refuses_is_told_before_restic_gives_up(
 def test_where_there_is_no_repository_there_is_no_backup(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESTIC_REPOSITORY", "/r")
     monkeypatch.setattr(repository, "identity", lambda: None)
-    with pytest.raises(shell.Failure, match=rf"{backup.NONE_YET} /r yet\n  type: make backup"):
+    with pytest.raises(shell.Failure, match=rf"{backup.NONE_YET} /r yet\n  type: make backup STACK=prod"):
         repository.require()
 
 

@@ -103,5 +103,5 @@ def test_what_a_client_without_credentials_gets_is_judged(authentication: str, s
     if authentication == "singleSignOn":
         traefik = {"mode": "existing", "singleSignOn": "a@docker", "middlewares": ["a@docker"]}  # type: ignore[dict-item]
     values = {"hostname": "m.example.com", "authentication": authentication, "traefik": traefik}
-    said = verdict(StackConfig.parse(values).route, status)
+    said = verdict(StackConfig.parse(values).route, status, "dev")
     assert said is None if words is None else words in (said or "")

@@ -1,5 +1,6 @@
 """Operations: what can be known without a deployment."""
 
+import ast
 import hashlib
 import io
 import json
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -105,6 +107,48 @@ def test_a_makefile_with_the_line_ends_of_windows_says_so_and_what_to_type(tmp_p
     assert done.returncode
     assert done.stderr.startswith("error: the files of this checkout have the line ends of Windows (CRLF)")
     assert r"xargs -0 sed -i 's/\r$//'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("stack=acme", r"stack=: no such variable\s+; did you mean STACK=\?"),
+        ("dryrun=1", r"dryrun=: no such variable"),
+        ("OLDER-THAN=1d", r"OLDER-THAN=: no such variable"),
+    ],
+)
+def test_a_variable_that_nothing_reads_is_refused_with_the_nearest_one(given: str, said: str) -> None:
+    done = subprocess.run(["make", "url", given], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert re.search(said, done.stderr)
+    assert "there are: STACK YES CONFIRM" in done.stderr
+
+
+def spoken(path: Path) -> Iterator[str]:
+    """Yield the texts of a program that are not documentation: pieces of f-strings, too."""
+    tree = ast.parse(path.read_text())
+    documented = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    } | {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documented:
+            yield node.value
+
+
+@pytest.mark.parametrize("folder", ["operations", "components", "assets", "mlflow", "rehearsal"])
+def test_what_is_to_be_typed_names_its_stack(folder: str) -> None:
+    found = [
+        f"{path.relative_to(ROOT)}: {text.strip()}"
+        for path in sorted((ROOT / folder).rglob("*"))
+        if path.suffix in (".py", ".sh") and path.name not in ("reference.py", "lock.sh")
+        for text in (spoken(path) if path.suffix == ".py" else path.read_text().splitlines())
+        if re.search(rf"(type|see|again|another|or): make ({'|'.join(VERBS)})\b(?! [A-Z_=$<>{{}}]*STACK=)", text)
+    ]
+    assert found == []
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ class Sandbox:
         self.environment = {
             # The packages of the images are this environment's, too.
             "PATH": f"{path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "STACK": "prod",
             "SECRETS": str(path / "secrets"),
             "PRIVATE": str(path / "private"),
             "METRICS": str(path / "metrics"),
