@@ -25,7 +25,7 @@ async def main() -> None:
     platform = Platform(
         docker_host=docker_host,
         images=Images("images", config.images, parts=config.parts),
-        networks=Networks("networks", config.traefik, extra=config.extra_networks),
+        networks=Networks("networks", config.traefik, extra=config.extra_networks, settings=config.docker_networks),
         protect_data=config.protect_data,
         backed_up=config.backup.enabled,
         monitored=config.monitoring.on,

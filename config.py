@@ -1,6 +1,8 @@
 """The settings of a stack: composed from every component's own, checked as a whole, and refused in words."""
 
 import difflib
+import ipaddress
+import itertools
 import json
 import os
 import re
@@ -23,7 +25,7 @@ from components.monitoring import (
     WEBHOOK_SECRET,
     MonitoringSettings,
 )
-from components.networks import ExtraNetwork
+from components.networks import ExtraNetwork, NetworksSettings
 from components.object_store import ObjectStoreSettings
 from components.postgres import PostgresSettings
 from components.route import (
@@ -114,6 +116,9 @@ class StackConfig(Settings):
     traefik: TraefikSettings = Field(default=TraefikSettings(), description="The way in from outside.")
     backup: BackupSettings = Field(default=BackupSettings(), description="The copy of everything.")
     monitoring: MonitoringSettings = Field(default=MonitoringSettings(), description="What watches it, and tells.")
+    docker_networks: NetworksSettings = Field(
+        default=NetworksSettings(), alias="networks", description="The stack's own Docker networks."
+    )
     images: ImagesSettings = Field(default=ImagesSettings(), description="What is run, and what MLflow is built on.")
 
     @classmethod
@@ -308,6 +313,7 @@ def _contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
             "mlflow:hostname: is required when mlflow:server.bindAddress is 0.0.0.0: the server answers to the names "
             "that it knows only",
         )
+    yield from _subnet_contradictions(config)
     yield from _without_a_use(config)
     yield from _object_store_contradictions(config.object_store)
     if config.backup.enabled and config.images.backup is None and ("bookworm" in tag or "bullseye" in tag):
@@ -324,6 +330,19 @@ def _contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
     yield from _monitoring_contradictions(config)
     yield from _image_contradictions(config)
     yield from _ports_used_twice(config)
+
+
+def _subnet_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
+    subnets = config.docker_networks.subnets
+    for service in sorted(subnets.keys() - config.networks):
+        yield (
+            {"networks"},
+            f"mlflow:networks.subnets.{service}: has no use: with these settings the stack has no network {service}; "
+            "remove it",
+        )
+    for (one, subnet), (other, another) in itertools.combinations(sorted(subnets.items()), 2):
+        if ipaddress.IPv4Network(subnet).overlaps(ipaddress.IPv4Network(another)):
+            yield {"networks"}, f"mlflow:networks.subnets.{one}: {subnet} overlaps with {another} of {other}"
 
 
 def _without_a_use(config: StackConfig) -> Iterator[tuple[set[str], str]]:

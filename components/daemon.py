@@ -311,6 +311,15 @@ class Daemon:
         """Return the names of all networks."""
         return {network["Name"] for network in self.api.networks()}
 
+    def subnets(self) -> dict[str, list[str]]:
+        """Return the IPv4 subnets of every network, by its name."""
+        return {
+            network["Name"]: [
+                entry["Subnet"] for entry in network["IPAM"]["Config"] or [] if ":" not in entry.get("Subnet", ":")
+            ]
+            for network in self.api.networks()
+        }
+
     def volumes(self) -> set[str]:
         """Return the names of all volumes."""
         return {volume["Name"] for volume in self.api.volumes()["Volumes"] or []}

@@ -1,15 +1,29 @@
 """The networks: who can talk to whom."""
 
+import ipaddress
 from collections.abc import Collection
 from typing import Literal
 
 import pulumi
 import pulumi_docker as docker
+from pydantic import Field
 
 from components import names
 from components.route import TraefikSettings
+from components.settings import Settings, Subnet
 
 ExtraNetwork = Literal["access", "egress", "monitoring"]
+
+
+class NetworksSettings(Settings):
+    """What an operator may set under `mlflow:networks`."""
+
+    subnets: dict[Literal["backend", "edge", "access", "egress", "monitoring"], Subnet] = Field(
+        default={},
+        description="Addresses of the stack's own Docker networks, by name, such as `backend: 10.213.0.0/26`, where "
+        "those that Docker chooses belong to somebody else (a VPN, an office). A change makes the network, and every "
+        "container on it, anew.",
+    )
 
 
 class Networks(pulumi.ComponentResource):
@@ -33,10 +47,12 @@ class Networks(pulumi.ComponentResource):
         traefik: TraefikSettings,
         *,
         extra: Collection[ExtraNetwork],
+        settings: NetworksSettings,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         """Create the networks of this stack. An existing one is taken by its name, which needs no daemon in a plan."""
         super().__init__("mlflow:components:Networks", name, None, opts)
+        self._subnets: dict[str, str] = dict(settings.subnets.items())
         # Ids: a network that was removed by hand has a new one, and whoever was on it is attached again.
         self.backend = self._create("backend", internal=True).id
         if traefik.mode == "existing":
@@ -67,12 +83,19 @@ class Networks(pulumi.ComponentResource):
         others = [self._extra[network] for network, is_wanted in wanted.items() if is_wanted]
         return [self._extra["monitoring"], *([self.backend] if backend else []), *others]
 
+    def _addresses(self, service: str) -> list[docker.NetworkIpamConfigArgsDict] | None:
+        """Return a network's addresses where they were chosen. The gateway as Docker chooses it, and reads it back."""
+        if (subnet := self._subnets.get(service)) is None:
+            return None
+        return [{"subnet": subnet, "gateway": str(ipaddress.IPv4Network(subnet)[1])}]
+
     def _create(self, service: str, *, internal: bool = False) -> docker.Network:
         stack = pulumi.get_stack()
         return docker.Network(
             service,
             name=names.physical(stack, service),
             internal=internal,
+            ipam_configs=self._addresses(service),
             labels=[{"label": names.STACK_LABEL, "value": stack}],
             opts=pulumi.ResourceOptions(parent=self),
         )

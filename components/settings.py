@@ -1,5 +1,6 @@
 """What every section of settings has in common, and the types that its fields share."""
 
+import ipaddress
 import re
 from typing import Annotated
 
@@ -7,6 +8,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 NO_DIGEST = "none"
+MINIMUM_PREFIX, MAXIMUM_PREFIX = 8, 28
+"""Of a network's addresses. The smallest has room for 13 containers."""
 
 
 class Settings(BaseModel):
@@ -94,6 +97,21 @@ BackupTarget = Annotated[
         "s3:https://s3.example.com/bucket/path",
     ),
 ]
+
+
+def _subnet(value: str) -> str:
+    try:
+        network = ipaddress.IPv4Network(value)
+    except ValueError:
+        network = None
+    if network is None or not network.is_private or not MINIMUM_PREFIX <= network.prefixlen <= MAXIMUM_PREFIX:
+        raise ValueError(
+            f"must be a private IPv4 network of /{MINIMUM_PREFIX} to /{MAXIMUM_PREFIX} such as 10.213.0.0/26"
+        )
+    return value
+
+
+Subnet = Annotated[str, AfterValidator(_subnet)]
 
 
 def _cron(value: str) -> str:

@@ -15,7 +15,7 @@ from components.backup import UID
 from components.daemon import UNREACHABLE, Daemon
 from components.images import DEFAULTS
 from config import SEAWEEDFS_MB, UNATTENDED, StackConfig
-from operations import packages
+from operations import addresses, packages
 from operations.checkout import ROOT, Stack
 from operations.console import StopError, confirmed, interactive, say
 
@@ -156,6 +156,7 @@ def require_host(stack: Stack) -> None:
             object_store=settings.object_store,
             traefik=settings.traefik,
         ),
+        *addresses.problems(daemon, settings, stack.name),
         *_no_folder(daemon, settings),
         *_too_small(daemon, settings),
         *_address_elsewhere(daemon, settings),

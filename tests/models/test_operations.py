@@ -29,6 +29,7 @@ from components import packaged
 from components.credentials import DATA_KEY, GENERATOR
 from components.daemon import Daemon, resolve_host
 from operations import (
+    addresses,
     checkout,
     console,
     copied,
@@ -311,6 +312,9 @@ class Host:
     def networks(self) -> set[str]:
         return set()
 
+    def subnets(self) -> dict[str, list[str]]:
+        return {}
+
     def volumes(self) -> set[str]:
         return set()
 
@@ -320,6 +324,54 @@ def host_problems(stack: Stack, host: Host, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(StopError) as caught:
         preflight.require_host(stack)
     return str(caught.value)
+
+
+ALL_TAKEN = {f"n{second}": [f"172.{second}.0.0/16"] for second in range(17, 31)} | {"home": ["192.168.0.0/16"]}
+
+
+def test_an_empty_address_pool_is_told_before_anything_with_what_to_type(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Host, "subnets", lambda _: ALL_TAKEN)
+    monkeypatch.setattr(addresses, "host_routes", lambda: [("tun0", "172.16.0.0/12")])
+    said = host_problems(stack, Host(), monkeypatch)
+    assert "Docker has addresses for 0 more networks, and 2 are to be made (backend, edge)\n" in said
+    assert "in Pulumi.dev.yaml: mlflow:networks: {subnets: {backend: 10.213.0.0/26}}" in said
+    stack.set("networks", subnets={"backend": "10.213.0.0/26", "edge": "10.213.0.64/26"})
+    assert "Docker has addresses" not in host_problems(stack, Host(cpus=1), monkeypatch)
+
+
+def test_networks_that_are_there_already_need_no_address(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"mlflow-dev-backend": ["172.31.0.0/16"], "mlflow-dev-edge": ["10.0.0.0/24"]}
+    monkeypatch.setattr(Host, "subnets", lambda _: ALL_TAKEN | there)
+    monkeypatch.setattr(addresses, "host_routes", list)
+    assert "Docker has addresses" not in host_problems(stack, Host(cpus=1), monkeypatch)
+
+
+def test_chosen_addresses_that_somebody_has_are_refused_by_name(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Host, "subnets", lambda _: {"theirs": ["10.213.0.0/24"], "mlflow-dev-edge": ["10.214.0.0/26"]})
+    monkeypatch.setattr(addresses, "host_routes", lambda: [("tun0", "10.8.0.0/16")])
+    stack.set("networks", subnets={"backend": "10.213.0.0/26", "edge": "10.214.0.0/26"})
+    said = host_problems(stack, Host(), monkeypatch)
+    assert "mlflow:networks.subnets.backend: 10.213.0.0/26 overlaps with 10.213.0.0/24, theirs\n" in said
+    # What it has already is its own.
+    assert "subnets.edge" not in said
+    stack.set("networks", subnets={"backend": "10.8.1.0/26"})
+    assert "10.8.1.0/26 overlaps with 10.8.0.0/16, a route of this host by tun0" in host_problems(
+        stack, Host(), monkeypatch
+    )
+
+
+def test_the_routes_of_a_host_are_read_but_those_of_dockers_bridges(tmp_path: Path) -> None:
+    table = tmp_path / "route"
+    table.write_text(
+        "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
+        "eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n"
+        "docker0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n"
+        "tun0\t000010AC\t00000000\t0001\t0\t0\t0\t0000F0FF\t0\t0\t0\n"
+    )
+    assert list(addresses.host_routes(table)) == [("tun0", "172.16.0.0/12")]
+    assert list(addresses.host_routes(tmp_path / "none")) == []
 
 
 def test_everything_about_the_host_is_told_at_once(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

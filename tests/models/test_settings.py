@@ -187,6 +187,19 @@ REFUSED = [
         "mlflow:server.environment.PGPASSFILE: is set by this stack; it cannot be changed; docs/mlflow-variables.md",
     ),
     (
+        {"networks": {"subnets": {"backend": "8.8.8.0/24"}}},
+        "mlflow:networks.subnets.backend: must be a private IPv4 network of /8 to /28 such as 10.213.0.0/26, got "
+        "'8.8.8.0/24'",
+    ),
+    (
+        {"networks": {"subnets": {"backend": "10.0.0.0/24", "edge": "10.0.0.128/25"}}},
+        "mlflow:networks.subnets.backend: 10.0.0.0/24 overlaps with 10.0.0.128/25 of edge",
+    ),
+    (
+        {"networks": {"subnets": {"egress": "10.0.0.0/24"}}},
+        "mlflow:networks.subnets.egress: has no use: with these settings the stack has no network egress; remove it",
+    ),
+    (
         {"backup": {"enabled": True, "target": "/var/run"}},
         "mlflow:backup.target: must be volume, a folder of the Docker host such as /srv/backup (none of the system's), "
         "or s3:https://s3.example.com/bucket/path, got '/var/run'",

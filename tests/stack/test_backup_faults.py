@@ -84,7 +84,7 @@ def test_what_a_killed_restore_left_is_in_nobodys_way(saved: Deployment) -> None
 
 
 def test_a_restore_without_a_choice_or_of_what_is_not_there_says_what_to_type(saved: Deployment) -> None:
-    assert "type: make restore FROM=latest" in refused(saved, "restore")
+    assert f"type: make restore STACK={saved.stack} FROM=latest" in refused(saved, "restore")
     assert "FROM=nothing: there is no such backup; there are" in refused(saved, "restore", FROM="nothing")
 
 
