@@ -40,7 +40,7 @@ async def main() -> None:
     monitoring = Monitoring("monitoring", config.monitoring, platform=platform, database=postgres, watched=watched)
 
     pulumi.export("url", mlflow.url)
-    warn_of_unsaved(owned_by(postgres, artifacts, mlflow, backup, monitoring))
+    warn_of_unsaved(owned_by(postgres, artifacts, mlflow, traefik, backup, monitoring))
 
 
 interpreter.make_haste()

@@ -60,6 +60,7 @@ GENERATED = (
     "postgresMonitoringPassword",
     "minioMonitoringPassword",
     "grafanaPassword",
+    "traefikCertificateKey",
 )
 """Keys that are not settings: each overrides a generated credential."""
 SECRETS = (

@@ -8,6 +8,7 @@ import pulumi
 import pulumi_docker as docker
 
 from components import names
+from components.certificates import self_signed
 from components.credentials import Credential
 from components.platform import Platform
 from components.route import CERTIFICATE_SECRET, DNS_SECRET, KEY_SECRET, Route, TraefikSettings, hashed, routes
@@ -38,6 +39,7 @@ class Traefik(pulumi.ComponentResource):
         """Route to `upstream`, once that is ready."""
         super().__init__("mlflow:components:Traefik", name, None, opts)
         self.targets: list[Target] = []
+        self.credentials: list[Credential] = []
         self.hostname = route.hostname if route.traefik.mode == "bundled" else None
         if route.traefik.mode == "bundled":
             self._run(name, route, platform, upstream)
@@ -53,6 +55,9 @@ class Traefik(pulumi.ComponentResource):
             "GOMEMLIMIT": f"{settings.memory_mb * 7 // 10}MiB",
         }
         user = f"{UID}:{UID}"
+        secrets = _secrets(settings, upstream.password)
+        if settings.certificate == "selfSigned":
+            secrets |= self._self_signed(name, route.hostname or "")
         if settings.certificate == "acme":
             # The image has no folder that a new volume could take its owner from. Root here has no capability.
             user = "0:0"
@@ -73,7 +78,7 @@ class Traefik(pulumi.ComponentResource):
                 command=[f"--configFile={CONFIG}/traefik.yml"],
                 env=env,
                 files=Files(
-                    secrets=_secrets(settings, upstream.password),
+                    secrets=secrets,
                     config={
                         # JSON is YAML.
                         "traefik.yml": json.dumps(static(settings, monitored=platform.monitored), indent=2) + "\n",
@@ -99,6 +104,12 @@ class Traefik(pulumi.ComponentResource):
         )
         if platform.monitored:
             self.targets = [Target(job="traefik", instance="traefik", address=f"{service.host}:{METRICS_PORT}")]
+
+    def _self_signed(self, name: str, hostname: str) -> dict[str, pulumi.Output[str]]:
+        key = Credential(f"{name}-certificate-key", "traefikCertificateKey", parent=self)
+        self.credentials = [key]
+        pair = key.value.apply(lambda secret: self_signed(hostname, secret))
+        return {CERTIFICATE_FILE: pair.apply(lambda made: made[0]), KEY_FILE: pair.apply(lambda made: made[1])}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +190,7 @@ def dynamic(route: Route, upstream: Upstream) -> dict[str, Any]:
         }
     }
     found["tls"] = {"options": {"default": {"minVersion": "VersionTLS12"}}}
-    if route.traefik.certificate == "own":
+    if route.traefik.certificate != "acme":
         pair = {"certFile": f"/run/secrets/{CERTIFICATE_FILE}", "keyFile": f"/run/secrets/{KEY_FILE}"}
         found["tls"] |= {"certificates": [pair], "stores": {"default": {"defaultCertificate": pair}}}
     return found

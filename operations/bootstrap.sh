@@ -14,6 +14,21 @@ die() {
     exit 1
 }
 
+# A name that has no file is told now, and not after the packages were installed.
+check_stack() {
+    [ -f "Pulumi.${STACK:-dev}.yaml" ] && return
+    known=$(for file in Pulumi.*.yaml; do file=${file#Pulumi.} && printf '%s ' "${file%.yaml}"; done)
+    die "STACK=${STACK:-dev}: there is no Pulumi.${STACK:-dev}.yaml (there are: ${known% })" \
+        "for a new environment: copy one of them to Pulumi.${STACK:-dev}.yaml, without its encryptionsalt and secure: entries"
+}
+
+# Somebody else's checkout can be used for what only looks, and not be installed into.
+check_owner() {
+    [ -w . ] && { [ ! -e "$VENV" ] || [ -w "$VENV" ]; } && return
+    die "this checkout is not yours to write to: it belongs to $(stat -c %U . 2>/dev/null || stat -f %Su .), and you are $(id -un)" \
+        "clone one of your own (git clone $(pwd) ~/mlflow), with its Pulumi.${STACK:-dev}.yaml and passphrase: docs/operations.md#a-second-person"
+}
+
 check_python() {
     command -v "$PYTHON" >/dev/null 2>&1 ||
         die "there is no $PYTHON" "Debian and Ubuntu: apt-get install python3 python3-venv; or set PYTHON=/path/to/python3.11"
@@ -31,6 +46,7 @@ up_to_date() {
 # Installs a lock file; every package is checked against its hash. usage: install LOCK_FILE
 install() {
     up_to_date "$1" && return
+    check_owner
     check_python
     echo "installing $1 into $VENV (a minute, once)" >&2
     # One that was cut short has a Python and no pip.
@@ -59,7 +75,11 @@ main() {
         exec sh operations/check.sh "$@"
     fi
     # The development set contains the other one.
-    up_to_date requirements-dev.txt || install requirements.txt
+    if ! up_to_date requirements-dev.txt && ! up_to_date requirements.txt; then
+        check_python
+        check_stack
+        install requirements.txt
+    fi
     exec "$VENV/bin/python" -m operations "$@"
 }
 

@@ -8,11 +8,14 @@ from components import names
 from config import UNATTENDED, StackConfig
 from operations import copied, edge, preflight, rehearse
 from operations.checkout import ROOT, Stack, require_line_ends
-from operations.console import StopError, answer, interactive, require_name, say
+from operations.console import StopError, answer, interactive, make, require_name, say
 from operations.engine import Engine, NoEngineError
 from operations.plan import Plan
 from operations.recovery import recover
 from operations.saved import save_credentials, tell_of_backups, tell_what_to_keep
+
+SPOKEN = {"deploy": "up", "stop": "down"}
+"""What is asked about, and the verb of `make`."""
 
 
 def up(stack: Stack) -> None:
@@ -41,6 +44,8 @@ def up(stack: Stack) -> None:
     answer(settings.route.url)
     if way := edge.way_there(stack):
         say(way)
+    if problem := edge.resolution_problem(stack):
+        say(f"warning: {problem}")
 
 
 def _deploy(stack: Stack) -> None:
@@ -54,7 +59,7 @@ def _deploy(stack: Stack) -> None:
         rehearse.up(stack, str(error))
         return
     new = engine.select()
-    approval = _approval(stack, "deploy")
+    approval = _approval(stack, "deploy", engine)
     rehearsed = rehearse.owns(stack)
     handed_over = rehearse.hand_over(engine, approved=bool(approval))
     if rehearsed:
@@ -63,11 +68,11 @@ def _deploy(stack: Stack) -> None:
     recover(engine)
     # One that the settings do without for now, such as the backups' key, would be forgotten with its generator.
     saved = [] if new else save_credentials(engine)
-    # The plan of a new stack says "create" dozens of times: where nobody is asked about it, nobody waits for it.
-    plan = ["--skip-preview"] if new and approval else []
     say(f"deploying {stack.name} (where the MLflow image has changed, its build takes a minute or two)")
     # A pull request's preview has asked them; an `up` by hand, or of a file that was changed since, has not.
     rules = _rules(stack.settings, stack.name) if stack.name != UNATTENDED else []
+    # Where nobody is asked about a plan, nobody waits for it; but a rule must stop all of a change, and not its end.
+    plan = ["--skip-preview"] if approval and not rules else []
     if engine.show("up", "--refresh", *approval, *plan, *rules):
         raise StopError(
             f"the deployment of {stack.name} did not complete; the reason is above, after 'error:'\n"
@@ -276,10 +281,17 @@ def _data_volumes(stack: Stack) -> list[str]:
     return sorted(volume for volume in stack.daemon.volumes() if names.is_data_volume(stack.name, volume))
 
 
-def _approval(stack: Stack, verb: str) -> list[str]:
-    """Return the option that spares Pulumi's question, where nobody needs to answer it or somebody has."""
+def _approval(stack: Stack, verb: str, engine: Engine | None = None) -> list[str]:
+    """Return the option that spares Pulumi's question, where nobody needs to answer it or somebody has.
+
+    Raises `StopError` where nobody can be asked, after the plan of `engine`, if there is one to show.
+    """
     if stack.name == UNATTENDED or os.environ.get("YES") == "1":
         return ["--yes"]
     if not interactive():
-        raise StopError(f"{verb} {stack.name}?\n  without a terminal, answer with YES=1")
+        if engine:
+            say(engine.plan().markdown())
+        raise StopError(
+            f"{verb} {stack.name}?\n  without a terminal, answer with YES=1: {make(SPOKEN[verb], stack.name)} YES=1"
+        )
     return []

@@ -67,9 +67,32 @@ def look(stack: Stack) -> Found:
     found = Found([], [])
     if stack.settings.traefik.mode == "existing":
         _existing(stack, found)
+    if problem := resolution_problem(stack):
+        found.problems.append(problem)
     for door in _doors(stack):
         _knock(stack, found, door)
     return found
+
+
+def unresolved(hostname: str) -> str:
+    """Say that a name leads to no address, and what to do."""
+    return (
+        f"mlflow:hostname: {hostname} resolves to no address here, so that nobody gets in by it from here\n"
+        "  make an entry in your DNS that leads to the Docker host; or, for a trial on this machine alone: "
+        f"echo '127.0.0.1 {hostname}' | sudo tee -a /etc/hosts"
+    )
+
+
+def resolution_problem(stack: Stack) -> str | None:
+    """Return what is wrong with the name of the server, if it has one and it cannot be resolved on this machine."""
+    settings = stack.settings
+    if settings.traefik.mode == "off" or not settings.hostname:
+        return None
+    try:
+        socket.getaddrinfo(settings.hostname, None)
+    except (socket.gaierror, UnicodeError):
+        return unresolved(settings.hostname)
+    return None
 
 
 def require_closed(stack: Stack) -> None:

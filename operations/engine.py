@@ -15,6 +15,7 @@ import secrets
 import shlex
 import shutil
 import subprocess
+import sys
 import tarfile
 import time
 import urllib.error
@@ -33,7 +34,8 @@ from operations.plan import Plan
 
 MINIMUM_VERSION = (3, 250)
 """The oldest that knows `replaceWith`, which the program relies on."""
-INSTALLED_VERSION = "3.259.0"
+INSTALLED_VERSION = importlib.metadata.version("pulumi")
+"""The CLI's releases have the numbers of the SDK's: the one that is locked."""
 DOWNLOADS = "https://github.com/pulumi/pulumi/releases/download"
 HALF_WRITTEN, HALF_WRITTEN_SECONDS = "failed to load checkpoint", (0.1, 0.2, 0.4, 0.8, 1.6)
 """What Pulumi says where it reads the state of a file backend while another run writes it, and when to look again."""
@@ -43,6 +45,12 @@ BACKEND_ERROR = re.compile(
     re.IGNORECASE,
 )
 """What Pulumi says where it does not get at its state."""
+NOISE = re.compile(
+    r" ~  \S+ \S+ refresh(ing)? *|@ (refreshing|previewing|updating|destroying)\.*|    [\w-]+:[\w/:-]+ \S+  "
+)
+"""Lines of Pulumi's about what it looked at and left as it is."""
+COUNT = re.compile(r"^    (?:[-+~]* *)?\d+ (\w+)$")
+"""A line of its summary: `57 unchanged`, `+ 3 created`."""
 PROVIDERS = ("docker", "random")
 BY_HAND = (
     f"  install Pulumi {'.'.join(map(str, MINIMUM_VERSION))} or newer yourself (https://www.pulumi.com/docs/install/), "
@@ -326,17 +334,31 @@ class Engine:
         return done
 
     def show(self, *arguments: str) -> int:
-        """Run a `pulumi` command before the person's eyes and return its exit code."""
-        extra = _arguments()
-        command = [str(self.cli), *arguments, "--stack", self.stack.name, *extra]
-        with subprocess.Popen(command, cwd=ROOT, env=self.environment | {SAVES: "1"}) as running:
+        """Run a `pulumi` command before the person's eyes and return its exit code.
+
+        Without a terminal Pulumi prints two lines for each resource that stays as it is: those are left out, and where
+        nothing else is left, that is said.
+        """
+        command = [str(self.cli), *arguments, "--stack", self.stack.name, *_arguments()]
+        environment = self.environment | {SAVES: "1"}
+        piped = {} if sys.stdout.isatty() else {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        with subprocess.Popen(command, cwd=ROOT, env=environment, **piped) as running:  # type: ignore[call-overload]
+            counts: list[str] = []
             while True:
                 try:
-                    return running.wait()
+                    for line in running.stdout or ():
+                        counts += COUNT.findall(line)
+                        if not NOISE.fullmatch(line.rstrip("\n")):
+                            sys.stdout.write(line)
+                            sys.stdout.flush()
+                    code: int = running.wait()
                 except KeyboardInterrupt:
                     # Pulumi got it from the terminal, too, and winds up what it began: killing it now would leave a
                     # lock and half a container.
                     continue
+                if code == 0 and counts == ["unchanged"]:
+                    say("nothing changed")
+                return code
 
     def plan(self, *options: str) -> Plan:
         """Return what `pulumi up` would do. Docker is asked only where the plan refreshes."""

@@ -1,8 +1,10 @@
 """Looking at a deployment: logs, where it is, how to use it, and what is wrong with it."""
 
+import getpass
 import os
 import re
 import shlex
+import socket
 import ssl
 import urllib.error
 import urllib.parse
@@ -86,7 +88,7 @@ def env(stack: Stack) -> None:
     # Plain `pulumi config set` wants one that exists.
     engine.select()
     for key, value in {**engine.exports, "PATH": engine.environment["PATH"]}.items():
-        answer(f"export {key}='{value}'")
+        answer(f"export {key}={shlex.quote(value)}")
 
 
 def password(stack: Stack) -> None:
@@ -154,19 +156,28 @@ def credential(stack: Stack, key: str) -> str | None:
     return _known_engine(stack).secrets().get(key)
 
 
-def _tell_who_is_asked(stack: Stack) -> None:
-    """Print what a client exports so that it is let in."""
+def _tell_who_is_asked(stack: Stack, *, here: bool) -> None:
+    """Print what a client exports so that it is let in: on this machine, or on another one."""
     route = stack.settings.route
     if route.by_password or route.by_mlflow:
         user = ADMIN if route.by_mlflow else CLIENT_USER
         answer(f"export MLFLOW_TRACKING_USERNAME='{user}'")
-        # Fetched when it is evaluated: on a screen it would be anybody's.
-        answer(f'export MLFLOW_TRACKING_PASSWORD="$(make -s -C {shlex.quote(str(ROOT))} password STACK={stack.name})"')
+        if here:
+            # Fetched when it is evaluated: on a screen it would be anybody's.
+            fetched = f"make -s -C {shlex.quote(str(ROOT))} password STACK={stack.name}"
+            answer(f'export MLFLOW_TRACKING_PASSWORD="$({fetched})"')
+        else:
+            answer(f"export MLFLOW_TRACKING_PASSWORD=...    # what this prints: make password STACK={stack.name}")
     elif route.by_single_sign_on:
         answer("# and the user and password of your single sign-on:")
         answer("# export MLFLOW_TRACKING_USERNAME=... MLFLOW_TRACKING_PASSWORD=...")
     if _is_self_signed(stack):
         answer("export MLFLOW_TRACKING_INSECURE_TLS='true'    # the certificate is self-signed")
+        say(
+            "warning: the certificate is self-signed, and the client does not check it: whoever is on the way can read "
+            "and change everything\n"
+            f"  for more than a trial, in {stack.path.name}: mlflow:traefik: {{certificate: acme}}, or own"
+        )
 
 
 def _is_self_signed(stack: Stack) -> bool:
@@ -175,20 +186,33 @@ def _is_self_signed(stack: Stack) -> bool:
 
 
 def client(stack: Stack) -> None:
-    """Print what a client exports: eval "$(make -s client)"."""
+    """Print what a client exports: eval "$(make -s client)". `FOR=colleague` is for a machine without this checkout."""
+    whom = os.environ.get("FOR") or "me"
+    if whom not in ("me", "colleague"):
+        raise StopError(f"FOR={whom}: write FOR=colleague for another machine, or leave it out")
+    here = whom == "me"
     address = _url(stack)
     answer(f"export MLFLOW_TRACKING_URI='{address}'")
     if stack.settings.traefik.mode != "off":
         # One guard more against a login page; older clients do not know it.
         answer("export MLFLOW_ALLOW_HTTP_REDIRECTS='false'")
-    _tell_who_is_asked(stack)
+    _tell_who_is_asked(stack, here=here)
     loopback = urllib.parse.urlsplit(address).hostname == "127.0.0.1"
+    if loopback and not here:
+        port = urllib.parse.urlsplit(address).port
+        answer(f"# {address} is an address of this host alone. Let this run on the other machine:")
+        answer(f"# ssh -nNT -L {port}:127.0.0.1:{port} {getpass.getuser()}@{socket.getfqdn()}")
     if loopback and urllib.request.getproxies() and not urllib.request.proxy_bypass("127.0.0.1"):
         # The client would ask the proxy for it, which has a loopback of its own.
         for name in ("no_proxy", "NO_PROXY"):
             answer(f'export {name}="${{{name}:+${name},}}127.0.0.1,localhost"')
     answer("# pip install mlflow")
     answer("# python -c 'import mlflow; mlflow.log_metric(\"first\", 1)'")
+    _tell_what_stands_in_the_way(stack, address, loopback=loopback)
+
+
+def _tell_what_stands_in_the_way(stack: Stack, address: str, *, loopback: bool) -> None:
+    """Say why a client on this machine would get no answer, if it would not."""
     try:
         handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})] if loopback else []
         if _is_self_signed(stack):
@@ -200,7 +224,11 @@ def client(stack: Stack) -> None:
             # Whoever asks for a password is there.
             return
         reason = getattr(error, "reason", error)
-        say(f"{address} does not answer from here ({reason}); type: make status STACK={stack.name}")
+        hostname = urllib.parse.urlsplit(address).hostname or ""
+        if isinstance(reason, socket.gaierror):
+            say(f"warning: {edge.unresolved(hostname)}")
+        else:
+            say(f"warning: {address} does not answer from here ({reason})\n  type: make doctor STACK={stack.name}")
         if way := edge.way_there(stack):
             say(way)
 

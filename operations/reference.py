@@ -49,6 +49,7 @@ Generated, and written into the stack's file, encrypted, by the first `make up`.
 | `mlflow:backupPassword` | data key: opens the backups |
 | `mlflow:postgresMonitoringPassword`, `minioMonitoringPassword` | of who reads figures |
 | `mlflow:grafanaPassword` | password of Grafana's user `admin` |
+| `mlflow:traefikCertificateKey` | what a `selfSigned` certificate of the bundled Traefik is made of |
 | `mlflow:backupTargetSecretKey` | not generated: secret key of an S3 target |
 | `mlflow:tlsCertificate`, `mlflow:tlsKey`, `mlflow:acmeDnsToken` | not generated: of the bundled Traefik |
 | `mlflow:alertWebhookUrl`, `deadMansSwitchUrl`, `smtpPassword` | not generated: whom Alertmanager tells |

@@ -79,12 +79,17 @@ class Manifest:
     @property
     def summary(self) -> str:
         """What is in it, for a person."""
-        return f"{told(self.rows)}; {self.objects} artifacts, {amount(self.object_bytes)}"
+        return f"{told(self.rows)}; {counted(self.objects, 'artifacts')}, {amount(self.object_bytes)}"
 
 
 def told(rows: Mapping[str, int]) -> str:
     """Return how many of each there are, for a person."""
-    return ", ".join(f"{rows[table]} {words}" for table, words in SUMMARY.items() if table in rows)
+    return ", ".join(counted(rows[table], words) for table, words in SUMMARY.items() if table in rows)
+
+
+def counted(number: int, words: str) -> str:
+    """Spell a number of something whose name in the plural is `words`: 1 run, 2 runs."""
+    return f"{number} {words.removesuffix('s') if number == 1 else words}"
 
 
 @dataclass(frozen=True)

@@ -282,7 +282,9 @@ def test_allowed_hosts_and_origins_follow_from_the_hostname(graph: Graph) -> Non
 def test_no_secret_is_anywhere_but_in_a_file(graph: Graph) -> None:
     passwords = [f"generated-{resource.name}" for resource in graph.of(PASSWORD)]
     # With a backup: one to read the database, one to read each store, and the key of the repository.
-    expected = 3 + 2 * len(graph.stores) + graph.backed_up * (2 + len(graph.stores)) + graph.bundled
+    expected = 3 + 2 * len(graph.stores) + graph.backed_up * (2 + len(graph.stores))
+    # With a Traefik of its own: what it asks for, and what its certificate is made of.
+    expected += 2 * graph.bundled
     # One to count in the database, one for MinIO's figures, and Grafana's.
     assert len(passwords) == expected + (3 if graph.watched else 0)
     for resource in graph.resources:
@@ -296,9 +298,10 @@ def test_no_secret_is_anywhere_but_in_a_file(graph: Graph) -> None:
 def test_every_secret_reaches_a_file(graph: Graph) -> None:
     files = json.dumps([container.plain["uploads"] for container in graph.with_files.values()])
     for resource in graph.of(PASSWORD):
-        # One in base64, one as a hash.
-        if resource.name not in ("webhook-encryption-key", "client-password"):
+        # One in base64, one as a hash, one as what is made of it.
+        if resource.name not in ("webhook-encryption-key", "client-password", "traefik-certificate-key"):
             assert f"generated-{resource.name}" in files
+    assert ("BEGIN PRIVATE KEY" in files) is graph.bundled
 
 
 def test_no_output_of_the_stack_is_a_secret(graph: Graph) -> None:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from components.images import DEFAULTS
 from config import SECRETS
@@ -98,3 +99,17 @@ def test_the_workflow_runs_the_long_tests_too_on_docker_and_the_engine() -> None
     command = re.search(r"run: (.*) make test$", step, re.MULTILINE)
     assert command
     assert set(command[1].split()) == {"LONG=1", "REQUIRE_STACK=1", "REQUIRE_ENGINE=1"}
+
+
+def test_prod_is_deployed_only_after_staging_by_the_same_steps() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "deploy.yml").read_text())["jobs"]
+    assert list(jobs) == ["staging", "prod"]
+    assert jobs["prod"]["needs"] == "staging"
+    assert "needs" not in jobs["staging"]
+    assert jobs["prod"]["steps"] == jobs["staging"]["steps"]
+    for stack, job in jobs.items():
+        assert (job["environment"], job["env"]["STACK"], job["runs-on"]) == (
+            stack,
+            stack,
+            ["self-hosted", f"mlflow-{stack}"],
+        )

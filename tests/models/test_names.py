@@ -1,12 +1,17 @@
 """Names, spellings and labels: small functions whose every output has to be right."""
 
+import contextlib
 import shutil
+import socket
+import ssl
+import threading
 from pathlib import Path
 
 import pytest
 from docker.utils.build import exclude_paths
 
 from components import names, packaged
+from components.certificates import self_signed
 from components.credentials import fernet_key
 from components.images import BACKUP_CONTEXT, CONTEXT, context_digest, read_by_a_build
 from components.minio import policy
@@ -100,3 +105,32 @@ def test_the_tag_of_a_recipe_is_of_what_is_built(tmp_path: Path, monkeypatch: py
     assert packaged.ref("postgres") == before
     (folder / "setup.sh").write_text("other")
     assert packaged.ref("postgres") != before
+
+
+def test_a_self_signed_certificate_is_of_the_servers_name_and_can_be_trusted(tmp_path: Path) -> None:
+    certificate, key = self_signed("m.example.com", "x" * 32)
+    assert (certificate, key) == self_signed("m.example.com", "x" * 32), "every plan would replace the proxy"
+    assert self_signed("m.example.com", "y" * 32)[1] != key
+    (tmp_path / "cert.pem").write_text(certificate)
+    (tmp_path / "key.pem").write_text(key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    trusting = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+
+    def shaken(hostname: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            thread = threading.Thread(target=answered, args=(listening,))
+            thread.start()
+            try:
+                with socket.create_connection(listening.getsockname(), timeout=5) as plain:
+                    trusting.wrap_socket(plain, server_hostname=hostname).close()
+            finally:
+                thread.join()
+
+    def answered(listening: socket.socket) -> None:
+        with contextlib.suppress(ssl.SSLError, OSError):
+            context.wrap_socket(listening.accept()[0], server_side=True).close()
+
+    shaken("m.example.com")
+    with pytest.raises(ssl.SSLCertVerificationError, match="mismatch"):
+        shaken("other.example.com")

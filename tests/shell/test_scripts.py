@@ -185,6 +185,7 @@ def test_a_persons_own_configuration_does_not_reach_into_the_environment(
     for name in ("Makefile", "operations/bootstrap.sh"):
         shutil.copy(ROOT / name, checkout / name)
     shutil.copytree(environment_of_tests, checkout / ".venv", symlinks=True)
+    (checkout / "Pulumi.dev.yaml").write_text("config: {}\n")
     (checkout / "requirements.txt").write_text("# none\n")
     (checkout / "requirements-dev.txt").write_text("# others\n")
     (checkout / "operations" / "__main__.py").write_text(
@@ -577,6 +578,7 @@ def test_an_environment_that_was_cut_short_is_made_again(sandbox: Sandbox) -> No
     (sandbox.path / "operations").mkdir()
     (sandbox.path / "operations" / "bootstrap.sh").write_text(INSTALL.read_text())
     (sandbox.path / "requirements.txt").write_text("")
+    (sandbox.path / "Pulumi.prod.yaml").write_text("config: {}\n")
     # As `venv` leaves it until it comes to pip.
     half = sandbox.path / ".venv" / "bin" / "python"
     half.parent.mkdir(parents=True)
@@ -586,6 +588,18 @@ def test_an_environment_that_was_cut_short_is_made_again(sandbox: Sandbox) -> No
     done = sandbox.run("sh", "operations/bootstrap.sh", "url", PYTHON=sys.executable)
     assert "No module named operations" in done.stderr, done.stderr
     assert (sandbox.path / ".venv" / "bin" / "pip").exists()
+
+
+def test_a_stack_without_a_file_is_told_before_anything_is_installed(sandbox: Sandbox) -> None:
+    (sandbox.path / "operations").mkdir()
+    (sandbox.path / "operations" / "bootstrap.sh").write_text(INSTALL.read_text())
+    (sandbox.path / "requirements.txt").write_text("")
+    for name in ("dev", "prod"):
+        (sandbox.path / f"Pulumi.{name}.yaml").write_text("config: {}\n")
+    done = sandbox.run("sh", "operations/bootstrap.sh", "url", PYTHON=sys.executable, STACK="acme")
+    assert done.returncode == 1
+    assert "error: STACK=acme: there is no Pulumi.acme.yaml (there are: dev prod)\n" in done.stderr
+    assert not (sandbox.path / ".venv").exists()
 
 
 def test_a_python_without_venv_is_refused_with_what_to_install(sandbox: Sandbox) -> None:

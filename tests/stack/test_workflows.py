@@ -195,9 +195,9 @@ def test_drift_is_an_issue_until_it_is_mended(team: Team) -> None:
         runner = team.run("drift.yml")
         assert runner.results == {"drift": "failure", "tell": "success"}
     assert [one["title"] for one in team.github.issues] == [f"{team.deployment.stack} has drifted"]
-    assert "`memory` `1500` → `1024`" in team.github.issues[0]["body"]
+    assert "`memory` `1500` → `2560`" in team.github.issues[0]["body"]
     runner = team.run("deploy.yml")
-    assert runner.results == {"deploy": "success"}, runner.said
+    assert runner.results == {"staging": "success"}, runner.said
     # What could not be found out opens nothing, and closes nothing.
     unknown = team.run("drift.yml", {SETTINGS: ("workers: 2", "workers: many")})
     assert unknown.results == {"drift": "failure", "tell": "success"}
@@ -209,12 +209,12 @@ def test_drift_is_an_issue_until_it_is_mended(team: Team) -> None:
 def test_what_is_merged_is_deployed_and_seen_to_work(team: Team) -> None:
     before = team.deployment.inspect("server")["Id"]
     runner = team.run("deploy.yml", {SETTINGS: ("workers: 2", "workers: 1")})
-    assert runner.results == {"deploy": "success"}, runner.said
-    assert "> **Restarts**: `server`" in runner.summaries["deploy"]
+    assert runner.results == {"staging": "success"}, runner.said
+    assert "> **Restarts**: `server`" in runner.summaries["staging"]
     assert team.deployment.inspect("server")["Id"] != before
     back = team.run("deploy.yml")
-    assert back.results == {"deploy": "success"}, back.said
+    assert back.results == {"staging": "success"}, back.said
     unmade = team.run("deploy.yml", {SETTINGS: ("workers: 2", "workers: many")})
-    assert unmade.results == {"deploy": "failure"}
-    assert "deploy, Plan: exit 2" in unmade.said
-    assert "deploy, Deploy:" not in unmade.said
+    assert unmade.results == {"staging": "failure"}
+    assert "staging, Plan: exit 2" in unmade.said
+    assert "staging, Deploy:" not in unmade.said
