@@ -11,7 +11,7 @@ export STACK YES CONFIRM ARGS SERVICE FROM OLDER_THAN DRY_RUN SAFETY COPY JSON F
 RUN := @sh operations/bootstrap.sh# The script itself says so where the line ends of this file are those of Windows.
 
 .DEFAULT_GOAL := help
-.PHONY: help up preview drift down destroy status logs open url images env client password scrape doctor backup backups restore drill gc pin test docs lock
+.PHONY: help up preview drift down destroy status logs open url images env client password scrape doctor backup backups restore drill gc prune pin test docs lock
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -76,6 +76,9 @@ drill: ## prove that the newest backup can be restored
 
 gc: ## delete for ever what users deleted OLDER_THAN=30d ago; asks for the stack's name
 	$(RUN) gc
+
+prune: ## delete images of earlier versions that nothing uses
+	$(RUN) prune
 
 pin: ## look up the digests of the images that have none
 	$(RUN) pin

@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Self, get_args
 
 import pulumi
@@ -160,16 +160,21 @@ class StackConfig(Settings):
         except ValidationError as error:
             details = error.errors(include_url=False)
             problems = [_in_words(detail, hidden or []) for detail in details]
-            broken = {str(detail["loc"][0]) for detail in details}
-            # What can be read is still checked against the rest, so that one round is enough.
-            config = cls.model_validate({key: value for key, value in given.items() if key not in broken})
-        problems += [words for sections, words in _contradictions(config) if not broken.intersection(sections)]
+            # What can be read is still checked against the rest, so that one round is enough. Of what cannot, nothing
+            # more is said: the default is in its place.
+            broken = {f"mlflow:{'.'.join(str(part) for part in detail['loc'][:2])}" for detail in details}
+            config = cls.model_validate(_without(given, [detail["loc"] for detail in details]))
+        problems += [
+            words
+            for sections, words in _contradictions(config)
+            if not any(_names(path, words) for path in broken) and not {f"mlflow:{name}" for name in sections} & broken
+        ]
         if stack != UNATTENDED and not os.environ.get("REHEARSAL"):
             problems += [_encrypt(key, stack) for key in _in_clear(values, hidden or [])]
         problems += [
             f'{words}; type: eval "$(make -s env STACK={stack})" && pulumi config set --stack {stack} --secret {key}'
             for section, key, words in _missing_secrets(config, values)
-            if section not in broken
+            if not any(path.startswith((f"mlflow:{section}.", f"mlflow:{section}")) for path in broken)
         ]
         if problems:
             raise InvalidSettingsError(problems)
@@ -475,6 +480,23 @@ def _authentication_contradictions(config: StackConfig) -> Iterator[tuple[set[st
             f"mlflow:server.port: would publish the server on {server.bind_address}, where nobody is asked who he is; "
             "remove it, or mlflow:server.bindAddress",
         )
+
+
+def _without(values: Mapping[str, object], paths: Iterable[tuple[int | str, ...]]) -> dict[str, object]:
+    """Return a copy of `values` without what is at some paths, each two steps deep at the most."""
+    kept: dict[str, object] = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    for first, *rest in paths:
+        section = kept.get(str(first))
+        if rest and isinstance(section, dict) and str(rest[0]) in section:
+            del section[str(rest[0])]
+        elif not rest or not isinstance(section, dict):
+            kept.pop(str(first), None)
+    return kept
+
+
+def _names(path: str, words: str) -> bool:
+    """Whether some words are about the setting at `path`."""
+    return re.search(rf"{re.escape(path)}(?![A-Za-z])", words) is not None
 
 
 def _in_clear(values: Mapping[str, object], hidden: Collection[str]) -> list[str]:

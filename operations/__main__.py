@@ -4,7 +4,7 @@ import os
 import sys
 
 from components.daemon import UNREACHABLE
-from operations import backup, deploy, garbage, look, pin, status, upgrade
+from operations import backup, deploy, garbage, look, pin, prune, status, upgrade
 from operations.checkout import Stack
 from operations.console import StopError, flag, make, say
 
@@ -25,6 +25,7 @@ VERBS = {
     "scrape": look.scrape,
     "doctor": look.doctor,
     "pin": pin.pin,
+    "prune": prune.prune,
     "backup": backup.backup,
     "backups": backup.backups,
     "restore": backup.restore,

@@ -150,7 +150,7 @@ def drift(stack: Stack) -> None:
     if plan is None:
         plan = Plan(stack=stack.name, errors=[f"{stack.name} was never deployed with this backend"])
     answer(plan.markdown("Drift"))
-    paused = _paused(stack) if plan.complete else []
+    paused = preflight.paused(stack.daemon, stack.name) if plan.complete else []
     for name in paused:
         answer(f"`{name}` is paused: `docker unpause {name}`")
     # For a program: what a person reads of it is not for grep.
@@ -164,12 +164,6 @@ def drift(stack: Stack) -> None:
         )
     if paused:
         raise StopError(f"{stack.name} does not run as its settings say\n  type: docker unpause {' '.join(paused)}")
-
-
-def _paused(stack: Stack) -> list[str]:
-    """Return the containers that somebody has paused. Pulumi's provider takes them for running."""
-    ours = {"label": f"{names.STACK_LABEL}={stack.name}", "status": "paused"}
-    return sorted(container["Names"][0].lstrip("/") for container in stack.daemon.api.containers(filters=ours))
 
 
 def _planned(stack: Stack, *options: str, ruled: bool = True) -> Plan | None:

@@ -156,6 +156,7 @@ def require_host(stack: Stack) -> None:
             object_store=settings.object_store,
             traefik=settings.traefik,
         ),
+        *_paused(daemon, stack.name),
         *addresses.problems(daemon, settings, stack.name),
         *_no_folder(daemon, settings),
         *_too_small(daemon, settings),
@@ -164,6 +165,18 @@ def require_host(stack: Stack) -> None:
     ]
     if problems:
         raise StopError("nothing was changed\n" + "\n".join(f"  {problem}" for problem in problems))
+
+
+def paused(daemon: Daemon, stack: str) -> list[str]:
+    """Return the containers of a stack that somebody has paused. Pulumi's provider takes them for running."""
+    ours = {"label": f"{names.STACK_LABEL}={stack}", "status": "paused"}
+    return sorted(container["Names"][0].lstrip("/") for container in daemon.api.containers(all=True, filters=ours))
+
+
+def _paused(daemon: Daemon, stack: str) -> list[str]:
+    # Each would be waited for until it answers.
+    found = paused(daemon, stack)
+    return [f"somebody has paused {', '.join(found)}\n    type: docker unpause {' '.join(found)}"] if found else []
 
 
 def _no_folder(daemon: Daemon, settings: StackConfig) -> list[str]:
@@ -260,7 +273,7 @@ def disk_problem(daemon: Daemon, minimum_gb: int = NEARLY_FULL_GB) -> str | None
         return None
     return (
         f"disk: {free:.1f} GB free in {root}, needs {minimum_gb}\n"
-        "    see what takes it: docker system df; free what nobody uses: docker image prune"
+        "    see what takes it: docker system df; images of earlier versions: make prune; of others: docker image prune"
     )
 
 

@@ -40,6 +40,7 @@ from operations import (
     packages,
     pin,
     preflight,
+    prune,
     recovery,
     rehearse,
     sealed,
@@ -300,7 +301,9 @@ class Host:
     def info(self) -> dict[str, Any]:
         return {"NCPU": self.cpus, "MemTotal": self.memory_mb * 2**20, "DockerRootDir": self.root}
 
-    def containers(self, **_filters: object) -> list[dict[str, Any]]:
+    def containers(self, **asked: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+        if asked.get("filters", {}).get("status") == "paused":
+            return []
         return [{"Id": "x", "Names": ["/web"], "Labels": {}, "Ports": [{"PublicPort": 5000, "IP": self.published_on}]}]
 
     def has_image(self, _name: str) -> bool:
@@ -1468,3 +1471,36 @@ def test_half_a_note_beside_the_state_is_removed_and_a_whole_one_stays(tmp_path:
     engine.drop_broken_attributes(tmp_path, "dev")
     assert (state.exists(), note.exists()) == (True, bool(left))
     engine.drop_broken_attributes(None, "dev")
+
+
+def test_only_images_of_earlier_versions_that_nothing_uses_are_pruned(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    current = stack.settings.images.built(stack.settings.parts)["mlflow"].name
+    images = {
+        "old": "localhost/mlflow-mlflow:0a1b",
+        "used": "localhost/mlflow-backup:2c3d",
+        "now": current,
+        "else": "postgres:18.6",
+    }
+    removed: list[str] = []
+    api = SimpleNamespace(
+        containers=lambda **_: [{"ImageID": "used"}],
+        images=lambda: (
+            [{"Id": key, "RepoTags": [tag], "Size": 10**9} for key, tag in images.items()]
+            + [{"Id": "none", "RepoTags": None, "Size": 1}]
+        ),
+        remove_image=removed.append,
+    )
+    monkeypatch.setattr(Stack, "daemon", property(lambda _: SimpleNamespace(api=api)))
+    monkeypatch.setenv("YES", "1")
+    prune.prune(stack)
+    assert removed == ["localhost/mlflow-mlflow:0a1b"]
+
+
+def test_a_paused_container_is_told_before_anything_is_waited_for(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "paused", lambda *_: ["mlflow-dev-server"])
+    said = host_problems(stack, Host(), monkeypatch)
+    assert "somebody has paused mlflow-dev-server\n    type: docker unpause mlflow-dev-server" in said

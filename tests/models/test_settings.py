@@ -605,3 +605,20 @@ def test_every_way_in_is_told_with_how_it_authenticates() -> None:
         ("http://127.0.0.1:5055", "anonymous"),
     ]
     assert StackConfig.parse({}).route.ways_in == [("http://127.0.0.1:5000", "anonymous")]
+
+
+def test_a_contradiction_within_a_section_is_told_beside_a_wrong_value_of_it() -> None:
+    values = {"server": {"workers": 8, "memoryMb": 1000, "logLevel": "loud"}, "traefik": {"mode": "bundled", "cpus": 0}}
+    with pytest.raises(InvalidSettingsError) as told:
+        StackConfig.parse(values)
+    words = "\n".join(told.value.problems)
+    assert "mlflow:server.logLevel: must be one of" in words
+    assert "mlflow:traefik.cpus: must be at least 0.1" in words
+    assert "mlflow:server.memoryMb: must be at least 2304 for 8 workers, got 1000" in words
+    assert "mlflow:hostname: is required when mlflow:traefik.mode is bundled" in words
+
+
+def test_nothing_is_concluded_from_the_default_in_the_place_of_a_wrong_value() -> None:
+    with pytest.raises(InvalidSettingsError) as told:
+        StackConfig.parse({"server": {"workers": "many", "memoryMb": 600}})
+    assert told.value.problems == ["mlflow:server.workers: must be a whole number, got 'many'"]
