@@ -52,9 +52,9 @@ install() {
     # One that was cut short has a Python and no pip.
     "$VENV/bin/python" -m pip --version >/dev/null 2>&1 || "$PYTHON" -m venv --clear "$VENV" ||
         die "$VENV could not be made" "remove it (rm -r $VENV) and try again"
-    # A person's pip.conf may install elsewhere; where packages come from is still its own to say.
+    # A person's pip.conf may install elsewhere, so each place is named; where packages come from is its own to say.
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
-        --no-user --target= --prefix= --root= -r "$1" ||
+        --no-user --target= --prefix="$PWD/$VENV" --root=/ -r "$1" ||
         die "the packages of $1 could not be installed" "check that a package index is reachable (pip config list; PIP_CERT and HTTPS_PROXY), then try again"
     # Last, so that an installation that was cut short is done again.
     cp "$1" "$VENV/$(basename "$1").installed"

@@ -139,6 +139,9 @@ def preview(stack: Stack) -> None:
         copied.preview(stack)
         return
     answer(plan.markdown())
+    if plan.complete:
+        ways = (f"`{url}` (authentication: {asked})" for url, asked in stack.settings.route.ways_in)
+        answer(f"\n**Addresses**: {', '.join(ways)}")
     if not plan.complete:
         what = "breaks a rule of policy/" if plan.refused else "could not be made"
         raise StopError(f"the plan of {stack.name} {what}; the reason is above")

@@ -1,5 +1,6 @@
 """The shell scripts, one function at a time, with stand-ins for the programs that they call."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 import urllib.request
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -173,6 +175,22 @@ def environment_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+def a_package(folder: Path) -> str:
+    """Make a wheel with a program, and return the line of a lock file that installs it."""
+    wheel = folder / "told-1.0-py3-none-any.whl"
+    files = {
+        "told.py": "def main():\n    print('of the environment')\n",
+        "told-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: told\nVersion: 1.0\n",
+        "told-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "told-1.0.dist-info/entry_points.txt": "[console_scripts]\ntold = told:main\n",
+    }
+    with zipfile.ZipFile(wheel, "w") as content:
+        for name, text in files.items():
+            content.writestr(name, text)
+        content.writestr("told-1.0.dist-info/RECORD", "".join(f"{name},,\n" for name in files))
+    return f"told @ {wheel.as_uri()} --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n"
+
+
 @pytest.mark.parametrize("variables", HOSTILE.values(), ids=HOSTILE)
 def test_a_persons_own_configuration_does_not_reach_into_the_environment(
     tmp_path: Path, environment_of_tests: Path, variables: dict[str, str]
@@ -186,7 +204,7 @@ def test_a_persons_own_configuration_does_not_reach_into_the_environment(
         shutil.copy(ROOT / name, checkout / name)
     shutil.copytree(environment_of_tests, checkout / ".venv", symlinks=True)
     (checkout / "Pulumi.dev.yaml").write_text("config: {}\n")
-    (checkout / "requirements.txt").write_text("# none\n")
+    (checkout / "requirements.txt").write_text(a_package(tmp_path))
     (checkout / "requirements-dev.txt").write_text("# others\n")
     (checkout / "operations" / "__main__.py").write_text(
         "import os, sys; assert True; print(os.getcwd(), *sys.argv[1:])"
@@ -208,6 +226,9 @@ def test_a_persons_own_configuration_does_not_reach_into_the_environment(
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{checkout} url\n"
+    assert sorted(path.name for path in checkout.iterdir() if path.name in ("bin", "lib")) == []
+    installed = subprocess.run([checkout / ".venv/bin/told"], capture_output=True, text=True, check=True, env=kept)
+    assert installed.stdout == "of the environment\n"
 
 
 def test_the_password_file_is_private_to_its_user(sandbox: Sandbox) -> None:
