@@ -255,6 +255,18 @@ def drill() -> None:
             shutil.rmtree(DRILL, ignore_errors=True)
         result |= {"snapshot": chosen["id"], "source_bytes": manifest.dump_bytes + sum(entry.size for entry in sample)}
         say(f"drill of {chosen['short_id']} passed")
+        now = time.time()
+        ended = {
+            "last_success_timestamp_seconds": now,
+            "last_end_timestamp_seconds": now,
+            "last_result": 1,
+            "error": "",
+        }
+        try:
+            repository.remember_drill(ended | result)
+        except Failure as error:
+            # It has passed all the same; after a `make down` nobody will know.
+            say(f"the result of the drill could not be stored beside the backups: {error}")
 
 
 def _compare_names(snapshot: str, manifest: Manifest, entries: list[Entry]) -> None:
@@ -430,6 +442,7 @@ def recall() -> None:
             return
         newest = repository.find("latest")
         manifest = Manifest.read(repository.text(newest["id"], CURRENT / MANIFEST))
+        drilled = repository.last_drill()
         summary = newest.get("summary", {})
         began, ended = (_unix(summary.get(moment, newest["time"])) for moment in ("backup_start", "backup_end"))
     except (Failure, ValueError, KeyError) as error:
@@ -453,6 +466,9 @@ def recall() -> None:
         },
     )
     say(f"the last backup is {newest['short_id']} of {newest['time'][:16]}")
+    if drilled:
+        journal.write("drill", drilled)
+        say(f"the last drill was of {drilled['snapshot'][:8]}")
 
 
 def _unix(moment: str) -> float:

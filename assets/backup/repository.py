@@ -18,6 +18,8 @@ TAG, SAFETY, INCOMPLETE = "mlflow", "safety", "incomplete"
 
 `latest` is neither of the last two.
 """
+DRILL = "drill"
+"""Tag of a snapshot of the result of a restore test, and name of the file in it."""
 LOCK_WAIT = "35m"
 """Restic itself takes a lock for left behind after half an hour."""
 CONNECT_SECONDS = 10
@@ -25,10 +27,12 @@ ANSWER_SECONDS = 60
 """For a small file. Restic itself tries again for a quarter of an hour, also what was refused."""
 
 
-def _run(*arguments: str, timeout_s: int | None = None) -> "subprocess.CompletedProcess[str]":
+def _run(*arguments: str, timeout_s: int | None = None, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
     """Run restic; raise `Failure` where it does not end within `timeout_s`, with what it last complained of."""
     try:
-        return subprocess.run(["restic", *arguments], capture_output=True, text=True, check=False, timeout=timeout_s)
+        return subprocess.run(
+            ["restic", *arguments], input=stdin, capture_output=True, text=True, check=False, timeout=timeout_s
+        )
     except subprocess.TimeoutExpired as error:
         words = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else error.stderr or ""
         last = "\n".join(f"    {line}" for line in words.strip().splitlines()[-3:])
@@ -38,8 +42,8 @@ def _run(*arguments: str, timeout_s: int | None = None) -> "subprocess.Completed
         ) from None
 
 
-def _restic(*arguments: str, timeout_s: int | None = None) -> str:
-    done = _run(*arguments, timeout_s=timeout_s)
+def _restic(*arguments: str, timeout_s: int | None = None, stdin: str | None = None) -> str:
+    done = _run(*arguments, timeout_s=timeout_s, stdin=stdin)
     if done.returncode:
         raise Failure(_explained(arguments[0], done.returncode, done.stderr.strip()))
     return done.stdout
@@ -219,6 +223,27 @@ def find(wanted: str) -> dict[str, Any]:
             f"FROM={wanted}: there {'is no' if not matching else 'are several'} such backup; there are {known}"
         )
     return matching[0]
+
+
+def remember_drill(result: dict[str, Any]) -> None:
+    """Store the result of a restore test beside the backups: the staging folder goes with `make down`."""
+    _restic(
+        *("backup", "--quiet", "--stdin", f"--stdin-filename={DRILL}.json", f"--tag={DRILL}"),
+        *(f"--host={os.environ['STACK']}", f"--retry-lock={LOCK_WAIT}"),
+        stdin=json.dumps(result),
+    )
+    if os.environ["DELETES"] == "1":
+        _restic("forget", "--quiet", f"--tag={DRILL}", "--group-by=host,tags", "--keep-last=2")
+
+
+def last_drill() -> dict[str, Any] | None:
+    """Return the result of the last restore test that was stored, or None."""
+    found = json.loads(_restic("snapshots", "--json", "--no-lock", f"--tag={DRILL}", "--latest=1") or "[]")
+    if not found:
+        return None
+    newest = max(found, key=lambda entry: entry["time"])
+    result: dict[str, Any] = json.loads(_restic("dump", "--no-lock", newest["id"], f"/{DRILL}.json"))
+    return result
 
 
 def text(snapshot_id: str, path: Path) -> str:

@@ -267,6 +267,7 @@ def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: AN
     monkeypatch.setattr(repository, "identity", lambda: "r")
     monkeypatch.setattr(repository, "snapshots", lambda: [older, newer])
     monkeypatch.setattr(repository, "text", lambda *_: a_manifest().written())
+    monkeypatch.setattr(repository, "last_drill", lambda: None)
     return new
 
 
@@ -289,6 +290,33 @@ def test_a_new_journal_learns_of_the_last_backup_from_the_repository(journal: An
     assert wrong is None
     # The empty stack is to be restored, not backed up at once.
     assert program.next_due("17 3 * * *", NOW, known["backup"].get("last_end_timestamp_seconds")) > NOW
+
+
+def test_a_new_journal_learns_of_the_last_drill_from_the_repository(
+    journal: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stored: dict[str, str] = {}
+
+    def restic(*arguments: str, stdin: str | None = None, **_: object) -> str:
+        if arguments[0] == "backup":
+            stored["file"] = stdin or ""
+        if arguments[0] == "snapshots":
+            return json.dumps([{"id": "0d", "time": "2026-05-06T05:17:00Z"}] if stored else [])
+        return stored["file"] if arguments[0] == "dump" else ""
+
+    monkeypatch.undo()
+    monkeypatch.setenv("STACK", "prod")
+    monkeypatch.setenv("DELETES", "1")
+    monkeypatch.setattr(repository, "_restic", restic)
+    assert repository.last_drill() is None
+    result = {"snapshot": "0b" * 32, "last_result": 1, "last_success_timestamp_seconds": NOW.timestamp()}
+    repository.remember_drill(result)
+    assert repository.last_drill() == result
+    line, wrong = backup.words(BackupSettings(), {"drill": result}, NOW, "prod")
+    assert "drill: 0b0b0b0b, 0 h ago" in line
+    assert wrong is None
+    del journal
 
 
 def test_what_is_known_of_another_target_is_forgotten(journal: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401
