@@ -215,6 +215,7 @@ def _mlflow_version() -> str:
 
 def drill() -> None:
     """Prove that the newest backup can be restored: into a database of its own, with a sample of the artifacts."""
+    begun = time.time()
     with journal.recorded("drill") as result, database.locked("drill"):
         repository.require()
         repository.release()
@@ -256,14 +257,9 @@ def drill() -> None:
         result |= {"snapshot": chosen["id"], "source_bytes": manifest.dump_bytes + sum(entry.size for entry in sample)}
         say(f"drill of {chosen['short_id']} passed")
         now = time.time()
-        ended = {
-            "last_success_timestamp_seconds": now,
-            "last_end_timestamp_seconds": now,
-            "last_result": 1,
-            "error": "",
-        }
+        ended = {"last_success_timestamp_seconds": now, "last_end_timestamp_seconds": now, "last_result": 1}
         try:
-            repository.remember_drill(ended | result)
+            repository.remember_drill({**ended, "duration_seconds": now - begun, "error": "", **result})
         except Failure as error:
             # It has passed all the same; after a `make down` nobody will know.
             say(f"the result of the drill could not be stored beside the backups: {error}")

@@ -292,10 +292,7 @@ def test_a_new_journal_learns_of_the_last_backup_from_the_repository(journal: An
     assert program.next_due("17 3 * * *", NOW, known["backup"].get("last_end_timestamp_seconds")) > NOW
 
 
-def test_a_new_journal_learns_of_the_last_drill_from_the_repository(
-    journal: Any,  # noqa: ANN401
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_last_drill_is_known_from_the_repository_where_the_journal_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
     stored: dict[str, str] = {}
 
     def restic(*arguments: str, stdin: str | None = None, **_: object) -> str:
@@ -305,18 +302,16 @@ def test_a_new_journal_learns_of_the_last_drill_from_the_repository(
             return json.dumps([{"id": "0d", "time": "2026-05-06T05:17:00Z"}] if stored else [])
         return stored["file"] if arguments[0] == "dump" else ""
 
-    monkeypatch.undo()
-    monkeypatch.setenv("STACK", "prod")
     monkeypatch.setenv("DELETES", "1")
     monkeypatch.setattr(repository, "_restic", restic)
     assert repository.last_drill() is None
-    result = {"snapshot": "0b" * 32, "last_result": 1, "last_success_timestamp_seconds": NOW.timestamp()}
+    ended = {"last_success_timestamp_seconds": NOW.timestamp(), "duration_seconds": 9, "source_bytes": 7_000}
+    result = {"snapshot": "0b" * 32, "last_result": 1, **ended}
     repository.remember_drill(result)
     assert repository.last_drill() == result
     line, wrong = backup.words(BackupSettings(), {"drill": result}, NOW, "prod")
     assert "drill: 0b0b0b0b, 0 h ago" in line
     assert wrong is None
-    del journal
 
 
 def test_what_is_known_of_another_target_is_forgotten(journal: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401
