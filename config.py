@@ -83,7 +83,7 @@ OLDEST_POSTGRES = 18
 UNATTENDED = "dev"
 """The stack on somebody's laptop, that nobody is asked about."""
 NOT_ASKING = re.compile(
-    r"(^|[-_])(no|non|without|skip|bypass|disabled?|off|open|public|anonymous)[-_]?(auth|login|sso|oidc|$)|unauth"
+    r"(^|[-_])(no|non|without|skip|bypass|disabled?|off|anonymous)[-_]?(auth|login|sso|oidc|$)|unauth"
     r"|(auth|login|sso|oidc)[-_]?(off|bypass|disabled|none)",
     re.IGNORECASE,
 )
@@ -146,12 +146,22 @@ class StackConfig(Settings):
         return config
 
     @classmethod
-    def parse(cls, values: Mapping[str, object], *, hidden: list[str] | None = None, stack: str = "dev") -> Self:
+    def parse(
+        cls,
+        values: Mapping[str, object],
+        *,
+        hidden: list[str] | None = None,
+        stack: str = "dev",
+        may_be_clear: bool | None = None,
+    ) -> Self:
         """Check `values`, the YAML of `stack` below `mlflow:`, and return them as settings.
 
         Raises `InvalidSettingsError` with every problem at once. A value under a key in `hidden`, or whose name
-        sounds like a secret, is never repeated.
+        sounds like a secret, is never repeated. A secret in clear is a problem outside dev, unless it `may_be_clear`:
+        by default where nobody can encrypt it, in a copy of a stack's file and without the engine.
         """
+        if may_be_clear is None:
+            may_be_clear = os.environ.get("REHEARSAL") == "1" or os.environ.get("COPY") == "made"
         given = {key: value for key, value in values.items() if key not in SECRETS}
         problems: list[str] = []
         broken: set[str] = set()
@@ -169,7 +179,7 @@ class StackConfig(Settings):
             for sections, words in _contradictions(config)
             if not any(_names(path, words) for path in broken) and not {f"mlflow:{name}" for name in sections} & broken
         ]
-        if stack != UNATTENDED and not os.environ.get("REHEARSAL"):
+        if stack != UNATTENDED and not may_be_clear:
             problems += [_encrypt(key, stack) for key in _in_clear(values, hidden or [])]
         problems += [
             f'{words}; type: eval "$(make -s env STACK={stack})" && pulumi config set --stack {stack} --secret {key}'

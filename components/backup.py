@@ -99,11 +99,21 @@ class Backup(pulumi.ComponentResource):
         Of the server it takes the data keys, without which a backup could not be read, and its version.
         """
         super().__init__("mlflow:components:Backup", name, None, opts)
-        self.credentials = []
         self.targets = []
-        if settings.enabled:
-            self._run(name, settings, platform, database, store, server)
+        repository = (
+            Credential("backup-password", "backupPassword", kind="data key", parent=self)
+            if self._has_key(settings)
+            else None
+        )
+        self.credentials = [repository] if repository else []
+        if settings.enabled and repository:
+            self._run(name, settings, platform, database, store, server, repository)
         self.register_outputs({"target": settings.target if settings.enabled else None})
+
+    @staticmethod
+    def _has_key(settings: BackupSettings) -> bool:
+        """Whether the stack has, or had, a backup. Its key stays with what was backed up where that is off now."""
+        return settings.enabled or pulumi.Config("mlflow").get_secret("backupPassword") is not None
 
     def _run(
         self,
@@ -113,12 +123,11 @@ class Backup(pulumi.ComponentResource):
         database: Postgres,
         store: ObjectStore,
         server: Mlflow,
+        repository: Credential,
     ) -> None:
         child = pulumi.ResourceOptions(parent=self)
         stack = pulumi.get_stack()
         image = platform.images.backup
-        repository = Credential("backup-password", "backupPassword", kind="data key", parent=self)
-        self.credentials = [repository]
         staging = docker.Volume(
             f"{name}-staging",
             name=names.physical(stack, f"{name}-staging"),

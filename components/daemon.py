@@ -261,7 +261,9 @@ class Daemon:
                 for chunk in api.logs(container, stream=True, follow=True, tail=tail):
                     tell(chunk.decode(errors="replace"))
                 return int(api.wait(container, timeout=None)["StatusCode"])
-            except (*SILENT, CutOffError):
+            except (*SILENT, RequestException, CutOffError, APIError) as error:
+                if isinstance(error, APIError) and not error.is_server_error():
+                    raise
                 self._again()
                 # What it printed meanwhile is in its log; what it printed before was handed on.
                 tail = 0

@@ -215,7 +215,10 @@ class Mlflow(pulumi.ComponentResource):
                 tmpfs=_private_tmpfs() | {"/run/metrics": _tmpfs(METRICS_MB + METRICS_WORKER_MB * settings.workers)},
                 # The first experiment.
                 prepares=database.volume,
-                labels={names.AUTHENTICATION_LABEL: route.authentication}
+                labels={
+                    names.AUTHENTICATION_LABEL: route.authentication,
+                    **({names.SINGLE_SIGN_ON_LABEL: sso} if (sso := route.traefik.single_sign_on) else {}),
+                }
                 | labels(
                     route,
                     name=names.physical(stack, "server"),

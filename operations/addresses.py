@@ -11,6 +11,8 @@ from components import names
 from components.daemon import Daemon
 from config import StackConfig
 
+GATEWAY = 0x2
+"""Flag of a route that goes by a gateway (RTF_GATEWAY)."""
 ROUTES = Path("/proc/net/route")
 DEFAULT_POOLS = [{"Base": f"172.{second}.0.0/16", "Size": 16} for second in range(17, 32)] + [
     {"Base": "192.168.0.0/16", "Size": 20}
@@ -23,7 +25,9 @@ def problems(daemon: Daemon, settings: StackConfig, stack: str) -> list[str]:
     taken = daemon.subnets()
     local = daemon.host.startswith("unix://")
     # Docker asks for its host's routes, too. Of a remote one they are not known here.
-    routes = {f"a route of this host by {device}": [subnet] for device, subnet in host_routes()} if local else {}
+    routes: dict[str, list[str]] = {}
+    for device, subnet in host_routes() if local else ():
+        routes.setdefault(f"a route of this host by {device}", []).append(subnet)
     ours = {names.physical(stack, service) for service in settings.networks}
     chosen: dict[str, str] = dict(settings.docker_networks.subnets.items())
     found = list(_overlapping(chosen, {name: subnets for name, subnets in taken.items() if name not in ours} | routes))
@@ -72,7 +76,10 @@ def free(pools: Sequence[Mapping[str, Any]], used: Iterable[str], *, enough: int
 
 
 def host_routes(table: Path = ROUTES) -> Iterator[tuple[str, str]]:
-    """Yield device and destination of every route of this host but the default one: a VPN's among them."""
+    """Yield device and destination of every network that this host is on: an office's, a VPN's.
+
+    Not what it reaches by a gateway: Docker has no use for those either, and a VPN for everything routes all there is.
+    """
     try:
         lines = table.read_text().splitlines()[1:]
     except OSError:
@@ -80,5 +87,5 @@ def host_routes(table: Path = ROUTES) -> Iterator[tuple[str, str]]:
     for device, destination, *rest in (line.split() for line in lines if line.strip()):
         address, mask = (ipaddress.IPv4Address(struct.pack("<I", int(text, 16))) for text in (destination, rest[5]))
         # Docker's own bridges are its networks.
-        if int(mask) and not device.startswith(("docker", "br-")):
+        if int(mask) and not int(rest[1], 16) & GATEWAY and not device.startswith(("docker", "br-")):
             yield device, str(IPv4Network((address, str(mask)), strict=False))

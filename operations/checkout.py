@@ -153,7 +153,9 @@ class Stack:
         for section, keys in changed.items():
             values[section] = {**(values.get(section) or {}), **keys}
         try:
-            return StackConfig.parse(values, hidden=hidden, stack=self.name)
+            return StackConfig.parse(
+                values, hidden=hidden, stack=self.name, may_be_clear=True if self.is_rehearsed else None
+            )
         except InvalidSettingsError as error:
             raise StopError(f"{self.path.name}: {error}") from None
 
@@ -162,6 +164,11 @@ class Stack:
         prefix = f"{NAMESPACE}:"
         values = {key.removeprefix(prefix): value for key, value in self.values.items() if key.startswith(prefix)}
         return values, [key for key, value in values.items() if _has_secret(value)]
+
+    @property
+    def is_rehearsed(self) -> bool:
+        """Whether it was last deployed without the engine, which alone encrypts."""
+        return (state_home() / "rehearsal" / f"{self.name}.json").exists()
 
     @property
     def warnings(self) -> list[str]:

@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from pathlib import Path
 
 from components import names
 from config import UNATTENDED, StackConfig
@@ -14,6 +15,7 @@ from operations.plan import Plan
 from operations.recovery import recover
 from operations.saved import save_credentials, tell_of_backups, tell_what_to_keep
 
+POLICY_PAGE = "docs/adr/0013-policy.md"
 SPOKEN = {"deploy": "up", "stop": "down"}
 """What is asked about, and the verb of `make`."""
 
@@ -192,6 +194,10 @@ def _rules(settings: StackConfig, stack: str) -> list[str]:
     if not (settings.protect_data or stack == UNATTENDED) or settings.images.archive:
         return []
     rules = ["--policy-pack", str(ROOT / "policy")]
+    if given := os.environ.get("POLICY"):
+        if not Path(given).is_file():
+            raise StopError(f"POLICY={given}: there is no such file; nothing was changed\n  see {POLICY_PAGE}")
+        return [*rules, "--policy-pack-config", given]
     if settings.object_store.copy_from:
         # Neither store is protected while the artifacts move: each must be able to leave the stack.
         rules += ["--policy-pack-config", str(ROOT / "policy" / "while-artifacts-move.json")]

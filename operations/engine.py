@@ -232,6 +232,8 @@ class Engine:
         """
         self.stack = stack
         cli = find_cli()
+        if cli is None and not install:
+            raise NoEngineError(f"{_lacking()}\n{BY_HAND}")
         self.cli = cli if cli and not install else require_cli()
         if install:
             require_providers(self.cli)
@@ -356,7 +358,7 @@ class Engine:
                     # Pulumi got it from the terminal, too, and winds up what it began: killing it now would leave a
                     # lock and half a container.
                     continue
-                if code == 0 and counts == ["unchanged"]:
+                if code == 0 and set(counts) == {"unchanged"}:
                     say("nothing changed")
                 return code
 

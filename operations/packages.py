@@ -85,7 +85,7 @@ def _require_tools(daemon: Daemon) -> None:
     if (free := shutil.disk_usage(temporary).free / 2**30) < NEEDED_GB:
         raise StopError(
             f"disk: {free:.1f} GB free in {temporary}, needs {NEEDED_GB} to build images\n"
-            "  free some, or name another folder: TMPDIR=/path {make('up')}"
+            f"  free some, or name another folder: TMPDIR=/path {make('up')}"
         )
     if shutil.which("mmdebstrap"):
         return

@@ -17,7 +17,7 @@ from components.images import DEFAULTS
 from config import SEAWEEDFS_MB, UNATTENDED, StackConfig
 from operations import addresses, packages
 from operations.checkout import ROOT, Stack
-from operations.console import StopError, confirmed, interactive, say
+from operations.console import StopError, confirmed, interactive, make, say
 
 UNREACHED = re.compile(
     r"no such host|server misbehaving|name resolution|i/o timeout|Client\.Timeout|context deadline|handshake timeout"
@@ -273,7 +273,8 @@ def disk_problem(daemon: Daemon, minimum_gb: int = NEARLY_FULL_GB) -> str | None
         return None
     return (
         f"disk: {free:.1f} GB free in {root}, needs {minimum_gb}\n"
-        "    see what takes it: docker system df; images of earlier versions: make prune; of others: docker image prune"
+        f"    see what takes it: docker system df; images of earlier versions: {make('prune')}; of others: "
+        "docker image prune"
     )
 
 

@@ -14,6 +14,9 @@ from operations import backup, preflight, rehearse
 from operations.checkout import Stack
 from operations.console import StopError, amount, answer
 
+RECENT_SECONDS = 900
+"""For so long, a process that was killed for want of memory is a problem; later it is a number to look at."""
+
 
 def status(stack: Stack) -> None:
     """Print it, with `JSON=1` for a program. Raises `StopError` if something is not as it should be."""
@@ -48,7 +51,7 @@ def described(stack: Stack) -> dict[str, Any]:
         f"  raise mlflow:{entry['section']}.memoryMb in {stack.path.name}, then type: make up STACK={stack.name}; "
         "docs/operations.md#memory-of-the-server"
         for entry in running
-        if entry.get("oomKills")
+        if entry.get("oomKills") and entry.get("oomRecent", True)
     ]
     if paused := [entry["name"] for entry in running if entry["state"] == "paused"]:
         problems.append(f"somebody has paused {', '.join(paused)}\n  type: docker unpause {' '.join(paused)}")
@@ -159,22 +162,29 @@ def _service(stack: Stack, service: str) -> dict[str, Any]:
         "since": state["StartedAt"][:19] + "Z",
         "restarts": found["RestartCount"],
         "image": _image(stack, found),
-        "oomKills": _oom_kills(stack, name) if state["Running"] and not state["Paused"] else 0,
+        **_memory(stack, name, running=state["Running"] and not state["Paused"]),
         "section": _section(service),
         **({} if state["Running"] else {"exitCode": state["ExitCode"]}),
     }
 
 
-def _oom_kills(stack: Stack, container: str) -> int:
+def _memory(stack: Stack, container: str, *, running: bool) -> dict[str, Any]:
     """Return how many processes of a container the kernel has killed for want of memory since it started.
 
-    Docker tells of its first process only. 0 where the image has no `cat`.
+    And whether the last was a short time ago: the count stays when the limit is raised, which needs no restart. Docker
+    tells of the first process only. Nothing where the image has no shell.
     """
-    # By version 2 and 1 of Linux' control groups; one of the two is there.
-    files = ["/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"]
-    _, printed = stack.daemon.run(container, ["cat", *files])
-    found = re.search(r"(?m)^oom_kill (\d+)$", printed)
-    return int(found[1]) if found else 0
+    if not running:
+        return {"oomKills": 0}
+    # By version 2 and 1 of Linux' control groups; one of the two is there. The server's health check writes the file.
+    script = (
+        "cat /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control 2>/dev/null; "
+        "echo now $(date +%s); echo last $(date -r /run/mlflow/oom-kills +%s 2>/dev/null)"
+    )
+    _, printed = stack.daemon.run(container, ["sh", "-c", script])
+    found = {key: int(value) for key, value in re.findall(r"(?m)^(oom_kill|now|last) (\d+)$", printed)}
+    recent = found.get("now", 0) - found.get("last", 0) < RECENT_SECONDS
+    return {"oomKills": found.get("oom_kill", 0), "oomRecent": recent}
 
 
 def _section(service: str) -> str:

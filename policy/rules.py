@@ -24,7 +24,7 @@ BACKUP_FOLDER = re.compile(r"-backup-folder-[0-9a-f]{8}$")
 OF_THE_SYSTEM = re.compile(r"/($|(bin|boot|dev|etc|lib|lib64|proc|root|run|sbin|sys|usr|var/run|var/lib/docker)(/|$))")
 ASKING = re.compile("auth|sso|login|oidc", re.IGNORECASE)
 NOT_ASKING = re.compile(
-    r"(^|[-_])(no|non|without|skip|bypass|disabled?|off|open|public|anonymous)[-_]?(auth|login|sso|oidc|$)|unauth"
+    r"(^|[-_])(no|non|without|skip|bypass|disabled?|off|anonymous)[-_]?(auth|login|sso|oidc|$)|unauth"
     r"|(auth|login|sso|oidc)[-_]?(off|bypass|disabled|none)",
     re.IGNORECASE,
 )
@@ -168,7 +168,8 @@ def authenticated(container: Resource) -> Iterator[str]:
             continue
         used = labels.get(f"traefik.http.routers.{match[1]}.middlewares", "").split(",")
         # One of another container's is somebody else's: by its name, which is all that is known of it here.
-        if not any(name in asking or _asks(name) for name in used):
+        named = container.labels.get("mlflow.single-sign-on")
+        if not any(name in asking or name == named or _asks(name) for name in used):
             yield f"labels: the router {match[1]} ({rule}) asks nobody who he is"
 
 
@@ -183,7 +184,8 @@ def closed(container: Resource) -> Iterator[str]:
         return
     authentication = container.labels.get("mlflow.authentication", "anonymous")
     for port in container.props.get("ports") or []:
-        if authentication == "anonymous" and port.get("ip") != "127.0.0.1":
+        # An address that somebody has named is a network that he means.
+        if authentication == "anonymous" and (port.get("ip") or EVERYWHERE) == EVERYWHERE:
             number, address = int(port.get("external") or 0), port.get("ip") or EVERYWHERE
             yield f"ports: {number} on {address} lets in everybody (mlflow:authentication: anonymous)"
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from docker.errors import NotFound
+from docker.types import IPAMConfig, IPAMPool
 
 from components import names
 from components.daemon import Daemon
@@ -27,7 +28,7 @@ BUILD_TIMEOUT_SECONDS = 1800
 IMAGE_KEYS = {"name", "keepLocally", "build", "triggers"}
 BUILD_KEYS = {"context", "buildArgs", "builder", "provenance", "buildLogFile"}
 """What decides about Pulumi's builder alone, `builder` and `provenance`, has no use here."""
-NETWORK_KEYS = {"name", "internal", "labels"}
+NETWORK_KEYS = {"name", "internal", "labels", "ipamConfigs"}
 VOLUME_KEYS = {"name", "labels", "driverOpts"}
 CONTAINER_KEYS = {
     *("name", "image", "entrypoints", "command", "envs", "user", "readOnly", "capabilities", "securityOpts", "memory"),
@@ -42,7 +43,15 @@ NESTED_KEYS = {
     "networksAdvanced": {"name"},
     "ports": {"internal", "external", "ip", "protocol"},
     "labels": {"label", "value"},
+    "ipamConfigs": {"subnet", "gateway"},
 }
+
+
+def _addresses(configs: list[dict[str, Any]]) -> IPAMConfig | None:
+    """Return a network's addresses as Docker's API takes them, or None where Docker is to choose."""
+    if not configs:
+        return None
+    return IPAMConfig(pool_configs=[IPAMPool(subnet=entry["subnet"], gateway=entry["gateway"]) for entry in configs])
 
 
 class RehearsalError(Exception):
@@ -108,7 +117,12 @@ class Host:
             self.daemon.api.remove_network(found["Id"])
         labels = _labels(inputs) | {HASH_LABEL: wanted}
         made = self.daemon.api.create_network(
-            name, driver="bridge", internal=inputs.get("internal", False), labels=labels, check_duplicate=True
+            name,
+            driver="bridge",
+            internal=inputs.get("internal", False),
+            labels=labels,
+            check_duplicate=True,
+            ipam=_addresses(inputs.get("ipamConfigs") or []),
         )
         return str(made["Id"])
 

@@ -29,8 +29,8 @@ PASSWORD = "random:index/randomPassword:RandomPassword"  # noqa: S105 - a type's
 THREADS = 32
 """A registration waits in a thread of its own until Docker is done."""
 END_SECONDS = 5
-REFUSED_OPTIONS = ("aliases", "aliasURNs", "importId", "transforms", "deletedWith", "hooks", "remote")
-"""Options of a resource that the rehearsal could not honour."""
+REFUSED_OPTIONS = ("importId", "transforms", "deletedWith", "hooks", "remote")
+"""Options of a resource that the rehearsal could not honour. (An alias speaks to a state, and here is none.)"""
 
 
 class Monitor:

@@ -20,7 +20,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -216,7 +216,7 @@ def _mlflow_version() -> str:
 def drill() -> None:
     """Prove that the newest backup can be restored: into a database of its own, with a sample of the artifacts."""
     begun = time.time()
-    with journal.recorded("drill") as result, database.locked("drill"):
+    with journal.recorded("drill") as result, database.locked("drill"), _failure_remembered(begun):
         repository.require()
         repository.release()
         chosen = repository.find("latest")
@@ -240,7 +240,7 @@ def drill() -> None:
             if any(entry.aside for entry in known):
                 repository.restore(chosen["id"], CURRENT / ASIDE, DRILL / ASIDE)
                 sample += [entry for entry in known if entry.aside]
-            if wrong := damaged(objects.Mirror(DRILL / ARTIFACTS, DRILL / ASIDE).place, sample):
+            if wrong := damaged(objects.Mirror(DRILL / ARTIFACTS, DRILL / ASIDE).file, sample):
                 raise Failure(f"{len(wrong)} of {len(sample)} artifacts are not what was stored:{first(wrong)}")
             for name, digest in manifest.data_keys.items():
                 if hashlib.sha256(repository.text(chosen["id"], KEYS / name).encode()).hexdigest() != digest:
@@ -256,22 +256,36 @@ def drill() -> None:
             shutil.rmtree(DRILL, ignore_errors=True)
         result |= {"snapshot": chosen["id"], "source_bytes": manifest.dump_bytes + sum(entry.size for entry in sample)}
         say(f"drill of {chosen['short_id']} passed")
-        now = time.time()
-        ended = {"last_success_timestamp_seconds": now, "last_end_timestamp_seconds": now, "last_result": 1}
-        try:
-            repository.remember_drill({**ended, "duration_seconds": now - begun, "error": "", **result})
-        except Failure as error:
-            # It has passed all the same; after a `make down` nobody will know.
-            say(f"the result of the drill could not be stored beside the backups: {error}")
+        _remember_drill(begun, result)
+
+
+@contextlib.contextmanager
+def _failure_remembered(begun: float) -> Iterator[None]:
+    """Store beside the backups that a drill failed, too: what passed a week before is no proof any more."""
+    try:
+        yield
+    except Failure as error:
+        _remember_drill(begun, {"error": str(error)})
+        raise
+
+
+def _remember_drill(begun: float, result: dict[str, Any]) -> None:
+    """Store what became of a drill beside the backups: the journal goes with `make down`. Needs the lock."""
+    now = time.time()
+    passed = {"last_success_timestamp_seconds": now, "last_result": 1, "duration_seconds": now - begun, "error": ""}
+    known = journal.read().get("drill", {})
+    told = {"last_result": 0, **result} if "error" in result else {**passed, **result}
+    try:
+        repository.remember_drill({**known, "last_end_timestamp_seconds": now, **told})
+    except Failure as error:
+        # After a `make down` nobody will know.
+        say(f"the result of the drill could not be stored beside the backups: {error}")
 
 
 def _compare_names(snapshot: str, manifest: Manifest, entries: list[Entry]) -> None:
     """Raise `Failure` where a snapshot does not have every artifact of its list, in its size, or has others."""
     mirror = objects.Mirror(CURRENT / ARTIFACTS, CURRENT / ASIDE)
-    wanted = {
-        str((mirror.hashed(entry.path) if entry.aside else mirror.folder / entry.path).relative_to(CURRENT)): entry.size
-        for entry in entries
-    }
+    wanted = {str(mirror.file(entry).relative_to(CURRENT)): entry.size for entry in entries}
     stored = {
         name: size
         for name, size in repository.listing(snapshot, CURRENT).items()
@@ -342,7 +356,7 @@ def restore(wanted: str) -> None:
         say("comparing what was fetched with the checksums of the backup")
         mirror = objects.Mirror(CURRENT / ARTIFACTS, CURRENT / ASIDE)
         entries = list(read_index(CURRENT / INDEX).values())
-        if wrong := damaged(mirror.place, entries):
+        if wrong := damaged(mirror.file, entries):
             raise Failure(f"{len(wrong)} artifacts are not what was stored:{first(wrong)}\n  see: {make('backups')}")
         if len(entries) != manifest.objects:
             raise Failure(

@@ -154,12 +154,12 @@ def read_index(path: Path) -> dict[str, Entry]:
     return {entry.path: entry for entry in entries}
 
 
-def damaged(place: Callable[[str], Path], entries: list[Entry]) -> list[str]:
-    """Return the names of what is not at its `place` as it should be, by reading all of it."""
+def damaged(file: Callable[[Entry], Path], entries: list[Entry]) -> list[str]:
+    """Return the names of those entries whose `file` is not as it should be, by reading all of it."""
     wrong = []
     progress = Progress("compared with the checksums")
     for entry in entries:
-        path = place(entry.path)
+        path = file(entry)
         if not path.is_file() or sha256(path) != entry.sha256:
             wrong.append(entry.path)
         progress.add(entry.size)

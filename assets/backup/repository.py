@@ -193,14 +193,21 @@ def described(entry: dict[str, Any]) -> str:
 
 
 def listing(snapshot_id: str, folder: Path) -> dict[str, int]:
-    """Return the files of a snapshot below `folder`, and their sizes in bytes."""
-    lines = _restic("ls", "--json", "--no-lock", "--recursive", snapshot_id, str(folder)).splitlines()
-    found = (json.loads(line) for line in lines)
-    return {
-        str(Path(entry["path"]).relative_to(folder)): entry.get("size", 0)
-        for entry in found
-        if entry.get("type") == "file" and Path(entry["path"]).is_relative_to(folder)
-    }
+    """Return the files of a snapshot below `folder`, by their names below it, and their sizes in bytes."""
+    command = ["restic", "ls", "--json", "--no-lock", "--recursive", snapshot_id, str(folder)]
+    below, found = f"{folder}/", {}
+    # As it comes: of a million files it is a quarter of a gigabyte.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout  # noqa: S101 - it is a pipe
+        assert running.stderr  # noqa: S101 - it is a pipe
+        for line in running.stdout:
+            entry = json.loads(line)
+            if entry.get("type") == "file" and entry["path"].startswith(below):
+                found[entry["path"].removeprefix(below)] = entry.get("size", 0)
+        words = running.stderr.read()
+    if running.returncode:
+        raise Failure(_explained("ls", running.returncode, words.strip()))
+    return found
 
 
 def find(wanted: str) -> dict[str, Any]:

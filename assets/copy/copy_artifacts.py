@@ -74,16 +74,27 @@ def copied(source: Any, target: Any, bucket: str, key: str, size: int) -> str | 
     kept = {name: found[name] for name in ("ContentType", "ContentEncoding") if found.get(name)}
     sent = Read(found["Body"])
     target.upload_fileobj(sent, bucket, key, ExtraArgs=kept)
+    reason = None
     if sent.size != size:
-        return f"the source lists {size} bytes, and gives {sent.size}"
-    arrived = target.get_object(Bucket=bucket, Key=key)
+        reason = f"the source lists {size} bytes, and gives {sent.size}"
+    elif not _arrived(target, bucket, key, sent):
+        reason = "the target gives other bytes"
+    if reason:
+        # Newer than its source, it would be taken for written since by the next run.
+        target.delete_object(Bucket=bucket, Key=key)
+    return reason
+
+
+def _arrived(target: Any, bucket: str, key: str, sent: Read) -> bool:  # noqa: ANN401 - as above
+    """Whether the target gives what was sent."""
+    found = target.get_object(Bucket=bucket, Key=key)
     # Of what was uploaded in one piece the store has a checksum of its own. The rest is read again.
-    if arrived.get("ETag", "").strip('"') == sent.md5.hexdigest():
-        return None
-    back = Read(arrived["Body"])
+    if found.get("ETag", "").strip('"') == sent.md5.hexdigest():
+        return True
+    back = Read(found["Body"])
     while back.read(CHUNK_BYTES):
         pass
-    return None if back.sha256.digest() == sent.sha256.digest() else "the target gives other bytes"
+    return bool(back.sha256.digest() == sent.sha256.digest())
 
 
 def main() -> int:

@@ -319,6 +319,14 @@ def test_a_data_key_outlives_what_uses_it_and_no_password_is_one(graph: Graph) -
     assert guarded == kept, "`pulumi destroy` forgets what opens the data, or keeps what opens nothing"
 
 
+def test_the_key_of_the_backups_stays_where_the_backup_is_turned_off(program: Program) -> None:
+    # Protected, it could not leave the stack; and the backups are still there.
+    off = {**values_of("prod"), "mlflow:backup": {"enabled": False}}
+    kept = program("prod", values=off, secrets={"backupPassword": "x" * 32}).of(DATA_KEY)
+    assert "backup-password" in {key.name for key in kept}
+    assert "backup-password" not in {key.name for key in program("prod", values=off).of(DATA_KEY)}
+
+
 def test_the_state_keeps_the_data_key_that_is_in_use_encrypted(graph: Graph) -> None:
     for key in graph.of(DATA_KEY):
         (outputs,) = (found for urn, found in graph.outputs.items() if urn == key.urn)

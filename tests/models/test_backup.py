@@ -105,7 +105,7 @@ def test_what_is_missing_or_changed_is_named(tmp_path: Path) -> None:
     entries = manifests.indexed(tmp_path, {})
     (tmp_path / "changed").write_text("changes")
     (tmp_path / "missing").unlink()
-    assert manifests.damaged(tmp_path.joinpath, entries) == ["changed", "missing"]
+    assert manifests.damaged(lambda entry: tmp_path / entry.path, entries) == ["changed", "missing"]
 
 
 @pytest.mark.parametrize(
@@ -466,6 +466,11 @@ def test_a_stack_in_which_nothing_was_ever_logged_is_no_backup_where_there_are_b
     program._require_plausible(10)
 
 
+def pictured_as(letter: str) -> str:
+    """Spell a letter as rclone lists it."""
+    return "\u201b" + letter if letter in "\u201b\u240a" else chr(0x2400 + ord(letter)) if ord(letter) < 32 else letter
+
+
 class Bucket:
     """A bucket, and an rclone that copies what a file system can hold, and says that all is well."""
 
@@ -473,6 +478,7 @@ class Bucket:
         self.held: dict[str, str] = held
         self.unreadable: set[str] = set()
         self.prefers_files = False
+        self.fails = False
         self.mirror = objects.Mirror(mirror / "artifacts", mirror / "aside")
         self.mirror.folder.mkdir()
         monkeypatch.setenv("BUCKET", "mlflow")
@@ -481,9 +487,10 @@ class Bucket:
 
     def run(self, *command: str) -> str:
         if command[1] == "lsjson":
-            return json.dumps([{"Path": name, "Size": len(text)} for name, text in self.held.items()])
+            pictured = {name: "".join(map(pictured_as, name)) for name in self.held}
+            return json.dumps([{"Path": pictured[name], "Size": len(text)} for name, text in self.held.items()])
         assert command[1] == "copyto", command
-        name = command[-2].removeprefix("store:mlflow/artifacts/")
+        name = objects.local(command[-2].removeprefix("store:mlflow/artifacts/"))
         if name in self.unreadable:
             raise shell.Failure("corrupted on transfer: sizes differ 3 vs 0")
         Path(command[-1]).write_text(self.held[name])
@@ -502,13 +509,15 @@ class Bucket:
                     path.write_text(text)
             except OSError:
                 continue
+        if self.unreadable or self.fails:
+            raise shell.Failure("rclone copy failed with exit code 1")
 
     def filled(self) -> list[str]:
         left: list[str] = self.mirror.fill(self.mirror.surveyed())
         return left
 
     def copied(self) -> dict[str, str]:
-        return {name: self.mirror.place(name).read_text() for name in self.held}
+        return {name: self.mirror.place("".join(map(pictured_as, name))).read_text() for name in self.held}
 
 
 ODD = {
@@ -516,6 +525,7 @@ ODD = {
     "a?b": "22",
     "a\u2028b\x85c": "333",
     "new\nline": "4444",
+    "a picture of a line end \u240a": "55555",
     "e\u0301": "decomposed",
     "\u00e9": "composed",
     "report": "a file",
@@ -543,9 +553,9 @@ def test_every_artifact_is_in_the_mirror_once_whatever_its_name(
     )
     manifests.write_index(tmp_path / "index", entries)
     assert list(manifests.read_index(tmp_path / "index").values()) == entries
-    assert manifests.damaged(bucket.mirror.place, entries) == []
+    assert manifests.damaged(bucket.mirror.file, entries) == []
     aside["report"].write_text("other")
-    assert manifests.damaged(bucket.mirror.place, entries) == ["report"]
+    assert manifests.damaged(bucket.mirror.file, entries) == ["report"]
 
 
 def test_an_artifact_that_cannot_be_read_is_named_and_the_others_are_copied(
@@ -591,6 +601,22 @@ def test_a_file_that_became_a_folder_or_the_other_way_is_no_obstacle(
     assert not bucket.mirror.aside.exists()
 
 
+def test_one_artifact_that_cannot_be_read_keeps_no_other_from_the_backup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = Bucket(tmp_path, monkeypatch, fine="1", lost="2")
+    bucket.unreadable = {"lost"}
+    assert bucket.filled() == ["lost"]
+    assert bucket.mirror.place("fine").read_text() == "1"
+
+
+def test_a_copy_that_failed_and_left_nothing_out_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = Bucket(tmp_path, monkeypatch, **ODD)
+    bucket.fails = True
+    assert bucket.filled() == []
+    assert bucket.copied() == ODD
+
+
 def test_a_store_that_does_not_answer_is_no_list_of_odd_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bucket = Bucket(tmp_path, monkeypatch, **ODD)
 
@@ -598,6 +624,7 @@ def test_a_store_that_does_not_answer_is_no_list_of_odd_names(tmp_path: Path, mo
         raise shell.Failure("connection refused")
 
     monkeypatch.setattr(objects, "show", fails)
+    bucket.unreadable = set(ODD)
     with pytest.raises(shell.Failure, match="connection refused"):
         bucket.filled()
 

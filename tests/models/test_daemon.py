@@ -11,6 +11,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from docker.errors import APIError
+from requests import Response
+from requests.exceptions import ChunkedEncodingError
 from urllib3.exceptions import HTTPError as CutOffError
 
 from components.daemon import SILENT, Daemon
@@ -125,6 +128,10 @@ class Restarting(Daemon):
     def __init__(self) -> None:
         super().__init__("unix:///nowhere")
         self.asked: list[object] = []
+        stopping = Response()
+        stopping.status_code = 503
+        self.cuts = [ChunkedEncodingError("cut off"), APIError("stopping", stopping)]
+        self.waited = 0
 
     @property
     def api(self) -> Any:  # noqa: ANN401
@@ -137,11 +144,14 @@ class Restarting(Daemon):
             raise CutOffError("the daemon went away")
 
     def wait(self, _container: str, **_: object) -> dict[str, int]:
+        if self.waited < len(self.cuts):
+            self.waited += 1
+            raise self.cuts[self.waited - 1]
         return {"StatusCode": 7}
 
 
 def test_a_container_that_outlives_its_daemon_is_followed_to_its_end() -> None:
     daemon, told = Restarting(), list[str]()
     assert daemon._followed(daemon, "restore", told.append) == 7  # type: ignore[arg-type]
-    assert told == ["before", "after"]
-    assert daemon.asked == ["all", 0], "what was told already would be told again"
+    assert told == ["before", "after", "after", "after"]
+    assert daemon.asked == ["all", 0, 0, 0], "what was told already would be told again"

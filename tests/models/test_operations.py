@@ -353,7 +353,7 @@ def test_networks_that_are_there_already_need_no_address(stack: Stack, monkeypat
 
 def test_chosen_addresses_that_somebody_has_are_refused_by_name(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Host, "subnets", lambda _: {"theirs": ["10.213.0.0/24"], "mlflow-dev-edge": ["10.214.0.0/26"]})
-    monkeypatch.setattr(addresses, "host_routes", lambda: [("tun0", "10.8.0.0/16")])
+    monkeypatch.setattr(addresses, "host_routes", lambda: [("tun0", "10.8.0.0/16"), ("tun0", "10.9.0.0/16")])
     stack.set("networks", subnets={"backend": "10.213.0.0/26", "edge": "10.214.0.0/26"})
     said = host_problems(stack, Host(), monkeypatch)
     assert "mlflow:networks.subnets.backend: 10.213.0.0/26 overlaps with 10.213.0.0/24, theirs\n" in said
@@ -372,8 +372,12 @@ def test_the_routes_of_a_host_are_read_but_those_of_dockers_bridges(tmp_path: Pa
         "eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n"
         "docker0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n"
         "tun0\t000010AC\t00000000\t0001\t0\t0\t0\t0000F0FF\t0\t0\t0\n"
+        "tun0\t0000080A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n"
+        # As OpenVPN sends everything through itself.
+        "tun0\t00000000\t0108080A\t0003\t0\t0\t0\t00000080\t0\t0\t0\n"
+        "tun0\t00000080\t0108080A\t0003\t0\t0\t0\t00000080\t0\t0\t0\n"
     )
-    assert list(addresses.host_routes(table)) == [("tun0", "172.16.0.0/12")]
+    assert list(addresses.host_routes(table)) == [("tun0", "172.16.0.0/12"), ("tun0", "10.8.0.0/16")]
     assert list(addresses.host_routes(tmp_path / "none")) == []
 
 

@@ -115,8 +115,8 @@ def test_a_password_is_made_once_and_is_its_owners_only(tmp_path: Path) -> None:
         ('docker.get_network_output(name="bridge")', "does not know the function docker:index/getNetwork:getNetwork"),
         ('docker.Volume.get("v", "some-id")', "does not read what is there: docker:index/volume:Volume v"),
         (
-            'docker.Volume("v", opts=pulumi.ResourceOptions(aliases=[pulumi.Alias(name="old")]))',
-            "does not know the option aliases",
+            'docker.Volume("v", opts=pulumi.ResourceOptions(import_="an-id"))',
+            "does not know the option importId",
         ),
         ('raise pulumi.RunError("the settings are wrong")', "the settings are wrong"),
     ],

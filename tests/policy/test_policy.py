@@ -217,6 +217,10 @@ def test_no_rule_repeats_a_secret() -> None:
         {"ports": [{"internal": 8443, "external": 443, "ip": "0.0.0.0"}]}
         | labelled(**{"mlflow.service": "traefik", "mlflow.authentication": "password"}),
         routed(**{f"{ROUTER}.middlewares": "headers@docker,authelia@docker"}),
+        routed(**{f"{ROUTER}.middlewares": "keycloak@docker", "mlflow.single-sign-on": "keycloak@docker"}),
+        routed(**{f"{ROUTER}.middlewares": "public-auth@file"}),
+        {"ports": [{"internal": 8443, "external": 443, "ip": "192.168.7.5"}]}
+        | labelled(**{"mlflow.service": "traefik", "mlflow.authentication": "anonymous"}),
         routed(**{f"{ROUTER}.middlewares": "m", "traefik.http.middlewares.m.basicAuth.users": "u:p"}),
         routed() | {"envs": ["MLFLOW_AUTH_CONFIG_PATH=/run/secrets/auth.ini"]},
         labelled(**{"traefik.enable": "false"}),
