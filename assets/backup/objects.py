@@ -79,7 +79,7 @@ class Mirror:
         return hashed if hashed.is_file() else self.folder / local(name)
 
     def file(self, entry: Entry) -> Path:
-        """Return the file of an entry of a backup's list. Its path is the file's, or the artifact's where it is aside."""
+        """Return the file of an entry of a backup's list: its path is the file's, or aside the artifact's own name."""
         return self.hashed(entry.path) if entry.aside else self.folder / entry.path
 
     def surveyed(self) -> Survey:
