@@ -231,10 +231,9 @@ class Deployment:
         """Return every generated secret by its key in the config."""
         if self.rehearsed:
             return {to_camel(name.replace("-", "_")): value for name, value in self.passwords.read().items()}
-        found: dict[str, str] = json.loads(
-            self.pulumi("stack", "output", "credentials", "--show-secrets", "--json").stdout
-        )
-        return found
+        # Each was written into the stack's file by the deployment that made it.
+        found = json.loads(self.pulumi("config", "--show-secrets", "--json").stdout)
+        return {key.removeprefix("mlflow:"): entry["value"] for key, entry in found.items() if entry["secret"]}
 
     @property
     def passwords(self) -> Passwords:

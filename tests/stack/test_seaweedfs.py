@@ -41,6 +41,8 @@ def test_nobody_on_the_network_makes_himself_an_administrator(seaweedfs: Deploym
 
 @pytest.mark.minio
 def test_artifacts_move_to_minio_and_back_and_none_is_changed(seaweedfs: Deployment) -> None:
+    if seaweedfs.values.get("mlflow:images", {}).get("source") == "packages":
+        pytest.skip("needs the images of both object stores under their default names")
     seaweedfs.client_day(seaweedfs.url, megabytes=5)
     before = written_again(seaweedfs)
     for old, new in (("seaweedfs", "minio"), ("minio", "seaweedfs")):

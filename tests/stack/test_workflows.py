@@ -117,11 +117,11 @@ def test_no_change_is_said_and_one_comment_is_kept_up_to_date(team: Team) -> Non
 
 def test_a_harmless_change_restarts_nothing(team: Team) -> None:
     team.github.comments.clear()
-    runner = team.run("preview.yml", {SETTINGS: ("workers: 2\n    memoryMb: 1024", "workers: 2\n    memoryMb: 1152")})
+    runner = team.run("preview.yml", {SETTINGS: ("workers: 2\n    memoryMb: 2560", "workers: 2\n    memoryMb: 2688")})
     assert runner.results["plan"] == "success", runner.said
     said = only_comment(team)
     assert "**1 to change**" in said
-    assert "| change | service | `server` | `memory` `1024` → `1152`<br>" in said
+    assert "| change | service | `server` | `memory` `2560` → `2688`<br>" in said
     assert "Restarts" not in said
 
 
