@@ -236,11 +236,14 @@ def remember_drill(result: dict[str, Any]) -> None:
     """Store the result of a restore test beside the backups: the staging folder goes with `make down`."""
     _restic(
         *("backup", "--quiet", "--stdin", f"--stdin-filename={DRILL}.json", f"--tag={DRILL}"),
-        *(f"--host={os.environ['STACK']}", f"--retry-lock={LOCK_WAIT}"),
+        f"--host={os.environ['STACK']}",
         stdin=json.dumps(result),
+        # A target that does not answer may be why it failed.
+        timeout_s=ANSWER_SECONDS,
     )
     if os.environ["DELETES"] == "1":
-        _restic("forget", "--quiet", f"--tag={DRILL}", "--group-by=host,tags", "--keep-last=2")
+        forget = ("forget", "--quiet", f"--tag={DRILL}", "--group-by=host,tags", "--keep-last=2")
+        _restic(*forget, timeout_s=ANSWER_SECONDS)
 
 
 def last_drill() -> dict[str, Any] | None:

@@ -1502,6 +1502,29 @@ def test_only_images_of_earlier_versions_that_nothing_uses_are_pruned(
     assert removed == ["localhost/mlflow-mlflow:0a1b"]
 
 
+@pytest.mark.parametrize(
+    ("printed", "kills", "recent"),
+    [
+        ("oom 1\noom_kill 2\noom_group_kill 0\nnow 2000\nlast 1990\n", 2, True),
+        ("oom_kill_disable 0\nunder_oom 0\noom_kill 2\nnow 9000\nlast 1990\n", 2, False),
+        ("low 0\noom_kill 0\nnow 9000\nlast\n", 0, False),
+        ("sh: not found", 0, True),
+    ],
+    ids=["just now", "an hour ago", "never", "no shell"],
+)
+def test_a_process_killed_for_memory_is_a_problem_for_a_while(
+    stack: Stack,
+    monkeypatch: pytest.MonkeyPatch,
+    printed: str,
+    kills: int,
+    recent: bool,  # noqa: FBT001
+) -> None:
+    monkeypatch.setattr(Stack, "daemon", property(lambda _: SimpleNamespace(run=lambda *_: (0, printed))))
+    found = status._memory(stack, "mlflow-dev-server", running=True)
+    assert found["oomKills"] == kills
+    assert found["oomRecent"] is recent
+
+
 def test_a_paused_container_is_told_before_anything_is_waited_for(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
