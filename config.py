@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 
 from components import packaged, variables
 from components.backup import TARGET_SECRET, BackupSettings
+from components.credentials import ACCEPTED, ACCEPTED_WORDS
 from components.images import DEFAULTS, Image, ImagesSettings
 from components.mlflow import BASE_MB, JOBS_MB, MAX_OVERFLOW, POOL_SIZE, WORKER_MB, ServerSettings
 from components.monitoring import (
@@ -181,6 +182,11 @@ class StackConfig(Settings):
         ]
         if stack != UNATTENDED and not may_be_clear:
             problems += [_encrypt(key, stack) for key in _in_clear(values, hidden or [])]
+        problems += [
+            f"mlflow:{key}: must be {ACCEPTED_WORDS}"
+            for key in GENERATED
+            if isinstance(value := values.get(key), str) and value and not re.fullmatch(ACCEPTED, value)
+        ]
         problems += [
             f'{words}; type: eval "$(make -s env STACK={stack})" && pulumi config set --stack {stack} --secret {key}'
             for section, key, words in _missing_secrets(config, values)

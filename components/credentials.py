@@ -19,6 +19,7 @@ LENGTH = 32
 
 ACCEPTED = r"[A-Za-z0-9_=-]{12,64}"
 """No separator of a password file, an ini file or JSON."""
+ACCEPTED_WORDS = "12 to 64 letters, digits, hyphens, underscores or equals signs"
 GENERATOR = "random:index/randomPassword:RandomPassword"
 """Type of the resource that makes a value. Its name is the credential's key, see `key_of`."""
 DATA_KEY = "mlflow:components:DataKey"
@@ -99,9 +100,7 @@ class Credential:
     def _checked(self, value: str) -> str:
         """Refuse a value that somebody brought and that would break the file that it goes into. Never repeats it."""
         if re.fullmatch(ACCEPTED, value) is None:
-            raise pulumi.RunError(
-                f"mlflow:{self.key}: must be 12 to 64 letters, digits, hyphens, underscores or equals signs"
-            )
+            raise pulumi.RunError(f"mlflow:{self.key}: must be {ACCEPTED_WORDS}")
         return value
 
 

@@ -31,9 +31,18 @@ UNKNOWN_REVISION = "Can't locate revision"
 """Alembic's words."""
 
 NEVER_LOGGED = "nothing was ever logged here"
-LOST = f"""{NEVER_LOGGED}, and the newest backup has {{runs}} runs
+LOST = f"""{NEVER_LOGGED}, and the newest backup has {{runs}}
   to have them back, type: make restore STACK={{stack}} FROM=latest
   to begin anew, log something: until then no backup is taken of this"""
+
+
+def _runs(number: int) -> str:
+    return f"{number} run" if number == 1 else f"{number} runs"
+
+
+def lost(runs: int, stack: str) -> str:
+    """Say that a stack is empty, and that its newest backup is not."""
+    return LOST.format(runs=_runs(runs), stack=stack)
 
 
 def backup(stack: Stack) -> None:
@@ -295,6 +304,10 @@ def described(stack: Stack, known: dict[str, Any]) -> tuple[str, str | None]:
     """Return a line on the backup for `make status`, and what is wrong with it, if anything is."""
     settings = stack.settings.backup
     if not settings.enabled:
+        kept = [volume for volume in sorted(stack.daemon.volumes()) if names.is_backup_volume(stack.name, volume)]
+        if kept:
+            # The key of it stays in the stack's file; see docs/adr/0005-who-owns-a-password.md.
+            return f"off; earlier ones are kept in {', '.join(kept)}, which mlflow:backupPassword opens", None
         return "off; to have one, mlflow:backup: {enabled: true}", None
     return words(settings, known, datetime.now(UTC), stack.name)
 
@@ -313,7 +326,7 @@ def words(settings: BackupSettings, known: dict[str, Any], now: datetime, stack:
     ]
     # A backup that was refused for that says so itself.
     if known.get("lost_runs") and not any(NEVER_LOGGED in problem for problem in problems):
-        problems.insert(0, LOST.format(runs=known["lost_runs"], stack=stack))
+        problems.insert(0, lost(known["lost_runs"], stack))
     due = croniter(settings.schedule, now)
     # Of the last two that were due, one may be at work.
     due.get_prev(datetime)

@@ -46,7 +46,7 @@ def up(stack: Stack) -> None:
     answer(settings.route.url)
     if way := edge.way_there(stack):
         say(way)
-    if problem := edge.resolution_problem(stack):
+    for problem in [*filter(None, [edge.resolution_problem(stack)]), *stack.warnings]:
         say(f"warning: {problem}")
 
 
@@ -70,7 +70,7 @@ def _deploy(stack: Stack) -> None:
     recover(engine)
     # One that the settings do without for now, such as the backups' key, would be forgotten with its generator.
     saved = [] if new else save_credentials(engine)
-    say(f"deploying {stack.name} (where the MLflow image has changed, its build takes a minute or two)")
+    say(f"deploying {stack.name}")
     # A pull request's preview has asked them; an `up` by hand, or of a file that was changed since, has not.
     rules = _rules(stack.settings, stack.name) if stack.name != UNATTENDED else []
     # Where nobody is asked about a plan, nobody waits for it; but a rule must stop all of a change, and not its end.

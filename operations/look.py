@@ -205,7 +205,7 @@ def client(stack: Stack) -> None:
     if loopback and not here:
         port = urllib.parse.urlsplit(address).port
         answer(f"# {address} is an address of this host alone. Let this run on the other machine:")
-        answer(f"# ssh -nNT -L {port}:127.0.0.1:{port} {getpass.getuser()}@{socket.getfqdn()}")
+        answer(f"# ssh -nNT -L {port}:127.0.0.1:{port} {getpass.getuser()}@{_this_host()}")
     if loopback and urllib.request.getproxies() and not urllib.request.proxy_bypass("127.0.0.1"):
         # The client would ask the proxy for it, which has a loopback of its own.
         for name in ("no_proxy", "NO_PROXY"):
@@ -213,6 +213,12 @@ def client(stack: Stack) -> None:
     answer("# pip install mlflow")
     answer("# python -c 'import mlflow; mlflow.log_metric(\"first\", 1)'")
     _tell_what_stands_in_the_way(stack, address, loopback=loopback)
+
+
+def _this_host() -> str:
+    """Return a name of this host that others may know it by."""
+    name = socket.getfqdn()
+    return "<this host>" if name.startswith("localhost") else name
 
 
 def _tell_what_stands_in_the_way(stack: Stack, address: str, *, loopback: bool) -> None:

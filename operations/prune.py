@@ -2,7 +2,7 @@
 
 from docker.errors import APIError
 
-from components import names
+from components import names, packaged
 from operations.checkout import Stack
 from operations.console import StopError, amount, confirmed, say
 
@@ -18,8 +18,13 @@ def prune(stack: Stack) -> None:
         return
     for name, size in found.items():
         say(f"  {name}  {amount(size)}")
-    if not confirmed(f"Delete these {len(found)} images ({amount(sum(found.values()))})? They can be built again."):
-        raise StopError("nothing was deleted")
+    question = (
+        f"Delete these {len(found)} images of the Docker host ({amount(sum(found.values()))})? A stack that is stopped "
+        "builds its own again with its next make up."
+    )
+    if not confirmed(question):
+        say("nothing was deleted")
+        return
     refused = []
     for name in found:
         try:
@@ -36,6 +41,8 @@ def unused(stack: Stack) -> dict[str, int]:
     settings, api = stack.settings, stack.daemon.api
     wanted = {image.name for image in settings.pulled_images}
     wanted |= {image.name for image in settings.images.built(settings.parts).values()}
+    # Those from packages may be what a stopped stack's data are of, on a network that has them no more.
+    wanted |= {packaged.ref(name) for name in (*packaged.NAMES, packaged.BUILDER)}
     used = {container["ImageID"] for container in api.containers(all=True)}
     return {
         tag: image["Size"]

@@ -70,4 +70,4 @@ def _tell_of_a_backup(stack: Stack) -> None:
     except UNREACHABLE:
         return
     if plan["stack"] == stack.name and plan["runs"] and not plan["used"]:
-        say("\nwarning: " + backup.LOST.format(runs=plan["runs"], stack=stack.name))
+        say("\nwarning: " + backup.lost(plan["runs"], stack.name))

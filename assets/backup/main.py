@@ -31,7 +31,7 @@ import objects
 import psycopg2
 import repository
 from croniter import croniter
-from manifest import Entry, Manifest, damaged, files, indexed, read_index, sha256, told, write_index
+from manifest import Entry, Manifest, counted, damaged, files, indexed, read_index, sha256, told, write_index
 from shell import Failure, amount, first, killed, make, say
 
 STAGING = Path(os.environ.get("STAGING", "/staging"))
@@ -165,7 +165,7 @@ def _require_plausible(in_bucket: int) -> None:
     regular = [entry for entry in repository.snapshots() if repository.is_regular(entry)]
     if regular and (runs := Manifest.read(repository.text(regular[-1]["id"], CURRENT / MANIFEST)).rows.get("runs", 0)):
         raise Failure(
-            f"nothing was ever logged here, and the newest backup has {runs} runs\n"
+            f"nothing was ever logged here, and the newest backup has {counted(runs, 'runs')}\n"
             f"  to have them back: make restore STACK={stack} FROM=latest\n"
             "  to begin anew: log something; the next backup takes that"
         )

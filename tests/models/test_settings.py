@@ -568,7 +568,7 @@ WARNED = [
         },
         ["https://m.example.com lets everybody who reaches 10.0.0.7 read, change and delete everything"],
     ),
-    ({"backupPassword": "plaintext"}, ["mlflow:backupPassword: is in the file in clear"]),
+    ({"backupPassword": "plaintext-plaintext"}, ["mlflow:backupPassword: is in the file in clear"]),
     ({"backupPassword": {"secure": "v1:x"}}, []),
 ]
 
@@ -585,7 +585,7 @@ def test_what_is_allowed_and_a_person_should_know_of_is_told(values: dict[str, A
 def test_a_secret_in_clear_is_refused_outside_dev_with_what_encrypts_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REHEARSAL", raising=False)
     with pytest.raises(InvalidSettingsError) as told:
-        StackConfig.parse({"backupPassword": "plaintext"}, stack="prod")
+        StackConfig.parse({"backupPassword": "plaintext-plaintext"}, stack="prod")
     assert told.value.problems == [
         "mlflow:backupPassword: is in the file in clear, for everybody to read who reads the file or its history; "
         'type: eval "$(make -s env STACK=prod)" && pulumi config set --stack prod --secret backupPassword'
@@ -622,3 +622,11 @@ def test_nothing_is_concluded_from_the_default_in_the_place_of_a_wrong_value() -
     with pytest.raises(InvalidSettingsError) as told:
         StackConfig.parse({"server": {"workers": "many", "memoryMb": 600}})
     assert told.value.problems == ["mlflow:server.workers: must be a whole number, got 'many'"]
+
+
+def test_a_secret_that_no_file_could_hold_is_refused_with_the_settings() -> None:
+    with pytest.raises(InvalidSettingsError) as told:
+        StackConfig.parse({"backupPassword": "plaintext"})
+    (problem,) = told.value.problems
+    assert problem.startswith("mlflow:backupPassword: must be 12 to 64 letters, digits")
+    assert "plaintext" not in problem
