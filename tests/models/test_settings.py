@@ -478,7 +478,7 @@ def test_the_stack_files_we_ship_hold_no_secret() -> None:
 
 
 def test_generated_secrets_are_no_settings() -> None:
-    StackConfig.parse(dict.fromkeys(SECRETS, "anything"))
+    StackConfig.parse(dict.fromkeys(SECRETS, "anything-that-is-long-enough"))
 
 
 def test_a_mirror_keeps_the_digest() -> None:
