@@ -46,7 +46,8 @@ BACKEND_ERROR = re.compile(
 )
 """What Pulumi says where it does not get at its state."""
 NOISE = re.compile(
-    r" ~  \S+ \S+ refresh(ing)? *|@ (refreshing|previewing|updating|destroying)\.*|    [\w-]+:[\w/:-]+ \S+  "
+    r" ~  \S+ \S+ refresh(ing)?( \([\d.]+s\))? *|@ (refreshing|previewing|updating|destroying)\.*"
+    r"|    [\w-]+:[\w/:-]+ \S+  "
 )
 """Lines of Pulumi's about what it looked at and left as it is."""
 COUNT = re.compile(r"^    (?:[-+~]* *)?\d+ (\w+)$")

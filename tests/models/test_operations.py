@@ -604,6 +604,64 @@ def test_a_backend_that_cannot_be_used_is_named_with_what_chose_it_and_what_to_t
     assert words.endswith("nothing was changed")
 
 
+NO_OP = """\
+Updating (dev):
+
+ ~  pulumi:pulumi:Stack mlflow-dev refreshing (0s)
+ ~  docker:index:Container server refresh (0.00s)
+@ refreshing....
+    docker:index:Container server
+    pulumi:pulumi:Stack mlflow-dev
+Resources:
+    57 unchanged
+
+Duration: 7s
+"""
+
+
+@pytest.mark.parametrize(
+    ("printed", "kept", "said"),
+    [
+        (NO_OP, ["Updating (dev):", "", "Resources:", "    57 unchanged", "", "Duration: 7s"], ["nothing changed"]),
+        (
+            " ~  docker:index:Container server refresh (0.01s) [diff: ~memory]\n"
+            " ~  docker:index:Container server updated (0.3s) [diff: ~memory]\n    ~ 1 updated\n    56 unchanged\n",
+            [
+                " ~  docker:index:Container server refresh (0.01s) [diff: ~memory]",
+                " ~  docker:index:Container server updated (0.3s) [diff: ~memory]",
+                "    ~ 1 updated",
+                "    56 unchanged",
+            ],
+            [],
+        ),
+    ],
+    ids=["nothing to do", "a change"],
+)
+def test_without_a_terminal_only_what_changes_is_shown_and_nothing_is_said_to_be_nothing(
+    stack: Stack,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    printed: str,
+    kept: list[str],
+    said: list[str],
+) -> None:
+    cli = tmp_path / "pulumi"
+    # As Pulumi does, with blanks at the end of a line.
+    spaced = "".join(
+        f"{line}  \n" if line.startswith("    p") or ":index:" in line else f"{line}\n" for line in printed.splitlines()
+    )
+    (tmp_path / "printed").write_text(spaced)
+    cli.write_text(f"#!/bin/sh\ncat {tmp_path}/printed\n")
+    cli.chmod(0o755)
+    running = Engine(stack)
+    running.cli = cli
+    assert running.show("up") == 0
+    told = capsys.readouterr()
+    assert [line.rstrip() for line in told.out.splitlines()] == kept
+    assert told.err.splitlines() == said
+
+
 def test_doctor_asks_the_backend(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(_: Engine) -> bool:
         raise StopError("Pulumi cannot use the backend")
