@@ -3,6 +3,8 @@
 import os
 import sys
 
+from components import names
+
 
 class StopError(Exception):
     """The end of an operation that could not be done: what is wrong, then what to type. Never a traceback."""
@@ -37,7 +39,7 @@ def confirmed(question: str) -> bool:
 
 def make(verb: str, stack: str | None = None) -> str:
     """Return a verb as a person types it for a stack, or for the one that this command is about."""
-    return f"make {verb} STACK={stack or os.environ.get('STACK') or 'dev'}"
+    return names.make(verb, stack or os.environ.get("STACK") or "dev")
 
 
 def flag(name: str, *, default: bool = False) -> bool:
