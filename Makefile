@@ -1,6 +1,6 @@
 # The one door. `make` lists what there is; every recipe hands over to a script that can be read.
 STACK ?= dev
-VARIABLES := STACK YES CONFIRM ARGS SERVICE FROM OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY LONG KILLS SEED PYTHON REHEARSAL \
+VARIABLES := STACK YES CONFIRM ARGS SERVICE FROM OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY LONG KILLS SEED PYTHON ENGINELESS \
 	REQUIRE_STACK
 # A word that nothing reads would be somebody's wish that nobody heard: `make up stack=acme` would deploy dev.
 UNKNOWN := $(filter-out $(VARIABLES),$(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name))))

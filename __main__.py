@@ -1,47 +1,61 @@
-"""MLflow on Docker: read the settings, check the host, wire the services, say where they are."""
+"""MLflow on Docker: read the settings, check the host, create the services, export the URL."""
 
 import pulumi
 
-from components import interpreter, preconditions
 from components.artifacts import Artifacts
 from components.backup import Backup
-from components.credentials import owned_by, warn_of_unsaved
 from components.images import Images
 from components.mlflow import Mlflow
-from components.monitoring import Monitoring, Watched
+from components.monitoring import Monitoring, ScrapeTargets
 from components.networks import Networks
 from components.platform import Platform
 from components.postgres import Postgres
+from components.preconditions import require
+from components.stack_settings import load_settings
 from components.traefik import Traefik
-from config import StackConfig
+from runtime.credentials import warn_of_unsaved
 
 
-async def main() -> None:
+def main() -> None:
     """Declare the whole stack."""
-    config = StackConfig.load()
+    settings = load_settings()
     docker_host = pulumi.Config("docker").get("host")
-    preconditions.require(docker_host, config)
+    require(docker_host, settings)
 
+    networks = Networks("networks", settings.traefik, extra=settings.extra_networks, settings=settings.docker_networks)
     platform = Platform(
         docker_host=docker_host,
-        images=Images("images", config.images, parts=config.parts),
-        networks=Networks("networks", config.traefik, extra=config.extra_networks, settings=config.docker_networks),
-        protect_data=config.protect_data,
-        backed_up=config.backup.enabled,
-        monitored=config.monitoring.on,
+        monitoring_network=networks.monitoring,
+        images=Images("images", settings.images, parts=settings.parts),
+        networks=networks,
+        backed_up=settings.backup.enabled,
+        protect_data=settings.protect_data,
     )
-    await interpreter.let_begin()
-    postgres = Postgres("postgres", config.postgres, platform=platform, major=config.postgres_major)
-    artifacts = Artifacts("artifacts", config.object_store, platform=platform).store
-    mlflow = Mlflow("mlflow", config.server, platform=platform, database=postgres, store=artifacts, route=config.route)
-    traefik = Traefik("traefik", config.route, platform=platform, upstream=mlflow.upstream)
-    backup = Backup("backup", config.backup, platform=platform, database=postgres, store=artifacts, server=mlflow)
-    watched = Watched.of(mlflow, artifacts, backup, traefik)
-    monitoring = Monitoring("monitoring", config.monitoring, platform=platform, database=postgres, watched=watched)
+    postgres = Postgres("postgres", settings.postgres, platform=platform, major=settings.postgres_major)
+    artifacts = Artifacts("artifacts", settings.object_store, platform=platform)
+    mlflow = Mlflow(
+        "mlflow",
+        settings.server,
+        platform=platform,
+        database=postgres,
+        store=artifacts.store,
+        route=settings.route,
+    )
+    traefik = backup = monitoring = None
+    if settings.traefik.mode == "bundled":
+        traefik = Traefik("traefik", settings.route, platform=platform, upstream=mlflow.upstream)
+    if Backup.exists(settings.backup):
+        backup = Backup(
+            "backup", settings.backup, platform=platform, database=postgres, store=artifacts.store, server=mlflow
+        )
+    if settings.monitoring.on:
+        targets = ScrapeTargets.of(mlflow, artifacts.store, backup, traefik)
+        monitoring = Monitoring(
+            "monitoring", settings.monitoring, platform=platform, database=postgres, targets=targets
+        )
 
     pulumi.export("url", mlflow.url)
-    warn_of_unsaved(owned_by(postgres, artifacts, mlflow, traefik, backup, monitoring))
+    warn_of_unsaved(postgres, artifacts.store, mlflow, traefik, backup, monitoring)
 
 
-interpreter.make_haste()
-pulumi.run(main)
+main()

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pulumi
 
-from components import names
 from components.minio import Minio
-from components.names import ObjectStoreKind
-from components.object_store import ADMIN, CLIENT_ENVIRONMENT, ObjectStore, ObjectStoreSettings
+from components.object_store import ADMIN, CLIENT_ENVIRONMENT, ObjectStore
 from components.platform import Platform
-from components.runtime import NOBODY, Files, Job, Limits, Workload
 from components.seaweedfs import Seaweedfs
+from runtime.job import Job
+from runtime.workload import NOBODY, Files, Limits, Workload
+from settings import names
+from settings.names import ObjectStoreKind
+from settings.object_store import ObjectStoreSettings
 
 STORES: dict[ObjectStoreKind, type[Minio | Seaweedfs]] = {"minio": Minio, "seaweedfs": Seaweedfs}
 ASSETS = Path(__file__).parent.parent / "assets" / "copy"
@@ -39,11 +41,18 @@ class Artifacts(pulumi.ComponentResource):
             # Protected, the old one could not be taken out of the stack afterwards, nor the new one by whoever gives
             # up. Their volumes stay either way.
             platform = dataclasses.replace(platform, protect_data=False)
-        self.store = STORES[settings.kind](settings.kind, settings, platform=platform).store
+        self.store = self._deployed(settings.kind, settings, platform)
         if settings.copy_from:
-            source = STORES[settings.copy_from](settings.copy_from, settings, platform=platform).store
+            source = self._deployed(settings.copy_from, settings, platform)
             self.store = self._copied(source, self.store, platform, SOURCE=settings.copy_from, TARGET=settings.kind)
         self.register_outputs({"endpoint": self.store.endpoint})
+
+    def _deployed(self, kind: ObjectStoreKind, settings: ObjectStoreSettings, platform: Platform) -> ObjectStore:
+        """Deploy one object store, and return it."""
+        # Version 0.1.0 registered the stores at the root of the stack.
+        moved = pulumi.Alias(parent=pulumi.ROOT_STACK_RESOURCE)
+        opts = pulumi.ResourceOptions(parent=self, aliases=[moved])
+        return STORES[kind](kind, settings, platform=platform, opts=opts).store
 
     def _copied(self, source: ObjectStore, target: ObjectStore, platform: Platform, **kinds: str) -> ObjectStore:
         """Return `target`, ready when it has every artifact of `source`.

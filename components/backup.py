@@ -1,74 +1,25 @@
 """The backup: a copy of everything, on a schedule, and the proof that it can be restored."""
 
 from pathlib import Path
-from typing import Literal
 
 import pulumi
 import pulumi_docker as docker
-from pydantic import Field
 
-from components import names
-from components.credentials import Credential
-from components.mlflow import PORT as SERVER_PORT
 from components.mlflow import Mlflow
 from components.object_store import REGION, ObjectStore
 from components.platform import Platform
 from components.postgres import BACKUP_ROLE, DATABASE, Postgres
-from components.runtime import Files, HealthCheck, Limits, Metrics, Service, Workload
 from components.scrape import Target
-from components.settings import BackupTarget, Cpus, Cron, Settings
+from runtime.credentials import Credential, is_configured, provided_secret
+from runtime.service import Service
+from runtime.workload import Files, HealthCheck, Limits, Metrics, Workload
+from settings import names
+from settings.backup import UID, BackupSettings
+from settings.secrets import TARGET_SECRET
+from settings.server import PORT as SERVER_PORT
 
 ASSETS = Path(__file__).parent.parent / "assets" / "backup"
-UID = 999
 METRICS_PORT = 9110
-TARGET_SECRET = "backupTargetSecretKey"  # noqa: S105 - a name
-"""Secret key of an S3 target, in the stack's config. Nobody can generate that one."""
-ON_THIS_DISK = "volume"
-
-
-class BackupSettings(Settings):
-    """What an operator may set under `mlflow:backup`."""
-
-    enabled: bool = Field(default=False, description="Whether there is one. On in the files of staging and prod.")
-    target: BackupTarget = Field(
-        default=ON_THIS_DISK,
-        description="Where it goes: `volume`, a Docker volume beside the data, which does not survive their disk; a "
-        "folder of the Docker host such as `/srv/backup`; or a bucket elsewhere, "
-        "`s3:https://s3.example.com/bucket/path`. One for each stack.",
-    )
-    access_key_id: str | None = Field(
-        default=None,
-        description="Access key of an S3 target. Its secret key: `pulumi config set --secret backupTargetSecretKey`.",
-    )
-    deletes: bool = Field(
-        default=True,
-        description="Whether backups that the retention does not keep are deleted. False for a target that lets "
-        "nothing be deleted; see docs/operations.md#a-target-that-deletes-nothing.",
-    )
-    # The defaults are known to be right, and to check them costs a preview the import of a parser.
-    schedule: Cron = Field(default="17 3 * * *", validate_default=False, description="When, as in cron, in UTC.")
-    drill_schedule: Cron = Field(
-        default="17 5 * * 0",
-        validate_default=False,
-        description="When the newest backup is restored into a throw-away database, in UTC.",
-    )
-    keep_daily: int = Field(default=7, ge=1, le=3650, description="Backups to keep: the last of so many days,")
-    keep_weekly: int = Field(default=4, ge=0, le=520, description="the last of so many weeks,")
-    keep_monthly: int = Field(default=12, ge=0, le=120, description="and the last of so many months.")
-    memory_mb: int = Field(default=768, ge=512, le=1_048_576, description="Memory limit.")
-    cpus: Cpus = Field(default=1.0, description="Processors that it may use.")
-
-    @property
-    def where(self) -> Literal["volume", "folder", "s3"]:
-        """What kind of target it is."""
-        if self.target == ON_THIS_DISK:
-            return "volume"
-        return "s3" if self.target.startswith("s3:") else "folder"
-
-    @property
-    def leaves(self) -> bool:
-        """Whether it needs a way out of the internal network."""
-        return self.enabled and self.where == "s3"
 
 
 class Backup(pulumi.ComponentResource):
@@ -100,20 +51,16 @@ class Backup(pulumi.ComponentResource):
         """
         super().__init__("mlflow:components:Backup", name, None, opts)
         self.targets = []
-        repository = (
-            Credential("backup-password", "backupPassword", kind="data key", parent=self)
-            if self._has_key(settings)
-            else None
-        )
-        self.credentials = [repository] if repository else []
-        if settings.enabled and repository:
+        repository = Credential("backup-password", "backupPassword", kind="data key", parent=self)
+        self.credentials = [repository]
+        if settings.enabled:
             self._run(name, settings, platform, database, store, server, repository)
         self.register_outputs({"target": settings.target if settings.enabled else None})
 
     @staticmethod
-    def _has_key(settings: BackupSettings) -> bool:
-        """Whether the stack has, or had, a backup. Its key stays with what was backed up where that is off now."""
-        return settings.enabled or pulumi.Config("mlflow").get_secret("backupPassword") is not None
+    def exists(settings: BackupSettings) -> bool:
+        """Return whether the stack has or had a backup. The data key stays when a backup is turned off."""
+        return settings.enabled or is_configured("backupPassword")
 
     def _run(
         self,
@@ -221,7 +168,7 @@ def _target_credentials(settings: BackupSettings) -> dict[str, pulumi.Output[str
         return {}
     content = pulumi.Output.concat(
         f"[default]\naws_access_key_id = {settings.access_key_id}\naws_secret_access_key = ",
-        pulumi.Config("mlflow").require_secret(TARGET_SECRET),
+        provided_secret(TARGET_SECRET),
         "\n",
     )
     return {"target-credentials": content}

@@ -7,12 +7,15 @@ from typing import Any
 import pulumi
 import pulumi_docker as docker
 
-from components import names
-from components.credentials import Credential
-from components.object_store import ADMIN, BACKUP_USER, MONITORING_USER, USER, ObjectStore, ObjectStoreSettings
+from components.object_store import ADMIN, BACKUP_USER, MONITORING_USER, USER, ObjectStore
 from components.platform import Platform
-from components.runtime import NOBODY, Files, HealthCheck, Job, Limits, Metrics, Publish, Service, Workload
 from components.scrape import Target, minio_token
+from runtime.credentials import Credential
+from runtime.job import Job
+from runtime.service import Service
+from runtime.workload import NOBODY, Files, HealthCheck, Limits, Metrics, Publish, Workload
+from settings import names
+from settings.object_store import ObjectStoreSettings
 
 PORT = 9000
 CONSOLE_PORT = 9001

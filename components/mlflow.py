@@ -2,90 +2,31 @@
 
 import base64
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import pulumi
 import pulumi_docker as docker
-from pydantic import Field
 
-from components import names
-from components.credentials import Credential, fernet_key
 from components.object_store import CLIENT_ENVIRONMENT, ObjectStore
 from components.platform import Platform
 from components.postgres import Postgres
-from components.route import Route, labels
-from components.runtime import (
-    JOB_TIMEOUT_SECONDS,
-    Files,
-    HealthCheck,
-    Job,
-    Limits,
-    Metrics,
-    Publish,
-    Service,
-    Workload,
-    predecessor_gone,
-)
+from components.route import labels
 from components.scrape import Target
-from components.settings import Address, Cpus, Port, Settings
 from components.traefik import Upstream
+from runtime.credentials import Credential, fernet_key
+from runtime.job import JOB_TIMEOUT_SECONDS, Job
+from runtime.readiness import previous_stopped
+from runtime.service import Service
+from runtime.workload import Files, HealthCheck, Limits, Metrics, Publish, Workload
+from settings import names
+from settings.ingress import Route
+from settings.server import ADMIN, MAX_OVERFLOW, METRICS_PORT, POOL_SIZE, PORT, READINESS_PATH, ServerSettings
 
-PORT, METRICS_PORT = 5000, 5001
-ADMIN = "admin"
-"""The user of MLflow's own whose password is generated."""
 UID = 10001
 METRICS_MB, METRICS_WORKER_MB = 16, 4
 """Of memory for what the workers count, each in files of its own. One that was killed leaves its files."""
-POOL_SIZE, MAX_OVERFLOW = 5, 10
-"""Connections to Postgres of one worker: kept, and on top at most. SQLAlchemy's defaults, made explicit."""
 MIGRATION_TIMEOUT_SECONDS = 6 * 3600
 """One that rewrites a table of a large database takes hours."""
-BASE_MB, WORKER_MB, JOBS_MB = 256, 256, 1536
-"""What the server needs: measured 370 MiB with two workers at rest, and 1.8 GiB with job execution as well."""
-
-
-class ServerSettings(Settings):
-    """What an operator may set under `mlflow:server`."""
-
-    workers: int = Field(default=2, ge=1, le=32, description="Server processes. As many as it has processors.")
-    memory_mb: int = Field(
-        default=2560,
-        ge=512,
-        le=1_048_576,
-        description="Memory limit. The minimum is 256, plus 256 for each worker, plus 1536 with `jobs`. The default "
-        "leaves room for one answer with 10,000 runs of 90 values: docs/operations.md#memory-of-the-server. "
-        "Uploads pass through a volume on disk, not through memory.",
-    )
-    cpus: Cpus = Field(default=2.0, description="Processors that it may use.")
-    port: Port | None = Field(
-        default=None,
-        description="Publish the server on this port of the host. Without Traefik, 5000 unless told otherwise.",
-    )
-    bind_address: Address = Field(
-        default="127.0.0.1",
-        description="The host's address on which `port` is published. Anyone who reaches it can read and write "
-        "everything, unless `mlflow:authentication` is `mlflow`: there is no other password in front of it.",
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Of MLflow's log.")
-    log_format: Literal["text", "json"] = Field(
-        default="text", description="Lines for a person, or an object on each for whoever collects them."
-    )
-    jobs: bool = Field(
-        default=False, description="Server-side jobs: judges, scorers, trace archival. Costs 1.5 GiB of memory."
-    )
-    telemetry: bool = Field(default=False, description="Whether MLflow may report its usage to its makers.")
-    environment: dict[str, str] = Field(
-        default={},
-        description="Environment variables for MLflow's server, such as "
-        '`MLFLOW_GATEWAY_API_BASE_ALLOW_PRIVATE_IPS: "true"` for a model server of your own: '
-        "[docs/mlflow-variables.md](mlflow-variables.md) lists those that it takes. No secret, and none that the stack "
-        "sets.",
-    )
-    default_permission: Literal["NO_PERMISSIONS", "READ", "USE", "EDIT", "MANAGE"] = Field(
-        default="READ",
-        description="With `mlflow:authentication: mlflow`: what a user may do with an experiment or a model of "
-        "somebody else, unless told otherwise there.",
-    )
 
 
 class Mlflow(pulumi.ComponentResource):
@@ -168,7 +109,7 @@ class Mlflow(pulumi.ComponentResource):
 
         # First, and while the old server still runs: a key that does not open the data stops everything.
         verified = job("verify-data-keys", pgpass | data_keys, database.service.ready)
-        alone = predecessor_gone("server", image=image, once=verified.done, platform=platform)
+        alone = previous_stopped("server", image=image, once=verified.done, platform=platform)
         migrated = job(
             "migrate",
             {**pgpass, **users, **({"admin-password": admin_password.value} if admin_password else {})},
@@ -269,8 +210,6 @@ class Mlflow(pulumi.ComponentResource):
         return Target(job="mlflow", instance="server", address=f"{self.service.host}:{METRICS_PORT}")
 
 
-READINESS_PATH = "/api/2.0/mlflow/experiments/search?max_results=1"
-"""Needs the database, which `/health` does not. mlflow/healthcheck.py asks the same."""
 _USERS_ENVIRONMENT = {
     "MLFLOW_AUTH_CONFIG_PATH": "/run/secrets/auth.ini",
     # A route that nobody thought of is closed, and not open.

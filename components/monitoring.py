@@ -4,137 +4,45 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Self
 
 import pulumi
 import pulumi_docker as docker
-from pydantic import Field
 
-from components import names
+from components.alertmanager import alerting
 from components.backup import Backup
-from components.credentials import Credential
+from components.blackbox import edge_module, readiness_module
+from components.grafana import provisioning
 from components.mlflow import Mlflow
 from components.object_store import ObjectStore
 from components.platform import Platform
 from components.postgres import DATABASE, MONITORING_ROLE, Postgres
 from components.postgres import PORT as POSTGRES_PORT
-from components.runtime import CONFIG, NOBODY, SECRETS, Files, HealthCheck, Limits, Publish, Service, Workload
-from components.scrape import Target, for_another, scrape_config
-from components.settings import Cpus, Email, HostAndPort, HttpUrl, Port, Settings
+from components.prometheus import alerts, watching
+from components.scrape import Target, external_scrape_config
 from components.traefik import HTTPS_PORT, Traefik, Upstream
+from runtime.credentials import Credential, provided_secret
+from runtime.service import Service
+from runtime.workload import CONFIG, NOBODY, SECRETS, Files, HealthCheck, Limits, Publish, Workload
+from settings import names
+from settings.monitoring import (
+    ALERTMANAGER_PORT,
+    BLACKBOX_PORT,
+    GRAFANA_PORT,
+    POSTGRES_EXPORTER_PORT,
+    PROMETHEUS_PORT,
+    MonitoringSettings,
+)
+from settings.names import TYPE
 
 ASSETS = Path(__file__).parent.parent / "assets" / "monitoring"
-PROMETHEUS_PORT, ALERTMANAGER_PORT, GRAFANA_PORT, POSTGRES_EXPORTER_PORT, BLACKBOX_PORT = 9090, 9093, 3000, 9187, 9115
 GRAFANA_USER = "472:0"
 """Who it is in the official image."""
-WEBHOOK_SECRET, SWITCH_SECRET, MAIL_SECRET = "alertWebhookUrl", "deadMansSwitchUrl", "smtpPassword"
-"""Secrets in the stack's config that nobody can generate. Whoever knows such an address may write to it."""
-TYPE = "mlflow:components:Monitoring"
-"""Type of the component. Its output `scrape` is what `make scrape` prints."""
-RUNBOOKS = "docs/operations.md"
-BUNDLED_MONITORING_ONLY = (
-    *("mail", "webhook", "dead_mans_switch", "prometheus_port", "alertmanager_port", "grafana_port"),
-    *("retention_days", "retention_gb", "memory_mb", "runbooks"),
-)
-"""Settings that `exporters` have no use for."""
-
-
-class MailSettings(Settings):
-    """What an operator may set under `mlflow:monitoring.mail`."""
-
-    to: Email = Field(description="Who is told of an alert, and of its end.")
-    sender: Email = Field(description="From whom.")
-    server: HostAndPort = Field(description="The mail server, such as smtp.example.com:587. It must speak TLS.")
-    user: str | None = Field(
-        default=None, description="Who logs in there. The password: `pulumi config set --secret smtpPassword`."
-    )
-
-
-class MonitoringSettings(Settings):
-    """What an operator may set under `mlflow:monitoring`."""
-
-    mode: Literal["off", "exporters", "bundled"] = Field(
-        default="off",
-        description="`exporters` for a Prometheus of your own (`make scrape` prints what it needs); `bundled` brings "
-        "Prometheus and Alertmanager.",
-    )
-    mail: MailSettings | None = Field(default=None, description="Alerts by mail.")
-    webhook: bool = Field(
-        default=False,
-        description="Alerts by Alertmanager's webhook: `pulumi config set --secret alertWebhookUrl`.",
-    )
-    dead_mans_switch: bool = Field(
-        default=False,
-        description="Call an address every minute while alerts can be sent, so that somebody else notices when they "
-        "cannot: `pulumi config set --secret deadMansSwitchUrl`.",
-    )
-    retention_days: int = Field(default=30, ge=1, le=3650, description="How long Prometheus keeps what it has seen,")
-    retention_gb: int = Field(default=5, ge=1, le=10_000, description="unless that is more gigabytes than these.")
-    memory_mb: int = Field(default=512, ge=256, le=1_048_576, description="Memory limit of Prometheus.")
-    cpus: Cpus = Field(default=1.0, description="Processors that each of them may use.")
-    prometheus_port: Port | None = Field(
-        default=None, description="Publish Prometheus on this port of the host's loopback address. It asks for nothing."
-    )
-    alertmanager_port: Port | None = Field(
-        default=None, description="Publish Alertmanager there, to silence an alert. It asks for nothing."
-    )
-    grafana_port: Port | None = Field(
-        default=None,
-        description="Run Grafana, with the dashboards of `assets/monitoring`, and publish it there. The user is admin, "
-        "its password `make password SERVICE=grafana` prints.",
-    )
-    runbooks: HttpUrl | None = Field(
-        default=None,
-        description="Where whoever is told finds `docs/operations.md`, such as "
-        "`https://git.example.com/ops/mlflow/blob/main/docs/operations.md`. Without it, an alert names the file.",
-    )
-
-    @property
-    def on(self) -> bool:
-        """Whether anything is watched."""
-        return self.mode != "off"
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """What is deployed for it."""
-        exporters = ("postgres-exporter", "blackbox-exporter") if self.on else ()
-        bundled = ("prometheus", "alertmanager") if self.mode == "bundled" else ()
-        return (*exporters, *bundled, *(["grafana"] if bundled and self.grafana_port else []))
-
-    @property
-    def published(self) -> bool:
-        """Whether somebody wants to look at it from the host."""
-        return bool(self.addresses)
-
-    @property
-    def addresses(self) -> dict[str, int]:
-        """What somebody can look at, by the port on the host's loopback address."""
-        ports = {
-            "Prometheus": self.prometheus_port,
-            "Alertmanager": self.alertmanager_port,
-            "Grafana": self.grafana_port,
-        }
-        return {name: port for name, port in ports.items() if port and self.mode == "bundled"}
-
-    @property
-    def leaves(self) -> bool:
-        """Whether somebody outside is told."""
-        return self.mode == "bundled" and bool(self.mail or self.webhook or self.dead_mans_switch)
-
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """Which secrets it needs that nobody can generate."""
-        wanted = {
-            MAIL_SECRET: bool(self.mail and self.mail.user),
-            WEBHOOK_SECRET: self.webhook,
-            SWITCH_SECRET: self.dead_mans_switch,
-        }
-        return tuple(key for key, is_wanted in wanted.items() if is_wanted and self.mode == "bundled")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watched:
-    """What is asked, beside the database."""
+class ScrapeTargets:
+    """The scrape targets beside the database, and what the blackbox exporter probes."""
 
     targets: Sequence[Target]
     upstream: Upstream
@@ -144,13 +52,18 @@ class Watched:
     """Under which the bundled Traefik answers; None where there is none."""
 
     @classmethod
-    def of(cls, server: Mlflow, artifacts: ObjectStore, backup: Backup, proxy: Traefik) -> Self:
+    def of(cls, server: Mlflow, artifacts: ObjectStore, backup: Backup | None, proxy: Traefik | None) -> Self:
         """Return everything of a stack."""
         return cls(
-            targets=[server.target, *artifacts.targets, *backup.targets, *proxy.targets],
+            targets=[
+                server.target,
+                *artifacts.targets,
+                *(backup.targets if backup else []),
+                *(proxy.targets if proxy else []),
+            ],
             upstream=server.upstream,
             artifacts=artifacts,
-            hostname=proxy.hostname,
+            hostname=proxy.hostname if proxy else None,
         )
 
 
@@ -169,7 +82,7 @@ class Monitoring(pulumi.ComponentResource):
         *,
         platform: Platform,
         database: Postgres,
-        watched: Watched,
+        targets: ScrapeTargets,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         """Deploy what `settings` name."""
@@ -177,15 +90,13 @@ class Monitoring(pulumi.ComponentResource):
         self._platform = platform
         self._settings = settings
         self.credentials = []
-        self.scrape = pulumi.Output.secret("")
-        if settings.on:
-            targets = [*watched.targets, self._postgres_exporter(database), *self._blackbox_exporter(watched)]
-            self.scrape = for_another(targets, pulumi.get_stack())
-            if settings.mode == "bundled":
-                alertmanager = self._alertmanager()
-                prometheus = self._prometheus(targets, alertmanager)
-                if settings.grafana_port:
-                    self._grafana(prometheus)
+        scraped = [*targets.targets, self._postgres_exporter(database), *self._blackbox_exporter(targets)]
+        self.scrape = external_scrape_config(scraped, pulumi.get_stack())
+        if settings.mode == "bundled":
+            alertmanager = self._alertmanager()
+            prometheus = self._prometheus(scraped, alertmanager)
+            if settings.grafana_port:
+                self._grafana(prometheus)
         # Not an output of the stack: every StackReference reads those, and this has passwords in it.
         self.register_outputs({"mode": settings.mode, "scrape": self.scrape})
 
@@ -255,17 +166,17 @@ class Monitoring(pulumi.ComponentResource):
             job="postgres", instance="postgres", address=f"{service.host}:{POSTGRES_EXPORTER_PORT}", every_s=30
         )
 
-    def _blackbox_exporter(self, watched: Watched) -> list[Target]:
+    def _blackbox_exporter(self, targets: ScrapeTargets) -> list[Target]:
         """Run the exporter that asks as a client would, and return what to ask it for."""
         name = "blackbox-exporter"
-        upstream = watched.upstream
+        upstream = targets.upstream
         modules = {"readiness": readiness_module(upstream.probe), "store": readiness_module({})}
         asked = {
             "readiness": ("server", f"http://{upstream.name}:{upstream.port}{upstream.probe['path']}"),
-            "store": (watched.artifacts.kind, watched.artifacts.health),
+            "store": (targets.artifacts.kind, targets.artifacts.health),
         }
-        if watched.hostname:
-            modules["edge"] = edge_module(watched.hostname)
+        if targets.hostname:
+            modules["edge"] = edge_module(targets.hostname)
             asked["edge"] = ("traefik", f"https://{names.physical(pulumi.get_stack(), 'traefik')}:{HTTPS_PORT}/")
         service = self._service(
             name,
@@ -301,11 +212,10 @@ class Monitoring(pulumi.ComponentResource):
             labels=[{"label": names.STACK_LABEL, "value": stack}],
             opts=pulumi.ResourceOptions(parent=self),
         )
-        config = pulumi.Config("mlflow")
         service = self._service(
             name,
             files=Files(
-                secrets={key: config.require_secret(key) for key in settings.secrets},
+                secrets={key: provided_secret(key) for key in settings.secrets},
                 config={"alertmanager.yml": json.dumps(alerting(settings), indent=2) + "\n"},
             ),
             command=[
@@ -408,135 +318,3 @@ def _published_at(port: int | None) -> list[str]:
 def _asks(port: int, path: str) -> list[str]:
     """Return the health check that all of their images can run."""
     return ["wget", "-q", "-T", "4", "-O", "/dev/null", f"http://127.0.0.1:{port}{path}"]
-
-
-def readiness_module(probe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how the blackbox exporter asks whether a service is ready: as its health check does, and Traefik."""
-    http: dict[str, Any] = {
-        "valid_status_codes": [probe.get("status", 200)],
-        "follow_redirects": False,
-        "preferred_ip_protocol": "ip4",
-    }
-    if "headers" in probe:
-        http["headers"] = dict(probe["headers"])
-    return {"prober": "http", "timeout": "10s", "http": http}
-
-
-def edge_module(hostname: str) -> dict[str, Any]:
-    """Return how it asks the bundled Traefik, whose certificate's end it tells. Who is not logged in is an answer."""
-    return {
-        "prober": "http",
-        "timeout": "10s",
-        "http": {
-            "valid_status_codes": [200, 302, 303, 307, 401],
-            "follow_redirects": False,
-            "preferred_ip_protocol": "ip4",
-            "fail_if_not_ssl": True,
-            "headers": {"Host": hostname},
-            # Whether it is the right one, who looks from outside finds out: make doctor.
-            "tls_config": {"server_name": hostname, "insecure_skip_verify": True},
-        },
-    }
-
-
-def watching(targets: Sequence[Target], stack: str, alertmanager: str) -> dict[str, Any]:
-    """Return Prometheus' configuration."""
-    return {
-        "global": {"scrape_interval": "15s", "evaluation_interval": "15s", "external_labels": {"stack": stack}},
-        "rule_files": [f"{CONFIG}/alerts.yml"],
-        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]},
-        "scrape_configs": [scrape_config(target, stack, {"file": f"{SECRETS}/{target.job}"}) for target in targets],
-    }
-
-
-def alerts(runbooks: str | None) -> str:
-    """Return the rules, each with a link to what to do: in the checkout, unless it is somewhere else to be read."""
-    rules = (ASSETS / "alerts.yml").read_text()
-    return rules.replace(f"runbook_url: {RUNBOOKS}#", f"runbook_url: {runbooks or RUNBOOKS}#")
-
-
-def alerting(settings: MonitoringSettings) -> dict[str, Any]:
-    """Return Alertmanager's configuration: who is told, and of what not, since a worse thing explains it."""
-    people: dict[str, Any] = {"name": "people"}
-    if settings.mail:
-        mail = settings.mail
-        people["email_configs"] = [
-            {
-                "to": mail.to,
-                "from": mail.sender,
-                "smarthost": mail.server,
-                "send_resolved": True,
-                **({"auth_username": mail.user, "auth_password_file": f"{SECRETS}/{MAIL_SECRET}"} if mail.user else {}),
-            }
-        ]
-    if settings.webhook:
-        people["webhook_configs"] = [{"url_file": f"{SECRETS}/{WEBHOOK_SECRET}", "send_resolved": True}]
-    switch: dict[str, Any] = {"name": "switch"}
-    if settings.dead_mans_switch:
-        switch["webhook_configs"] = [{"url_file": f"{SECRETS}/{SWITCH_SECRET}", "send_resolved": False}]
-    explained = {
-        "MlflowDown": "MlflowNotReady|MlflowSlow|MlflowErrors|EdgeDown",
-        "DatabaseDown": "MlflowNotReady|MlflowSlow|MlflowErrors|EdgeDown|BackupFailed|DrillFailed",
-        "ObjectStoreDown": "MlflowErrors|BackupFailed|DrillFailed",
-        "MlflowNotReady": "MlflowSlow|MlflowErrors|EdgeDown",
-    }
-    return {
-        "route": {
-            "receiver": "people",
-            "group_by": ["stack", "alertname"],
-            "group_wait": "10s",
-            "group_interval": "1m",
-            "repeat_interval": "12h",
-            "routes": [
-                {
-                    "receiver": "switch",
-                    "matchers": ['alertname = "Watchdog"'],
-                    "group_wait": "0s",
-                    "group_interval": "30s",
-                    # Less than two of those intervals, or every second one is left out.
-                    "repeat_interval": "45s",
-                }
-            ],
-        },
-        "receivers": [people, switch],
-        "inhibit_rules": [
-            {
-                "source_matchers": [f'alertname = "{worse}"'],
-                "target_matchers": [f'alertname =~ "{others}"'],
-                "equal": ["stack"],
-            }
-            for worse, others in explained.items()
-        ]
-        + [
-            # Whoever misses the switch learns that nobody can be told.
-            {
-                "source_matchers": ['alertname = "NotificationsFailing"'],
-                "target_matchers": ['alertname = "Watchdog"'],
-                "equal": ["stack"],
-            },
-            {
-                "source_matchers": ['alertname =~ "MlflowDown|DatabaseDown|ObjectStoreDown|EdgeDown"'],
-                "target_matchers": ['alertname = "TargetDown"'],
-                "equal": ["stack", "instance"],
-            },
-        ],
-    }
-
-
-def provisioning(prometheus: str) -> dict[str, str]:
-    """Return what Grafana reads when it starts: its source, and the dashboards."""
-    source = {
-        "apiVersion": 1,
-        "datasources": [
-            {"name": "Prometheus", "uid": "prometheus", "type": "prometheus", "url": prometheus, "isDefault": True}
-        ],
-    }
-    provider = {
-        "apiVersion": 1,
-        "providers": [{"name": "mlflow", "type": "file", "options": {"path": f"{CONFIG}/dashboards"}}],
-    }
-    return {
-        "provisioning/datasources/prometheus.yaml": json.dumps(source, indent=2) + "\n",
-        "provisioning/dashboards/mlflow.yaml": json.dumps(provider, indent=2) + "\n",
-        **{f"dashboards/{file.name}": file.read_text() for file in sorted((ASSETS / "dashboards").glob("*.json"))},
-    }

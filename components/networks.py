@@ -2,28 +2,13 @@
 
 import ipaddress
 from collections.abc import Collection
-from typing import Literal
 
 import pulumi
 import pulumi_docker as docker
-from pydantic import Field
 
-from components import names
-from components.route import TraefikSettings
-from components.settings import Settings, Subnet
-
-ExtraNetwork = Literal["access", "egress", "monitoring"]
-
-
-class NetworksSettings(Settings):
-    """What an operator may set under `mlflow:networks`."""
-
-    subnets: dict[Literal["backend", "edge", "access", "egress", "monitoring"], Subnet] = Field(
-        default={},
-        description="Addresses of the stack's own Docker networks, by name, such as `backend: 10.213.0.0/26`, where "
-        "those that Docker chooses belong to somebody else (a VPN, an office). A change makes the network, and every "
-        "container on it, anew.",
-    )
+from settings import names
+from settings.networks import ExtraNetwork, NetworksSettings
+from settings.traefik import TraefikSettings
 
 
 class Networks(pulumi.ComponentResource):
@@ -62,6 +47,11 @@ class Networks(pulumi.ComponentResource):
             self.edge, self.edge_name = edge.id, edge.name
         self._extra = {service: self._create(service, internal=service == "monitoring").id for service in sorted(extra)}
         self.register_outputs({"backend": self.backend, "edge": self.edge})
+
+    @property
+    def monitoring(self) -> pulumi.Output[str] | None:
+        """Id of the network on which Prometheus scrapes; None in a stack without monitoring."""
+        return self._extra.get("monitoring")
 
     def backend_and(self, *, published: bool) -> list[pulumi.Output[str]]:
         """Return the networks of a data service, with a way to its published port if it has one."""

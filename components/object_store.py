@@ -4,12 +4,10 @@ from dataclasses import dataclass
 
 import pulumi
 import pulumi_docker as docker
-from pydantic import Field
 
-from components.credentials import Credential
-from components.names import ObjectStoreKind
 from components.scrape import Target
-from components.settings import Bucket, Cpus, Port, Settings
+from runtime.credentials import Credential
+from settings.names import ObjectStoreKind
 
 REGION = "us-east-1"
 """What a client signs for. Both stores call themselves that."""
@@ -19,7 +17,6 @@ BACKUP_USER = "mlflow-backup"
 MONITORING_USER = "mlflow-monitoring"
 """The identities: one that may do everything, one that may use the bucket, one that may read it, one that may read
 figures."""
-
 CLIENT_ENVIRONMENT = {
     "AWS_DEFAULT_REGION": REGION,
     # Checksum trailers, on by default in newer clients, are not every object store's.
@@ -27,35 +24,6 @@ CLIENT_ENVIRONMENT = {
     "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
 }
 """What boto3 is told, wherever it runs."""
-
-
-class ObjectStoreSettings(Settings):
-    """What an operator may set under `mlflow:objectStore`."""
-
-    kind: ObjectStoreKind = Field(
-        default="minio",
-        description="Which one; docs/adr/0008-seaweedfs.md says when to choose which. A deployed stack changes it "
-        "together with `copyFrom`.",
-    )
-    copy_from: ObjectStoreKind | None = Field(
-        default=None,
-        description="The store that this stack used before: it runs beside the new one, and its artifacts are copied "
-        "before the server starts. Remove it once they are; see docs/operations.md#change-the-object-store.",
-    )
-    memory_mb: int = Field(default=1024, ge=512, le=1_048_576, description="Memory limit.")
-    cpus: Cpus = Field(default=1.0, description="Processors that it may use.")
-    bucket: Bucket = Field(
-        default="mlflow",
-        description="Where the artifacts are. Choose it before the first run: experiments remember their place.",
-    )
-    console_port: Port | None = Field(
-        default=None, description="Publish MinIO's console on this port of the host's loopback address."
-    )
-
-    @property
-    def kinds(self) -> list[ObjectStoreKind]:
-        """The stores that are deployed: the one in use, then the one that is copied from."""
-        return [self.kind, *([self.copy_from] if self.copy_from else [])]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pulumi
 import pulumi_docker as docker
-from pydantic import Field
 
-from components import names
-from components.credentials import Credential
 from components.platform import Platform
-from components.runtime import Files, HealthCheck, Limits, Publish, Service, Workload
-from components.settings import Cpus, Port, Settings
+from runtime.credentials import Credential
+from runtime.service import Service
+from runtime.workload import Files, HealthCheck, Limits, Publish, Workload
+from settings import names
+from settings.postgres import PostgresSettings
 
 PORT = 5432
 DATABASE = USER = "mlflow"
@@ -22,21 +22,6 @@ UID = 999
 """The user `postgres` of the official image's Debian variant. Alpine's is 70, and cannot take over its data."""
 ASSETS = Path(__file__).parent.parent / "assets" / "postgres"
 CRASH_RECOVERY_SECONDS = 600
-
-
-class PostgresSettings(Settings):
-    """What an operator may set under `mlflow:postgres`."""
-
-    memory_mb: int = Field(default=512, ge=256, le=1_048_576, description="Memory limit. A quarter is shared buffers.")
-    cpus: Cpus = Field(default=1.0, description="Processors that it may use.")
-    max_connections: int = Field(
-        default=100, ge=20, le=5000, description="Must cover 15 for each of the server's workers, and 25 beside them."
-    )
-    port: Port | None = Field(
-        default=None,
-        description="Publish Postgres on this port of the host's loopback address, for a person with psql: user and "
-        "database `mlflow`, the password by `pulumi config get postgresPassword`.",
-    )
 
 
 class Postgres(pulumi.ComponentResource):

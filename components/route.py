@@ -7,32 +7,14 @@ and as a file for the bundled one (components/traefik.py).
 import base64
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pulumi
-from pydantic import Field
 
-from components.credentials import LENGTH, Credential
-from components.settings import (
-    Address,
-    Cpus,
-    Email,
-    HttpUrl,
-    Middleware,
-    NetworkName,
-    PublicPort,
-    Settings,
-    TraefikName,
-)
-
-CLIENT_USER = "mlflow"
-"""Who a client with the generated password says he is."""
-CERTIFICATE_SECRET, KEY_SECRET, DNS_SECRET = "tlsCertificate", "tlsKey", "acmeDnsToken"
-"""Keys of the config that nobody can generate: a certificate of one's own, and the token of a DNS provider."""
-
-Authentication = Literal["anonymous", "password", "singleSignOn", "singleSignOnAndPassword", "mlflow"]
-SINGLE_SIGN_ON = ("singleSignOn", "singleSignOnAndPassword")
+from runtime.credentials import Credential
+from settings.ingress import Route
+from settings.secrets import LENGTH
+from settings.traefik import CLIENT_USER, TraefikSettings
 
 NOT_PAGES = ("/api", "/ajax-api", "/graphql", "/get-artifact", "/model-versions/get-artifact", "/gateway", "/v1")
 """What programs ask for, and a page's own scripts: never to be answered with a login page."""
@@ -47,139 +29,6 @@ IDENTITY_HEADERS = ("Remote-User", "Remote-Groups", "Remote-Email", "Remote-Name
 """What a single sign-on tells of who it let in. From a client they are a forgery; `_` becomes `-` behind Traefik."""
 REDIRECTS = ("300-303", "305-399")
 """All but 304, which tells a browser that what it has is current."""
-
-
-class TraefikSettings(Settings):
-    """What an operator may set under `mlflow:traefik`."""
-
-    mode: Literal["off", "existing", "bundled"] = Field(
-        default="off",
-        description="`existing`: a Traefik on this host routes `mlflow:hostname` to the server. `bundled`: one is "
-        "deployed for that, with the stack. `off`: nothing does; the server is published on a port of this host.",
-    )
-    single_sign_on: Middleware | None = Field(
-        default=None,
-        description="`existing`: which of `middlewares` asks who somebody is. For `mlflow:authentication: "
-        "singleSignOn`.",
-    )
-    network: NetworkName = Field(
-        default="shared-network",
-        description="`existing`: the Docker network that Traefik shares with what it routes to.",
-    )
-    entry_point: TraefikName = Field(
-        default="websecure", description="`existing`: the entry point that the routers listen on."
-    )
-    tls: bool = Field(default=True, description="`existing`: whether the routers end TLS.")
-    cert_resolver: TraefikName | None = Field(
-        default=None, description="`existing`: the certificate resolver of your Traefik. Needs `tls`."
-    )
-    middlewares: tuple[Middleware, ...] = Field(
-        default=(),
-        description="`existing`: middlewares of your Traefik, in the order in which a request passes them. "
-        "One that does not exist closes the route.",
-    )
-    forward_auth: HttpUrl | None = Field(
-        default=None,
-        description="`bundled`: whom to ask who somebody is, such as `http://authelia:9091/api/authz/forward-auth`. "
-        "For `mlflow:authentication: singleSignOn`.",
-    )
-    forward_auth_network: NetworkName | None = Field(
-        default=None,
-        description="`bundled`: an existing Docker network on which `forwardAuth` is reached. Without it, by the "
-        "host's own way out.",
-    )
-    certificate: Literal["selfSigned", "own", "acme"] = Field(
-        default="selfSigned",
-        description="`bundled`: where the certificate comes from. `own`: the secrets `tlsCertificate` (with its chain) "
-        "and `tlsKey`, PEM. `acme`: Let's Encrypt, proved through Cloudflare's DNS with the secret `acmeDnsToken`. "
-        "`selfSigned`: for a first try; every client has to be told to trust it.",
-    )
-    acme_email: Email | None = Field(default=None, description="`bundled`: whom the authority writes to.")
-    acme_server: HttpUrl | None = Field(
-        default=None, description="`bundled`: another authority than Let's Encrypt, or its staging directory."
-    )
-    bind_address: Address = Field(
-        default="0.0.0.0",  # noqa: S104 - it is there in order to be reached
-        description="`bundled`: the host's address on which it is published.",
-    )
-    http_port: PublicPort = Field(
-        default=80, description="`bundled`: port of the host that sends browsers on to `httpsPort`."
-    )
-    https_port: PublicPort = Field(default=443, description="`bundled`: port of the host for everything.")
-    upload_minutes: int = Field(
-        default=120,
-        ge=1,
-        le=1440,
-        description="`bundled`: how long a request may take to arrive, the artifact in it included: 120 are enough for "
-        "5 GB at 6 Mbit/s. A connection that sends nothing is kept for as long, too.",
-    )
-    memory_mb: int = Field(
-        default=512, ge=128, le=65_536, description="`bundled`: memory limit. Each open connection takes 0.05."
-    )
-    cpus: Cpus = Field(default=1.0, description="`bundled`: processors that it may use.")
-
-
-EXISTING_ONLY = ("single_sign_on", "network", "entry_point", "tls", "cert_resolver", "middlewares")
-SHARED = ("mode",)
-BUNDLED_ONLY = tuple(key for key in TraefikSettings.model_fields if key not in (*EXISTING_ONLY, *SHARED))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Route:
-    """How the server is reached, and who may: through Traefik by name, or on a port of the host."""
-
-    traefik: TraefikSettings
-    hostname: str | None
-    authentication: Authentication
-    server_port: int | None
-    """Of the host, if one was asked for."""
-    server_address: str
-    """Of the host, on which that port is published."""
-
-    DEFAULT_PORT = 5000
-    """Without Traefik, and without another choice."""
-
-    @property
-    def published_port(self) -> int | None:
-        """The port of the host on which the server itself is published, if it is."""
-        return self.server_port or (self.DEFAULT_PORT if self.traefik.mode == "off" else None)
-
-    @property
-    def url(self) -> str:
-        """The URL that a browser shows. No trailing slash: it is the browser's Origin, too."""
-        if self.traefik.mode == "off":
-            loopback = self.server_address == "127.0.0.1"
-            host = "127.0.0.1" if loopback else self.hostname or self.server_address
-            return f"http://{host}:{self.published_port}"
-        if self.traefik.mode == "existing":
-            return f"{'https' if self.traefik.tls else 'http'}://{self.hostname}"
-        port = "" if self.traefik.https_port == 443 else f":{self.traefik.https_port}"  # noqa: PLR2004 - https
-        return f"https://{self.hostname}{port}"
-
-    @property
-    def ways_in(self) -> list[tuple[str, str]]:
-        """Every address at which the server is reached, and how it authenticates whoever comes by it."""
-        found = [] if self.traefik.mode == "off" else [(self.url, str(self.authentication))]
-        if self.published_port:
-            # Traefik authenticates at its own address only; MLflow at each.
-            by_mlflow = "mlflow" if self.by_mlflow else "anonymous"
-            found.append((f"http://{self.server_address}:{self.published_port}", by_mlflow))
-        return found
-
-    @property
-    def by_single_sign_on(self) -> bool:
-        """Whether somebody else's login page stands before the server."""
-        return self.authentication in SINGLE_SIGN_ON
-
-    @property
-    def by_password(self) -> bool:
-        """Whether Traefik asks for the generated password."""
-        return self.authentication in ("password", "singleSignOnAndPassword")
-
-    @property
-    def by_mlflow(self) -> bool:
-        """Whether MLflow itself asks who somebody is."""
-        return self.authentication == "mlflow"
 
 
 def routes(route: Route, *, name: str, users: dict[str, Any]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def scrape_config(target: Target, stack: str, secret: Mapping[str, str]) -> dict
     return found
 
 
-def for_another(targets: Sequence[Target], stack: str) -> pulumi.Output[str]:
+def external_scrape_config(targets: Sequence[Target], stack: str) -> pulumi.Output[str]:
     """Return the entries for a Prometheus of somebody's own, as a file for its `scrape_config_files`. Secret."""
     secrets = [target.secret if target.secret is not None else pulumi.Output.from_input("") for target in targets]
 

@@ -8,12 +8,15 @@ from pathlib import Path
 import pulumi
 import pulumi_docker as docker
 
-from components import names
-from components.credentials import Credential
-from components.object_store import ADMIN, BACKUP_USER, REGION, USER, ObjectStore, ObjectStoreSettings
+from components.object_store import ADMIN, BACKUP_USER, REGION, USER, ObjectStore
 from components.platform import Platform
-from components.runtime import NOBODY, Files, HealthCheck, Job, Limits, Metrics, Service, Workload
 from components.scrape import Target
+from runtime.credentials import Credential
+from runtime.job import Job
+from runtime.service import Service
+from runtime.workload import NOBODY, Files, HealthCheck, Limits, Metrics, Workload
+from settings import names
+from settings.object_store import ObjectStoreSettings
 
 PORT = 8333
 HEALTH_PATH = "/healthz"

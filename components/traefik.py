@@ -7,13 +7,17 @@ from typing import Any
 import pulumi
 import pulumi_docker as docker
 
-from components import names
 from components.certificates import self_signed
-from components.credentials import Credential
 from components.platform import Platform
-from components.route import CERTIFICATE_SECRET, DNS_SECRET, KEY_SECRET, Route, TraefikSettings, hashed, routes
-from components.runtime import CONFIG, Files, HealthCheck, Limits, Metrics, Publish, Service, Workload
+from components.route import hashed, routes
 from components.scrape import Target
+from runtime.credentials import Credential, provided_secret
+from runtime.service import Service
+from runtime.workload import CONFIG, Files, HealthCheck, Limits, Metrics, Publish, Workload
+from settings import names
+from settings.ingress import Route
+from settings.secrets import CERTIFICATE_SECRET, DNS_SECRET, KEY_SECRET
+from settings.traefik import TraefikSettings
 
 HTTP_PORT, HTTPS_PORT, PING_PORT, METRICS_PORT = 8000, 8443, 8082, 8083
 """Inside the container, where nobody needs a right to bind a low port."""
@@ -40,9 +44,8 @@ class Traefik(pulumi.ComponentResource):
         super().__init__("mlflow:components:Traefik", name, None, opts)
         self.targets: list[Target] = []
         self.credentials: list[Credential] = []
-        self.hostname = route.hostname if route.traefik.mode == "bundled" else None
-        if route.traefik.mode == "bundled":
-            self._run(name, route, platform, upstream)
+        self.hostname = route.hostname or ""
+        self._run(name, route, platform, upstream)
         self.register_outputs({"url": route.url})
 
     def _run(self, name: str, route: Route, platform: Platform, upstream: "Upstream") -> None:
@@ -127,13 +130,12 @@ class Upstream:
 
 
 def _secrets(settings: TraefikSettings, password: Credential | None) -> dict[str, pulumi.Output[str]]:
-    config = pulumi.Config("mlflow")
     files = {USERS_FILE: password.value.apply(lambda value: f"{hashed(value)}\n")} if password else {}
     if settings.certificate == "own":
-        files[CERTIFICATE_FILE] = config.require_secret(CERTIFICATE_SECRET)
-        files[KEY_FILE] = config.require_secret(KEY_SECRET)
+        files[CERTIFICATE_FILE] = provided_secret(CERTIFICATE_SECRET)
+        files[KEY_FILE] = provided_secret(KEY_SECRET)
     if settings.certificate == "acme":
-        files[DNS_FILE] = config.require_secret(DNS_SECRET)
+        files[DNS_FILE] = provided_secret(DNS_SECRET)
     return files
 
 

@@ -3,34 +3,36 @@
 import os
 import sys
 
-from components.daemon import UNREACHABLE
-from operations import backup, deploy, garbage, look, pin, prune, status, upgrade
-from operations.checkout import Stack
-from operations.console import StopError, flag, make, say
+from operations.common.console import StopError, flag, make, say
+from operations.common.stack import Stack
+from operations.data import backup, gc, restore
+from operations.deployment import end, pin, preview, prune, up
+from operations.observe import access, doctor, logs, secrets, status
+from runtime.daemon import UNREACHABLE
 
 VERBS = {
-    "up": upgrade.up,
-    "preview": deploy.preview,
-    "drift": deploy.drift,
-    "down": deploy.down,
-    "destroy": deploy.destroy,
+    "up": up.up,
+    "preview": preview.preview,
+    "drift": preview.drift,
+    "down": end.down,
+    "destroy": end.destroy,
     "status": status.status,
-    "logs": look.logs,
-    "open": look.open_browser,
-    "images": look.images,
-    "url": look.url,
-    "env": look.env,
-    "client": look.client,
-    "password": look.password,
-    "scrape": look.scrape,
-    "doctor": look.doctor,
+    "logs": logs.logs,
+    "open": access.open_browser,
+    "images": access.images,
+    "url": access.url,
+    "env": access.env,
+    "client": access.client,
+    "password": secrets.password,
+    "scrape": secrets.scrape,
+    "doctor": doctor.doctor,
     "pin": pin.pin,
     "prune": prune.prune,
     "backup": backup.backup,
     "backups": backup.backups,
-    "restore": backup.restore,
+    "restore": restore.restore,
     "drill": backup.drill,
-    "gc": garbage.gc,
+    "gc": gc.gc,
 }
 
 INTERRUPTED = {

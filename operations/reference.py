@@ -9,10 +9,11 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
-from components import variables
-from components.settings import Settings
-from config import NAMESPACE, SECRETS, StackConfig
-from operations.checkout import ROOT
+from operations.common.checkout import ROOT
+from settings import variables
+from settings.base import Settings
+from settings.secrets import SECRET_KEYS
+from settings.stack import NAMESPACE, StackConfig
 
 INTRODUCTION = """# Settings
 
@@ -75,7 +76,7 @@ def schema() -> dict[str, Any]:
     secure = {"type": "object", "properties": {"secure": {"type": "string"}}, "required": ["secure"]}
     # Pulumi writes a value at the top level as text.
     properties[f"{NAMESPACE}:protectData"] = {"enum": [True, False, "true", "false"], "default": True}
-    properties |= {f"{NAMESPACE}:{key}": secure for key in SECRETS}
+    properties |= {f"{NAMESPACE}:{key}": secure for key in SECRET_KEYS}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Pulumi.<stack>.yaml of MLflow on Docker",

@@ -23,7 +23,7 @@ MINIMUM_GRACE_SECONDS = 10
 BACKUP_FOLDER = re.compile(r"-backup-folder-[0-9a-f]{8}$")
 OF_THE_SYSTEM = re.compile(r"/($|(bin|boot|dev|etc|lib|lib64|proc|root|run|sbin|sys|usr|var/run|var/lib/docker)(/|$))")
 ASKING = re.compile("auth|sso|login|oidc", re.IGNORECASE)
-NOT_ASKING = re.compile(
+AUTHENTICATES_NOBODY = re.compile(
     r"(^|[-_])(no|non|without|skip|bypass|disabled?|off|anonymous)[-_]?(auth|login|sso|oidc|$)|unauth"
     r"|(auth|login|sso|oidc)[-_]?(off|bypass|disabled|none)",
     re.IGNORECASE,
@@ -175,7 +175,7 @@ def authenticated(container: Resource) -> Iterator[str]:
 
 def _asks(middleware: str) -> bool:
     """Whether a middleware of another container authenticates, by its name."""
-    return "@" in middleware and bool(ASKING.search(middleware)) and not NOT_ASKING.search(middleware)
+    return "@" in middleware and bool(ASKING.search(middleware)) and not AUTHENTICATES_NOBODY.search(middleware)
 
 
 def closed(container: Resource) -> Iterator[str]:

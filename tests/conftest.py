@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from components.daemon import Daemon, resolve_host
-from operations import preflight
+from operations.host import docker_daemon
+from runtime.daemon import Daemon, resolve_host
 from tests.stack.deployment import HAS_ENGINE, HAS_MINIO, WITH_LONG
 
 REQUIRED, REQUIRED_ENGINE = "REQUIRE_STACK", "REQUIRE_ENGINE"
@@ -16,7 +16,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Refuse to run where what is required is not here; raise `pytest.UsageError` saying what that is."""
     if hasattr(config, "workerinput"):
         return
-    if os.environ.get(REQUIRED) == "1" and (problem := preflight.docker_problem(Daemon(resolve_host()))):
+    if os.environ.get(REQUIRED) == "1" and (problem := docker_daemon.docker_problem(Daemon(resolve_host()))):
         raise pytest.UsageError(f"{REQUIRED}=1: {problem}")
     if os.environ.get(REQUIRED_ENGINE) == "1" and not HAS_ENGINE:
         raise pytest.UsageError(f"{REQUIRED_ENGINE}=1: no pulumi on the PATH")

@@ -1,10 +1,8 @@
 """Runs the whole program under Pulumi's mocks and keeps everything that it registered, options included."""
 
 import asyncio
-import gc
 import json
 import runpy
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +15,8 @@ from google.protobuf import json_format
 from pulumi.runtime import rpc, settings
 from pulumi.runtime.mocks import MockCallArgs, MockMonitor, MockResourceArgs, Mocks
 
-from components import daemon
-from components.daemon import State
+from runtime import daemon
+from runtime.daemon import State
 from tests.shipped import stack_file
 
 ROOT = Path(__file__).parents[2]
@@ -124,10 +122,6 @@ class Graph:
     """What components registered as theirs, by URN, secrets still in their envelope."""
     asked: list[str] = field(default_factory=list)
     """What the Docker daemon was asked."""
-    searches_garbage: bool = True
-    """Whether Python still looks for garbage when the program has run, or would at its end."""
-    waited_for: int = 0
-    """What the SDK has waited for at once, added up."""
     store: str = "minio"
     source: str = ""
     """The store that is copied from, if there is one."""
@@ -274,20 +268,12 @@ def build(
     graph = Graph(stack, [])
     patched = pytest.MonkeyPatch()
     patched.setattr(daemon, "Daemon", daemon_class)
-    wait = asyncio.wait
-
-    def counted(tasks: Collection[asyncio.Task[Any]], **options: Any) -> Any:  # noqa: ANN401 - as in asyncio
-        graph.waited_for += len(tasks)
-        return wait(tasks, **options)
-
-    patched.setattr(asyncio, "wait", counted)
 
     def run() -> None:
         runpy.run_path(str(ROOT / "__main__.py"))
 
     async def program() -> None:
         await pulumi.runtime.run_in_stack(run)
-        graph.searches_garbage = gc.isenabled() or not gc.get_freeze_count()
         root = pulumi.runtime.get_root_resource()
         assert root is not None
         graph.exports = dict(root.outputs)  # type: ignore[attr-defined]
@@ -301,9 +287,6 @@ def build(
             task.cancel()
         _loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         patched.undo()
-        # This process lives on, and has other programs to run.
-        gc.enable()
-        gc.unfreeze()
     graph.resources = [
         Resource(urn, request.type, request.name, json_format.MessageToDict(request.object), request)
         for urn, request in recorder.requests.items()

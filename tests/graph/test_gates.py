@@ -12,9 +12,10 @@ import pulumi
 import pytest
 import requests
 
-from components import runtime
-from components.daemon import SILENT, Daemon, State
-from components.runtime import HealthCheck, _until_done, _until_gone, _until_healthy
+from runtime import readiness
+from runtime.daemon import SILENT, Daemon, State
+from runtime.readiness import _until_stopped, until_done, until_healthy
+from runtime.workload import HealthCheck
 
 HEALTH = HealthCheck(command=["check"], ready_within_s=1)
 
@@ -79,8 +80,8 @@ class Script:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(runtime, "PROBE_SECONDS", 0.01)
+    monkeypatch.setattr(readiness, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(readiness, "PROBE_SECONDS", 0.01)
 
 
 def in_a_loop_of_its_own(gate: Coroutine[Any, Any, None]) -> None:
@@ -94,11 +95,11 @@ def in_a_loop_of_its_own(gate: Coroutine[Any, Any, None]) -> None:
 
 
 def wait_healthy(script: Script, prepares: str | None = None) -> None:
-    in_a_loop_of_its_own(_until_healthy(script, "id", "mlflow-dev-x", HEALTH, prepares))  # type: ignore[arg-type]
+    in_a_loop_of_its_own(until_healthy(script, "id", "mlflow-dev-x", HEALTH, prepares))  # type: ignore[arg-type]
 
 
 def wait_done(script: Script, timeout_s: int = 60, prepares: str | None = None) -> None:
-    in_a_loop_of_its_own(_until_done(script, "id", "mlflow-dev-x", timeout_s, prepares))  # type: ignore[arg-type]
+    in_a_loop_of_its_own(until_done(script, "id", "mlflow-dev-x", timeout_s, prepares))  # type: ignore[arg-type]
 
 
 def failure(wait: Any, script: Script) -> str:  # noqa: ANN401
@@ -169,7 +170,7 @@ def test_a_job_that_was_removed_by_hand_says_so() -> None:
 
 
 def wait_gone(script: Script) -> None:
-    in_a_loop_of_its_own(_until_gone(script, "mlflow-dev-server", "new"))  # type: ignore[arg-type]
+    in_a_loop_of_its_own(_until_stopped(script, "mlflow-dev-server", "new"))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("states", [[None], [state(image="new")], [state("exited")]])
@@ -188,7 +189,7 @@ def test_a_migration_stops_the_old_server_once_and_waits_for_its_end(states: lis
 
 
 def test_a_migration_never_starts_beside_a_server_that_does_not_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "STOP_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(readiness, "STOP_TIMEOUT_SECONDS", 0.05)
     assert "mlflow-dev-server: still running after 0.05 s, and its successor must not start beside it" in failure(
         wait_gone, Script([state()])
     )
@@ -237,9 +238,9 @@ def test_a_daemon_that_does_not_answer_is_asked_again_for_a_while(
                 raise requests.ReadTimeout("read timed out")
             return super().state(container)
 
-    monkeypatch.setattr(runtime, "SILENCE_SECONDS", 0.01)
+    monkeypatch.setattr(readiness, "SILENCE_SECONDS", 0.01)
     script = Busy([state("exited")])
-    if silences <= runtime.SILENCES:
+    if silences <= readiness.SILENCES:
         wait_done(script)
     else:
         said = failure(wait_done, script)
@@ -263,7 +264,7 @@ def test_whatever_it_is_that_a_daemon_does_not_answer_it_is_asked_again(monkeypa
             answer("restart")
             super().restart(container)
 
-    monkeypatch.setattr(runtime, "SILENCE_SECONDS", 0.01)
+    monkeypatch.setattr(readiness, "SILENCE_SECONDS", 0.01)
     script = Busy([state(started_at="2026-01-01T00:00:00Z")], made=datetime(2026, 1, 2, tzinfo=UTC))
     wait_healthy(script, "volume")
     assert script.restarted == 1
@@ -280,7 +281,7 @@ def test_a_daemon_to_which_a_new_thread_finds_no_way_does_not_answer() -> None:
 def test_a_job_that_failed_runs_again_once_whatever_the_hosts_clock_says(
     ahead: timedelta, seconds: int, runs: int
 ) -> None:
-    begun = datetime.now(UTC) - timedelta(seconds=time.monotonic() - runtime._program_started)
+    begun = datetime.now(UTC) - timedelta(seconds=time.monotonic() - readiness._program_started)
     started = (begun + ahead + timedelta(seconds=seconds)).isoformat()
     script = Script([state("exited", exit_code=7, started_at=started)], ahead=ahead)
     failure(wait_done, script)

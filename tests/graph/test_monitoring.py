@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from components.monitoring import SWITCH_SECRET, WEBHOOK_SECRET, MonitoringSettings
 from components.scrape import minio_token
+from settings.monitoring import MonitoringSettings
+from settings.secrets import SWITCH_SECRET, WEBHOOK_SECRET
 from tests.graph.conftest import ADDRESS, bundled, watched
 from tests.graph.mocked import PASSWORD, Graph
 

@@ -11,11 +11,12 @@ from typing import Any, cast
 import pulumi
 import pytest
 
-from components import variables
-from components.credentials import SAVES, Credential, key_of, warn_of_unsaved
-from components.daemon import State
 from components.postgres import CRASH_RECOVERY_SECONDS
-from config import GENERATED
+from runtime.credentials import Guarded, warn_of_unsaved
+from runtime.daemon import State
+from settings import variables
+from settings.names import SAVES, key_of
+from settings.secrets import GENERATED_KEYS
 from tests.graph.conftest import bundled
 from tests.graph.mocked import (
     CONTAINER,
@@ -40,19 +41,22 @@ Program = Callable[..., Graph]
 def test_the_entry_point_is_a_table_of_contents() -> None:
     lines = (ROOT / "__main__.py").read_text().splitlines()
     code = [line for line in lines if line.strip() and not line.startswith(("import", "from", '"""'))]
-    assert len(code) <= 30
-    assert not re.search(r"^\s*(if|for|while|def|class)\b", "\n".join(code), re.MULTILINE)
-    assert [line for line in code if "async" in line] == ["async def main() -> None:"]
+    assert len(code) <= 45
+    assert not re.search(r"^\s*(for|while|class|else|elif)\b|^\s+def\b", "\n".join(code), re.MULTILINE)
+    # The only branches: whether the settings ask for an optional component.
+    branches = [line.strip() for line in code if line.strip().startswith("if")]
+    assert branches == [
+        'if settings.traefik.mode == "bundled":',
+        "if Backup.exists(settings.backup):",
+        "if settings.monitoring.on:",
+    ]
 
 
-def test_the_program_does_not_look_for_garbage(graph: Graph) -> None:
-    assert not graph.searches_garbage
-
-
-def test_a_plan_is_not_waited_for_output_by_output(program: Program) -> None:
-    # Each of a thousand, again with each that comes, makes tens of thousands.
-    graph = program("dev", preview=True)
-    assert graph.waited_for < len(graph.resources)
+def test_a_component_that_the_settings_turn_off_is_not_registered(graph: Graph) -> None:
+    registered = {resource.name for resource in graph.resources if resource.type.startswith("mlflow:components:")}
+    assert ("traefik" in registered) == graph.bundled
+    assert ("backup" in registered) == graph.backed_up
+    assert ("monitoring" in registered) == bool(graph.watched)
 
 
 def test_an_up_ends_with_the_first_failure_whatever_else_is_at_work(program: Program) -> None:
@@ -726,7 +730,8 @@ def test_what_was_generated_and_nobody_saves_is_warned_of(
         SimpleNamespace(key="known", configured=True, kind="data key"),
         SimpleNamespace(key="opens", configured=False, kind="data key"),
     )
-    warn_of_unsaved(cast("list[Credential]", [made, known, opens]))
+    component = SimpleNamespace(credentials=[made, known, opens])
+    warn_of_unsaved(cast("Guarded", component), None)
     assert len(said) == warned
     assert all("in the state alone: made, opens; type: make up STACK=" in words for words in said)
     assert all(words.endswith("Without opens, data and backups cannot be opened") for words in said)
@@ -734,7 +739,7 @@ def test_what_was_generated_and_nobody_saves_is_warned_of(
 
 def test_a_credentials_key_is_its_name_in_camel_case(graph: Graph) -> None:
     # What a rehearsal remembers by name is handed to the engine by key.
-    assert {key_of(password.name) for password in graph.of(PASSWORD)} <= set(GENERATED)
+    assert {key_of(password.name) for password in graph.of(PASSWORD)} <= set(GENERATED_KEYS)
 
 
 def test_minio_is_told_the_policy_of_each_identity_that_it_has_and_of_no_other(graph: Graph) -> None:

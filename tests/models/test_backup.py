@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 
-from components.backup import BackupSettings
-from operations import backup, console, deploy, garbage, preflight
-from operations.console import StopError
-from operations.saved import tell_of_backups
+from operations.common import console
+from operations.common.console import StopError
+from operations.data import backup, backup_status, gc, restore
+from operations.deployment import deploy
+from operations.engine.write_back import report_kept_backups
+from operations.host import checks
+from settings.backup import BackupSettings
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "assets" / "backup"))
@@ -285,7 +288,7 @@ def test_a_new_journal_learns_of_the_last_backup_from_the_repository(journal: An
         "added_bytes": 7,
         "snapshots": 2,
     }
-    line, wrong = backup.words(BackupSettings(), known, NOW, "prod")
+    line, wrong = backup_status.words(BackupSettings(), known, NOW, "prod")
     assert line.splitlines()[0] == "0b, 9 h ago, 5.0 GB in 42 s; drill: none known since this was deployed;"
     assert wrong is None
     # The empty stack is to be restored, not backed up at once.
@@ -309,7 +312,7 @@ def test_the_last_drill_is_known_from_the_repository_where_the_journal_is_new(mo
     result = {"snapshot": "0b" * 32, "last_result": 1, **ended}
     repository.remember_drill(result)
     assert repository.last_drill() == result
-    line, wrong = backup.words(BackupSettings(), {"drill": result}, NOW, "prod")
+    line, wrong = backup_status.words(BackupSettings(), {"drill": result}, NOW, "prod")
     assert "drill: 0b0b0b0b, 0 h ago" in line
     assert wrong is None
 
@@ -349,21 +352,21 @@ def test_a_stack_that_lost_what_its_backup_has_is_a_problem_until_something_is_l
 
     assert known(used=False) == {}
     journal.write("backup", entry(9, runs=7))
-    assert backup.words(BackupSettings(), known(used=True), NOW, "prod")[1] is None
-    wrong = backup.words(BackupSettings(), known(used=False), NOW, "prod")[1]
+    assert backup_status.words(BackupSettings(), known(used=True), NOW, "prod")[1] is None
+    wrong = backup_status.words(BackupSettings(), known(used=False), NOW, "prod")[1]
     assert wrong is not None
     assert wrong.startswith(
         "nothing was ever logged here, and the newest backup has 7 runs\n  to have them back, type:"
     )
     # Whatever else there is to be said, this comes first.
     failed = known(used=False) | {"drill": entry(9, last_result=0, error="the disk is full")}
-    wrong = backup.words(BackupSettings(), failed, NOW, "prod")[1]
+    wrong = backup_status.words(BackupSettings(), failed, NOW, "prod")[1]
     assert wrong is not None
     assert wrong.startswith("nothing was ever logged here, and the newest backup has 7 runs\n")
     assert "the last drill failed" in wrong
     # What was refused for that says so itself.
     journal.failed("backup", "nothing was ever logged here")
-    wrong = backup.words(BackupSettings(), known(used=False), NOW, "prod")[1]
+    wrong = backup_status.words(BackupSettings(), known(used=False), NOW, "prod")[1]
     assert wrong is not None
     assert wrong.count("nothing was ever logged") == 1
 
@@ -394,7 +397,7 @@ def test_a_program_that_cannot_tell_its_journal_hides_nothing_of_it(fails: int) 
     stack: Any = SimpleNamespace(
         name="prod", daemon=Behind(), settings=SimpleNamespace(backup=BackupSettings(enabled=True))
     )
-    assert backup.known(stack) == {"backup": {"snapshot": "0a"}}
+    assert backup_status.known(stack) == {"backup": {"snapshot": "0a"}}
 
 
 @pytest.mark.parametrize("what", ["no repository", "no backup", "no answer"])
@@ -715,17 +718,17 @@ def entry(hours_ago: float, **more: object) -> dict[str, Any]:
 
 
 def test_a_recent_backup_is_told_with_its_age_size_and_duration() -> None:
-    line, wrong = backup.words(BackupSettings(), {"backup": entry(9)}, NOW, "prod")
+    line, wrong = backup_status.words(BackupSettings(), {"backup": entry(9)}, NOW, "prod")
     assert line.splitlines()[0] == "01234567, 9 h ago, 5.0 GB in 42 s; drill: none known since this was deployed;"
     assert wrong is None
 
 
 def test_a_target_on_the_disk_of_the_data_is_warned_of() -> None:
-    assert "does not survive" in backup.words(BackupSettings(), {}, NOW, "prod")[0]
+    assert "does not survive" in backup_status.words(BackupSettings(), {}, NOW, "prod")[0]
     folder = BackupSettings.model_validate({"target": "/srv/backup"})
-    assert "does not survive" not in backup.words(folder, {}, NOW, "prod")[0]
+    assert "does not survive" not in backup_status.words(folder, {}, NOW, "prod")[0]
     # A folder may be on that disk, too.
-    assert "does not survive" in backup.words(folder, {"backup": entry(9, on_one_disk=True)}, NOW, "prod")[0]
+    assert "does not survive" in backup_status.words(folder, {"backup": entry(9, on_one_disk=True)}, NOW, "prod")[0]
 
 
 @pytest.mark.parametrize(
@@ -733,13 +736,13 @@ def test_a_target_on_the_disk_of_the_data_is_warned_of() -> None:
 )
 def test_a_backup_that_is_too_old_is_a_problem(hours: float, wrong: bool) -> None:  # noqa: FBT001
     # At noon, of 03:17 each day: the last two times were 8.7 and 32.7 hours ago.
-    assert bool(backup.words(BackupSettings(), {"backup": entry(hours)}, NOW, "prod")[1]) is wrong
+    assert bool(backup_status.words(BackupSettings(), {"backup": entry(hours)}, NOW, "prod")[1]) is wrong
 
 
 @pytest.mark.parametrize(("hours", "wrong"), [(32, False), (33, True)])
 def test_a_first_backup_that_was_never_taken_is_a_problem(hours: float, wrong: bool) -> None:  # noqa: FBT001
     known = {"scheduled": {"backup": NOW.timestamp() - hours * 3600}}
-    assert bool(backup.words(BackupSettings(), known, NOW, "prod")[1]) is wrong
+    assert bool(backup_status.words(BackupSettings(), known, NOW, "prod")[1]) is wrong
 
 
 def test_a_first_backup_that_was_missed_is_made_up_for() -> None:
@@ -754,7 +757,7 @@ def test_a_first_backup_that_was_missed_is_made_up_for() -> None:
 
 def test_a_stack_that_was_down_is_not_behind_its_schedule() -> None:
     known = {"backup": entry(73), "scheduled": {"backup": NOW.timestamp() - 3600}}
-    line, wrong = backup.words(BackupSettings(), known, NOW, "prod")
+    line, wrong = backup_status.words(BackupSettings(), known, NOW, "prod")
     assert line.startswith("01234567, 3 d ago")
     assert wrong is None
 
@@ -763,7 +766,7 @@ def test_a_stack_that_was_down_is_not_behind_its_schedule() -> None:
 def test_one_that_failed_is_a_problem_with_its_reason(kind: str) -> None:
     ended = NOW.timestamp() - 3 * 3600
     known = {kind: entry(9, last_result=0, error="the disk is full", last_end_timestamp_seconds=ended)}
-    wrong = backup.words(BackupSettings(), known, NOW, "prod")[1]
+    wrong = backup_status.words(BackupSettings(), known, NOW, "prod")[1]
     assert wrong == (
         f"the last {kind} failed, 3 h ago: the disk is full\n  once that is mended, type: make {kind} STACK=prod"
     )
@@ -797,16 +800,16 @@ def test_what_this_stack_cannot_be_is_refused(
     words: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(backup, "_knows", lambda *_: knows)
+    monkeypatch.setattr(restore, "_knows", lambda *_: knows)
     stack: Any = AStack()
     with pytest.raises(StopError, match=words):
-        backup._refuse(stack, plan)
+        restore._refuse(stack, plan)
 
 
 def test_another_key_is_no_matter_where_nothing_was_encrypted_under_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backup, "_knows", lambda *_: True)
+    monkeypatch.setattr(restore, "_knows", lambda *_: True)
     stack: Any = AStack()
-    backup._refuse(stack, a_plan(other_keys=["crypto-kek-passphrase"]))
+    restore._refuse(stack, a_plan(other_keys=["crypto-kek-passphrase"]))
 
 
 # --- what happens around a restore ---------------------------------------------------------------------------------
@@ -837,9 +840,10 @@ def restorable(monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 - a stac
     plan = a_plan(id="0123456789", taken_at="2026-05-06T03:17:00", summary="7 runs", used=True, since="3 runs")
     monkeypatch.setenv("FROM", "latest")
     monkeypatch.setenv("CONFIRM", "prod")
-    monkeypatch.setattr(backup, "_require_container", lambda _: None)
+    for module in (backup, restore):
+        monkeypatch.setattr(module, "require_container", lambda _: None)
     monkeypatch.setattr(backup, "_told", lambda *_: json.dumps(plan))
-    monkeypatch.setattr(backup, "_knows", lambda *_: True)
+    monkeypatch.setattr(restore, "_knows", lambda *_: True)
     return stack
 
 
@@ -850,7 +854,7 @@ def fails(*_: object) -> int:
 def test_a_restore_beside_another_touches_nothing(restorable: Any) -> None:  # noqa: ANN401
     restorable.daemon.at_work = True
     with pytest.raises(StopError, match="another restore of prod is at work; wait for it: docker logs -f mlflow-prod"):
-        backup.restore(restorable)
+        restore.restore(restorable)
     assert restorable.daemon.done == []
 
 
@@ -866,9 +870,9 @@ def test_what_a_restore_would_take_away_is_told_before_it_is_asked_for(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     plan = backup.found(restorable, "latest") | {"since": since}
-    monkeypatch.setattr(backup, "found", lambda *_: plan)
+    monkeypatch.setattr(restore, "found", lambda *_: plan)
     monkeypatch.setenv("DRY_RUN", "1")
-    backup.restore(restorable)
+    restore.restore(restorable)
     assert words in capsys.readouterr().err
     assert restorable.daemon.done == []
 
@@ -881,10 +885,10 @@ def test_the_server_is_not_started_under_a_restore_that_goes_on_without_its_clie
         restorable.daemon.at_work = True
         raise ConnectionError
 
-    monkeypatch.setattr(backup, "_secure", lambda _: None)
-    monkeypatch.setattr(backup, "_run_restorer", cut_off)
+    monkeypatch.setattr(restore, "_secure", lambda _: None)
+    monkeypatch.setattr(restore, "_run_restorer", cut_off)
     with pytest.raises(ConnectionError):
-        backup.restore(restorable)
+        restore.restore(restorable)
     assert restorable.daemon.done == ["stop mlflow-prod-server"]
 
 
@@ -895,10 +899,10 @@ def test_the_server_runs_again_after_a_restore_that_was_interrupted_while_it_sto
     def interrupted(_: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(backup, "_secure", lambda _: None)
+    monkeypatch.setattr(restore, "_secure", lambda _: None)
     monkeypatch.setattr(restorable.daemon, "stop", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        backup.restore(restorable)
+        restore.restore(restorable)
     assert restorable.daemon.done == ["restart mlflow-prod-server"]
 
 
@@ -910,7 +914,7 @@ def test_a_word_that_is_neither_yes_nor_no_restores_nothing(
 ) -> None:
     monkeypatch.setenv(variable, "yes")
     with pytest.raises(StopError, match=f"{variable}=yes: write {variable}=1 or {variable}=0; nothing was changed"):
-        backup.restore(restorable)
+        restore.restore(restorable)
     assert restorable.daemon.done == []
 
 
@@ -919,18 +923,18 @@ def test_what_is_typed_to_go_on_is_what_was_asked_for(restorable: Any, monkeypat
     monkeypatch.setenv("SAFETY", "0")
     monkeypatch.setattr(console, "interactive", lambda: False)
     with pytest.raises(StopError, match="type: make restore FROM=01234567 SAFETY=0 STACK=prod CONFIRM=prod"):
-        backup.restore(restorable)
+        restore.restore(restorable)
     monkeypatch.setenv("OLDER_THAN", "365d")
-    monkeypatch.setattr(garbage, "require_containers", lambda _: None)
+    monkeypatch.setattr(gc, "require_containers", lambda _: None)
     with pytest.raises(StopError, match="type: make gc OLDER_THAN=365d STACK=prod CONFIRM=prod"):
-        garbage.gc(restorable)
+        gc.gc(restorable)
 
 
 def test_what_was_collected_is_counted_by_kind() -> None:
     gone = "has been permanently deleted.\n"
     printed = f"a warning\nRun with ID 0a1b {gone}Run with ID 2c3d {gone}Logged model with ID m-1 {gone}"
-    assert garbage.collected(printed) == "2 runs, 1 logged model"
-    assert garbage.collected("a warning of a Run with ID 0a1b\n") == ""
+    assert gc.collected(printed) == "2 runs, 1 logged model"
+    assert gc.collected("a warning of a Run with ID 0a1b\n") == ""
 
 
 def test_two_letters_are_no_choice_of_a_backup(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -968,22 +972,22 @@ def test_a_restore_whose_deployment_fails_says_that_it_is_restored_and_what_is_l
     with pytest.raises(
         StopError, match=r"the backup is restored.*until this succeeds: make up STACK=prod\ndeploy prod\?"
     ):
-        backup._start(restorable)
+        restore._start(restorable)
 
 
 def test_what_is_too_damaged_for_a_backup_can_be_restored_over_all_the_same(
     restorable: Any,  # noqa: ANN401
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(backup, "_in_container", fails)
-    monkeypatch.setattr(backup, "_run_restorer", lambda *_: 1)
+    monkeypatch.setattr(restore, "in_container", fails)
+    monkeypatch.setattr(restore, "_run_restorer", lambda *_: 1)
     with pytest.raises(StopError, match="the same with SAFETY=0"):
-        backup.restore(restorable)
+        restore.restore(restorable)
     assert restorable.daemon.done == []
     monkeypatch.setenv("SAFETY", "0")
     again = "type: make restore FROM=01234567 SAFETY=0 STACK=prod CONFIRM=prod"
     with pytest.raises(StopError, match=f"(?s)did not complete.*{again}"):
-        backup.restore(restorable)
+        restore.restore(restorable)
     assert restorable.daemon.done == ["stop mlflow-prod-server", "restart mlflow-prod-server"]
 
 
@@ -1000,10 +1004,10 @@ def test_a_revision_that_could_not_be_looked_up_is_not_said_to_be_newer() -> Non
         return once
 
     stack.daemon.once = says("Can't locate revision identified by 'abc'")
-    assert not backup._knows(stack, "abc")
+    assert not restore._knows(stack, "abc")
     stack.daemon.once = says("exec: python: not found")
     with pytest.raises(StopError, match=r"(?s)could not be found out; nothing was.*python: not found\n.*doctor STACK="):
-        backup._knows(stack, "abc")
+        restore._knows(stack, "abc")
 
 
 # --- a folder of the host ------------------------------------------------------------------------------------------
@@ -1019,7 +1023,7 @@ def test_a_folder_that_is_not_there_is_told_before_anything_with_how_to_make_it(
 
     def problems(folder: Path) -> list[str]:
         settings: Any = SimpleNamespace(backup=BackupSettings(enabled=True, target=str(folder)))
-        return preflight._no_folder(daemon, settings)
+        return checks._no_folder(daemon, settings)
 
     missing = tmp_path / "missing"
     words = (
@@ -1044,7 +1048,7 @@ def test_where_the_backups_of_a_deleted_stack_are_is_told_with_how_to_delete_all
     options = {"device": device} if device else None
     api = SimpleNamespace(inspect_volume=lambda _: {"Options": options})
     stack.daemon = SimpleNamespace(volumes=lambda: {"mlflow-prod-backup-repository"}, api=api)
-    tell_of_backups(stack)
+    report_kept_backups(stack)
     said = capsys.readouterr().err
     assert said.startswith(words)
     assert ("&& rm -r /srv/backup" in said) is bool(device)

@@ -16,7 +16,7 @@ from requests import Response
 from requests.exceptions import ChunkedEncodingError
 from urllib3.exceptions import HTTPError as CutOffError
 
-from components.daemon import SILENT, Daemon
+from runtime.daemon import SILENT, Daemon
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ class Silent(Daemon):
 
 
 def test_a_command_that_hangs_in_its_container_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("components.daemon.REQUEST_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr("runtime.daemon.REQUEST_TIMEOUT_SECONDS", 0.1)
     assert Silent().run("server", ["true"]) == (124, "no answer within 0.1 s")
 
 

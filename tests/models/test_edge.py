@@ -7,9 +7,10 @@ from typing import Any, cast
 import pytest
 from docker.errors import NotFound
 
-from components.daemon import Daemon
-from config import StackConfig
-from operations.edge import seconds, static_configuration, verdict
+from operations.observe.existing_traefik import seconds, static_configuration
+from operations.observe.ingress import verdict
+from runtime.daemon import Daemon
+from settings.parsing import parse_settings
 
 
 class Api:
@@ -103,5 +104,5 @@ def test_what_a_client_without_credentials_gets_is_judged(authentication: str, s
     if authentication == "singleSignOn":
         traefik = {"mode": "existing", "singleSignOn": "a@docker", "middlewares": ["a@docker"]}  # type: ignore[dict-item]
     values = {"hostname": "m.example.com", "authentication": authentication, "traefik": traefik}
-    said = verdict(StackConfig.parse(values).route, status, "dev")
+    said = verdict(parse_settings(values).route, status, "dev")
     assert said is None if words is None else words in (said or "")

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from docker.utils.build import exclude_paths
 
-from components import names, packaged
 from components.certificates import self_signed
-from components.credentials import fernet_key
-from components.images import BACKUP_CONTEXT, CONTEXT, context_digest, read_by_a_build
 from components.minio import policy
-from components.runtime import _cpus, _duration
+from runtime.container import _cpus, go_duration
+from runtime.credentials import fernet_key
+from settings import names, packages
+from settings.images import BACKUP_CONTEXT, CONTEXT, context_digest, read_by_a_build
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +30,7 @@ def test_a_data_volume_is_recognised_and_nothing_else_is() -> None:
 
 @pytest.mark.parametrize(("seconds", "spelled"), [(5, "5s"), (60, "1m0s"), (90, "1m30s"), (600, "10m0s")])
 def test_a_duration_is_spelled_as_docker_reads_it_back(seconds: int, spelled: str) -> None:
-    assert _duration(seconds) == spelled
+    assert go_duration(seconds) == spelled
 
 
 @pytest.mark.parametrize(("number", "spelled"), [(1, "1.0"), (0.5, "0.5"), (2.0, "2.0"), (1.5, "1.5")])
@@ -93,18 +93,18 @@ def test_a_dockerignore_that_is_not_understood_is_no_reason_to_hash_something_el
 
 
 def test_the_tag_of_a_recipe_is_of_what_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(packaged.FOLDER, tmp_path / "packages")
-    before = packaged.ref("postgres")
-    monkeypatch.setattr(packaged, "FOLDER", tmp_path / "packages")
-    assert packaged.ref("postgres") == before
+    shutil.copytree(packages.FOLDER, tmp_path / "packages")
+    before = packages.ref("postgres")
+    monkeypatch.setattr(packages, "FOLDER", tmp_path / "packages")
+    assert packages.ref("postgres") == before
     folder = tmp_path / "packages" / "postgres"
     (folder / "__pycache__").mkdir()
     (folder / ".DS_Store").write_text("x")
     with (folder / "recipe.toml").open("a") as file:
         file.write("# a comment\n")
-    assert packaged.ref("postgres") == before
+    assert packages.ref("postgres") == before
     (folder / "setup.sh").write_text("other")
-    assert packaged.ref("postgres") != before
+    assert packages.ref("postgres") != before
 
 
 def test_a_self_signed_certificate_is_of_the_servers_name_and_can_be_trusted(tmp_path: Path) -> None:

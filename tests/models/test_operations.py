@@ -25,33 +25,23 @@ import requests
 import yaml
 from docker.errors import APIError, DockerException
 
-from components import packaged
-from components.credentials import DATA_KEY, GENERATOR
-from components.daemon import Daemon, resolve_host
-from operations import (
-    addresses,
-    checkout,
-    console,
-    copied,
-    deploy,
-    edge,
-    engine,
-    look,
-    packages,
-    pin,
-    preflight,
-    prune,
-    recovery,
-    rehearse,
-    sealed,
-    status,
-)
+from offline import build, engineless
 from operations.__main__ import VERBS, main
-from operations.checkout import Stack
-from operations.console import StopError
-from operations.engine import Engine
-from operations.plan import Plan
-from operations.saved import save_credentials
+from operations.common import checkout, console
+from operations.common import stack as stack_module
+from operations.common.console import StopError
+from operations.common.stack import Stack
+from operations.deployment import copy_preview, deploy, end, engine_for, pin, preview, prune
+from operations.engine import backend, cli, encrypted, recovery
+from operations.engine import engine as engine_module
+from operations.engine.engine import Engine
+from operations.engine.plan import Plan
+from operations.engine.write_back import save_credentials
+from operations.host import addresses, capacity, checks, containers, docker_daemon, images, ports
+from operations.observe import access, doctor, ingress, logs, secrets, status
+from runtime.daemon import Daemon, resolve_host
+from settings import packages
+from settings.names import DATA_KEY, GENERATOR
 from tests.shipped import stack_file
 
 ROOT = Path(__file__).parents[2]
@@ -72,10 +62,11 @@ def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stack:
     """Dev, in a checkout of the test's own."""
     (tmp_path / "Pulumi.yaml").write_text((ROOT / "Pulumi.yaml").read_text())
     (tmp_path / "Pulumi.dev.yaml").write_text(stack_file("dev"))
-    monkeypatch.setattr(checkout, "ROOT", tmp_path)
-    monkeypatch.setattr(engine, "ROOT", tmp_path)
-    monkeypatch.setattr(engine, "LOCAL_CLI", tmp_path / ".pulumi-cli")
-    monkeypatch.setattr(engine, "require_cli", lambda: Path("/bin/true"))
+    for module in (stack_module, backend):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(engine_module, "ROOT", tmp_path)
+    monkeypatch.setattr(cli, "LOCAL_CLI", tmp_path / ".pulumi-cli")
+    monkeypatch.setattr(engine_module, "require_cli", lambda: Path("/bin/true"))
     return Stack("dev")
 
 
@@ -201,12 +192,12 @@ def test_what_is_not_yaml_is_told_with_the_file_and_the_line(stack: Stack) -> No
 def test_a_stack_that_another_checkout_deployed_is_said_to_be_so(
     stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stack.tell_of_another_checkout()
+    stack.report_other_checkout()
     stack.remember_checkout()
-    stack.tell_of_another_checkout()
+    stack.report_other_checkout()
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(checkout, "ROOT", tmp_path / "second")
-    stack.tell_of_another_checkout()
+    monkeypatch.setattr(stack_module, "ROOT", tmp_path / "second")
+    stack.report_other_checkout()
     assert f"note: dev was last deployed from {tmp_path}; this is {tmp_path / 'second'}" in capsys.readouterr().err
 
 
@@ -248,7 +239,7 @@ class Old:
 
 
 def test_an_old_docker_is_refused_with_both_versions() -> None:
-    assert preflight.docker_problem(Old()) == (  # type: ignore[arg-type]
+    assert docker_daemon.docker_problem(Old()) == (  # type: ignore[arg-type]
         "needs Docker 20.10 or newer, found 19.03.15 at unix:///var/run/docker.sock\n"
         "  https://docs.docker.com/engine/install/"
     )
@@ -267,7 +258,7 @@ class Failing:
 
 def test_no_permission_on_the_socket_is_told_with_the_line_to_type() -> None:
     denied = DockerException("Error while fetching server API version: PermissionError(13, 'Permission denied')")
-    said = preflight.docker_problem(Failing(denied))  # type: ignore[arg-type]
+    said = docker_daemon.docker_problem(Failing(denied))  # type: ignore[arg-type]
     assert said is not None
     assert "sudo usermod -aG docker $USER && newgrp docker" in said
 
@@ -276,7 +267,7 @@ def test_a_daemon_that_hangs_is_told(tmp_path: Path) -> None:
     (tmp_path / "docker.sock").write_text("")
     failing = Failing(requests.exceptions.ConnectionError("timed out"))
     failing.host = f"unix://{tmp_path}/docker.sock"
-    said = preflight.docker_problem(failing)  # type: ignore[arg-type]
+    said = docker_daemon.docker_problem(failing)  # type: ignore[arg-type]
     assert said is not None
     assert "does not answer" in said
 
@@ -325,7 +316,7 @@ class Host:
 def host_problems(stack: Stack, host: Host, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(Stack, "daemon", property(lambda _: host))
     with pytest.raises(StopError) as caught:
-        preflight.require_host(stack)
+        checks.require_host(stack)
     return str(caught.value)
 
 
@@ -382,7 +373,7 @@ def test_the_routes_of_a_host_are_read_but_those_of_dockers_bridges(tmp_path: Pa
 
 
 def test_everything_about_the_host_is_told_at_once(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "MINIMUM_FREE_GB", 10**6)
+    monkeypatch.setattr(capacity, "MINIMUM_FREE_GB", 10**6)
     said = host_problems(stack, Host(cpus=1, memory_mb=1024), monkeypatch)
     assert said.startswith("nothing was changed\n")
     assert "mlflow:server.cpus: 2 asked for, the Docker host has 1" in said
@@ -397,16 +388,16 @@ def test_a_build_needs_room_even_where_every_image_that_is_pulled_is_here(
 ) -> None:
     host = Host()
     monkeypatch.setattr(host, "has_image", lambda name: not name.startswith("localhost/"))
-    monkeypatch.setattr(preflight, "MINIMUM_FREE_GB", 10**6)
+    monkeypatch.setattr(capacity, "MINIMUM_FREE_GB", 10**6)
     assert "GB free in /, needs 1000000" in host_problems(stack, host, monkeypatch)
 
 
 def test_another_address_of_the_host_has_ports_of_its_own(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host()
     host.published_on = "10.0.0.5"
-    monkeypatch.setattr(preflight, "_bound", lambda _address, _port: False)
+    monkeypatch.setattr(ports, "_bound", lambda _address, _port: False)
     monkeypatch.setattr(Stack, "daemon", property(lambda _: host))
-    preflight.require_host(stack)
+    checks.require_host(stack)
 
 
 def test_nothing_is_started_under_a_restore(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,12 +407,12 @@ def test_nothing_is_started_under_a_restore(stack: Stack, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Stack, "daemon", property(lambda _: Restoring()))
     with pytest.raises(StopError, match=r"a restore is at work[^$]*docker logs -f mlflow-dev-restore"):
-        preflight.require_host(stack)
+        checks.require_host(stack)
 
 
 @pytest.mark.parametrize("service", ["prometheus", "alertmanager", "grafana"])
 def test_a_port_of_the_monitoring_is_looked_at_too(stack: Stack, monkeypatch: pytest.MonkeyPatch, service: str) -> None:
-    monkeypatch.setattr(preflight, "_bound", lambda _address, port: port == 9999)
+    monkeypatch.setattr(ports, "_bound", lambda _address, port: port == 9999)
     stack.set("monitoring", **{"mode": "bundled", f"{service}Port": 9999})
     assert f"mlflow:monitoring.{service}Port: port 9999 of 127.0.0.1 is taken by another program" in host_problems(
         stack, Host(), monkeypatch
@@ -474,9 +465,9 @@ SEALED = {
 
 
 def test_the_secrets_of_a_file_are_opened_by_its_passphrase_alone() -> None:
-    assert sealed.opened(SEALED, "correct-horse") == {"adminPassword": "a secret value"}
-    assert sealed.opened(SEALED, "another") is None
-    assert sealed.opened({**SEALED, "encryptionsalt": None}, "correct-horse") is None
+    assert encrypted.opened(SEALED, "correct-horse") == {"adminPassword": "a secret value"}
+    assert encrypted.opened(SEALED, "another") is None
+    assert encrypted.opened({**SEALED, "encryptionsalt": None}, "correct-horse") is None
 
 
 def test_a_password_in_the_stacks_file_needs_no_engine_and_no_backend(
@@ -484,24 +475,24 @@ def test_a_password_in_the_stacks_file_needs_no_engine_and_no_backend(
 ) -> None:
     stack.path.write_text(yaml.safe_dump(SEALED))
     monkeypatch.setenv("PULUMI_CONFIG_PASSPHRASE", "correct-horse")
-    monkeypatch.setattr(deploy, "engine_of", lambda *_, **__: pytest.fail("the engine was asked"))
-    assert look.credential(stack, "adminPassword") == "a secret value"
+    monkeypatch.setattr(engine_for, "engine_of", lambda *_, **__: pytest.fail("the engine was asked"))
+    assert secrets.credential(stack, "adminPassword") == "a secret value"
 
 
 def test_an_address_of_another_host_is_refused(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Stack, "daemon", property(lambda _: Host()))
     stack.set("server", bindAddress="192.0.2.7")
     with pytest.raises(StopError, match=r"this host has no address 192\.0\.2\.7\n    choose one of those"):
-        preflight.require_host(stack)
+        checks.require_host(stack)
 
 
 def test_a_disk_that_is_nearly_full_is_told_even_where_nothing_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**28))
-    problem = preflight.disk_problem(cast("Daemon", Host()))
+    problem = capacity.disk_problem(cast("Daemon", Host()))
     assert problem is not None
     assert problem.startswith("disk: 0.2 GB free in /, needs 1\n    see what takes it: docker system df")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**31))
-    assert preflight.disk_problem(cast("Daemon", Host())) is None
+    assert capacity.disk_problem(cast("Daemon", Host())) is None
 
 
 def test_a_reader_that_went_away_is_no_error_of_dockers() -> None:
@@ -541,7 +532,7 @@ class NewStack(Engine):
 
 @pytest.fixture
 def new(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Stack:
-    monkeypatch.setattr(deploy, "engine_of", NewStack)
+    monkeypatch.setattr(preview, "engine_of", NewStack)
     return stack
 
 
@@ -549,9 +540,9 @@ def test_a_plan_of_what_nobody_deployed_is_a_copys_and_leaves_nothing(
     new: Stack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     planned: list[str] = []
-    monkeypatch.setattr(copied, "preview", lambda stack: planned.append(stack.name))
+    monkeypatch.setattr(copy_preview, "preview", lambda stack: planned.append(stack.name))
     before = new.path.read_text()
-    deploy.preview(new)
+    preview.preview(new)
     assert planned == ["dev"]
     assert new.path.read_text() == before
     assert not (tmp_path / "home" / ".config").exists()
@@ -559,7 +550,7 @@ def test_a_plan_of_what_nobody_deployed_is_a_copys_and_leaves_nothing(
 
 def test_what_nobody_deployed_has_no_drift(new: Stack, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with pytest.raises(StopError, match="could not be found out"):
-        deploy.drift(new)
+        preview.drift(new)
     said = capsys.readouterr().out
     assert "dev was never deployed with this backend" in said
     assert said.endswith("<!-- drift: unknown -->\n")
@@ -569,10 +560,10 @@ def test_what_nobody_deployed_has_no_drift(new: Stack, capsys: pytest.CaptureFix
 def test_the_copy_is_of_what_a_plan_reads_and_of_nothing_else() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     top = {Path(name).parts[0] for name in tracked}
-    known = {*copied.PARTS, *copied.FILES, "Pulumi.dev.yaml", "Pulumi.staging.yaml", "Pulumi.prod.yaml"}
+    known = {*copy_preview.PARTS, *copy_preview.FILES, "Pulumi.dev.yaml", "Pulumi.staging.yaml", "Pulumi.prod.yaml"}
     not_read = {"docs", "tests", ".github", ".ci", "Makefile", "pyproject.toml"}
     assert {name for name in top - known - not_read if name.endswith(".py") or (ROOT / name).is_dir()} == set()
-    assert set(copied.PARTS) <= top
+    assert set(copy_preview.PARTS) <= top
 
 
 @pytest.mark.parametrize(
@@ -664,9 +655,9 @@ def test_doctor_asks_the_backend(stack: Stack, monkeypatch: pytest.MonkeyPatch) 
         raise StopError("Pulumi cannot use the backend")
 
     monkeypatch.setattr(Engine, "knows_stack", refused)
-    monkeypatch.setattr(look, "find_cli", lambda: Path("/bin/true"))
+    monkeypatch.setattr(doctor, "find_cli", lambda: Path("/bin/true"))
     with pytest.raises(StopError, match="cannot use the backend"):
-        look.doctor(stack)
+        doctor.doctor(stack)
 
 
 def test_secrets_of_another_machine_ask_for_its_passphrase(stack: Stack, tmp_path: Path) -> None:
@@ -768,19 +759,19 @@ def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Path]
     """A release of the CLI on a server of this machine."""
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(engine, "LOCAL_CLI", tmp_path / ".pulumi-cli")
-    folder = tmp_path / "served" / f"v{engine.INSTALLED_VERSION}"
+    monkeypatch.setattr(cli, "LOCAL_CLI", tmp_path / ".pulumi-cli")
+    folder = tmp_path / "served" / f"v{cli.INSTALLED_VERSION}"
     folder.mkdir(parents=True)
-    name = f"pulumi-v{engine.INSTALLED_VERSION}-linux-x64.tar.gz"
+    name = f"pulumi-v{cli.INSTALLED_VERSION}-linux-x64.tar.gz"
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w:gz") as archive:
         entry = tarfile.TarInfo("pulumi/pulumi")
-        script = f"#!/bin/sh\necho v{engine.INSTALLED_VERSION}\n".encode()
+        script = f"#!/bin/sh\necho v{cli.INSTALLED_VERSION}\n".encode()
         entry.size, entry.mode = len(script), 0o755
         archive.addfile(entry, io.BytesIO(script))
     (folder / name).write_bytes(content.getvalue())
     digest = hashlib.sha256(content.getvalue()).hexdigest()
-    sums = folder / f"pulumi-{engine.INSTALLED_VERSION}-checksums.txt"
+    sums = folder / f"pulumi-{cli.INSTALLED_VERSION}-checksums.txt"
     sums.write_text(f"{'0' * 64}  another.tar.gz\n{digest}  {name}\n")
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path / "served"))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -788,27 +779,27 @@ def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Path]
 
 
 def test_a_missing_cli_is_installed_into_the_checkout(release: tuple[str, Path]) -> None:
-    cli = engine.install_cli(release[0])
-    assert cli == engine.LOCAL_CLI / "pulumi" / "pulumi"
-    assert engine._version(cli) >= engine.MINIMUM_VERSION
+    installed = cli.install_cli(release[0])
+    assert installed == cli.LOCAL_CLI / "pulumi" / "pulumi"
+    assert cli._version(installed) >= cli.MINIMUM_VERSION
 
 
 def test_a_cli_with_another_checksum_is_not_installed(release: tuple[str, Path]) -> None:
     release[1].write_text(re.sub(r"(?m)^[0-9a-f]{64}", "0" * 64, release[1].read_text()))
     with pytest.raises(StopError, match="the release says"):
-        engine.install_cli(release[0])
-    assert not engine.LOCAL_CLI.exists()
+        cli.install_cli(release[0])
+    assert not cli.LOCAL_CLI.exists()
 
 
 def test_a_proxys_own_page_in_its_place_is_no_release(release: tuple[str, Path]) -> None:
     release[1].write_text("<html>\n<body>This site is blocked</body>\n")
-    with pytest.raises(engine.NoEngineError, match="are not the checksums of a release"):
-        engine.install_cli(release[0])
+    with pytest.raises(cli.NoEngineError, match="are not the checksums of a release"):
+        cli.install_cli(release[0])
 
 
 def test_a_cli_that_cannot_be_downloaded_is_told_with_what_to_do() -> None:
     with pytest.raises(StopError, match=r"install Pulumi 3\.250 or newer yourself"):
-        engine.install_cli("http://127.0.0.1:9")
+        cli.install_cli("http://127.0.0.1:9")
 
 
 def test_a_cli_that_is_too_old_is_not_said_to_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -816,8 +807,8 @@ def test_a_cli_that_is_too_old_is_not_said_to_be_missing(tmp_path: Path, monkeyp
     old.write_text("#!/bin/sh\necho v3.201.0\n")
     old.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(engine.NoEngineError, match=rf"on the PATH \({old}\) is 3\.201, older than 3\.250"):
-        engine.install_cli("http://127.0.0.1:9")
+    with pytest.raises(cli.NoEngineError, match=rf"on the PATH \({old}\) is 3\.201, older than 3\.250"):
+        cli.install_cli("http://127.0.0.1:9")
 
 
 # --- locks ---------------------------------------------------------------------------------------------------------
@@ -916,15 +907,15 @@ def test_a_client_behind_a_proxy_is_kept_from_asking_it_for_this_host(
         monkeypatch.delenv(name, raising=False)
     if proxy:
         monkeypatch.setenv("http_proxy", proxy)
-    look.client(stack)
+    access.client(stack)
     line = 'export NO_PROXY="${NO_PROXY:+$NO_PROXY,}127.0.0.1,localhost"'
     assert (line in capsys.readouterr().out.splitlines()) == bool(proxy)
 
 
 def test_what_a_remote_host_has_on_loopback_is_told_with_the_way_there(stack: Stack) -> None:
-    assert edge.way_there(stack) is None
+    assert ingress.ssh_forward_hint(stack) is None
     stack.path.write_text(stack.path.read_text() + "  docker:host: ssh://me@prod:2222\n")
-    assert edge.way_there(stack) == (
+    assert ingress.ssh_forward_hint(stack) == (
         "that is an address of prod; to have it here, let this run: ssh -nNT -L 5000:127.0.0.1:5000 -p 2222 me@prod"
     )
 
@@ -971,10 +962,12 @@ def test_the_log_of_a_build_is_shown_where_that_failed(
 
 def without_provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Pulumi CLI that can download nothing."""
-    cli = tmp_path / "pulumi"
-    cli.write_text("#!/bin/sh\necho 'warning: no such host' >&2\necho 'error: failed all 5 attempts' >&2\nexit 255\n")
-    cli.chmod(0o755)
-    monkeypatch.setattr(engine, "require_cli", lambda: cli)
+    command = tmp_path / "pulumi"
+    command.write_text(
+        "#!/bin/sh\necho 'warning: no such host' >&2\necho 'error: failed all 5 attempts' >&2\nexit 255\n"
+    )
+    command.chmod(0o755)
+    monkeypatch.setattr(engine_module, "require_cli", lambda: command)
 
 
 def test_a_provider_that_cannot_be_had_is_told_before_anything(
@@ -984,7 +977,7 @@ def test_a_provider_that_cannot_be_had_is_told_before_anything(
     words = (
         r"provider docker [0-9.]+ is not here.*: error: failed all 5 attempts\n.*pulumi plugin install resource docker"
     )
-    with pytest.raises(engine.NoEngineError, match=words):
+    with pytest.raises(cli.NoEngineError, match=words):
         Engine(stack)
 
 
@@ -993,14 +986,14 @@ def test_dev_is_rehearsed_where_the_engine_cannot_be_had(
 ) -> None:
     without_provider(tmp_path, monkeypatch)
     reasons: list[str] = []
-    monkeypatch.setattr(rehearse, "up", lambda _, reason: reasons.append(reason))
+    monkeypatch.setattr(engineless, "up", lambda _, reason: reasons.append(reason))
     deploy._deploy(stack)
     assert "could not be downloaded" in reasons[0]
 
 
 @pytest.mark.parametrize("why", ["another stack", "protected data"])
 def test_nothing_else_is_rehearsed(stack: Stack, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
-    monkeypatch.setenv("REHEARSAL", "0" if why == "another stack" else "1")
+    monkeypatch.setenv("ENGINELESS", "0" if why == "another stack" else "1")
     if why == "another stack":
         stack.name = "other"
     else:
@@ -1008,7 +1001,7 @@ def test_nothing_else_is_rehearsed(stack: Stack, monkeypatch: pytest.MonkeyPatch
         stack.path.write_text(text.replace('protectData: "false"', 'protectData: "true"'))
     words = "stands in for dev alone" if why == "another stack" else "mlflow:protectData is true for dev"
     with pytest.raises(StopError, match=rf"no engine\n  \(a rehearsal .*{words}"):
-        rehearse.up(stack, "no engine")
+        engineless.up(stack, "no engine")
 
 
 @pytest.mark.parametrize(
@@ -1021,11 +1014,11 @@ def test_nothing_else_is_rehearsed(stack: Stack, monkeypatch: pytest.MonkeyPatch
 def test_another_deployment_is_refused_before_a_password_is_made(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, strangers: list[str], volumes: set[str], words: str
 ) -> None:
-    monkeypatch.setattr("rehearsal.host.Host.strangers", lambda _: strangers)
+    monkeypatch.setattr("offline.host.Host.strangers", lambda _: strangers)
     monkeypatch.setattr(Stack, "daemon", property(lambda _: SimpleNamespace(volumes=lambda: volumes)))
     with pytest.raises(StopError, match=words):
-        rehearse.up(stack, "no engine")
-    assert not rehearse.owns(stack)
+        engineless.up(stack, "no engine")
+    assert not engineless.owns(stack)
 
 
 class Engineless:
@@ -1057,12 +1050,12 @@ def test_a_rehearsal_is_kept_where_the_engine_cannot_take_it_over(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, secrets: dict[str, str], *, plans: bool, words: str
 ) -> None:
     rehearsed_with(stack, monkeypatch, "postgres-password")
-    before = rehearse._passwords(stack).read()
+    before = engineless._passwords(stack).read()
     host = Engineless(stack, secrets, plans=plans)
     with pytest.raises(StopError, match=words):
-        rehearse.hand_over(host, approved=True)  # type: ignore[arg-type]
+        engineless.hand_over(host, approved=True)  # type: ignore[arg-type]
     assert host.written == []
-    assert rehearse._passwords(stack).read() == before
+    assert engineless._passwords(stack).read() == before
 
 
 def test_the_status_names_the_image_that_was_asked_for(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1085,18 +1078,18 @@ def test_what_was_generated_is_saved_before_a_stack_ends_and_what_would_lose_it_
         done.append(arguments[0])
         return 0
 
-    for name in ("recover", "tell_what_to_keep", "tell_of_backups"):
-        monkeypatch.setattr(deploy, name, lambda *_: None)
-    monkeypatch.setattr(deploy, "save_credentials", lambda _: asked("saved"))
-    for name in ("end_of_restore", "no_strangers"):
-        monkeypatch.setattr(preflight, name, lambda *_: None)
+    for name in ("recover", "report_what_to_keep", "report_kept_backups"):
+        monkeypatch.setattr(end, name, lambda *_: None)
+    monkeypatch.setattr(end, "save_credentials", lambda _: asked("saved"))
+    for name in ("require_no_restore", "require_no_foreign_containers"):
+        monkeypatch.setattr(containers, name, lambda *_: None)
     engine = SimpleNamespace(show=asked, call=asked)
-    monkeypatch.setattr(deploy, "_engine_to_end", lambda _: engine)
-    for name in ("_data_volumes", "_outliving", "leftovers"):
-        monkeypatch.setattr(deploy, name, lambda _: [])
+    monkeypatch.setattr(end, "engine_to_end", lambda _: engine)
+    for name in ("data_volumes", "kept_volumes", "leftovers"):
+        monkeypatch.setattr(end, name, lambda _: [])
     monkeypatch.setattr(Stack, "daemon", property(lambda _: None))
     monkeypatch.setenv("CONFIRM", "dev")
-    getattr(deploy, verb)(stack)
+    getattr(end, verb)(stack)
     assert done.index("saved") < done.index("destroy")
     assert "`pulumi stack rm`" in capsys.readouterr().err
 
@@ -1142,9 +1135,9 @@ def test_a_setting_is_set_in_a_file_that_has_none(stack: Stack, text: str) -> No
 
 def test_who_only_looks_makes_no_stack(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = SimpleNamespace(knows_stack=lambda: False)
-    monkeypatch.setattr(deploy, "engine_of", lambda *_, **__: engine)
+    monkeypatch.setattr(engine_for, "engine_of", lambda *_, **__: engine)
     with pytest.raises(StopError, match=r"has no such stack(.|\n)*PULUMI_BACKEND_URL"):
-        look.credential(stack, "adminPassword")
+        secrets.credential(stack, "adminPassword")
 
 
 @pytest.mark.parametrize(
@@ -1171,7 +1164,7 @@ def test_the_folder_of_a_file_backend_is_found(
 def test_a_state_that_is_being_written_is_read_again(
     stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, told: str | None
 ) -> None:
-    monkeypatch.setattr("operations.engine.HALF_WRITTEN_SECONDS", (0.01,) * 5)
+    monkeypatch.setattr("operations.engine.engine.HALF_WRITTEN_SECONDS", (0.01,) * 5)
     engine = Engine.__new__(Engine)
     engine.stack, engine.environment, engine.cli = stack, dict(os.environ), tmp_path / "pulumi"
     engine.cli.write_text(
@@ -1194,15 +1187,15 @@ def test_a_stack_that_nobody_deployed_is_not_made_to_be_ended(
 ) -> None:
     made: list[bool] = []
     engine = SimpleNamespace(knows_stack=lambda: False, select=lambda: made.append(True))
-    monkeypatch.setattr(deploy, "engine_of", lambda _: engine)
-    monkeypatch.setattr(deploy, "leftovers", lambda _: left)
+    monkeypatch.setattr(engine_for, "engine_of", lambda _: engine)
+    monkeypatch.setattr(engine_for, "leftovers", lambda _: left)
     monkeypatch.setattr(Stack, "daemon", property(lambda _: SimpleNamespace(host="unix:///d.sock")))
     if left:
         # What the backend has forgotten is still there to be removed.
-        assert cast("object", deploy._engine_to_end(stack)) is engine
+        assert cast("object", engine_for.engine_to_end(stack)) is engine
     else:
         with pytest.raises(StopError, match=r"dev is not deployed on unix:///d\.sock"):
-            deploy._engine_to_end(stack)
+            engine_for.engine_to_end(stack)
     assert made == [True] * len(left)
 
 
@@ -1225,19 +1218,19 @@ def test_the_logs_leave_out_what_the_health_check_asks_and_go_on_without_a_conta
 ) -> None:
     lines = [PROBE.format(200), PROBE.format(401), PROBE.format(500), "a client's request"]
     monkeypatch.delenv("SERVICE", raising=False)
-    monkeypatch.setattr(look, "require_containers", lambda _: None)
-    monkeypatch.setattr(look, "inspect", lambda _, service: {} if service in ("server", "minio") else None)
+    monkeypatch.setattr(logs, "require_containers", lambda _: None)
+    monkeypatch.setattr(logs, "inspect", lambda _, service: {} if service in ("server", "minio") else None)
     monkeypatch.setattr(Stack, "daemon", property(lambda _: SimpleNamespace(logs=lambda *_, **__: "\n".join(lines))))
-    look.logs(stack)
+    logs.logs(stack)
     told = capsys.readouterr().out
     assert f"==> mlflow-dev-server\n{PROBE.format(500)}\na client's request\n" in told
     assert "mlflow-dev-postgres does not exist, and should; type: make up STACK=dev\n==> mlflow-dev-minio" in told
     monkeypatch.setenv("SERVICE", "server")
-    look.logs(stack)
+    logs.logs(stack)
     assert PROBE.format(200) in capsys.readouterr().out
     monkeypatch.setenv("SERVICE", "sever")
     with pytest.raises(StopError, match="no container mlflow-dev-sever; services: server, postgres"):
-        look.logs(stack)
+        logs.logs(stack)
 
 
 class WithNetworks:
@@ -1263,17 +1256,17 @@ def test_a_rehearsal_is_kept_where_somebody_else_is_on_its_networks(
     daemon = SimpleNamespace(volumes=set, api=WithNetworks("jupyter"))
     monkeypatch.setattr(Stack, "daemon", property(lambda _: daemon))
     with pytest.raises(StopError, match="docker network disconnect mlflow-dev-edge jupyter"):
-        rehearse.hand_over(Engineless(stack, {}), approved=True)  # type: ignore[arg-type]
-    assert (done, rehearse.owns(stack)) == ([], True)
+        engineless.hand_over(Engineless(stack, {}), approved=True)  # type: ignore[arg-type]
+    assert (done, engineless.owns(stack)) == ([], True)
 
 
 def rehearsed_with(stack: Stack, monkeypatch: pytest.MonkeyPatch, *passwords: str) -> list[str]:
     """Make `stack` a rehearsed one with these passwords; returns what is done to its containers."""
     done: list[str] = []
-    monkeypatch.setattr("rehearsal.host.Host.prune", lambda _: done.append("pruned"))
+    monkeypatch.setattr("offline.host.Host.prune", lambda _: done.append("pruned"))
     monkeypatch.setattr(Stack, "daemon", property(lambda _: SimpleNamespace(volumes=set, api=WithNetworks())))
     for name in passwords:
-        rehearse._passwords(stack).get(name, 32)
+        engineless._passwords(stack).get(name, 32)
     return done
 
 
@@ -1283,24 +1276,24 @@ def test_a_secret_that_the_stacks_file_has_is_handed_over_as_the_one_in_use(
 ) -> None:
     rehearsed_with(stack, monkeypatch, "crypto-kek-passphrase")
     monkeypatch.setattr(Stack, "values", property(lambda _: {"mlflow:cryptoKekPassphrase": written}))
-    known = written if isinstance(written, str) else rehearse._generated(stack)["cryptoKekPassphrase"]
+    known = written if isinstance(written, str) else engineless._generated(stack)["cryptoKekPassphrase"]
     host = Engineless(stack, {"cryptoKekPassphrase": known})
     told = [] if known == "mine" else ["cryptoKekPassphrase"]
-    assert rehearse.hand_over(host, approved=True) == told  # type: ignore[arg-type]
+    assert engineless.hand_over(host, approved=True) == told  # type: ignore[arg-type]
     assert host.written == []
-    assert not rehearse.owns(stack)
+    assert not engineless.owns(stack)
 
 
 def test_nobody_who_was_not_asked_loses_what_runs_to_a_hand_over(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     done = rehearsed_with(stack, monkeypatch, "postgres-password")
-    monkeypatch.setattr(rehearse, "confirmed", lambda _: False)
+    monkeypatch.setattr(engineless, "confirmed", lambda _: False)
     host = Engineless(stack, {})
     with pytest.raises(StopError, match="nothing was changed"):
-        rehearse.hand_over(host, approved=False)  # type: ignore[arg-type]
-    assert (done, host.written, rehearse.owns(stack)) == ([], [], True)
-    monkeypatch.setattr(rehearse, "confirmed", lambda _: True)
-    rehearse.hand_over(host, approved=False)  # type: ignore[arg-type]
-    assert (done, rehearse.owns(stack)) == (["pruned"], False)
+        engineless.hand_over(host, approved=False)  # type: ignore[arg-type]
+    assert (done, host.written, engineless.owns(stack)) == ([], [], True)
+    monkeypatch.setattr(engineless, "confirmed", lambda _: True)
+    engineless.hand_over(host, approved=False)  # type: ignore[arg-type]
+    assert (done, engineless.owns(stack)) == (["pruned"], False)
 
 
 @pytest.mark.parametrize(("passwords", "kept"), [(["postgres-password"], False), (["backup-password"], True)])
@@ -1309,8 +1302,8 @@ def test_what_opens_a_backup_outlives_a_rehearsed_stack_wherever_the_backup_is(
 ) -> None:
     assert rehearsed_with(stack, monkeypatch, *passwords) == []
     monkeypatch.setenv("CONFIRM", stack.name)
-    rehearse.destroy(stack)
-    assert rehearse.owns(stack) == kept
+    engineless.destroy(stack)
+    assert engineless.owns(stack) == kept
 
 
 # --- images that were saved ----------------------------------------------------------------------------------------
@@ -1345,7 +1338,7 @@ def offline(stack: Stack, monkeypatch: pytest.MonkeyPatch, archive: str, **daemo
     document["config"]["mlflow:images"] |= {"archive": archive, "mlflow": {"ref": "localhost/mlflow-server:1"}}
     stack.path.write_text(yaml.safe_dump(document))
     found = Offline(**daemon)
-    monkeypatch.setattr(preflight, "ROOT", checkout.ROOT)
+    monkeypatch.setattr(images, "ROOT", stack.path.parent)
     monkeypatch.setattr(Stack, "daemon", property(lambda _: found))
     return found
 
@@ -1358,16 +1351,16 @@ def test_images_that_are_missing_are_loaded_from_the_archive_and_only_once(
     (tmp_path / "saved" / "README").write_text("no image")
     for number, image in enumerate(stack.settings.pulled_images):
         (tmp_path / "saved" / f"{number}.tar").write_text(image.name)
-    preflight.require_images(stack)
+    images.require_images(stack)
     assert host.loaded == ["0.tar", "1.tar", "2.tar", "3.tar"]
-    preflight.require_images(stack)
+    images.require_images(stack)
     assert len(host.loaded) == 4
 
 
 def test_an_archive_without_a_file_is_told(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     offline(stack, monkeypatch, "nowhere")
     with pytest.raises(StopError, match=r"mlflow:images\.archive: there is no \.tar.* file in .*/nowhere"):
-        preflight.require_images(stack)
+        images.require_images(stack)
 
 
 def test_every_file_that_cannot_be_loaded_is_told(
@@ -1377,7 +1370,7 @@ def test_every_file_that_cannot_be_loaded_is_told(
     for name in ("half.tar", "whole.tgz"):
         (tmp_path / name).write_text("x")
     with pytest.raises(StopError, match=r"could not be loaded\n  .*/half\.tar: unexpected EOF$"):
-        preflight.require_images(stack)
+        images.require_images(stack)
 
 
 def test_what_the_archive_lacks_is_told_with_how_to_bring_it(
@@ -1386,7 +1379,7 @@ def test_what_the_archive_lacks_is_told_with_how_to_bring_it(
     offline(stack, monkeypatch, ".")
     (tmp_path / "some.tar").write_text("docker.io/library/postgres:18.6")
     with pytest.raises(StopError, match=r"3 of 4 images cannot be had(.|\n)*operations\.md#without-a-registry"):
-        preflight.require_images(stack)
+        images.require_images(stack)
 
 
 @pytest.fixture
@@ -1394,22 +1387,22 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Dev on a network whose registry does not answer; returns the images that were built instead."""
     host = Offline()
     built: list[str] = []
-    monkeypatch.setattr(preflight, "ASK_AGAIN_SECONDS", 0)
+    monkeypatch.setattr(images, "ASK_AGAIN_SECONDS", 0)
     monkeypatch.setattr(Stack, "daemon", property(lambda _: host))
-    monkeypatch.setattr(packages, "can_build", lambda: True)
-    monkeypatch.setattr(preflight, "require_host", lambda _: None)
+    monkeypatch.setattr(build, "can_build", lambda: True)
+    monkeypatch.setattr(images, "require_host", lambda _: None)
 
-    def build(_daemon: object, names: list[str], _sources: list[str]) -> None:
-        missing = [name for name in names if not host.has_image(packaged.ref(name))]
+    def built_from_packages(_daemon: object, names: list[str], _sources: list[str]) -> None:
+        missing = [name for name in names if not host.has_image(packages.ref(name))]
         built.extend(missing)
-        host.images |= {packaged.ref(name) for name in (*missing, packaged.BUILDER)}
+        host.images |= {packages.ref(name) for name in (*missing, packages.BUILDER)}
 
-    monkeypatch.setattr(packages, "build", build)
+    monkeypatch.setattr(build, "build", built_from_packages)
     return built
 
 
 def test_dev_switches_to_packages_where_no_registry_answers(stack: Stack, unreachable: list[str]) -> None:
-    preflight.require_images(stack)
+    images.require_images(stack)
     assert unreachable == ["postgres", "python", "seaweedfs"]
     settings = stack.settings
     assert (settings.images.source, settings.object_store.kind, settings.object_store.memory_mb) == (
@@ -1440,7 +1433,7 @@ def test_what_is_no_registry_that_does_not_answer_switches_nothing(
     monkeypatch.setattr(Offline, "pull", lambda *_: error)
     before = stack.path.read_text()
     with pytest.raises(StopError) as told:
-        preflight.require_images(stack)
+        images.require_images(stack)
     assert error in str(told.value)
     if "Credentials store" in error:
         assert "remove credsStore (or credHelpers) from ~/.docker/config.json" in str(told.value)
@@ -1463,7 +1456,7 @@ def test_a_registry_that_answers_again_switches_nothing(
 
     monkeypatch.setattr(Offline, "pull", pull)
     before = stack.path.read_text()
-    preflight.require_images(stack)
+    images.require_images(stack)
     said = capsys.readouterr().err
     assert said.index("no registry answers here (lookup registry-1.docker.io: server misbehaving)") < said.index(
         "a registry answers again: Pulumi.dev.yaml stays as it is"
@@ -1479,10 +1472,10 @@ def test_a_switch_to_packages_that_did_not_get_them_leaves_the_file_as_it_was(
     def fail(*_: object) -> None:
         raise end
 
-    monkeypatch.setattr(packages, "build", fail)
+    monkeypatch.setattr(build, "build", fail)
     before = stack.path.read_text()
     with pytest.raises(type(end)):
-        preflight.require_images(stack)
+        images.require_images(stack)
     assert stack.path.read_text() == before
     assert unreachable == []
 
@@ -1496,17 +1489,17 @@ def test_nothing_is_switched_that_somebody_chose_or_that_would_not_help(
     elif why == "a mirror":
         stack.set("images", postgres={"ref": "mirror.example.com/postgres:18.6"})
     elif why == "an archive":
-        monkeypatch.setattr(preflight, "_load", lambda *_: None)
+        monkeypatch.setattr(images, "_load", lambda *_: None)
         stack.set("images", archive="saved")
     elif why == "data":
         monkeypatch.setattr(Offline, "volumes", lambda _: {"mlflow-dev-minio-data"})
     elif why == "no tools":
-        monkeypatch.setattr(packages, "can_build", lambda: False)
+        monkeypatch.setattr(build, "can_build", lambda: False)
     else:
         stack.name = "other"
     before = stack.path.read_text()
     with pytest.raises(StopError, match="images cannot be had; nothing was deployed"):
-        preflight.require_images(stack)
+        images.require_images(stack)
     assert stack.path.read_text() == before
     assert unreachable == []
 
@@ -1516,8 +1509,8 @@ def test_a_port_in_use_is_seen() -> None:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = holder.getsockname()[1]
-        assert preflight._bound("127.0.0.1", port)
-    assert not preflight._bound("127.0.0.1", port)
+        assert ports._bound("127.0.0.1", port)
+    assert not ports._bound("127.0.0.1", port)
 
 
 @pytest.mark.parametrize(("content", "left"), [("", 0), ('{"user.cont', 0), ('{"user.content_type": "x"}', 1)])
@@ -1527,9 +1520,9 @@ def test_half_a_note_beside_the_state_is_removed_and_a_whole_one_stays(tmp_path:
     state, note = folder / "dev.json", folder / "dev.json.attrs"
     state.write_text("{}")
     note.write_text(content)
-    engine.drop_broken_attributes(tmp_path, "dev")
+    backend.drop_broken_attributes(tmp_path, "dev")
     assert (state.exists(), note.exists()) == (True, bool(left))
-    engine.drop_broken_attributes(None, "dev")
+    backend.drop_broken_attributes(None, "dev")
 
 
 def test_only_images_of_earlier_versions_that_nothing_uses_are_pruned(
@@ -1583,6 +1576,6 @@ def test_a_process_killed_for_memory_is_a_problem_for_a_while(
 def test_a_paused_container_is_told_before_anything_is_waited_for(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preflight, "paused", lambda *_: ["mlflow-dev-server"])
+    monkeypatch.setattr(containers, "paused", lambda *_: ["mlflow-dev-server"])
     said = host_problems(stack, Host(), monkeypatch)
     assert "somebody has paused mlflow-dev-server\n    type: docker unpause mlflow-dev-server" in said

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from components import packaged
-from components.images import ImagesSettings
-from config import InvalidSettingsError, StackConfig
-from operations import packages
-from operations.console import StopError
+from offline import build, sources
+from operations.common.console import StopError
+from settings import packages
+from settings.errors import InvalidSettingsError
+from settings.images import ImagesSettings
+from settings.parsing import parse_settings
 
 DEB822 = """Types: deb
 # http://commented.example/debian
@@ -52,48 +53,48 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/apt-get" if name == "apt-get" else None)
-    monkeypatch.setattr(packages, "interactive", lambda: False)
+    monkeypatch.setattr(build, "interactive", lambda: False)
     return ran
 
 
-def build(daemon: Daemon, *names: str) -> None:
-    packages.build(daemon, list(names or packaged.NAMES), [])  # type: ignore[arg-type]
+def build_images(daemon: Daemon, *names: str) -> None:
+    build.build(daemon, list(names or packages.NAMES), [])  # type: ignore[arg-type]
 
 
 # --- names ---------------------------------------------------------------------------------------------------------
 
 
 def test_an_image_is_named_by_what_it_is_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(packaged.FOLDER, tmp_path / "packages")
-    before = {name: packaged.ref(name) for name in packaged.NAMES}
+    shutil.copytree(packages.FOLDER, tmp_path / "packages")
+    before = {name: packages.ref(name) for name in packages.NAMES}
     assert before["postgres"].startswith("localhost/mlflow-packages/postgres:17-")
-    monkeypatch.setattr(packaged, "FOLDER", tmp_path / "packages")
-    assert {name: packaged.ref(name) for name in packaged.NAMES} == before
+    monkeypatch.setattr(packages, "FOLDER", tmp_path / "packages")
+    assert {name: packages.ref(name) for name in packages.NAMES} == before
     with (tmp_path / "packages" / "postgres" / "setup.sh").open("a") as script:
         script.write("# changed\n")
-    assert packaged.ref("postgres") != before["postgres"]
-    assert packaged.ref("seaweedfs") == before["seaweedfs"]
+    assert packages.ref("postgres") != before["postgres"]
+    assert packages.ref("seaweedfs") == before["seaweedfs"]
     with (tmp_path / "packages" / "build.sh").open("a") as script:
         script.write("# changed\n")
-    assert packaged.ref("seaweedfs") != before["seaweedfs"]
+    assert packages.ref("seaweedfs") != before["seaweedfs"]
 
 
 def test_packages_take_the_place_of_every_image_that_was_not_set() -> None:
     images = {"source": "packages", "python": {"ref": "mirror.example.com/python:3.13"}}
-    settings = StackConfig.parse({"images": images, "objectStore": SEAWEEDFS})
+    settings = parse_settings({"images": images, "objectStore": SEAWEEDFS})
     assert [image.ref for image in settings.pulled_images] == [
-        packaged.ref("postgres"),
-        packaged.ref("seaweedfs"),
+        packages.ref("postgres"),
+        packages.ref("seaweedfs"),
         "mirror.example.com/python:3.13",
     ]
     assert settings.postgres_major == 17
 
 
 def test_mlflow_is_installed_on_an_image_that_is_not_shipped() -> None:
-    settings = StackConfig.parse({"images": {"source": "packages"}, "objectStore": SEAWEEDFS})
-    assert settings.images.builder.ref == packaged.ref(packaged.BUILDER)
+    settings = parse_settings({"images": {"source": "packages"}, "objectStore": SEAWEEDFS})
+    assert settings.images.builder.ref == packages.ref(packages.BUILDER)
     assert settings.images.builder.ref != settings.images.python.ref
-    assert StackConfig.parse({}).images.builder == StackConfig.parse({}).images.python
+    assert parse_settings({}).images.builder == parse_settings({}).images.python
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_mlflow_is_installed_on_an_image_that_is_not_shipped() -> None:
 )
 def test_settings_that_packages_cannot_serve_are_refused(values: dict[str, object], words: str) -> None:
     with pytest.raises(InvalidSettingsError) as error:
-        StackConfig.parse(values)
+        parse_settings(values)
     assert error.value.problems == [words]
 
 
@@ -139,7 +140,7 @@ def test_a_debian_hosts_own_mirror_is_used_for_the_images_suite(tmp_path: Path) 
     (tmp_path / "sources.list.d" / "old.list.save").write_text("deb http://gone.example.com/debian stretch main\n")
     (tmp_path / "sources.list.d" / "another.list").write_text("deb https://another.example.com/debian stable main\n")
     (tmp_path / "os-release").write_text("ID=debian\nVERSION_CODENAME=bookworm\n")
-    assert packages.host_sources(tmp_path / "os-release", tmp_path) == [
+    assert sources.host_sources(tmp_path / "os-release", tmp_path) == [
         "deb https://mirror.example.com/debian/ trixie main",
         "deb https://mirror.example.com/debian/ trixie-updates main",
         "deb http://security.example.com/debian-security trixie-security main",
@@ -149,48 +150,48 @@ def test_a_debian_hosts_own_mirror_is_used_for_the_images_suite(tmp_path: Path) 
 def test_another_hosts_mirror_is_left_to_mmdebstrap(tmp_path: Path) -> None:
     (tmp_path / "sources.list").write_text("deb http://archive.example.com/ubuntu noble main\n")
     (tmp_path / "os-release").write_text("ID=ubuntu\nVERSION_CODENAME=noble\n")
-    assert packages.host_sources(tmp_path / "os-release", tmp_path) == []
+    assert sources.host_sources(tmp_path / "os-release", tmp_path) == []
 
 
 # --- what stands in the way ----------------------------------------------------------------------------------------
 
 
 def test_an_image_that_is_there_is_not_built_again(bare: list[str]) -> None:
-    build(Daemon(packaged.ref("postgres"), packaged.ref("seaweedfs")), "postgres", "seaweedfs")
+    build_images(Daemon(packages.ref("postgres"), packages.ref("seaweedfs")), "postgres", "seaweedfs")
     assert bare == []
 
 
 def test_a_host_that_is_no_debian_is_told_where_to_build(bare: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(StopError, match=r"neither Debian nor Ubuntu\n.*operations\.md#without-a-registry"):
-        build(Daemon())
+        build_images(Daemon())
     assert bare == []
 
 
 def test_without_root_the_command_is_told(bare: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(StopError, match="type: sudo apt-get install mmdebstrap"):
-        build(Daemon())
+        build_images(Daemon())
     assert bare == []
 
 
 def test_an_installation_that_fails_is_told_with_its_end(bare: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     with pytest.raises(StopError, match=r"apt-get update -qq failed:(.|\n)*E: no mirror"):
-        build(Daemon())
+        build_images(Daemon())
     assert bare == ["apt-get update -qq"]
 
 
 def test_too_small_a_disk_is_told_with_another_folder(bare: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**30))
     with pytest.raises(StopError, match=r"disk: 1\.0 GB free in .*, needs 3(.|\n)*TMPDIR="):
-        build(Daemon())
+        build_images(Daemon())
     assert bare == []
 
 
 def test_a_docker_host_of_another_make_is_told(bare: list[str]) -> None:
     with pytest.raises(StopError, match=r"packages are of this machine \(x86_64\)"):
-        build(Daemon(arch="arm64"))
+        build_images(Daemon(arch="arm64"))
     assert bare == []
 
 
@@ -199,7 +200,7 @@ def test_every_image_that_could_not_be_built_is_told_with_its_log(
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/mmdebstrap")
     with pytest.raises(StopError) as error:
-        build(Daemon(), "postgres", "python")
+        build_images(Daemon(), "postgres", "python")
     words = str(error.value)
     assert "2 of 2 images could not be built; nothing was deployed" in words
     assert words.count("E: no mirror") == 2
@@ -211,7 +212,7 @@ def test_every_image_that_could_not_be_built_is_told_with_its_log(
 def test_a_mirrors_password_is_in_no_argument_and_no_message(bare: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/mmdebstrap")
     with pytest.raises(StopError) as error:
-        packages.build(
+        build.build(
             Daemon(),  # type: ignore[arg-type]
             ["postgres"],
             ["deb https://me:secret@mirror.example.com/debian trixie main"],
@@ -230,7 +231,7 @@ def test_the_builder_knows_where_this_host_gets_its_packages(monkeypatch: pytest
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example.com:3128")
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
-    assert packages._pip_settings() == {
+    assert sources.pip_settings() == {
         "index-url": "https://mirror.example.com/simple",
         "extra-index-url": "https://a.example.com\n    https://b.example.com",
         "proxy": "http://proxy.example.com:3128",
@@ -239,17 +240,17 @@ def test_the_builder_knows_where_this_host_gets_its_packages(monkeypatch: pytest
     }
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=""))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/company.pem")
-    assert packages._pip_settings()["cert"] == "/company.pem"
+    assert sources.pip_settings()["cert"] == "/company.pem"
 
 
 def test_an_index_that_a_build_cannot_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     listed = "global.index-url='http://127.0.0.1:3141/simple'\n"
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=listed))
     with pytest.raises(StopError, match="pip's index-url is on this host's loopback address"):
-        packages._pip_settings()
+        sources.pip_settings()
 
 
 def test_every_image_that_has_a_recipe_is_one_of_the_settings() -> None:
     settings = {field.alias for field in ImagesSettings.model_fields.values()}
-    assert set(packaged.STANDING_FOR) <= settings
-    assert set(packaged.STANDING_FOR.values()) == set(packaged.NAMES)
+    assert set(packages.STANDING_FOR) <= settings
+    assert set(packages.STANDING_FOR.values()) == set(packages.NAMES)

@@ -5,8 +5,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from operations.copied import INSTEAD, without_secrets
-from operations.plan import LIMIT, MOST, UNKNOWN, Plan
+from operations.deployment.copy_preview import INSTEAD, without_secrets
+from operations.engine.change import MOST, UNKNOWN
+from operations.engine.plan import LIMIT, Plan
 
 CONTAINER = "docker:index/container:Container"
 DONE = {"summaryEvent": {"result": "succeeded"}}

@@ -5,10 +5,10 @@ from typing import Any, cast
 
 import pytest
 
-from components.daemon import Daemon
-from components.object_store import ObjectStoreSettings
-from components.preconditions import unmet
-from components.route import TraefikSettings
+from runtime.daemon import Daemon
+from runtime.preconditions import unmet
+from settings.object_store import ObjectStoreSettings
+from settings.traefik import TraefikSettings
 
 MINIO, SEAWEEDFS = "mlflow-dev-minio-data", "mlflow-dev-seaweedfs-data"
 

@@ -5,8 +5,10 @@ from typing import Any, cast
 import pulumi
 import pytest
 
-from components.route import SINGLE_SIGN_ON, Authentication, Route, hashed, labels, routes
-from config import StackConfig
+from components.route import hashed, labels, routes
+from settings.ingress import Route
+from settings.parsing import parse_settings
+from settings.traefik import SINGLE_SIGN_ON, Authentication
 
 NAME = "mlflow-prod-server"
 EXISTING = {
@@ -26,7 +28,7 @@ USERS = {"usersFile": "/run/secrets/users"}
 def a_route(traefik: dict[str, Any], authentication: str, **more: object) -> Route:
     sso = SSO[traefik["mode"]] if authentication in SINGLE_SIGN_ON else {}
     values = {"hostname": "m.example.com", "authentication": authentication, "traefik": traefik | sso} | more
-    return StackConfig.parse(values).route
+    return parse_settings(values).route
 
 
 def made(traefik: dict[str, Any], authentication: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import yaml
 
-from components.backup import BackupSettings
-from components.images import DEFAULTS
 from components.mlflow import allowed_hosts
-from config import SECRETS, InvalidSettingsError, StackConfig
+from settings.backup import BackupSettings
+from settings.errors import InvalidSettingsError
+from settings.images import DEFAULTS
+from settings.parsing import parse_settings, settings_warnings
+from settings.secrets import SECRET_KEYS
 from tests.shipped import stack_file
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +26,7 @@ def stack_values(stack: str) -> dict[str, object]:
 
 def problems(values: dict[str, object], hidden: list[str] | None = None) -> list[str]:
     with pytest.raises(InvalidSettingsError) as caught:
-        StackConfig.parse(values, hidden=hidden)
+        parse_settings(values, hidden=hidden)
     return caught.value.problems
 
 
@@ -416,16 +418,16 @@ def test_no_value_is_repeated_that_may_be_a_secret() -> None:
 
 
 def test_nothing_needs_to_be_set() -> None:
-    assert StackConfig.parse({}).route.published_port == 5000
+    assert parse_settings({}).route.published_port == 5000
 
 
 @pytest.mark.parametrize("stack", STACKS)
 def test_every_stack_file_is_valid(stack: str) -> None:
-    StackConfig.parse(stack_values(stack))
+    parse_settings(stack_values(stack))
 
 
 def test_prod_is_protected_and_behind_traefik() -> None:
-    prod = StackConfig.parse(stack_values("prod"))
+    prod = parse_settings(stack_values("prod"))
     assert prod.protect_data
     assert prod.traefik.network == "shared-network"
     assert prod.traefik.middlewares == ("authelia@docker", "secureHeaders@docker")
@@ -453,7 +455,7 @@ def test_prod_is_protected_and_behind_traefik() -> None:
 )
 def test_monitoring_that_could_not_tell_anybody_is_refused(monitoring: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidSettingsError) as refused:
-        StackConfig.parse({"monitoring": monitoring})
+        parse_settings({"monitoring": monitoring})
     assert words in str(refused.value)
 
 
@@ -464,10 +466,8 @@ def test_grafana_has_no_package() -> None:
         "objectStore": {"kind": "seaweedfs", "memoryMb": 1024},
     }
     with pytest.raises(InvalidSettingsError, match="there is no package of Grafana"):
-        StackConfig.parse(values)
-    StackConfig.parse(
-        values | {"images": {"source": "packages", "grafana": {"ref": "mirror.example.com/grafana:13.2.3"}}}
-    )
+        parse_settings(values)
+    parse_settings(values | {"images": {"source": "packages", "grafana": {"ref": "mirror.example.com/grafana:13.2.3"}}})
 
 
 def test_the_stack_files_we_ship_hold_no_secret() -> None:
@@ -478,11 +478,11 @@ def test_the_stack_files_we_ship_hold_no_secret() -> None:
 
 
 def test_generated_secrets_are_no_settings() -> None:
-    StackConfig.parse(dict.fromkeys(SECRETS, "anything-that-is-long-enough"))
+    parse_settings(dict.fromkeys(SECRET_KEYS, "anything-that-is-long-enough"))
 
 
 def test_a_mirror_keeps_the_digest() -> None:
-    config = StackConfig.parse({"images": {"minio": {"ref": "mirror.example.com/silo:RELEASE.2026-09-16T00-00-00Z"}}})
+    config = parse_settings({"images": {"minio": {"ref": "mirror.example.com/silo:RELEASE.2026-09-16T00-00-00Z"}}})
     assert config.images.minio.digest == DEFAULTS["minio"]["digest"]
 
 
@@ -493,7 +493,7 @@ def test_the_schedules_that_nobody_sets_are_ones_that_could_be_set() -> None:
 
 
 def test_another_tag_does_not_keep_the_digest_of_the_default() -> None:
-    config = StackConfig.parse({"images": {"minio": {"ref": "docker.io/pgsty/silo:RELEASE.2027-01-01T00-00-00Z"}}})
+    config = parse_settings({"images": {"minio": {"ref": "docker.io/pgsty/silo:RELEASE.2027-01-01T00-00-00Z"}}})
     assert config.images.minio.digest == "none"
 
 
@@ -502,7 +502,7 @@ def test_an_address_that_the_server_is_published_on_is_allowed() -> None:
 
 
 def test_a_digest_is_part_of_what_docker_is_asked_for() -> None:
-    config = StackConfig.parse({"images": {"postgres": {"ref": "postgres:18.6", "digest": SHA}}})
+    config = parse_settings({"images": {"postgres": {"ref": "postgres:18.6", "digest": SHA}}})
     assert config.images.postgres.name == f"postgres:18.6@{SHA}"
 
 
@@ -519,7 +519,7 @@ def test_a_digest_is_part_of_what_docker_is_asked_for() -> None:
     ids=["in another part of the name", "without a backup", "with a backup's image of its own"],
 )
 def test_debians_earlier_release_is_refused_only_where_a_backup_is_built_on_it(values: dict[str, Any]) -> None:
-    assert StackConfig.parse(values).postgres_major == 18
+    assert parse_settings(values).postgres_major == 18
 
 
 @pytest.mark.parametrize(
@@ -527,7 +527,7 @@ def test_debians_earlier_release_is_refused_only_where_a_backup_is_built_on_it(v
     [("postgres:18.6", 18), ("mirror:5000/library/postgres:19.1-trixie", 19), ("docker.io/library/postgres:18", 18)],
 )
 def test_the_postgres_major_comes_from_the_tag(ref: str, major: int) -> None:
-    assert StackConfig.parse({"images": {"postgres": {"ref": ref}}}).postgres_major == major
+    assert parse_settings({"images": {"postgres": {"ref": ref}}}).postgres_major == major
 
 
 def test_a_name_is_allowed_with_and_without_a_port() -> None:
@@ -575,7 +575,7 @@ WARNED = [
 
 @pytest.mark.parametrize(("values", "begin"), WARNED)
 def test_what_is_allowed_and_a_person_should_know_of_is_told(values: dict[str, Any], begin: list[str]) -> None:
-    told = StackConfig.parse(values).warnings(values)
+    told = settings_warnings(parse_settings(values), values)
     assert len(told) == len(begin)
     for words, beginning in zip(told, begin, strict=True):
         assert words.startswith(beginning)
@@ -583,14 +583,14 @@ def test_what_is_allowed_and_a_person_should_know_of_is_told(values: dict[str, A
 
 
 def test_a_secret_in_clear_is_refused_outside_dev_with_what_encrypts_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("REHEARSAL", raising=False)
+    monkeypatch.delenv("ENGINELESS", raising=False)
     with pytest.raises(InvalidSettingsError) as told:
-        StackConfig.parse({"backupPassword": "plaintext-plaintext"}, stack="prod")
+        parse_settings({"backupPassword": "plaintext-plaintext"}, stack="prod")
     assert told.value.problems == [
         "mlflow:backupPassword: is in the file in clear, for everybody to read who reads the file or its history; "
         'type: eval "$(make -s env STACK=prod)" && pulumi config set --stack prod --secret backupPassword'
     ]
-    StackConfig.parse({"backupPassword": ""}, hidden=["backupPassword"], stack="prod")
+    parse_settings({"backupPassword": ""}, hidden=["backupPassword"], stack="prod")
 
 
 def test_every_way_in_is_told_with_how_it_authenticates() -> None:
@@ -600,17 +600,17 @@ def test_every_way_in_is_told_with_how_it_authenticates() -> None:
         "authentication": "password",
         "server": {"port": 5055},
     }
-    assert StackConfig.parse(values).route.ways_in == [
+    assert parse_settings(values).route.endpoints == [
         ("https://m.example.com", "password"),
         ("http://127.0.0.1:5055", "anonymous"),
     ]
-    assert StackConfig.parse({}).route.ways_in == [("http://127.0.0.1:5000", "anonymous")]
+    assert parse_settings({}).route.endpoints == [("http://127.0.0.1:5000", "anonymous")]
 
 
 def test_a_contradiction_within_a_section_is_told_beside_a_wrong_value_of_it() -> None:
     values = {"server": {"workers": 8, "memoryMb": 1000, "logLevel": "loud"}, "traefik": {"mode": "bundled", "cpus": 0}}
     with pytest.raises(InvalidSettingsError) as told:
-        StackConfig.parse(values)
+        parse_settings(values)
     words = "\n".join(told.value.problems)
     assert "mlflow:server.logLevel: must be one of" in words
     assert "mlflow:traefik.cpus: must be at least 0.1" in words
@@ -620,13 +620,13 @@ def test_a_contradiction_within_a_section_is_told_beside_a_wrong_value_of_it() -
 
 def test_nothing_is_concluded_from_the_default_in_the_place_of_a_wrong_value() -> None:
     with pytest.raises(InvalidSettingsError) as told:
-        StackConfig.parse({"server": {"workers": "many", "memoryMb": 600}})
+        parse_settings({"server": {"workers": "many", "memoryMb": 600}})
     assert told.value.problems == ["mlflow:server.workers: must be a whole number, got 'many'"]
 
 
 def test_a_secret_that_no_file_could_hold_is_refused_with_the_settings() -> None:
     with pytest.raises(InvalidSettingsError) as told:
-        StackConfig.parse({"backupPassword": "plaintext"})
+        parse_settings({"backupPassword": "plaintext"})
     (problem,) = told.value.problems
     assert problem.startswith("mlflow:backupPassword: must be 12 to 64 letters, digits")
     assert "plaintext" not in problem

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from docker.errors import NotFound
 
-from config import StackConfig
-from operations import backup, deploy, preflight, upgrade
-from operations.console import StopError
+from operations.common.console import StopError
+from operations.data import backup
+from operations.deployment import deploy, up
+from operations.host import docker_daemon
+from settings.parsing import parse_settings
 
 HERE, NEW = "sha256:here", "sha256:new"
 
@@ -61,14 +63,14 @@ def brought_up(
     monkeypatch.setattr(backup, "backup", take)
     monkeypatch.setattr(backup, "found", look)
     monkeypatch.setattr(deploy, "up", lambda _: done.append("up"))
-    monkeypatch.setattr(preflight, "require_docker", lambda _: None)
+    monkeypatch.setattr(docker_daemon, "require_docker", lambda _: None)
     stack: Any = SimpleNamespace(
         name="prod",
         path=Path("Pulumi.prod.yaml"),
-        settings=StackConfig.parse({"backup": {"enabled": enabled}}),
+        settings=parse_settings({"backup": {"enabled": enabled}}),
         daemon=ADaemon(wanted=wanted, containers=containers),
     )
-    upgrade.up(stack)
+    up.up(stack)
     return done
 
 

@@ -21,7 +21,7 @@ START = ROOT / "assets" / "postgres" / "start.sh"
 BOOTSTRAP = ROOT / "assets" / "minio" / "bootstrap.sh"
 WEED_BOOTSTRAP = ROOT / "assets" / "seaweedfs" / "bootstrap.sh"
 TRIM = ROOT / "mlflow" / "trim.sh"
-BUILD = ROOT / "assets" / "packages" / "build.sh"
+BUILD = ROOT / "offline" / "images" / "build.sh"
 INSTALL = ROOT / "operations" / "bootstrap.sh"
 
 

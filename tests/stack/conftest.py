@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from components.daemon import Daemon, resolve_host
-from operations import preflight
+from operations.host import docker_daemon
+from runtime.daemon import Daemon, resolve_host
 from tests.stack.backups import backed_up
 from tests.stack.deployment import HAS_ENGINE, HAS_MINIO, NO_DIGESTS, WITH_LONG, Deployment, free_port
 
@@ -16,7 +16,7 @@ from tests.stack.deployment import HAS_ENGINE, HAS_MINIO, NO_DIGESTS, WITH_LONG,
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark this folder's tests, and leave out those that cannot run."""
     ours = [item for item in items if item.path.parent.name == "stack"]
-    problem = preflight.docker_problem(Daemon(resolve_host())) if ours else None
+    problem = docker_daemon.docker_problem(Daemon(resolve_host())) if ours else None
     for item in ours:
         item.add_marker(pytest.mark.stack)
         if problem:

@@ -19,24 +19,25 @@ import yaml
 from docker.errors import NotFound
 from pydantic.alias_generators import to_camel
 
-from components import names
-from components.daemon import Daemon, resolve_host
-from components.images import ImagesSettings
-from config import SEAWEEDFS_MB
-from operations import engine, preflight
-from rehearsal.passwords import Passwords
+from offline.passwords import Passwords
+from operations.engine import cli
+from operations.host import docker_daemon
+from runtime.daemon import Daemon, resolve_host
+from settings import names
+from settings.checks import SEAWEEDFS_MB
+from settings.images import ImagesSettings
 from tests.shipped import stack_file
 
 ROOT = Path(__file__).parents[2]
 NO_DIGESTS = {"minio": {"digest": "none"}, "minioClient": {"digest": "none"}}
 """Images that were built or loaded here have none."""
-HAS_ENGINE = engine.find_cli() is not None
+HAS_ENGINE = cli.find_cli() is not None
 
 
 def has_images(store: str) -> bool:
     """Whether the images of a stack with this object store are on the host, under the default names."""
     daemon = Daemon(resolve_host())
-    if preflight.docker_problem(daemon):
+    if docker_daemon.docker_problem(daemon):
         return False
     return all(daemon.has_image(image.ref) for image in ImagesSettings().pulled([store]))
 
@@ -81,7 +82,7 @@ class Deployment:
             "PULUMI_BACKEND_URL": (self.folder / "state").as_uri(),
             "XDG_CONFIG_HOME": str(self.folder / "config"),
             "XDG_STATE_HOME": str(self.folder / "home"),
-            "REHEARSAL": "1" if self.rehearsed else "0",
+            "ENGINELESS": "1" if self.rehearsed else "0",
             "STACK": self.stack,
             "YES": "1",
         }

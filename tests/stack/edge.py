@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components import packaged
-from components.daemon import Daemon, resolve_host
-from components.images import DEFAULTS
-from components.names import STACK_LABEL
-from operations import packages
+from offline import build
+from runtime.daemon import Daemon, resolve_host
+from settings import packages
+from settings.images import DEFAULTS
+from settings.names import STACK_LABEL
 from tests.stack.deployment import ROOT, Deployment, free_port
 
 HOSTNAME = "mlflow.example.com"
@@ -38,9 +38,9 @@ def image(name: str) -> str:
     daemon = Daemon(resolve_host())
     if daemon.has_image(DEFAULTS[name]["ref"]):
         return DEFAULTS[name]["ref"]
-    recipe = packaged.STANDING_FOR[name]
-    packages.build(daemon, [recipe], [])
-    return packaged.ref(recipe)
+    recipe = packages.STANDING_FOR[name]
+    build.build(daemon, [recipe], [])
+    return packages.ref(recipe)
 
 
 def basic(user: str, password: str) -> dict[str, str]:
@@ -58,7 +58,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Door:
+class Listener:
     """A port of the host behind which a Traefik listens with TLS."""
 
     port: int
@@ -174,7 +174,7 @@ def single_sign_on(deployment: Deployment, network: str, *, alias: str = "authel
 
 
 @contextmanager
-def operators_traefik(deployment: Deployment, network: str) -> Iterator[Door]:
+def operators_traefik(deployment: Deployment, network: str) -> Iterator[Listener]:
     """Run a Traefik as an operator has it: Docker's labels, one entry point with TLS, a certificate, and its API."""
     port = free_port()
     certificate, key = a_certificate(deployment.folder)
@@ -210,7 +210,7 @@ def operators_traefik(deployment: Deployment, network: str) -> Iterator[Door]:
     put(deployment, container, "/", files)
     deployment.api.start(container)
     try:
-        yield Door(port)
+        yield Listener(port)
     finally:
         deployment.api.remove_container(container, force=True)
 
@@ -263,7 +263,7 @@ HIDDEN = (
 @dataclass(frozen=True)
 class Edge:
     deployment: Deployment
-    door: Door
+    door: Listener
     network: str
     """On which Traefik and the single sign-on are."""
 
@@ -304,7 +304,7 @@ def let_in(edge: Edge, **headers: str) -> None:
     assert made.status == 200, made.body
 
 
-def nobody_is_redirected(door: Door, **headers: str) -> None:
+def nobody_is_redirected(door: Listener, **headers: str) -> None:
     """Check that everything but a page gets 401, whatever it accepts."""
     for method, path in SCRIPTS:
         for accept in ("*/*", "application/json", PAGE["Accept"]):
@@ -312,14 +312,14 @@ def nobody_is_redirected(door: Door, **headers: str) -> None:
             assert answer.status == 401, (method, path, accept, answer.status)
 
 
-def fails_at_the_first_call(door: Door, **environment: str) -> None:
+def fails_at_the_first_call(door: Listener, **environment: str) -> None:
     done = door.client(CLIENT_DAY, "1", **environment)
     assert done.returncode != 0
     assert "401" in done.stderr
     assert ": " not in done.stdout, f"a step succeeded: {done.stdout}"
 
 
-def logs_a_run(door: Door, user: str, password: str) -> None:
+def logs_a_run(door: Listener, user: str, password: str) -> None:
     done = door.client(CLIENT_DAY, "20", MLFLOW_TRACKING_USERNAME=user, MLFLOW_TRACKING_PASSWORD=password)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -14,9 +14,9 @@ import requests
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from components import packaged
-from components.daemon import Daemon, resolve_host
-from components.images import DEFAULTS
+from runtime.daemon import Daemon, resolve_host
+from settings import packages
+from settings.images import DEFAULTS
 from tests.stack.backups import INVENTORY, backed_up, inventory, journal, newest, told, wiped
 from tests.stack.deployment import Deployment
 from tests.stack.probes import HASHES, with_s3
@@ -402,7 +402,7 @@ def test_a_bucket_outside_the_stack_is_a_target_and_one_that_does_not_answer_is_
     saved.set("backupTargetSecretKey", key["secretKey"])
     saved.make("up")
     outside = saved.api.create_container(
-        next(filter(Daemon(resolve_host()).has_image, (DEFAULTS["seaweedfs"]["ref"], packaged.ref("seaweedfs")))),
+        next(filter(Daemon(resolve_host()).has_image, (DEFAULTS["seaweedfs"]["ref"], packages.ref("seaweedfs")))),
         entrypoint=["sh", "-c"],
         command=[
             'echo "$IDENTITIES" > /tmp/identities.json && exec weed server -dir=/data -s3 -ip.bind=0.0.0.0 '

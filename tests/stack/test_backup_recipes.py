@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components import packaged
-from components.credentials import fernet_key
-from components.daemon import Daemon, resolve_host
-from components.images import DEFAULTS
+from runtime.credentials import fernet_key
+from runtime.daemon import Daemon, resolve_host
+from settings import packages
+from settings.images import DEFAULTS
 from tests.stack.backups import inventory, journal, newest, told
 from tests.stack.deployment import ROOT, Deployment, free_port
 from tests.stack.probes import keep_a_gateway_secret
@@ -214,7 +214,7 @@ def test_a_target_that_deletes_nothing_takes_backups_that_nobody_here_can_delete
 @pytest.mark.engine
 @pytest.mark.minio
 def test_the_data_move_to_another_major_of_postgres(tmp_path: Path) -> None:
-    older = packaged.ref("postgres")
+    older = packages.ref("postgres")
     if not Daemon(resolve_host()).has_image(older):
         pytest.skip(f"needs {older}, which `images.source: packages` builds")
     deployment = Deployment(tmp_path, "dev")

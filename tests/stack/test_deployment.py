@@ -21,7 +21,7 @@ import pytest
 import yaml
 from mlflow.tracking import MlflowClient
 
-from components import variables
+from settings import variables
 from tests.stack.deployment import ROOT, Deployment
 from tests.stack.probes import CONNECT, S3, from_network, scan, with_s3
 

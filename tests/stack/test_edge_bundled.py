@@ -17,8 +17,8 @@ from tests.stack.edge import (
     HOSTNAME,
     PAGE,
     SEARCH,
-    Door,
     Edge,
+    Listener,
     a_certificate,
     asked_to_log_in,
     basic,
@@ -53,7 +53,7 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     deployment.api.create_network(network)
     try:
         deployment.make("up")
-        edge = Edge(deployment, Door(port), network)
+        edge = Edge(deployment, Listener(port), network)
         edge.opened()
         yield edge
     finally:

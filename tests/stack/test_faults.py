@@ -15,8 +15,8 @@ import docker
 import pytest
 from mlflow.tracking import MlflowClient
 
-from components import names
-from components.daemon import resolve_host
+from runtime.daemon import resolve_host
+from settings import names
 from tests.stack.deployment import HAS_MINIO, ROOT, Deployment, free_port
 from tests.stack.probes import keep_a_gateway_secret
 from tests.stack.test_deployment import ask, search

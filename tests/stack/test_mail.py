@@ -17,9 +17,11 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Message as Handler
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-from components.daemon import resolve_host
-from components.monitoring import MAIL_SECRET, MonitoringSettings, alerting
-from components.runtime import CONFIG, SECRETS
+from components.alertmanager import alerting
+from runtime.daemon import resolve_host
+from runtime.workload import CONFIG, SECRETS
+from settings.monitoring import MonitoringSettings
+from settings.secrets import MAIL_SECRET
 from tests.stack.deployment import free_port
 from tests.stack.edge import image
 from tests.stack.probes import host_as_containers_see_it

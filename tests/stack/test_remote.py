@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from docker.errors import DockerException
 
-from components import tunnel
-from components.daemon import DEFAULT_HOST, SILENT, Daemon, resolve_host
-from operations import preflight
+from operations.host import docker_daemon
+from runtime import tunnel
+from runtime.daemon import DEFAULT_HOST, SILENT, Daemon, resolve_host
 from tests.stack.edge import image
 
 ROOT = Path(__file__).parents[2]
@@ -144,7 +144,7 @@ def test_what_ssh_says_is_told_with_the_line_to_try(ssh: Callable[[str], Path]) 
     ssh(REFUSES)
     with pytest.raises(DockerException, match=r"Permission denied \(publickey\)"):
         tunnel.through("ssh://me@elsewhere")
-    problem = preflight.docker_problem(Daemon("ssh://me@elsewhere:2222"))
+    problem = docker_daemon.docker_problem(Daemon("ssh://me@elsewhere:2222"))
     assert problem is not None
     assert "me@elsewhere: Permission denied (publickey)." in problem
     assert "this must work without a question: ssh -p 2222 me@elsewhere docker version" in problem

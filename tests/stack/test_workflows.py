@@ -149,7 +149,7 @@ def test_what_the_policy_refuses_is_red_and_says_the_rule(team: Team) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"__main__.py": ("config = StackConfig.load()", "config = StackConfig.lod()")}, "AttributeError: lod"),
+        ({"__main__.py": ("config = load_settings()", "config = load_setings()")}, "NameError: name 'load_setings'"),
         ({SETTINGS: ("workers: 2", "workers: many")}, "mlflow:server.workers"),
     ],
     ids=["program", "settings"],

@@ -1,0 +1,27 @@
+"""The provisioning of the bundled Grafana."""
+
+import json
+from pathlib import Path
+
+from runtime.workload import CONFIG
+
+ASSETS = Path(__file__).parent.parent / "assets" / "monitoring"
+
+
+def provisioning(prometheus: str) -> dict[str, str]:
+    """Return what Grafana reads when it starts: its source, and the dashboards."""
+    source = {
+        "apiVersion": 1,
+        "datasources": [
+            {"name": "Prometheus", "uid": "prometheus", "type": "prometheus", "url": prometheus, "isDefault": True}
+        ],
+    }
+    provider = {
+        "apiVersion": 1,
+        "providers": [{"name": "mlflow", "type": "file", "options": {"path": f"{CONFIG}/dashboards"}}],
+    }
+    return {
+        "provisioning/datasources/prometheus.yaml": json.dumps(source, indent=2) + "\n",
+        "provisioning/dashboards/mlflow.yaml": json.dumps(provider, indent=2) + "\n",
+        **{f"dashboards/{file.name}": file.read_text() for file in sorted((ASSETS / "dashboards").glob("*.json"))},
+    }

@@ -1,0 +1,27 @@
+"""The configuration of the bundled Prometheus, and its alerts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from components.scrape import Target, scrape_config
+from runtime.workload import CONFIG, SECRETS
+
+ASSETS = Path(__file__).parent.parent / "assets" / "monitoring"
+RUNBOOKS = "docs/operations.md"
+
+
+def watching(targets: Sequence[Target], stack: str, alertmanager: str) -> dict[str, Any]:
+    """Return Prometheus' configuration."""
+    return {
+        "global": {"scrape_interval": "15s", "evaluation_interval": "15s", "external_labels": {"stack": stack}},
+        "rule_files": [f"{CONFIG}/alerts.yml"],
+        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]},
+        "scrape_configs": [scrape_config(target, stack, {"file": f"{SECRETS}/{target.job}"}) for target in targets],
+    }
+
+
+def alerts(runbooks: str | None) -> str:
+    """Return the rules, each with a link to what to do: in the checkout, unless it is somewhere else to be read."""
+    rules = (ASSETS / "alerts.yml").read_text()
+    return rules.replace(f"runbook_url: {RUNBOOKS}#", f"runbook_url: {runbooks or RUNBOOKS}#")

@@ -1,0 +1,40 @@
+"""The settings of the stack that Pulumi is updating, from its stack file."""
+
+import json
+
+import pulumi
+
+from settings.errors import InvalidSettingsError
+from settings.parsing import parse_settings, settings_warnings
+from settings.secrets import SECRET_KEYS
+from settings.stack import NAMESPACE, StackConfig
+
+
+def load_settings() -> StackConfig:
+    """Return the settings of the stack that is being deployed; raise `RunError` with everything that is wrong."""
+    values = {**pulumi.runtime.config.get_config_env(), **pulumi.runtime.config.CONFIG.get()}
+    prefix = f"{NAMESPACE}:"
+    # Config itself tells of one key at a time.
+    hidden = [key.removeprefix(prefix) for key in pulumi.runtime.config._SECRET_KEYS.get()]  # noqa: SLF001
+    given = {
+        # Of a secret, that it is there is enough.
+        name: "" if name in SECRET_KEYS else decoded(value)
+        for key, value in values.items()
+        if key.startswith(prefix)
+        for name in [key.removeprefix(prefix)]
+    }
+    stack = pulumi.get_stack()
+    try:
+        config = parse_settings(given, hidden=hidden, stack=stack)
+    except InvalidSettingsError as error:
+        raise pulumi.RunError(str(error)) from None
+    for words in settings_warnings(config, given, hidden=hidden, stack=stack):
+        pulumi.log.warn(words)
+    return config
+
+
+def decoded(value: object) -> object:
+    """Undo Pulumi's encoding: a section arrives as JSON, a plain value as the text that was typed."""
+    if isinstance(value, str) and value[:1] in ("{", "["):
+        return json.loads(value)
+    return value

@@ -1,0 +1,1 @@
+"""Everything for networks without a registry or without the Pulumi engine."""

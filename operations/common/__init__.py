@@ -1,0 +1,1 @@
+"""What every command uses: the checkout, the stack, the terminal."""

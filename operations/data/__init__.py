@@ -1,0 +1,1 @@
+"""The commands on data: backup, restore test, restore, garbage collection."""

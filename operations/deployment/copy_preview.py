@@ -1,0 +1,78 @@
+"""The plan of a copy: the program and a stack's settings, with none of its secrets, its state or its backend.
+
+It is what can be said of a change that comes from a stranger: whether the settings are valid, the program runs and
+the rules of `policy/` hold. Everything in it is new, since there is nothing that it could be compared with.
+"""
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from operations.common.checkout import ROOT
+from operations.common.console import StopError, answer
+from operations.common.stack import Stack
+from operations.engine.cli import require_cli
+from settings.secrets import GENERATED_KEYS
+from settings.stack import NAMESPACE
+
+PARTS = ("assets", "components", "mlflow", "offline", "operations", "policy", "runtime", "settings")
+FILES = ("Pulumi.yaml", "__main__.py")
+"""All that a plan reads. What else lies in a checkout may be gigabytes of images, or somebody's secrets."""
+ENCRYPTION = ("secretsprovider", "encryptionsalt", "encryptedkey")
+INSTEAD = "a-secret-of-the-copy"
+MADE = "made"
+"""What `COPY` is in the copy."""
+
+
+def preview(stack: Stack) -> None:
+    """Print the plan of a copy of `stack`; raise `StopError` if it cannot be made or breaks a rule."""
+    cli = require_cli()
+    with tempfile.TemporaryDirectory(prefix="mlflow-copy-") as folder:
+        checkout = Path(folder) / "checkout"
+        for part in PARTS:
+            shutil.copytree(ROOT / part, checkout / part, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in FILES:
+            shutil.copy(ROOT / name, checkout)
+        (checkout / ".venv").symlink_to(ROOT / ".venv")
+        with (checkout / stack.path.name).open("w") as file:
+            YAML().dump(without_secrets(stack.document), file)
+        answer(f"A copy of `{stack.name}`, without its secrets and its state:\n")
+        command = [sys.executable, "-m", "operations", "preview"]
+        if subprocess.run(command, cwd=checkout, env=_environment(Path(folder), cli), check=False).returncode:
+            raise StopError(f"of a copy of {stack.name}; nothing was changed")
+
+
+def without_secrets(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a stack's file without what can be generated, and with a word for each other secret."""
+    generated = {f"{NAMESPACE}:{key}" for key in GENERATED_KEYS}
+    config = {key: value for key, value in (document.get("config") or {}).items() if key not in generated}
+    kept = {key: value for key, value in document.items() if key not in ENCRYPTION}
+    return {**kept, "config": _without_secrets(config)}
+
+
+def _without_secrets(value: Any) -> Any:  # noqa: ANN401 - YAML
+    if isinstance(value, dict):
+        return INSTEAD if set(value) == {"secure"} else {key: _without_secrets(item) for key, item in value.items()}
+    return [_without_secrets(item) for item in value] if isinstance(value, list) else value
+
+
+def _environment(folder: Path, cli: Path) -> dict[str, str]:
+    """Return this process's environment, without a way to anybody's backend."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PULUMI_") or key == "PULUMI_HOME"}
+    state = folder / "state"
+    state.mkdir()
+    return kept | {
+        "COPY": MADE,
+        "PATH": os.pathsep.join([str(cli.parent), kept.get("PATH", "")]),
+        "PULUMI_BACKEND_URL": state.as_uri(),
+        "PULUMI_CONFIG_PASSPHRASE": secrets.token_urlsafe(32),
+        "XDG_CONFIG_HOME": str(folder),
+        "XDG_STATE_HOME": str(folder),
+    }

@@ -1,0 +1,85 @@
+"""The engine for a command, the approval that it needs, and what a stack has on the host."""
+
+import os
+
+from offline import engineless
+from operations.common.console import StopError, interactive, make, say
+from operations.common.stack import Stack
+from operations.engine.cli import NoEngineError
+from operations.engine.engine import Engine
+from settings import names
+from settings.stack import DEV
+
+SPOKEN = {"deploy": "up", "stop": "down"}
+"""What is asked about, and the verb of `make`."""
+
+
+def engine_of(stack: Stack, *, install: bool = True) -> Engine:
+    """Return the engine for a verb that nothing else can do; raise `StopError` saying why there is none to do it.
+
+    Without `install` no provider is downloaded, for a verb that needs none.
+    """
+    try:
+        return Engine(stack, install=install)
+    except NoEngineError:
+        if engineless.owns(stack):
+            raise StopError(
+                f"{stack.name} was deployed by a rehearsal, which has no plan and no state\n"
+                "  every verb but preview, drift, env and scrape works as ever: "
+                "docs/operations.md#without-the-pulumi-engine"
+            ) from None
+        raise
+
+
+def engine_to_end(stack: Stack) -> Engine:
+    """Return the engine for a verb that ends a stack; raise `StopError` where there is nothing to end, or no engine."""
+    nothing = f"{stack.name} is not deployed on {stack.daemon.host}"
+    try:
+        engine = engine_of(stack)
+    except NoEngineError:
+        if not leftovers(stack):
+            raise StopError(nothing) from None
+        raise
+    if not engine.knows_stack():
+        if not leftovers(stack):
+            raise StopError(nothing)
+        engine.select()
+    return engine
+
+
+def leftovers(stack: Stack) -> list[str]:
+    """Return every container, network and volume of this stack that is on the Docker host."""
+    api = stack.daemon.api
+    ours = {"label": f"{names.STACK_LABEL}={stack.name}"}
+    return sorted(
+        [container["Names"][0].lstrip("/") for container in api.containers(all=True, filters=ours)]
+        + [network["Name"] for network in api.networks(filters=ours)]
+        + [volume["Name"] for volume in api.volumes(filters=ours)["Volumes"] or []]
+        + kept_volumes(stack)
+    )
+
+
+def kept_volumes(stack: Stack) -> list[str]:
+    """Return the volumes that `make down` keeps and `make destroy` deletes."""
+    return sorted(volume for volume in stack.daemon.volumes() if names.survives_down(stack.name, volume))
+
+
+def data_volumes(stack: Stack) -> list[str]:
+    """Return the data volumes of a stack."""
+    return sorted(volume for volume in stack.daemon.volumes() if names.is_data_volume(stack.name, volume))
+
+
+def approval(stack: Stack, verb: str, engine: Engine | None = None) -> list[str]:
+    """Return the option that spares Pulumi's question, where nobody needs to answer it or somebody has.
+
+    Raises `StopError` where nobody can be asked, after the plan of `engine`, if there is one to show.
+    """
+    if stack.name == DEV or os.environ.get("YES") == "1":
+        return ["--yes"]
+    if not interactive():
+        if engine:
+            say(engine.plan().markdown())
+        raise StopError(
+            f"{verb} {stack.name}?\n  without a terminal, answer with YES=1: {make(SPOKEN[verb], stack.name)} YES=1"
+        )
+    return []

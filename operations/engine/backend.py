@@ -1,0 +1,72 @@
+"""The backend and the passphrase: which are used, and what to do when they fail."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import yaml
+
+from operations.common.checkout import ROOT, config_home, state_home
+from operations.common.console import say
+from operations.common.stack import Stack
+from settings import names
+
+BACKEND_ERROR = re.compile(
+    r"state directory|unable to open bucket|PULUMI_ACCESS_TOKEN must be set|\.pulumi/|blob|could not connect|dial tcp"
+    r"|no such host|connection refused|unauthori[sz]ed|Invalid access token|permission denied|read-only file system",
+    re.IGNORECASE,
+)
+"""What Pulumi says where it does not get at its state."""
+
+
+def chosen_backend() -> str | None:
+    """Return the team's own backend, or None: then the local default is used."""
+    if url := os.environ.get("PULUMI_BACKEND_URL"):
+        return url
+    if os.environ.get("PULUMI_ACCESS_TOKEN"):
+        return "the backend of PULUMI_ACCESS_TOKEN"
+    project = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())
+    if url := (project.get("backend") or {}).get("url"):
+        return str(url)
+    home = Path(os.environ.get("PULUMI_HOME") or Path.home() / ".pulumi")
+    try:
+        return json.loads((home / "credentials.json").read_text()).get("current") or None
+    except (OSError, ValueError):
+        return None
+
+
+def backend_advice() -> str:
+    """Say what chose the backend, and how to choose another."""
+    if os.environ.get("PULUMI_BACKEND_URL"):
+        return "PULUMI_BACKEND_URL names it\n  correct it, or type: unset PULUMI_BACKEND_URL"
+    if os.environ.get("PULUMI_ACCESS_TOKEN"):
+        return "PULUMI_ACCESS_TOKEN is set\n  correct it, or type: unset PULUMI_ACCESS_TOKEN"
+    if chosen_backend() is None:
+        return f"this project keeps its state there\n  check the folder: ls -ld {state_home()}"
+    if (yaml.safe_load((ROOT / "Pulumi.yaml").read_text()).get("backend") or {}).get("url"):
+        return "backend.url in Pulumi.yaml names it\n  correct it there"
+    return (
+        "an earlier `pulumi login` chose it\n  to choose another, type: pulumi login <its address>; "
+        f"to keep the state in {state_home()}, type: pulumi logout"
+    )
+
+
+def passphrase_path(stack: Stack) -> Path:
+    """Where the generated passphrase of a stack is, one for each."""
+    return config_home() / f"{stack.name}.passphrase"
+
+
+def drop_broken_attributes(folder: Path | None, stack: str) -> None:
+    """Remove what a file backend notes beside a stack's state, where a killed `up` left half of it.
+
+    Pulumi would not read the state, which is whole, and say "failed to load checkpoint: EOF". It needs no such note.
+    """
+    note = (folder or Path()) / "stacks" / names.PROJECT / f"{stack}.json.attrs"
+    if folder is None or not note.exists():
+        return
+    try:
+        json.loads(note.read_text())
+    except ValueError:
+        say("an earlier run was killed while it wrote its state; the state is whole, its note is removed")
+        note.unlink(missing_ok=True)

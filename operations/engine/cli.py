@@ -1,0 +1,126 @@
+"""Finding and installing the Pulumi CLI and its providers."""
+
+import hashlib
+import http.client
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tarfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from operations.common.checkout import ROOT
+from operations.common.console import StopError, say
+
+MINIMUM_VERSION = (3, 250)
+"""The oldest that knows `replaceWith`, which the program relies on."""
+INSTALLED_VERSION = importlib.metadata.version("pulumi")
+"""The CLI's releases have the numbers of the SDK's: the one that is locked."""
+DOWNLOADS = "https://github.com/pulumi/pulumi/releases/download"
+PROVIDERS = ("docker", "random")
+BY_HAND = (
+    f"  install Pulumi {'.'.join(map(str, MINIMUM_VERSION))} or newer yourself (https://www.pulumi.com/docs/install/), "
+    "then try again\n  on a network that does not reach it: docs/operations.md#without-the-pulumi-engine"
+)
+LOCAL_CLI = ROOT / ".pulumi-cli"
+
+
+def find_cli() -> Path | None:
+    """Return the Pulumi CLI: the one on the PATH if it is recent enough, else the one in this checkout, else None."""
+    for candidate in (shutil.which("pulumi"), LOCAL_CLI / "pulumi" / "pulumi"):
+        if candidate and Path(candidate).exists() and _version(Path(candidate)) >= MINIMUM_VERSION:
+            return Path(candidate)
+    return None
+
+
+def _version(cli: Path) -> tuple[int, ...]:
+    printed = subprocess.run([cli, "version"], capture_output=True, text=True, check=False).stdout
+    match = re.match(r"v?(\d+)\.(\d+)", printed)
+    return tuple(int(part) for part in match.groups()) if match else (0, 0)
+
+
+def missing_cli() -> str:
+    """Say what is wrong with what there is on the PATH."""
+    wanted = ".".join(map(str, MINIMUM_VERSION))
+    if (found := shutil.which("pulumi")) is None:
+        return f"no Pulumi CLI ({wanted} or newer) is on the PATH"
+    # One that is broken prints no version.
+    return f"the Pulumi CLI on the PATH ({found}) is {'.'.join(map(str, _version(Path(found))))}, older than {wanted}"
+
+
+def require_cli() -> Path:
+    """Return the Pulumi CLI, installed into this checkout if there is none; raise `StopError` if that fails."""
+    return find_cli() or install_cli()
+
+
+def install_cli(downloads: str = DOWNLOADS) -> Path:
+    """Download the pinned CLI into the checkout, and check it against the release's own checksums."""
+    system = {"Linux": "linux", "Darwin": "darwin"}.get(platform.system(), "windows")
+    machine = {"x86_64": "x64", "AMD64": "x64", "arm64": "arm64", "aarch64": "arm64"}.get(platform.machine(), "x64")
+    archive = f"pulumi-v{INSTALLED_VERSION}-{system}-{machine}.tar.gz"
+    release = f"{downloads}/v{INSTALLED_VERSION}"
+    say(f"looking for Pulumi {INSTALLED_VERSION} to install it into {LOCAL_CLI.name}/ (its plugins go to ~/.pulumi)")
+    try:
+        checksums = _download(f"{release}/pulumi-{INSTALLED_VERSION}-checksums.txt").decode(errors="replace")
+        content = _download(f"{release}/{archive}")
+    except (OSError, http.client.HTTPException) as error:
+        raise NoEngineError(
+            f"{missing_cli()}, and {INSTALLED_VERSION} could not be downloaded: {error}\n{BY_HAND}"
+        ) from None
+    expected = {name: digest for digest, name in re.findall(r"(?m)^([0-9a-f]{64})\s+\*?(\S+)$", checksums)}
+    if archive not in expected:
+        # A proxy's own page, most likely: as good as no answer.
+        raise NoEngineError(
+            f"{missing_cli()}, and {INSTALLED_VERSION} could not be downloaded: what came from {release} are not the "
+            f"checksums of a release\n{BY_HAND}"
+        )
+    found = hashlib.sha256(content).hexdigest()
+    if expected[archive] != found:
+        raise StopError(f"{archive}: its SHA-256 is {found}, the release says {expected[archive]}; not installed")
+    part = LOCAL_CLI.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    (part / archive).write_bytes(content)
+    with tarfile.open(part / archive) as opened:
+        # Came with a patch release of 3.11 that Debian 12 does not have.
+        if hasattr(tarfile, "data_filter"):
+            opened.extraction_filter = staticmethod(tarfile.data_filter)
+        opened.extractall(part)  # noqa: S202 - its checksum was right
+    (part / archive).unlink()
+    shutil.rmtree(LOCAL_CLI, ignore_errors=True)
+    part.rename(LOCAL_CLI)
+    return LOCAL_CLI / "pulumi" / "pulumi"
+
+
+def _download(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=60) as response:  # noqa: S310 - a constant https address
+        return bytes(response.read())
+
+
+def require_providers(cli: Path) -> None:
+    """Make sure that the providers of the locked packages are there; raise `NoEngineError` if they cannot be had.
+
+    Pulumi would find out in the middle of the first deployment.
+    """
+    folder = Path(os.environ.get("PULUMI_HOME") or Path.home() / ".pulumi") / "plugins"
+    for name in PROVIDERS:
+        version = importlib.metadata.version(f"pulumi-{name}")
+        if (folder / f"resource-{name}-v{version}").exists() or shutil.which(f"pulumi-resource-{name}"):
+            continue
+        install = ["plugin", "install", "resource", name, version]
+        say(f"installing Pulumi's provider {name} {version} into {folder}")
+        done = subprocess.run([cli, *install], capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+            raise NoEngineError(
+                f"Pulumi's provider {name} {version} is not here, and could not be downloaded: {''.join(reason)}\n"
+                f"  where it can be, type: pulumi {' '.join(install)}"
+            )
+
+
+class NoEngineError(StopError):
+    """There is no Pulumi CLI here, and none could be downloaded."""

@@ -1,0 +1,65 @@
+"""The secrets in a stack's file, opened with its passphrase alone: without Pulumi, a provider or a backend.
+
+Pulumi's passphrase secrets provider derives a key from the passphrase and the file's salt by PBKDF2 (SHA-256, a million
+rounds), and encrypts each value by AES-256-GCM. Source: `pkg/secrets/passphrase` and `sdk/go/common/resource/config`
+in Pulumi 3.259.
+"""
+
+import base64
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from settings.stack import NAMESPACE
+
+ROUNDS, KEY_BYTES = 1_000_000, 32
+VERSION = "v1"
+PROOF = b"pulumi"
+"""What the salt's own ciphertext says, where the passphrase is right."""
+
+
+def opened(document: dict[str, Any], passphrase: str) -> dict[str, str] | None:
+    """Return the secrets of a stack's file by their keys, in clear: never print them.
+
+    None where the file has no salt, another provider encrypted it, or the passphrase is another.
+    """
+    version, _, rest = str(document.get("encryptionsalt") or "").partition(":")
+    salt, _, proof = rest.partition(":")
+    if version != VERSION or not proof:
+        return None
+    cipher = AESGCM(hashlib.pbkdf2_hmac("sha256", passphrase.encode(), base64.b64decode(salt), ROUNDS, KEY_BYTES))
+    try:
+        if _opened(cipher, proof) != PROOF:
+            return None
+        return {
+            key.removeprefix(f"{NAMESPACE}:"): _opened(cipher, value["secure"]).decode()
+            for key, value in (document.get("config") or {}).items()
+            if isinstance(value, dict) and set(value) == {"secure"}
+        }
+    except (InvalidTag, ValueError):
+        return None
+
+
+def _opened(cipher: AESGCM, sealed: str) -> bytes:
+    version, nonce, text = sealed.split(":")
+    if version != VERSION:
+        raise ValueError(f"a value of version {version}")
+    return cipher.decrypt(base64.b64decode(nonce), base64.b64decode(text), None)
+
+
+def passphrase(default: Path) -> str | None:
+    """Return the passphrase that this shell has for a stack, else the one in the file `default`, if there is one."""
+    if (given := os.environ.get("PULUMI_CONFIG_PASSPHRASE")) is not None:
+        return given
+    path = Path(os.environ.get("PULUMI_CONFIG_PASSPHRASE_FILE") or default)
+    # `make env` of another stack may have put its passphrase into this shell.
+    if path.parent == default.parent:
+        path = default
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None

@@ -1,0 +1,67 @@
+"""Memory, processors and disk of the Docker host."""
+
+import shutil
+from pathlib import Path
+
+from operations.common.console import make
+from runtime.daemon import Daemon
+from settings.stack import StackConfig
+
+MINIMUM_FREE_GB = 5
+"""The images take 2 GB unpacked, their layers as much again while they are pulled; the rest is for the first data."""
+NEARLY_FULL_GB = 1
+"""Below this, uploads begin to fail: an artifact is spooled on this disk before it is stored on it."""
+
+
+def capacity_problems(daemon: Daemon, settings: StackConfig) -> list[str]:
+    """Return which limits exceed the processors, memory or disk of the Docker host."""
+    info = daemon.api.info()
+    problems = []
+    asked_for = {
+        "server": settings.server.cpus,
+        "postgres": settings.postgres.cpus,
+        "objectStore": settings.object_store.cpus,
+        "backup": settings.backup.cpus if settings.backup.enabled else 0,
+        "traefik": settings.traefik.cpus if "traefik" in settings.parts else 0,
+        "monitoring": settings.monitoring.cpus if settings.monitoring.mode == "bundled" else 0,
+    }
+    for key, cpus in asked_for.items():
+        if cpus > info["NCPU"]:
+            problems.append(f"mlflow:{key}.cpus: {cpus:g} asked for, the Docker host has {info['NCPU']}; lower it")
+    stores = len(settings.object_store.kinds)
+    memory = {
+        "server": settings.server.memory_mb,
+        "postgres": settings.postgres.memory_mb,
+        "objectStore": stores * settings.object_store.memory_mb,
+        "backup": settings.backup.memory_mb if settings.backup.enabled else 0,
+        "traefik": settings.traefik.memory_mb if "traefik" in settings.parts else 0,
+        "monitoring": settings.monitoring.memory_mb if settings.monitoring.mode == "bundled" else 0,
+    }
+    available = info["MemTotal"] // 2**20
+    if sum(memory.values()) > available:
+        each = ", ".join(f"mlflow:{section} {megabytes}" for section, megabytes in memory.items() if megabytes)
+        problems.append(
+            f"memory: the limits of all services add up to {sum(memory.values())} MB, the host has {available}\n"
+            f"    lower memoryMb of one: {each}"
+        )
+    wanted = [image.name for image in settings.pulled_images]
+    wanted += [image.name for image in settings.images.built(settings.parts).values()]
+    # With everything here already, a full disk is no reason not to start what was stopped.
+    if not all(daemon.has_image(name) for name in wanted) and (problem := disk_problem(daemon, MINIMUM_FREE_GB)):
+        problems.append(problem)
+    return problems
+
+
+def disk_problem(daemon: Daemon, minimum_gb: int = NEARLY_FULL_GB) -> str | None:
+    """Return what to do about a Docker disk with less than `minimum_gb` GiB free, or None. A remote one is not seen."""
+    root = Path(daemon.api.info()["DockerRootDir"])
+    if not daemon.host.startswith("unix://") or not root.exists():
+        return None
+    free = shutil.disk_usage(root).free / 2**30
+    if free >= minimum_gb:
+        return None
+    return (
+        f"disk: {free:.1f} GB free in {root}, needs {minimum_gb}\n"
+        f"    see what takes it: docker system df; images of earlier versions: {make('prune')}; of others: "
+        "docker image prune"
+    )

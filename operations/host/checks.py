@@ -1,0 +1,52 @@
+"""Every check of the Docker host before an update."""
+
+from pathlib import Path
+
+from operations.common.console import StopError
+from operations.common.stack import Stack
+from operations.host import addresses
+from operations.host.capacity import capacity_problems
+from operations.host.containers import paused_problems
+from operations.host.ports import address_problems, port_problems
+from runtime import preconditions
+from runtime.daemon import Daemon
+from settings.backup import UID
+from settings.stack import StackConfig
+
+
+def require_host(stack: Stack) -> None:
+    """Raise `StopError` with everything about the host that stands in the way of this stack."""
+    settings, daemon = stack.settings, stack.daemon
+    problems = [
+        *preconditions.unmet(
+            daemon,
+            stack=stack.name,
+            postgres_major=settings.postgres_major,
+            object_store=settings.object_store,
+            traefik=settings.traefik,
+        ),
+        *paused_problems(daemon, stack.name),
+        *addresses.problems(daemon, settings, stack.name),
+        *_no_folder(daemon, settings),
+        *capacity_problems(daemon, settings),
+        *address_problems(daemon, settings),
+        *port_problems(daemon, settings, stack.name),
+    ]
+    if problems:
+        raise StopError("nothing was changed\n" + "\n".join(f"  {problem}" for problem in problems))
+
+
+def _no_folder(daemon: Daemon, settings: StackConfig) -> list[str]:
+    """Find out that the folder of the backups is not there: Docker would say so once half of it was deployed."""
+    folder = Path(settings.backup.target)
+    if not settings.backup.enabled or settings.backup.where != "folder" or not daemon.host.startswith("unix://"):
+        return []
+    try:
+        folder.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        words = f"install -d -o {UID} -g {UID} -m 0700 {folder}"
+        return [f"mlflow:backup.target: there is no folder {folder} on this host\n    type: {words}"]
+    except OSError:
+        # Not ours to see; it may be Docker's.
+        pass
+    return []

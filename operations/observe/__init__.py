@@ -1,0 +1,1 @@
+"""The commands that only read: status, logs, doctor, url, client, password."""

@@ -1,0 +1,139 @@
+"""`make url`, `make client`, `make open`, `make env`, `make images`."""
+
+import getpass
+import os
+import shlex
+import socket
+import ssl
+import urllib.error
+import urllib.parse
+import urllib.request
+import webbrowser
+
+from operations.common.checkout import ROOT
+from operations.common.console import StopError, answer, say
+from operations.common.stack import Stack
+from operations.deployment import engine_for
+from operations.observe import ingress
+from settings.server import ADMIN
+from settings.traefik import CLIENT_USER
+
+
+def images(stack: Stack) -> None:
+    """Print every image that the stack runs, MLflow's own among them: docker save -o images.tar $(make -s images)."""
+    settings = stack.settings
+    deployed, built = settings.images.deployed(settings.parts), settings.images.built(settings.parts)
+    # One image may be what several services run.
+    for name in dict.fromkeys([*(image.ref for image in deployed.values()), *(image.name for image in built.values())]):
+        answer(name)
+
+
+def url(stack: Stack) -> None:
+    """Print where MLflow is, and nothing else."""
+    answer(_url(stack))
+
+
+def _url(stack: Stack) -> str:
+    # The settings say it: no engine, no passphrase and no waiting.
+    settings = stack.settings
+    return settings.route.url
+
+
+def open_browser(stack: Stack) -> None:
+    """Open MLflow in the browser, or say where it is."""
+    address = _url(stack)
+    if not webbrowser.open(address):
+        say("there is no browser here; open this address where there is one:")
+        answer(address)
+
+
+def env(stack: Stack) -> None:
+    """Print the exports that make plain `pulumi` see what we see: eval "$(make -s env)"."""
+    engine = engine_for.engine_of(stack)
+    # Plain `pulumi config set` wants one that exists.
+    engine.select()
+    for key, value in {**engine.exports, "PATH": engine.environment["PATH"]}.items():
+        answer(f"export {key}={shlex.quote(value)}")
+
+
+def _print_credentials(stack: Stack, *, here: bool) -> None:
+    """Print what a client exports so that it is let in: on this machine, or on another one."""
+    route = stack.settings.route
+    if route.by_password or route.by_mlflow:
+        user = ADMIN if route.by_mlflow else CLIENT_USER
+        answer(f"export MLFLOW_TRACKING_USERNAME='{user}'")
+        if here:
+            # Fetched when it is evaluated: on a screen it would be anybody's.
+            fetched = f"make -s -C {shlex.quote(str(ROOT))} password STACK={stack.name}"
+            answer(f'export MLFLOW_TRACKING_PASSWORD="$({fetched})"')
+        else:
+            answer(f"export MLFLOW_TRACKING_PASSWORD=...    # what this prints: make password STACK={stack.name}")
+    elif route.by_single_sign_on:
+        answer("# and the user and password of your single sign-on:")
+        answer("# export MLFLOW_TRACKING_USERNAME=... MLFLOW_TRACKING_PASSWORD=...")
+    if _is_self_signed(stack):
+        answer("export MLFLOW_TRACKING_INSECURE_TLS='true'    # the certificate is self-signed")
+        say(
+            "warning: the certificate is self-signed, and the client does not check it: whoever is on the way can read "
+            "and change everything\n"
+            f"  for more than a trial, in {stack.path.name}: mlflow:traefik: {{certificate: acme}}, or own"
+        )
+
+
+def _is_self_signed(stack: Stack) -> bool:
+    traefik = stack.settings.traefik
+    return traefik.mode == "bundled" and traefik.certificate == "selfSigned"
+
+
+def client(stack: Stack) -> None:
+    """Print what a client exports: eval "$(make -s client)". `FOR=colleague` is for a machine without this checkout."""
+    whom = os.environ.get("FOR") or "me"
+    if whom not in ("me", "colleague"):
+        raise StopError(f"FOR={whom}: write FOR=colleague for another machine, or leave it out")
+    here = whom == "me"
+    address = _url(stack)
+    answer(f"export MLFLOW_TRACKING_URI='{address}'")
+    if stack.settings.traefik.mode != "off":
+        # One guard more against a login page; older clients do not know it.
+        answer("export MLFLOW_ALLOW_HTTP_REDIRECTS='false'")
+    _print_credentials(stack, here=here)
+    loopback = urllib.parse.urlsplit(address).hostname == "127.0.0.1"
+    if loopback and not here:
+        port = urllib.parse.urlsplit(address).port
+        answer(f"# {address} is an address of this host alone. Let this run on the other machine:")
+        answer(f"# ssh -nNT -L {port}:127.0.0.1:{port} {getpass.getuser()}@{_this_host()}")
+    if loopback and urllib.request.getproxies() and not urllib.request.proxy_bypass("127.0.0.1"):
+        # The client would ask the proxy for it, which has a loopback of its own.
+        for name in ("no_proxy", "NO_PROXY"):
+            answer(f'export {name}="${{{name}:+${name},}}127.0.0.1,localhost"')
+    answer("# pip install mlflow")
+    answer("# python -c 'import mlflow; mlflow.log_metric(\"first\", 1)'")
+    _warn_of_no_answer(stack, address, loopback=loopback)
+
+
+def _this_host() -> str:
+    """Return a name of this host that others may know it by."""
+    name = socket.getfqdn()
+    return "<this host>" if name.startswith("localhost") else name
+
+
+def _warn_of_no_answer(stack: Stack, address: str, *, loopback: bool) -> None:
+    """Say why a client on this machine would get no answer, if it would not."""
+    try:
+        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})] if loopback else []
+        if _is_self_signed(stack):
+            handlers.append(urllib.request.HTTPSHandler(context=ssl._create_unverified_context()))  # noqa: S323, SLF001
+        with urllib.request.build_opener(*handlers).open(f"{address}/health", timeout=5):
+            pass
+    except (urllib.error.URLError, OSError) as error:
+        if getattr(error, "code", None) in (401, 403):
+            # Whoever asks for a password is there.
+            return
+        reason = getattr(error, "reason", error)
+        hostname = urllib.parse.urlsplit(address).hostname or ""
+        if isinstance(reason, socket.gaierror):
+            say(f"warning: {ingress.unresolved(hostname)}")
+        else:
+            say(f"warning: {address} does not answer from here ({reason})\n  type: make doctor STACK={stack.name}")
+        if way := ingress.ssh_forward_hint(stack):
+            say(way)

@@ -1,0 +1,218 @@
+"""Checks of an existing Traefik: version, entry point, middlewares, routers."""
+
+import difflib
+import io
+import json
+import re
+import tarfile
+import tomllib
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import yaml
+from docker.errors import NotFound
+
+from operations.common.stack import Stack
+from operations.observe.findings import SECURITY, TIMEOUT_SECONDS, Found
+from runtime.daemon import Daemon
+from settings import names
+
+OLDEST = (3, 4)
+"""Knows `statusRewrites`. An older one drops all of a container's labels where it does not know one of them."""
+ADVISED = (3, 6, 21)
+"""Has the security fixes that docs/security.md names."""
+SHORT_SECONDS = 600
+"""A read time-out below this cuts off uploads that somebody will try."""
+STATIC_FILES = ("/etc/traefik/traefik.yml", "/etc/traefik/traefik.yaml", "/etc/traefik/traefik.toml")
+
+
+def entry_point(static: dict[str, str], name: str) -> dict[str, str]:
+    """Return what a static configuration says of one entry point; nothing where it does not have it."""
+    prefix = f"entrypoints.{name.lower()}."
+    return {key.removeprefix(prefix): value for key, value in static.items() if key.startswith(prefix)}
+
+
+def check_existing_traefik(stack: Stack, found: Found) -> None:
+    """Add what is wrong with the existing Traefik to `found`."""
+    settings, daemon = stack.settings.traefik, stack.daemon
+    network = settings.network
+    server = names.physical(stack.name, "server")
+    attached = attached_containers(daemon, network)
+    proxies = [container for container in attached if is_traefik(container)]
+    others = sorted(
+        container["Name"].lstrip("/")
+        for container in attached
+        if container not in proxies and container["Name"].lstrip("/") != server
+    )
+    if others:
+        found.notes.append(
+            f"on the network {network}, beside Traefik: {', '.join(others)}; they reach the server past it: {SECURITY}"
+        )
+    found.problems += _missing_middlewares(stack)
+    if not proxies:
+        found.notes.append(
+            f"no container on the network {network} looks like Traefik. One on the host itself reaches the server; one "
+            f"in a container does not\n  type: docker network connect {network} <your Traefik>"
+        )
+    for proxy in proxies:
+        _one_traefik(stack, found, proxy)
+
+
+def attached_containers(daemon: Daemon, network: str) -> list[dict[str, Any]]:
+    """Return all that Docker knows of the containers that are on a network."""
+    listed = daemon.api.containers(filters={"network": network})
+    return [found for entry in listed if (found := daemon.inspect(entry["Id"]))]
+
+
+def is_traefik(container: dict[str, Any]) -> bool:
+    """Return whether a container runs Traefik, by its image and its command."""
+    config = container["Config"]
+    program = [*(config["Entrypoint"] or []), *(config["Cmd"] or [])][:2]
+    named = re.search(r"(^|/)traefik(:|@|$)", config["Image"])
+    return bool(named) or any(Path(word).name == "traefik" for word in program)
+
+
+def _one_traefik(stack: Stack, found: Found, proxy: dict[str, Any]) -> None:
+    settings, daemon, name = stack.settings.traefik, stack.daemon, proxy["Name"].lstrip("/")
+    _, printed = daemon.run(proxy["Id"], ["traefik", "version"])
+    version = re.search(r"(?m)^Version:\s*v?(\d+(?:\.\d+)*)", printed)
+    numbers = tuple(int(part) for part in version[1].split(".")) if version else ()
+    if not numbers:
+        found.notes.append(f"{name}: its version cannot be read; needs {_dotted(OLDEST)}: {SECURITY}")
+    elif numbers < OLDEST:
+        found.problems.append(f"{name}: Traefik {version[1] if version else ''} is too old, needs {_dotted(OLDEST)}")
+    elif numbers < ADVISED:
+        found.notes.append(
+            f"{name}: Traefik {version[1] if version else ''} lacks security fixes, {_dotted(ADVISED)} has them"
+        )
+    static = static_configuration(daemon, proxy)
+    mine = entry_point(static, settings.entry_point)
+    if not mine:
+        known = sorted({key.split(".")[1] for key in static if key.startswith("entrypoints.")})
+        found.notes.append(
+            f"{name}: its entry point {settings.entry_point} is not in its arguments, variables or {STATIC_FILES[0]}"
+            + (f" (there are: {', '.join(known)})" if known else "")
+            + f"; look yourself: {SECURITY}"
+        )
+    else:
+        timeout = seconds(mine.get("transport.respondingtimeouts.readtimeout", "60"))
+        if 0 < timeout < SHORT_SECONDS:
+            found.problems.append(
+                f"{name}: an upload that takes longer than {timeout:g} s is cut off\n"
+                f"  where its other options are (its file, its arguments or its variables: it reads one of them), set "
+                f"entryPoints.{settings.entry_point}.transport.respondingTimeouts.readTimeout to 2h or more"
+            )
+        strategies = {mine.get("http.aliasheadersstrategy"), mine.get("http.underscoreheadersstrategy")}
+        if not strategies & {"delete", "reject"}:
+            found.notes.append(
+                f"{name}: entryPoints.{settings.entry_point}.http.aliasHeadersStrategy is not delete: {SECURITY}"
+            )
+    address = address_of(proxy, settings.network)
+    if address and daemon.host.startswith("unix://"):
+        _ask_its_api(stack, found, name, address)
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+def address_of(container: dict[str, Any], network: str) -> str | None:
+    """Return the IP address of a container on a network, or None."""
+    return container["NetworkSettings"]["Networks"].get(network, {}).get("IPAddress") or None
+
+
+def static_configuration(daemon: Daemon, proxy: dict[str, Any]) -> dict[str, str]:
+    """Return a Traefik's static configuration, keys in lower case with dots.
+
+    It is in its file, or else in its arguments, or else in its variables: Traefik reads the first that is there, alone.
+    """
+    words = [*(proxy["Config"]["Entrypoint"] or []), *(proxy["Config"]["Cmd"] or [])]
+    arguments = dict(re.findall(r"(?m)^--([^=\s]+)(?:=(.*))?$", "\n".join(words)))
+    arguments = {key.lower(): value or "true" for key, value in arguments.items()}
+    chosen = arguments.get("configfile")
+    for path in [chosen] if chosen else STATIC_FILES:
+        if flat := _flat("", _parsed(path, _content(daemon, proxy["Id"], path))):
+            return flat
+    # One without a value may come without the sign, too.
+    variables = dict(entry.partition("=")[::2] for entry in proxy["Config"]["Env"] or [])
+    return arguments or {
+        key.removeprefix("TRAEFIK_").lower().replace("_", "."): value
+        for key, value in variables.items()
+        if key.startswith("TRAEFIK_")
+    }
+
+
+def _content(daemon: Daemon, container: str, path: str) -> bytes:
+    """Return a file of a container; nothing where there is none."""
+    try:
+        packed, _ = daemon.api.get_archive(container, path)
+    except NotFound:
+        return b""
+    with tarfile.open(fileobj=io.BytesIO(b"".join(packed))) as archive:
+        members = [member for member in archive.getmembers() if member.isfile()]
+        content = archive.extractfile(members[0]) if members else None
+        return content.read() if content else b""
+
+
+def _parsed(path: str, content: bytes) -> Any:  # noqa: ANN401 - Traefik's configuration
+    text = content.decode(errors="replace")
+    try:
+        return tomllib.loads(text) if path.endswith(".toml") else yaml.safe_load(text)
+    except (yaml.YAMLError, tomllib.TOMLDecodeError):
+        return None
+
+
+def _flat(path: str, value: Any) -> dict[str, str]:  # noqa: ANN401 - Traefik's configuration
+    if isinstance(value, dict):
+        parts = (_flat(f"{path}.{name}".lstrip("."), part) for name, part in value.items())
+        return {key: text for part in parts for key, text in part.items()}
+    return {path.lower(): str(value)} if path else {}
+
+
+def seconds(duration: str) -> float:
+    """Return a duration as Go spells it, or a plain number, in seconds; 0 is for ever."""
+    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+    if re.fullmatch(r"\d+(\.\d+)?", duration):
+        return float(duration)
+    return sum(float(number) * units[unit] for number, unit in re.findall(r"(\d+(?:\.\d+)?)(ms|h|m|s)", duration))
+
+
+def _missing_middlewares(stack: Stack) -> list[str]:
+    """Return which of the middlewares no running container defines. Those of other providers are Traefik's to know."""
+    labels = [container["Labels"] or {} for container in stack.daemon.api.containers()]
+    pattern = re.compile(r"traefik\.http\.middlewares\.([^.]+)\.", re.IGNORECASE)
+    defined = sorted({match[1] for entry in labels for label in entry if (match := pattern.match(label))})
+    problems = []
+    for middleware in stack.settings.traefik.middlewares:
+        name, _, provider = middleware.partition("@")
+        if provider != "docker" or name in defined:
+            continue
+        # Spelled otherwise it is another, and that is the usual reason.
+        alike = [other for other in defined if other.lower() == name.lower()]
+        close = alike or difflib.get_close_matches(name, defined, n=1)
+        hint = f"; did you mean {close[0]}@docker?" if close else ""
+        problems.append(
+            f"mlflow:traefik.middlewares: no running container defines {middleware}{hint}\n"
+            "  Traefik closes the route until one does: everybody gets 404"
+        )
+    return problems
+
+
+def _ask_its_api(stack: Stack, found: Found, proxy: str, address: str) -> None:
+    """Add what Traefik itself says is wrong with our routers, where its API answers."""
+    ours = names.physical(stack.name, "server")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        query = f"http://{address}:8080/api/http/routers?per_page=100&search={ours}"
+        with opener.open(query, timeout=TIMEOUT_SECONDS) as answer:
+            routers = json.load(answer)
+    except (urllib.error.URLError, OSError, ValueError):
+        found.notes.append(f"{proxy}: its API does not answer on port 8080, so it was not asked about the routers")
+        return
+    found.problems += [
+        f"{proxy}: the router {router['name']} is {router['status']}: {'; '.join(router.get('error', []))}"
+        for router in routers
+        if router["name"].startswith(ours) and router["status"] != "enabled"
+    ]

@@ -1,0 +1,42 @@
+"""`make logs`."""
+
+import os
+import re
+
+from operations.common.console import StopError, answer
+from operations.common.stack import Stack
+from operations.observe.status import inspect, require_containers, services
+from settings import names
+from settings.server import READINESS_PATH
+
+
+def logs(stack: Stack) -> None:
+    """Print the last lines of every service, or many of `SERVICE=`."""
+    require_containers(stack)
+    if chosen := os.environ.get("SERVICE"):
+        answer(_log(stack, chosen, lines=2000))
+        return
+    for service in services(stack):
+        answer(f"==> {names.physical(stack.name, service)}")
+        try:
+            # The server's health check would fill the last lines of one that has nothing else to do.
+            told = [line for line in _log(stack, service, lines=1000).splitlines() if not _is_a_probe(line)]
+            answer("\n".join(told[-30:]))
+        except StopError as error:
+            answer(str(error))
+
+
+def _log(stack: Stack, service: str, *, lines: int) -> str:
+    name = names.physical(stack.name, service)
+    if inspect(stack, service) is not None:
+        return stack.daemon.logs(name, lines=lines)
+    known = services(stack)
+    if service in known:
+        raise StopError(f"{name} does not exist, and should; type: make up STACK={stack.name}")
+    raise StopError(f"there is no container {name}; services: {', '.join(known)}, or a job's name")
+
+
+def _is_a_probe(line: str) -> bool:
+    """Whether a line tells that the server answered its own health check."""
+    # 401 is what it wants to hear from MLflow's own users: it is nobody.
+    return READINESS_PATH in line and "127.0.0.1" in line and re.search(r"\b(200|401)\b", line) is not None

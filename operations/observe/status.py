@@ -1,0 +1,287 @@
+"""`make status`: what runs, how it is, where, how much there is of it, and what is wrong."""
+
+import json
+import os
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+from docker.errors import NotFound
+
+from offline import engineless
+from operations.common.console import StopError, amount, answer
+from operations.common.stack import Stack
+from operations.data import backup_status
+from operations.host import capacity
+from runtime import preconditions
+from settings import names
+from settings.monitoring import PROMETHEUS_PORT
+
+RECENT_SECONDS = 900
+"""For so long, a process that was killed for want of memory is a problem; later it is a number to look at."""
+
+
+def status(stack: Stack) -> None:
+    """Print it, with `JSON=1` for a program. Raises `StopError` if something is not as it should be."""
+    try:
+        require_containers(stack)
+    except StopError as error:
+        if os.environ.get("JSON") == "1":
+            answer(json.dumps({"stack": stack.name, "services": [], "problems": [str(error)]}, indent=2))
+        raise
+    found = described(stack)
+    if os.environ.get("JSON") == "1":
+        answer(json.dumps(found, indent=2))
+    else:
+        _print(found)
+    if found["problems"]:
+        raise StopError("\n".join(found["problems"]))
+
+
+def described(stack: Stack) -> dict[str, Any]:
+    """Return everything that is to be said of a deployment. Times are in UTC, sizes in bytes."""
+    running = [_service(stack, service) for service in services(stack)]
+    jobs = [_job(stack, job) for job in _jobs(stack)]
+    route = stack.settings.route
+    known = backup_status.known(stack)
+    saved, at_risk = backup_status.described(stack, known)
+    alerts = _alerts(stack)
+    wrong = [entry for entry in running if entry["state"] not in ("healthy", "paused")]
+    wrong += [entry for entry in jobs if entry["state"] not in ("done", "-")]
+    problems = [problem for problem in (capacity.disk_problem(stack.daemon), at_risk) if problem]
+    problems += [
+        f"the kernel has killed {entry['oomKills']} processes of {entry['name']} for want of memory since it started\n"
+        f"  raise mlflow:{entry['section']}.memoryMb in {stack.path.name}, then type: make up STACK={stack.name}; "
+        "docs/operations.md#memory-of-the-server"
+        for entry in running
+        if entry.get("oomKills") and entry.get("oomRecent", True)
+    ]
+    if paused := [entry["name"] for entry in running if entry["state"] == "paused"]:
+        problems.append(f"somebody has paused {', '.join(paused)}\n  type: docker unpause {' '.join(paused)}")
+    if preconditions.restore_is_running(stack.daemon, stack.name):
+        log = f"docker logs -f {names.physical(stack.name, names.RESTORE)}"
+        problems.append(f"a restore is at work, and the server is down meanwhile\n  see how far it is: {log}")
+    elif wrong:
+        # What does not run before what waits for it.
+        wrong.sort(key=lambda entry: entry["state"] in ("unhealthy", "starting"))
+        states = ", ".join(f"{entry['name']} ({entry['state']})" for entry in wrong)
+        # Of what is not there, nothing was logged; and of what failed, all the others may only wait.
+        telling = [entry for entry in wrong if entry["state"] != "missing"]
+        telling.sort(key=lambda entry: entry["state"] != "failed")
+        why = [
+            f"; why it is so: make logs STACK={stack.name} SERVICE={service}"
+            for entry in telling[:1]
+            for service in [entry["name"].removeprefix(names.physical(stack.name, ""))]
+        ]
+        mend = f"to mend what can be mended, type: make up STACK={stack.name}"
+        problems.append(f"not as it should be: {states}\n  {mend}{''.join(why)}")
+    if critical := [alert for alert in alerts or [] if alert["severity"] == "critical"]:
+        pages = dict.fromkeys(f"docs/operations.md#{alert['name'].lower()}" for alert in critical)
+        problems.append(f"alerts that fire: {', '.join(map(_alert, critical))}\n  what to do: {', '.join(pages)}")
+    return {
+        "stack": stack.name,
+        "host": stack.daemon.host,
+        "rehearsed": engineless.owns(stack),
+        "url": route.url,
+        "authentication": route.authentication,
+        "endpoints": [{"url": url, "authentication": authentication} for url, authentication in route.endpoints],
+        "warnings": stack.warnings,
+        "mlflow": _version(stack),
+        "services": running,
+        "jobs": jobs,
+        "volumes": sorted(volume for volume in stack.daemon.volumes() if names.is_data_volume(stack.name, volume)),
+        "bytes": _bytes(stack),
+        "backup": {"summary": " ".join(saved.split()), **known},
+        "alerts": alerts,
+        "prometheus": f"http://127.0.0.1:{port}" if (port := stack.settings.monitoring.prometheus_port) else None,
+        "problems": problems,
+    }
+
+
+def _print(found: dict[str, Any]) -> None:
+    answer(f"{found['stack']} on {found['host']}" + (", deployed by a rehearsal" if found["rehearsed"] else ""))
+    for entry in [*found["services"], *found["jobs"]]:
+        answer(f"  {entry['name']:<34} {entry['state']:<12} {_detail(entry)}")
+    sizes = [f"{service} {amount(number)}" for service, number in found["bytes"].items()]
+    answer(f"  data: {', '.join(found['volumes']) or 'none'} ({', '.join(sizes)})")
+    # What runs, which the stack's file may have left behind.
+    images = [
+        entry["image"] for entry in found["services"] if "image" in entry and not entry["name"].endswith("-server")
+    ]
+    answer(f"  version: MLflow {found['mlflow']}, {', '.join(dict.fromkeys(images))}")
+    for way in found["endpoints"]:
+        answer(f"  address: {way['url']}, authentication: {way['authentication']}")
+    answer(f"  backup: {found['backup']['summary']}")
+    for words in found["warnings"]:
+        answer(f"  warning: {words}")
+    if found["alerts"] is not None:
+        firing = [f"{_alert(alert)} ({alert['severity']})" for alert in found["alerts"]]
+        answer(f"  alerts: {', '.join(firing) or 'none'}" + (f"; {found['prometheus']}" if found["prometheus"] else ""))
+
+
+def services(stack: Stack) -> list[str]:
+    """Return what runs for as long as the stack does, by its settings."""
+    return ["server", "postgres", *stack.settings.parts]
+
+
+def _jobs(stack: Stack) -> list[str]:
+    store = stack.settings.object_store
+    copying = [names.COPY] if store.copy_from else []
+    return [*(f"{kind}-bootstrap" for kind in store.kinds), *copying, "verify-data-keys", "migrate"]
+
+
+def require_containers(stack: Stack) -> None:
+    """Raise `StopError` where nothing of the stack is there: it was stopped, or never deployed."""
+    label = f"{names.STACK_LABEL}={stack.name}"
+    if not stack.daemon.api.containers(all=True, filters={"label": label}):
+        kept = sorted(volume for volume in stack.daemon.volumes() if names.is_data_volume(stack.name, volume))
+        state = f"stopped; its data are kept in {', '.join(kept)}" if kept else "not deployed"
+        raise StopError(f"{stack.name} is {state}\n  type: make up STACK={stack.name}")
+
+
+def inspect(stack: Stack, service: str) -> dict[str, Any] | None:
+    """Return what Docker knows of a container of this stack, or None."""
+    found = stack.daemon.inspect(names.physical(stack.name, service))
+    return found if found and found["Config"]["Labels"].get(names.STACK_LABEL) == stack.name else None
+
+
+def _service(stack: Stack, service: str) -> dict[str, Any]:
+    """Return the name, health, start, restarts and image of a service."""
+    name = names.physical(stack.name, service)
+    found = inspect(stack, service)
+    if found is None:
+        return {"name": name, "state": "missing"}
+    state = found["State"]
+    health = state.get("Health", {}).get("Status", state["Status"]) if state["Running"] else state["Status"]
+    if state["Paused"]:
+        health = "paused"
+    elif state["Running"] and health != "healthy":
+        # Docker's word is as old as its last turn; whoever looks wants to know now.
+        code, _ = stack.daemon.run(name, found["Config"]["Healthcheck"]["Test"][1:])
+        health = "healthy" if code == 0 else health
+    return {
+        "name": name,
+        "state": health,
+        "since": state["StartedAt"][:19] + "Z",
+        "restarts": found["RestartCount"],
+        "image": _image(stack, found),
+        **_memory(stack, name, running=state["Running"] and not state["Paused"]),
+        "section": _section(service),
+        **({} if state["Running"] else {"exitCode": state["ExitCode"]}),
+    }
+
+
+def _memory(stack: Stack, container: str, *, running: bool) -> dict[str, Any]:
+    """Return how many processes of a container the kernel has killed for want of memory since it started.
+
+    And whether the last was a short time ago: the count stays when the limit is raised, which needs no restart. Docker
+    tells of the first process only. Nothing where the image has no shell.
+    """
+    if not running:
+        return {"oomKills": 0}
+    # By version 2 and 1 of Linux' control groups; one of the two is there. The server's health check writes the file.
+    script = (
+        "cat /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control 2>/dev/null; "
+        "echo now $(date +%s); echo last $(date -r /run/mlflow/oom-kills +%s 2>/dev/null)"
+    )
+    _, printed = stack.daemon.run(container, ["sh", "-c", script])
+    found = {key: int(value) for key, value in re.findall(r"(?m)^(oom_kill|now|last) (\d+)$", printed)}
+    recent = found.get("now", 0) - found.get("last", 0) < RECENT_SECONDS
+    return {"oomKills": found.get("oom_kill", 0), "oomRecent": recent}
+
+
+def _section(service: str) -> str:
+    """Return the section of the settings that limits a service's memory."""
+    if service in names.OBJECT_STORES:
+        return "objectStore"
+    return service if service in ("server", "postgres", "backup", "traefik") else "monitoring"
+
+
+def _job(stack: Stack, job: str) -> dict[str, Any]:
+    name = names.physical(stack.name, job)
+    found = inspect(stack, job)
+    if found is None:
+        # `docker container prune` takes finished jobs; nothing is lost by that.
+        return {"name": name, "state": "-"}
+    state = found["State"]
+    if state["Running"]:
+        return {"name": name, "state": "running"}
+    code = state["ExitCode"]
+    return {"name": name, "state": "done"} if code == 0 else {"name": name, "state": "failed", "exitCode": code}
+
+
+def _detail(entry: dict[str, Any]) -> str:
+    """Say what is to be said of a service or a job beside its state."""
+    if "exitCode" in entry:
+        return f"exit code {entry['exitCode']}"
+    if "since" in entry:
+        age = datetime.now(UTC) - datetime.fromisoformat(entry["since"])
+        kills = f", {entry['oomKills']} processes killed for memory" if entry.get("oomKills") else ""
+        return f"for {_age(age.total_seconds())}, {entry['restarts']} restarts{kills}"
+    return "finished and removed, or never run" if entry["state"] == "-" else ""
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(seconds)} s"
+
+
+def _version(stack: Stack) -> str:
+    code, printed = stack.daemon.run(
+        names.physical(stack.name, "server"),
+        ["python", "-c", "import importlib.metadata as m; print(m.version('mlflow'))"],
+    )
+    return printed if code == 0 else "unknown"
+
+
+def _image(stack: Stack, found: dict[str, Any]) -> str:
+    """Return the name of the image that a container runs, the configured one before others; its id if it has none."""
+    try:
+        tags = stack.daemon.api.inspect_image(found["Image"])["RepoTags"] or []  # type: ignore[no-untyped-call]
+    except NotFound:
+        tags = []
+    # Docker leaves out docker.io/library/.
+    asked = [f"/{image.ref}" for image in stack.settings.pulled_images]
+    ours = [tag for tag in tags if any(name.endswith(f"/{tag}") for name in asked)]
+    return str([*ours, *tags, found["Image"][:19]][0])
+
+
+def _bytes(stack: Stack) -> dict[str, int | None]:
+    """Return how large the data are, by service; None where that could not be found out within seconds."""
+    query = "SELECT pg_database_size('mlflow')"
+    asked = {"postgres": ["psql", "-U", "postgres", "-d", "mlflow", "-Atc", query]}
+    # Kilobytes. Of millions of files it would take minutes.
+    asked |= {kind: ["timeout", "5", "du", "-sk", "/data"] for kind in stack.settings.object_store.kinds}
+    found: dict[str, int | None] = {}
+    for service, command in asked.items():
+        code, printed = stack.daemon.run(names.physical(stack.name, service), command)
+        number = printed.split()[0] if code == 0 and printed else ""
+        found[service] = int(number) * (1 if service == "postgres" else 1024) if number.isdigit() else None
+    return found
+
+
+def _alert(alert: dict[str, str]) -> str:
+    """Return an alert's name, and of whom it is where that is one of several."""
+    return f"{alert['name']} of {alert['instance']}" if alert["instance"] else alert["name"]
+
+
+def _alerts(stack: Stack) -> list[dict[str, str]] | None:
+    """Return what fires: its name, severity and instance, if any; None where no Prometheus of the stack says so."""
+    if "prometheus" not in services(stack):
+        return None
+    command = ["wget", "-q", "-T", "4", "-O", "-", f"http://127.0.0.1:{PROMETHEUS_PORT}/api/v1/alerts"]
+    code, printed = stack.daemon.run(names.physical(stack.name, "prometheus"), command)
+    if code:
+        return None
+    firing = [
+        {
+            "name": alert["labels"]["alertname"],
+            "severity": alert["labels"]["severity"],
+            "instance": alert["labels"].get("instance", ""),
+        }
+        for alert in json.loads(printed)["data"]["alerts"]
+        if alert["state"] == "firing" and alert["labels"]["alertname"] != "Watchdog"
+    ]
+    return sorted(firing, key=lambda alert: (alert["name"], alert["instance"]))

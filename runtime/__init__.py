@@ -1,0 +1,1 @@
+"""What a workload is, and how it becomes a container. Knows Docker and Pulumi, not MLflow."""

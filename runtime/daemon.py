@@ -1,0 +1,371 @@
+"""What this project asks the Docker daemon itself, beside what the Pulumi provider does.
+
+The provider creates containers; whether they work, it does not say. The questions here are asked at `up` only:
+a preview never needs the daemon for anything but the provider's own greeting.
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import docker
+from docker.errors import APIError, DockerException, NotFound, create_api_error_from_http_exception
+from requests.exceptions import ConnectionError as NoConnection
+from requests.exceptions import HTTPError, RequestException, Timeout
+from urllib3.exceptions import HTTPError as CutOffError
+
+from runtime import tunnel
+
+DEFAULT_HOST = "unix:///var/run/docker.sock"
+REQUEST_TIMEOUT_SECONDS = 30
+UNREACHABLE = (DockerException, RequestException, OSError)
+"""What is raised where no daemon answers."""
+
+
+class NoAnswerError(DockerException):
+    """There is no connection to the daemon, and none could be made."""
+
+
+SILENT = (NoConnection, Timeout, NoAnswerError)
+"""What is raised where one does not answer now: it is busy, or starts again."""
+NOT_KNOWN, NOT_RUN = 124, 126
+"""Exit codes, as of `timeout` and of a shell: nobody knows how it ended; it could not be begun."""
+EXIT_SECONDS = 5
+RESTART_SECONDS = 120
+"""How long a daemon may take to restart under a command that is waited for."""
+_clients = threading.local()
+
+
+def resolve_host(configured: str | None = None) -> str:
+    """Return the address of the Docker daemon.
+
+    In the order of the Docker command line, the stack's own setting first: `docker:host`, `DOCKER_HOST`,
+    `DOCKER_CONTEXT`, the context that `docker context use` chose, the local socket.
+    """
+    return configured or os.environ.get("DOCKER_HOST") or _context_host() or DEFAULT_HOST
+
+
+def _context_host() -> str | None:
+    folder = Path(os.environ.get("DOCKER_CONFIG", Path.home() / ".docker"))
+    try:
+        chosen = os.environ.get("DOCKER_CONTEXT") or json.loads((folder / "config.json").read_text()).get(
+            "currentContext"
+        )
+    except (OSError, ValueError):
+        return None
+    if chosen in (None, "", "default"):
+        return None
+    for path in folder.glob("contexts/meta/*/meta.json"):
+        meta = json.loads(path.read_text())
+        if meta.get("Name") == chosen:
+            host = meta["Endpoints"]["docker"].get("Host")
+            return str(host) if host else None
+    # The local daemon instead would be somebody's production on a laptop.
+    raise DockerException(f"the Docker context {chosen!r} does not exist; `docker context ls` shows those that do")
+
+
+def _tls() -> docker.TLSConfig | bool:
+    """Return the client's certificates, from the variables that Docker's own command line reads."""
+    if not os.environ.get("DOCKER_TLS_VERIFY"):
+        return False
+    folder = Path(os.environ.get("DOCKER_CERT_PATH", Path.home() / ".docker"))
+    pair = (str(folder / "cert.pem"), str(folder / "key.pem"))
+    return docker.TLSConfig(client_cert=pair, ca_cert=str(folder / "ca.pem"), verify=True)
+
+
+def _printed(api: docker.APIClient, command: str) -> Iterator[bytes]:
+    """Start a command that was created in a container, and return what it prints, on either output, as it comes.
+
+    The library's own `exec_start` has the connection upgraded, and then reads past its own buffer: what came in one
+    piece with the head of the answer is lost, and nobody is told (docker-py, issues 2042 and 3332). Without the
+    upgrade the daemon sends the same frames, of which each begins with eight bytes, the last four its length.
+    """
+    url = f"{api.base_url}/v{api.api_version}/exec/{command}/start"
+    # A command may be silent for as long as it likes.
+    with closing(api.post(url, json={"Detach": False, "Tty": False}, stream=True, timeout=None)) as answer:
+        try:
+            answer.raise_for_status()
+            while head := answer.raw.read(8):
+                yield answer.raw.read(int.from_bytes(head[4:], "big"))
+        except HTTPError as error:
+            raise create_api_error_from_http_exception(error) from error
+        except CutOffError as error:
+            raise NoConnection(error) from error
+
+
+def _exit_code(api: docker.APIClient, command: str) -> int:
+    """Return how a command in a container ended; 124 where that is not known, since the connection was cut."""
+    deadline = time.monotonic() + EXIT_SECONDS
+    # Docker closes its output first, and hears of its end a moment later.
+    while (found := api.exec_inspect(command))["Running"] and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return NOT_KNOWN if found["ExitCode"] is None else int(found["ExitCode"])
+
+
+@dataclass(frozen=True)
+class State:
+    """A container at one moment."""
+
+    image: str
+    """Id of the image that it runs."""
+    running: bool
+    status: str
+    exit_code: int
+    started_at: str
+    restarts: int
+    oom_killed: bool
+    error: str
+
+
+class Daemon:
+    """The Docker daemon at one address. Safe to use from several threads: each has a connection of its own."""
+
+    def __init__(self, host: str) -> None:
+        """Remember the address; the first question connects."""
+        self.host = host
+
+    @property
+    def api(self) -> docker.APIClient:
+        """The connection of this thread; raises `NoAnswerError` where no daemon answers."""
+        client: docker.APIClient | None = getattr(_clients, "by_host", {}).get(self.host)
+        if client is None:
+            client = self._connected(REQUEST_TIMEOUT_SECONDS)
+            _clients.by_host = {**getattr(_clients, "by_host", {}), self.host: client}
+        else:
+            # Its connections are made when they are needed, and the way over SSH may have ended since the last one.
+            self._address()
+        return client
+
+    def _connected(self, timeout_s: int | None) -> docker.APIClient:
+        address = self._address()
+        tls = address == self.host and _tls()
+        try:
+            return docker.APIClient(
+                base_url=address,
+                tls=tls,
+                version="auto",
+                timeout=timeout_s,  # type: ignore[arg-type]  # None is for ever
+            )
+        except DockerException as error:
+            raise NoAnswerError(str(error)) from error
+
+    def _address(self) -> str:
+        """Return where this process finds the daemon; the way over SSH is open by then."""
+        try:
+            return tunnel.through(self.host) if self.host.startswith("ssh://") else self.host
+        except DockerException as error:
+            raise NoAnswerError(str(error)) from error
+
+    def inspect(self, container: str) -> dict[str, Any] | None:
+        """Return all that Docker knows of a container, by id or name, or None if there is no such container."""
+        try:
+            found: dict[str, Any] = self.api.inspect_container(container)
+        except NotFound:
+            return None
+        return found
+
+    def state(self, container: str) -> State | None:
+        """Return the state of a container by id or name, or None if there is no such container."""
+        found = self.inspect(container)
+        if found is None:
+            return None
+        state = found["State"]
+        return State(
+            image=found["Image"],
+            running=state["Running"] and not state["Restarting"],
+            status=state["Status"],
+            exit_code=state["ExitCode"],
+            started_at=state["StartedAt"],
+            restarts=found["RestartCount"],
+            oom_killed=state["OOMKilled"],
+            error=state["Error"],
+        )
+
+    def run(self, container: str, command: list[str]) -> tuple[int, str]:
+        """Run a command in a container; return its exit code and what it printed; `NOT_RUN` or `NOT_KNOWN` and why."""
+        answer: Future[tuple[int, str]] = Future()
+
+        def ask(api: docker.APIClient) -> None:
+            try:
+                created = api.exec_create(container, command)
+                output = b"".join(_printed(api, created["Id"]))
+                answer.set_result((_exit_code(api, created["Id"]), output.decode(errors="replace").strip()))
+            except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+                answer.set_exception(error)
+
+        try:
+            # The client's own limit does not hold for a command's output, and one that hangs has none. Nobody waits for
+            # a daemon thread, neither here nor when the program ends.
+            threading.Thread(target=ask, args=[self.api], daemon=True).start()
+            return answer.result(timeout=REQUEST_TIMEOUT_SECONDS)
+        except (APIError, NotFound) as error:
+            return NOT_RUN, str(error)
+        except TimeoutError:
+            return NOT_KNOWN, f"no answer within {REQUEST_TIMEOUT_SECONDS} s"
+        except (NoAnswerError, RequestException) as error:
+            return NOT_KNOWN, str(error)
+
+    def show(
+        self,
+        container: str,
+        command: list[str],
+        tell: Callable[[str], None],
+        *,
+        environment: Mapping[str, str] | None = None,
+    ) -> int:
+        """Run a command in a container for as long as it takes; hand on what it prints, and return its exit code."""
+        with closing(self._connected(None)) as api:
+            created = api.exec_create(container, command, environment=dict(environment or {}))
+            for chunk in _printed(api, created["Id"]):
+                tell(chunk.decode(errors="replace"))
+            return _exit_code(api, created["Id"])
+
+    def once(
+        self, name: str, body: dict[str, Any], tell: Callable[[str], None], *, networks: Sequence[str] = ()
+    ) -> int:
+        """Run a container to its end, hand on what it prints, remove it, and return its exit code.
+
+        One of this name that an earlier call left behind is removed first, unless it still runs: raises `APIError`.
+        """
+        left = self.inspect(name)
+        if left and not left["State"]["Running"]:
+            self.api.remove_container(name, v=True)
+        if networks:
+            body = {**body, "HostConfig": {**body["HostConfig"], "NetworkMode": networks[0]}}
+        with closing(self._connected(None)) as api:
+            container = api.create_container_from_config(body, name)["Id"]  # type: ignore[no-untyped-call]
+            try:
+                for network in networks[1:]:
+                    api.connect_container_to_network(container, network)
+                api.start(container)
+                return self._followed(api, container, tell)
+            finally:
+                api.remove_container(container, v=True, force=True)
+
+    def _followed(self, api: docker.APIClient, container: str, tell: Callable[[str], None]) -> int:
+        """Hand on what a running container prints, and return its exit code; go on after a restart of the daemon.
+
+        With `live-restore` a container outlives its daemon. Raises what `_again` raises where the daemon stays away.
+        """
+        tail: Literal["all"] | int = "all"
+        while True:
+            try:
+                for chunk in api.logs(container, stream=True, follow=True, tail=tail):
+                    tell(chunk.decode(errors="replace"))
+                return int(api.wait(container, timeout=None)["StatusCode"])
+            except (*SILENT, RequestException, CutOffError, APIError) as error:
+                if isinstance(error, APIError) and not error.is_server_error():
+                    raise
+                self._again()
+                # What it printed meanwhile is in its log; what it printed before was handed on.
+                tail = 0
+
+    def _again(self) -> None:
+        """Return when the daemon answers again; raise `NoAnswerError` after `RESTART_SECONDS` without an answer."""
+        deadline = time.monotonic() + RESTART_SECONDS
+        while True:
+            try:
+                self.api.ping()
+            except (*SILENT, APIError) as error:
+                if time.monotonic() > deadline:
+                    raise NoAnswerError(f"no answer for {RESTART_SECONDS} s: {error}") from error
+                time.sleep(1)
+            else:
+                return
+
+    def stop(self, container: str, *, for_good: bool = False) -> None:
+        """Stop a container, with the notice that it was given when it was made. One that is gone has stopped.
+
+        Docker starts one with `restart: always` again when the daemon restarts. Not where it is stopped `for_good`.
+        """
+        found = self.inspect(container)
+        if found:
+            with closing(self._connected(None)) as api, suppress(NotFound):
+                if for_good:
+                    api.update_container(container, restart_policy={"Name": "no"})  # type: ignore[arg-type]
+                api.stop(container, timeout=found["Config"].get("StopTimeout") or 10)
+
+    def restart(self, container: str) -> None:
+        """Stop a container, with the notice that it was given, and start it again."""
+        self.stop(container)
+        self.start(container)
+
+    def logs(self, container: str, lines: int = 15) -> str:
+        """Return the last lines that a container printed, or nothing if it is gone."""
+        try:
+            return str(self.api.logs(container, tail=lines).decode(errors="replace")).rstrip()
+        except (APIError, NotFound):
+            return ""
+
+    def start(self, container: str) -> None:
+        """Start an existing container once more."""
+        self.api.start(container)
+
+    def networks(self) -> set[str]:
+        """Return the names of all networks."""
+        return {network["Name"] for network in self.api.networks()}
+
+    def subnets(self) -> dict[str, list[str]]:
+        """Return the IPv4 subnets of every network, by its name."""
+        return {
+            network["Name"]: [
+                entry["Subnet"] for entry in network["IPAM"]["Config"] or [] if ":" not in entry.get("Subnet", ":")
+            ]
+            for network in self.api.networks()
+        }
+
+    def volumes(self) -> set[str]:
+        """Return the names of all volumes."""
+        return {volume["Name"] for volume in self.api.volumes()["Volumes"] or []}
+
+    def clock(self) -> datetime:
+        """Return what time it is on the daemon's host, which may not be this one."""
+        return datetime.fromisoformat(self.api.info()["SystemTime"])
+
+    def volume_made(self, name: str) -> datetime | None:
+        """Return when a volume was made, to the second, or None if there is no such volume, or its driver tells not.
+
+        Before Docker 24 it is when something was last made or removed right below its root.
+        """
+        try:
+            made = self.api.inspect_volume(name).get("CreatedAt")
+        except NotFound:
+            return None
+        return datetime.fromisoformat(made) if made else None
+
+    def has_image(self, name: str) -> bool:
+        """Whether an image of this name is on the host."""
+        try:
+            self.api.inspect_image(name)  # type: ignore[no-untyped-call]
+        except NotFound:
+            return False
+        return True
+
+    def load(self, archive: Path) -> str | None:
+        """Load the images of a file that `docker save` wrote; return why they could not be, or None."""
+        try:
+            with archive.open("rb") as content:
+                for event in self.api.load_image(content):  # type: ignore[no-untyped-call]
+                    if "error" in event:
+                        return str(event["error"])
+        except (APIError, DockerException, OSError) as error:
+            return str(getattr(error, "explanation", None) or error)
+        return None
+
+    def pull(self, name: str) -> str | None:
+        """Pull an image; return why it could not be had, or None."""
+        try:
+            for event in self.api.pull(name, stream=True, decode=True):
+                if "error" in event:
+                    return str(event["error"])
+        except (APIError, DockerException) as error:
+            return str(getattr(error, "explanation", None) or error)
+        return None

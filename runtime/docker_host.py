@@ -1,0 +1,33 @@
+"""The Docker host that a stack is deployed to, as services and jobs need it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import pulumi
+
+if TYPE_CHECKING:
+    from runtime.daemon import Daemon
+
+
+@dataclass(frozen=True, kw_only=True)
+class DockerHost:
+    """The Docker daemon's address, and the network on which Prometheus scrapes services."""
+
+    docker_host: str | None
+    """The stack's `docker:host`; None for the daemon that the environment selects."""
+    monitoring_network: pulumi.Output[str] | None
+    """Id of the network `monitoring`; None in a stack without monitoring."""
+
+    @property
+    def monitored(self) -> bool:
+        """Return whether Prometheus scrapes the services of this stack."""
+        return self.monitoring_network is not None
+
+    @cached_property
+    def daemon(self) -> "Daemon":
+        """The Docker daemon, for the readiness checks of an update. A plan does not use it."""
+        # Imported late: Docker's client takes a fifth of a plan's time.
+        from runtime.daemon import Daemon, resolve_host  # noqa: PLC0415
+
+        return Daemon(resolve_host(self.docker_host))

@@ -1,0 +1,199 @@
+"""The readiness checks: what `pulumi up` waits for, and the error when it waits in vain."""
+
+import asyncio
+import functools
+import time
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pulumi
+import pulumi_docker as docker
+
+from runtime.docker_host import DockerHost
+from runtime.workload import HealthCheck
+from settings import names
+
+if TYPE_CHECKING:
+    from runtime.daemon import Daemon, State
+
+POLL_SECONDS = 0.1
+PROBE_SECONDS = 1.0
+"""Between two runs of a health check. Each takes 0.13 s of a processor (measured) from what it waits for."""
+SILENCE_SECONDS = 10
+SILENCES = 6
+"""How often Docker may leave a question unanswered, under load or when it restarts, and how long until the next."""
+STOP_TIMEOUT_SECONDS = 120
+_program_started = time.monotonic()
+Answer = TypeVar("Answer")
+
+
+def when_checked(
+    container: docker.Container, probe: Callable[[str], Awaitable[None]]
+) -> pulumi.Output[docker.Container]:
+    """Return the container once `probe` has passed. It runs at every `up`, and never in a preview."""
+
+    async def check(container_id: str) -> docker.Container:
+        if not pulumi.runtime.is_dry_run():
+            await probe(container_id)
+        return container
+
+    return container.id.apply(check)
+
+
+def previous_stopped(
+    service: str, *, image: pulumi.Input[str], once: pulumi.Output[docker.Container], platform: DockerHost
+) -> pulumi.Output[docker.Container]:
+    """Return `once` when no container of `service` runs from another image, and stop the one that does.
+
+    The engine would delete it, too, but later where a job is new and replaces nothing, as after
+    `docker container prune`.
+    """
+    name = names.physical(pulumi.get_stack(), service)
+
+    async def check(values: list[Any]) -> docker.Container:
+        container: docker.Container = values[0]
+        if not pulumi.runtime.is_dry_run():
+            await _until_stopped(platform, name, values[1])
+        return container
+
+    return pulumi.Output.all(once, image).apply(check)
+
+
+async def _until_stopped(platform: DockerHost, name: str, image: str) -> None:
+    """Stop container `name`, unless it runs from `image`, and wait until it has."""
+
+    async def runs() -> bool:
+        state = await _call(platform.daemon.state, name)
+        return state is not None and state.running and state.image != image
+
+    if await runs():
+        # For good: a migration takes hours on a large database, and Docker may be restarted meanwhile.
+        await _call(functools.partial(platform.daemon.stop, for_good=True), name)
+    deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
+    while await runs():
+        if time.monotonic() > deadline:
+            reason = f"still running after {STOP_TIMEOUT_SECONDS} s, and its successor must not start beside it"
+            raise pulumi.RunError(explain(name, reason, await _call(platform.daemon.logs, name)))
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def until_healthy(
+    platform: DockerHost, container_id: str, name: str, health: HealthCheck, prepares: str | None = None
+) -> None:
+    """Ask the health check itself, rather than wait for Docker's next turn, until it succeeds."""
+    daemon: Daemon = platform.daemon
+    if prepares is not None and await _call(_volume_is_newer, daemon, container_id, prepares):
+        await _call(daemon.restart, container_id)
+    deadline = time.monotonic() + health.ready_within_s
+    first: State | None = None
+    while True:
+        state = await _call(daemon.state, container_id)
+        first = first or state
+        said = "it is not running"
+        # Of one that is paused, Docker would wait for the answer.
+        if state and state.running and state.status != "paused":
+            code, said = await asyncio.to_thread(daemon.run, container_id, list(health.command))
+            if code == 0:
+                return
+        if reason := _failure(state, first) or (
+            f"not ready after {health.ready_within_s} s" if time.monotonic() > deadline else None
+        ):
+            log = await _call(daemon.logs, container_id)
+            raise pulumi.RunError(explain(name, f"{reason}; its health check says: {said or 'nothing'}", log))
+        await asyncio.sleep(PROBE_SECONDS)
+
+
+def _failure(state: "State | None", first: "State | None") -> str | None:
+    """Return why waiting on would be in vain, if it would."""
+    if state is None or first is None:
+        return "it was removed by hand"
+    if state.oom_killed:
+        return "it ran out of memory: raise its memoryMb"
+    if state.restarts > first.restarts + 1:
+        return f"it keeps crashing (exit code {state.exit_code}, {state.restarts} restarts)"
+    if state.status == "paused":
+        return "somebody has paused it; type: docker unpause, and the name above"
+    if state.status in ("exited", "dead", "created"):
+        return f"it is {state.status} (exit code {state.exit_code}) {state.error}".rstrip()
+    return None
+
+
+async def until_done(
+    platform: DockerHost, container_id: str, name: str, timeout_s: int, prepares: str | None = None
+) -> None:
+    """Wait for a job's end. One that failed in an earlier `up`, or before its volume was lost, gets another run."""
+    daemon: Daemon = platform.daemon
+    deadline = time.monotonic() + timeout_s
+    state = await _call(daemon.state, container_id)
+    lost = prepares is not None and await _call(_volume_is_newer, daemon, container_id, prepares)
+    again = state is not None and not state.running and (_unfinished(state) or lost)
+    if state and again and await _call(_started_before_this_run, daemon, state):
+        await _call(daemon.start, container_id)
+        state = await _call(daemon.state, container_id)
+    started = time.monotonic()
+    while state and (state.running or state.status == "created") and time.monotonic() < deadline:
+        # A job of hours is not asked ten times a second.
+        await asyncio.sleep(min(5, POLL_SECONDS + (time.monotonic() - started) / 50))
+        state = await _call(daemon.state, container_id)
+    if state and state.status == "exited" and state.exit_code == 0:
+        return
+    log = await _call(daemon.logs, container_id)
+    if state is None:
+        reason = "it was removed by hand"
+    elif state.running:
+        raise pulumi.RunError(explain(name, f"still running after {timeout_s} s", log, advice=_STILL_RUNNING))
+    else:
+        reason = f"it exited with code {state.exit_code}"
+    raise pulumi.RunError(explain(name, reason, log))
+
+
+async def _call(question: Callable[..., Answer], *arguments: object) -> Answer:
+    """Ask the daemon something; again where it does not answer: a job of hours is not lost by a restart of it."""
+    # See Platform.daemon.
+    from runtime.daemon import SILENT  # noqa: PLC0415
+
+    for _ in range(SILENCES):
+        try:
+            return await asyncio.to_thread(question, *arguments)
+        except SILENT:
+            await asyncio.sleep(SILENCE_SECONDS)
+    try:
+        return await asyncio.to_thread(question, *arguments)
+    except SILENT as error:
+        raise pulumi.RunError(
+            f"the Docker daemon does not answer: {error}\n  type: {names.make('doctor', pulumi.get_stack())}"
+        ) from None
+
+
+def _started_before_this_run(daemon: "Daemon", state: "State") -> bool:
+    """Whether a container was last started before this run of the program, by the clock of the daemon's host."""
+    begun = daemon.clock() - timedelta(seconds=time.monotonic() - _program_started)
+    return datetime.fromisoformat(state.started_at) < begun
+
+
+def _volume_is_newer(daemon: "Daemon", container_id: str, volume: str) -> bool:
+    """Whether a container was last started before its volume was made: what it left there is lost."""
+    state, made = daemon.state(container_id), daemon.volume_made(volume)
+    return state is not None and made is not None and datetime.fromisoformat(state.started_at) < made
+
+
+def _unfinished(state: "State") -> bool:
+    return not state.running and not (state.status == "exited" and state.exit_code == 0)
+
+
+_RETRY = (
+    "  once the cause is mended, type: make up STACK={stack} (or pulumi up --refresh)\n"
+    "  the data are as they were; what it was to replace does not run until then"
+)
+_STILL_RUNNING = (
+    "  it goes on, and the next one waits for it; type: make up STACK={stack} (or pulumi up --refresh)\n"
+    "  do not take a change back meanwhile: what it does to the data may be done already"
+)
+
+
+def explain(name: str, reason: str, log: str, advice: str = _RETRY) -> str:
+    """Say what failed, what it printed last, and what to type."""
+    last = "\n".join(f"    {line}" for line in log.splitlines()) or "    (it printed nothing)"
+    advice = advice.format(stack=pulumi.get_stack())
+    return f"{name}: {reason}\n  its last lines:\n{last}\n  the whole log: docker logs {name}\n{advice}"

@@ -1,0 +1,331 @@
+"""The checks across sections of the settings."""
+
+import ipaddress
+import itertools
+import re
+from collections.abc import Collection, Iterator
+from typing import get_args
+
+from pydantic.alias_generators import to_camel
+
+from settings import packages, variables
+from settings.base import NO_DIGEST, Settings
+from settings.images import DEFAULTS
+from settings.monitoring import BUNDLED_MONITORING_ONLY
+from settings.object_store import ObjectStoreSettings
+from settings.secrets import (
+    CERTIFICATE_SECRET,
+    DNS_SECRET,
+    KEY_SECRET,
+    TARGET_SECRET,
+)
+from settings.server import BASE_MB, JOBS_MB, MAX_OVERFLOW, POOL_SIZE, WORKER_MB
+from settings.stack import StackConfig, major
+from settings.traefik import BUNDLED_ONLY, EXISTING_ONLY, SINGLE_SIGN_ON, Authentication
+
+SPARE_CONNECTIONS = 25
+"""For the migration, a person with psql, a backup, an exporter, and Postgres' own reserve of three."""
+SEAWEEDFS_MB = 1024
+"""Measured: three slow downloads and an upload of 600 MB each take 705 MB; with 512 it was killed."""
+OLDEST_POSTGRES = 18
+"""The official image moved its data with this version, and the built-in collation is older by one."""
+AUTHENTICATES_NOBODY = re.compile(
+    r"(^|[-_])(no|non|without|skip|bypass|disabled?|off|anonymous)[-_]?(auth|login|sso|oidc|$)|unauth"
+    r"|(auth|login|sso|oidc)[-_]?(off|bypass|disabled|none)",
+    re.IGNORECASE,
+)
+"""A middleware that authenticates nobody, by its name. policy/rules.py has the same."""
+
+
+def contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
+    """Yield what is wrong between sections: which sections were read, and the words."""
+    server = config.server
+    needed = BASE_MB + WORKER_MB * server.workers + (JOBS_MB if server.jobs else 0)
+    if server.memory_mb < needed:
+        with_jobs = " and jobs" if server.jobs else ""
+        yield (
+            {"server"},
+            f"mlflow:server.memoryMb: must be at least {needed} for {server.workers} workers{with_jobs}, "
+            f"got {server.memory_mb}; raise it, or lower mlflow:server.workers",
+        )
+    by_mlflow = config.route.by_mlflow
+    # The users are read through a pool of their own.
+    pools = 2 if by_mlflow else 1
+    connections = pools * (POOL_SIZE + MAX_OVERFLOW) * server.workers + SPARE_CONNECTIONS
+    if config.postgres.max_connections < connections:
+        with_users = " with mlflow:authentication mlflow" if by_mlflow else ""
+        yield (
+            {"server", "postgres", "authentication"},
+            f"mlflow:postgres.maxConnections: must be at least {connections} for mlflow:server.workers "
+            f"{server.workers}{with_users}, got {config.postgres.max_connections}",
+        )
+    for name, reason in variables.refused(server.environment):
+        yield {"server"}, f"mlflow:server.environment.{name}: {reason}; docs/mlflow-variables.md"
+    yield from _route_contradictions(config)
+    yield from _authentication_contradictions(config)
+    postgres = config.images.postgres.ref
+    tag = postgres.rpartition(":")[2]
+    if postgres != packages.ref("postgres") and ((major(postgres) or 0) < OLDEST_POSTGRES or "alpine" in tag):
+        yield (
+            {"images"},
+            "mlflow:images.postgres.ref: must be the Debian variant with a tag that begins with a major version of at "
+            f"least {OLDEST_POSTGRES}, such as postgres:18.6, got {postgres!r}",
+        )
+    if server.bind_address == "0.0.0.0" and config.hostname is None:  # noqa: S104
+        yield (
+            {"server", "hostname"},
+            "mlflow:hostname: is required when mlflow:server.bindAddress is 0.0.0.0: the server answers to the names "
+            "that it knows only",
+        )
+    yield from _subnet_contradictions(config)
+    yield from _without_a_use(config)
+    yield from _object_store_contradictions(config.object_store)
+    if config.backup.enabled and config.images.backup is None and ("bookworm" in tag or "bullseye" in tag):
+        yield (
+            {"images", "backup"},
+            "mlflow:images.postgres.ref: must be of Debian 13, such as postgres:18.6, where the backup's image is "
+            f"built on it: the restic of Debian's earlier releases cannot do what a backup needs, got {postgres!r}",
+        )
+    if config.backup.where == "s3" and not config.backup.access_key_id:
+        yield (
+            {"backup"},
+            "mlflow:backup.accessKeyId: is required for the S3 target of mlflow:backup",
+        )
+    yield from _monitoring_contradictions(config)
+    yield from _image_contradictions(config)
+    yield from _ports_used_twice(config)
+
+
+def _subnet_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
+    subnets = config.docker_networks.subnets
+    for service in sorted(subnets.keys() - config.networks):
+        yield (
+            {"networks"},
+            f"mlflow:networks.subnets.{service}: has no use: with these settings the stack has no network {service}; "
+            "remove it",
+        )
+    for (one, subnet), (other, another) in itertools.combinations(sorted(subnets.items()), 2):
+        if ipaddress.IPv4Network(subnet).overlaps(ipaddress.IPv4Network(another)):
+            yield {"networks"}, f"mlflow:networks.subnets.{one}: {subnet} overlaps with {another} of {other}"
+
+
+def _without_a_use(config: StackConfig) -> Iterator[tuple[set[str], str]]:
+    """Yield what was typed and does nothing: somebody believes that it does."""
+    server, backup, monitoring = config.server, config.backup, config.monitoring
+    # Whether, the sections that were read, the first of them the setting's own, that section, its keys, and why.
+    rules: list[tuple[bool, tuple[str, ...], Settings, Collection[str], str]] = [
+        (
+            config.route.published_port is None,
+            ("server", "traefik"),
+            server,
+            ("bind_address",),
+            "the server is published on no port; set mlflow:server.port, or remove it",
+        ),
+        (
+            not config.route.by_mlflow,
+            ("server", "authentication"),
+            server,
+            ("default_permission",),
+            "mlflow:authentication is not mlflow; remove it",
+        ),
+        (
+            not backup.deletes,
+            ("backup",),
+            backup,
+            ("keep_daily", "keep_weekly", "keep_monthly"),
+            "mlflow:backup.deletes is false: nothing is given up; remove it",
+        ),
+        (
+            monitoring.mode != "bundled",
+            ("monitoring",),
+            monitoring,
+            BUNDLED_MONITORING_ONLY,
+            f"mlflow:monitoring.mode is {monitoring.mode}; set it to bundled",
+        ),
+    ]
+    for idle, sections, section, names, why in rules:
+        for name in names if idle else ():
+            if name in section.model_fields_set and getattr(section, name):
+                yield set(sections), f"mlflow:{sections[0]}.{to_camel(name)}: has no use while {why}"
+
+
+def _route_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
+    traefik = config.traefik
+    if traefik.mode != "off" and config.hostname is None:
+        yield (
+            {"traefik", "hostname"},
+            f"mlflow:hostname: is required when mlflow:traefik.mode is {traefik.mode}; in the "
+            "stack's file: mlflow:hostname: mlflow.example.com",
+        )
+    if traefik.cert_resolver and not traefik.tls:
+        yield (
+            {"traefik"},
+            f"mlflow:traefik.certResolver: {traefik.cert_resolver!r} has no use while mlflow:traefik.tls is false; "
+            "set tls to true, or remove certResolver",
+        )
+    if config.route.by_single_sign_on and not traefik.tls:
+        yield (
+            {"traefik", "authentication"},
+            "mlflow:traefik.tls: false does not go with mlflow:authentication "
+            f"{config.authentication}: a login page and its cookies need TLS",
+        )
+    if traefik.certificate == "acme" and not traefik.acme_email:
+        yield (
+            {"traefik"},
+            "mlflow:traefik.acmeEmail: is required for mlflow:traefik.certificate acme: whom the authority writes to",
+        )
+    others = {"existing": BUNDLED_ONLY, "bundled": EXISTING_ONLY, "off": ()}[traefik.mode]
+    for name in others:
+        if name in traefik.model_fields_set:
+            yield (
+                {"traefik"},
+                f"mlflow:traefik.{to_camel(name)}: has no use while mlflow:traefik.mode is {traefik.mode}; remove it",
+            )
+
+
+def _authentication_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
+    """Yield what would leave a way in open that somebody believes closed, or nobody in."""
+    traefik, server, chosen = config.traefik, config.server, config.authentication
+    key = "mlflow:authentication"
+    if traefik.mode == "off":
+        if chosen not in (None, "anonymous", "mlflow"):
+            yield (
+                {"authentication", "traefik"},
+                f"{key}: {chosen} is asked for by Traefik, and mlflow:traefik.mode is off; use mlflow or anonymous",
+            )
+        return
+    if chosen is None:
+        yield (
+            {"authentication", "traefik"},
+            f"{key}: is required when mlflow:traefik.mode is {traefik.mode}: one of "
+            f"{', '.join(get_args(Authentication))}; docs/security.md#who-is-asked",
+        )
+    elif chosen in SINGLE_SIGN_ON and traefik.mode == "existing" and traefik.single_sign_on not in traefik.middlewares:
+        yield (
+            {"authentication", "traefik"},
+            f"mlflow:traefik.singleSignOn: must be one of mlflow:traefik.middlewares for {key} {chosen}: the one that "
+            f"asks who somebody is, such as authelia@docker; got {traefik.single_sign_on!r}",
+        )
+    elif (
+        chosen in SINGLE_SIGN_ON
+        and traefik.mode == "existing"
+        and AUTHENTICATES_NOBODY.search(str(traefik.single_sign_on))
+    ):
+        yield (
+            {"authentication", "traefik"},
+            f"mlflow:traefik.singleSignOn: {traefik.single_sign_on} authenticates nobody, by its name; name the one "
+            "that does, such as authelia@docker",
+        )
+    elif chosen in SINGLE_SIGN_ON and traefik.mode == "bundled" and not traefik.forward_auth:
+        yield (
+            {"authentication", "traefik"},
+            f"mlflow:traefik.forwardAuth: is required for {key} {chosen}: whom to ask, such as "
+            "http://authelia:9091/api/authz/forward-auth",
+        )
+    elif chosen not in SINGLE_SIGN_ON and (unused := traefik.single_sign_on or traefik.forward_auth):
+        name = "singleSignOn" if traefik.single_sign_on else "forwardAuth"
+        yield (
+            {"authentication", "traefik"},
+            f"mlflow:traefik.{name}: {unused!r} has no use while {key} is {chosen}; remove it, or choose singleSignOn",
+        )
+    if traefik.mode == "bundled" and chosen == "anonymous" and "bind_address" not in traefik.model_fields_set:
+        yield (
+            {"authentication", "traefik"},
+            f"{key}: anonymous would let everybody who reaches this host read, change and delete everything; choose "
+            "password, or say on which address: mlflow:traefik.bindAddress: 127.0.0.1, or one of a network that is "
+            "yours alone",
+        )
+    past_traefik = server.port and server.bind_address != "127.0.0.1"
+    if past_traefik and chosen not in ("anonymous", "mlflow"):
+        yield (
+            {"authentication", "traefik", "server"},
+            f"mlflow:server.port: would publish the server on {server.bind_address}, where nobody is asked who he is; "
+            "remove it, or mlflow:server.bindAddress",
+        )
+
+
+def missing_secrets(config: StackConfig, given: Collection[str]) -> Iterator[tuple[str, str, str]]:
+    """Yield which secrets are wanted that nobody can generate, and are not in the stack's file: section, key, words."""
+    certificate = config.traefik.certificate if config.traefik.mode == "bundled" else ""
+    by_section: dict[tuple[str, str], Collection[str]] = {
+        ("traefik", f"mlflow:traefik.certificate {certificate}"): {
+            "own": (CERTIFICATE_SECRET, KEY_SECRET),
+            "acme": (DNS_SECRET,),
+        }.get(certificate, ()),
+        ("monitoring", "mlflow:monitoring"): config.monitoring.secrets,
+        ("backup", "the S3 target of mlflow:backup"): (TARGET_SECRET,) if config.backup.leaves else (),
+    }
+    for (section, what_for), wanted in by_section.items():
+        for key in wanted:
+            if key not in given:
+                yield section, key, f"mlflow:{key}: is required for {what_for}"
+
+
+def _object_store_contradictions(store: ObjectStoreSettings) -> Iterator[tuple[set[str], str]]:
+    if store.copy_from == store.kind:
+        yield (
+            {"objectStore"},
+            f"mlflow:objectStore.copyFrom: must be another store than mlflow:objectStore.kind, got {store.kind!r}",
+        )
+    if "seaweedfs" in store.kinds and store.memory_mb < SEAWEEDFS_MB:
+        yield (
+            {"objectStore"},
+            f"mlflow:objectStore.memoryMb: must be at least {SEAWEEDFS_MB} for seaweedfs, got {store.memory_mb}",
+        )
+    if store.console_port and "minio" not in store.kinds:
+        yield {"objectStore"}, f"mlflow:objectStore.consolePort: {store.kind} has no console; remove it"
+
+
+def _monitoring_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
+    monitoring = config.monitoring
+    if (
+        monitoring.mode == "bundled"
+        and monitoring.grafana_port
+        and config.images.source == "packages"
+        and "grafana" not in config.images.model_fields_set
+    ):
+        yield (
+            {"monitoring", "images"},
+            "mlflow:monitoring.grafanaPort: there is no package of Grafana; set mlflow:images.grafana.ref, or remove "
+            "it and import assets/monitoring/dashboards/ into another Grafana",
+        )
+
+
+def _image_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
+    images = config.images
+    if images.source == "packages":
+        if "minio" in config.object_store.kinds and images.minio.ref == DEFAULTS["minio"]["ref"]:
+            yield (
+                {"images", "objectStore"},
+                "mlflow:images.source: there is no package of MinIO; set mlflow:objectStore.kind to seaweedfs",
+            )
+    elif images.debian_sources:
+        yield {"images"}, "mlflow:images.debianSources: has no use while mlflow:images.source is registry; remove it"
+    pinned = [image.ref for image in config.pulled_images if image.digest != NO_DIGEST]
+    if config.images.archive and pinned:
+        yield (
+            {"images", "objectStore"},
+            f"mlflow:images.archive: an image that was loaded has no digest; set digest: none for {', '.join(pinned)}",
+        )
+
+
+def _ports_used_twice(config: StackConfig) -> Iterator[tuple[set[str], str]]:
+    bundled = config.traefik.mode == "bundled"
+    users: dict[int, str] = {}
+    for key, port in (
+        ("server.port", config.route.published_port),
+        ("postgres.port", config.postgres.port),
+        ("objectStore.consolePort", config.object_store.console_port),
+        ("monitoring.prometheusPort", config.monitoring.prometheus_port),
+        ("monitoring.alertmanagerPort", config.monitoring.alertmanager_port),
+        ("monitoring.grafanaPort", config.monitoring.grafana_port),
+        ("traefik.httpPort", config.traefik.http_port if bundled else None),
+        ("traefik.httpsPort", config.traefik.https_port if bundled else None),
+    ):
+        if port and port in users:
+            yield (
+                {"server", "postgres", "objectStore", "traefik", "monitoring"},
+                f"mlflow:{key}: port {port} is already used by mlflow:{users[port]}",
+            )
+        elif port:
+            users[port] = key

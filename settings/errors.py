@@ -1,0 +1,88 @@
+"""The wording of errors in settings."""
+
+import difflib
+import re
+from typing import Any, get_args
+
+from pydantic_core import ErrorDetails
+
+from settings.secrets import (
+    SECRET_KEYS,
+)
+from settings.stack import NAMESPACE, StackConfig
+
+SUSPICIOUS = re.compile("passw|secret|token|key|credential", re.IGNORECASE)
+
+
+class InvalidSettingsError(ValueError):
+    """Settings that cannot be deployed, with a line for each reason."""
+
+    def __init__(self, problems: list[str]) -> None:
+        """Keep the lines, each `mlflow:path.to.key: what is wrong`."""
+        super().__init__("the settings of this stack are not valid\n" + "\n".join(f"  {line}" for line in problems))
+        self.problems = problems
+
+
+def in_words(error: ErrorDetails, hidden: list[str]) -> str:
+    """Say what is wrong with one value: its path, the rule, the value unless it may be a secret."""
+    path = [str(part) for part in error["loc"]]
+    context: dict[str, Any] = error.get("ctx", {})
+    where = f"{NAMESPACE}:" + ".".join(path)
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        return f"{where}: no such setting{_nearest(path)}"
+    if kind == "missing":
+        return f"{where}: is required"
+    rule = {
+        "greater_than_equal": "must be at least {ge}",
+        "less_than_equal": "must be at most {le}",
+        "literal_error": "must be one of {expected}",
+        "value_error": "{error}",
+    }.get(kind, _type_rule(kind)).format(**context)
+    secret = path[0] in hidden or any(SUSPICIOUS.search(part) for part in path)
+    return f"{where}: {rule}" + ("" if secret else f", got {error['input']!r}")
+
+
+def _type_rule(kind: str) -> str:
+    """Return the words for a value of another type."""
+    for prefix, words in (
+        ("int", "must be a whole number"),
+        ("float", "must be a number"),
+        ("bool", "must be true or false"),
+        ("string", "must be a text"),
+        ("tuple", "must be a list"),
+        ("model", "must be a section of settings (key: value)"),
+        ("dict", "must be a section of settings (key: value)"),
+    ):
+        if kind.startswith(prefix):
+            return words
+    return f"is not valid ({kind})"
+
+
+def _nearest(path: list[str]) -> str:
+    """Return a hint for an unknown key: where it would be one, else the nearest known one, else all of them."""
+    model: Any = StackConfig
+    for part in path[:-1]:
+        model = _sections(model)[part]
+    known = [str(field.alias) for field in model.model_fields.values()]
+    if len(path) == 1:
+        known += SECRET_KEYS
+    elsewhere = [
+        f"{NAMESPACE}:{name}.{path[-1]}"
+        for name, section in _sections(StackConfig).items()
+        if any(field.alias == path[-1] for field in section.model_fields.values())
+    ]
+    if close := elsewhere or difflib.get_close_matches(path[-1], known, n=1):
+        return f"; did you mean {' or '.join(close)}?"
+    return f"; known here: {', '.join(sorted(known))}"
+
+
+def _sections(model: Any) -> dict[str, Any]:  # noqa: ANN401 - a class of pydantic's
+    """Return the models that are the values of some of its keys. One that may be left out is a union with None."""
+    kinds = {
+        str(field.alias): next(
+            (kind for kind in get_args(field.annotation) if hasattr(kind, "model_fields")), field.annotation
+        )
+        for field in model.model_fields.values()
+    }
+    return {name: kind for name, kind in kinds.items() if hasattr(kind, "model_fields")}

@@ -1,0 +1,119 @@
+"""Reading the settings of a stack file, with every problem at once."""
+
+import os
+import re
+from collections.abc import Collection, Iterable, Mapping
+
+from pydantic import ValidationError
+
+from settings.checks import contradictions, missing_secrets
+from settings.errors import InvalidSettingsError, in_words
+from settings.secrets import ACCEPTED, ACCEPTED_WORDS, GENERATED_KEYS, SECRET_KEYS
+from settings.stack import DEV, StackConfig
+
+
+def parse_settings(
+    values: Mapping[str, object],
+    *,
+    hidden: list[str] | None = None,
+    stack: str = "dev",
+    may_be_clear: bool | None = None,
+) -> StackConfig:
+    """Check `values`, the YAML of `stack` below `mlflow:`, and return them as settings.
+
+    Raises `InvalidSettingsError` with every problem at once. A value under a key in `hidden`, or whose name
+    sounds like a secret, is never repeated. A secret in clear is a problem outside dev, unless it `may_be_clear`:
+    by default where nobody can encrypt it, in a copy of a stack's file and without the engine.
+    """
+    if may_be_clear is None:
+        may_be_clear = os.environ.get("ENGINELESS") == "1" or os.environ.get("COPY") == "made"
+    given = {key: value for key, value in values.items() if key not in SECRET_KEYS}
+    problems: list[str] = []
+    broken: set[str] = set()
+    try:
+        config = StackConfig.model_validate(given)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        problems = [in_words(detail, hidden or []) for detail in details]
+        # What can be read is still checked against the rest, so that one round is enough. Of what cannot, nothing
+        # more is said: the default is in its place.
+        broken = {f"mlflow:{'.'.join(str(part) for part in detail['loc'][:2])}" for detail in details}
+        config = StackConfig.model_validate(_without(given, [detail["loc"] for detail in details]))
+    problems += [
+        words
+        for sections, words in contradictions(config)
+        if not any(_names(path, words) for path in broken) and not {f"mlflow:{name}" for name in sections} & broken
+    ]
+    if stack != DEV and not may_be_clear:
+        problems += [_encrypt(key, stack) for key in _in_clear(values, hidden or [])]
+    problems += [
+        f"mlflow:{key}: must be {ACCEPTED_WORDS}"
+        for key in GENERATED_KEYS
+        if isinstance(value := values.get(key), str) and value and not re.fullmatch(ACCEPTED, value)
+    ]
+    problems += [
+        f'{words}; type: eval "$(make -s env STACK={stack})" && pulumi config set --stack {stack} --secret {key}'
+        for section, key, words in missing_secrets(config, values)
+        if not any(path.startswith((f"mlflow:{section}.", f"mlflow:{section}")) for path in broken)
+    ]
+    if problems:
+        raise InvalidSettingsError(problems)
+    return config
+
+
+def settings_warnings(
+    config: StackConfig, values: Mapping[str, object], *, hidden: Collection[str] = (), stack: str = "dev"
+) -> list[str]:
+    """Return what is allowed and what a person should know of: the ways in, and secrets in clear."""
+    found = [
+        f"{url} lets in everybody who reaches it, past mlflow:authentication {config.authentication}; to close it, "
+        "remove mlflow:server.port"
+        for url, authentication in config.route.endpoints
+        if authentication == "anonymous" != config.route.authentication
+    ]
+    found += [
+        f"{url} takes passwords without TLS, for everybody on the way to read; put a Traefik in front of it "
+        "(mlflow:traefik.mode), or publish it on 127.0.0.1"
+        for url, authentication in config.route.endpoints
+        if authentication == "mlflow" and url.startswith("http:") and "//127.0.0.1" not in url
+    ]
+    if config.traefik.mode == "bundled" and config.route.authentication == "anonymous":
+        found.append(
+            f"{config.route.url} lets everybody who reaches {config.traefik.bind_address} read, change and delete "
+            "everything (mlflow:authentication: anonymous)"
+        )
+    return found + [_encrypt(key, stack) for key in _in_clear(values, hidden)]
+
+
+def _encrypt(key: str, stack: str) -> str:
+    """Say that a secret is in clear, and what encrypts it."""
+    return (
+        f"mlflow:{key}: is in the file in clear, for everybody to read who reads the file or its history; type: "
+        f'eval "$(make -s env STACK={stack})" && pulumi config set --stack {stack} --secret {key}'
+    )
+
+
+def _without(values: Mapping[str, object], paths: Iterable[tuple[int | str, ...]]) -> dict[str, object]:
+    """Return a copy of `values` without what is at some paths, each two steps deep at the most."""
+    kept: dict[str, object] = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    for first, *rest in paths:
+        section = kept.get(str(first))
+        if rest and isinstance(section, dict) and str(rest[0]) in section:
+            del section[str(rest[0])]
+        elif not rest or not isinstance(section, dict):
+            kept.pop(str(first), None)
+    return kept
+
+
+def _names(path: str, words: str) -> bool:
+    """Whether some words are about the setting at `path`."""
+    return re.search(rf"{re.escape(path)}(?![A-Za-z])", words) is not None
+
+
+def _in_clear(values: Mapping[str, object], hidden: Collection[str]) -> list[str]:
+    """Return the keys of secrets whose values anybody reads who reads the file."""
+    return [key for key in SECRET_KEYS if key in values and key not in hidden and not _is_sealed(values[key])]
+
+
+def _is_sealed(value: object) -> bool:
+    return isinstance(value, dict) and set(value) == {"secure"}
