@@ -1,65 +1,65 @@
-# The one door. `make` lists what there is; every recipe hands over to a script that can be read.
+# All commands of this project. `make` lists them. Each recipe calls a script.
 STACK ?= dev
 VARIABLES := STACK YES CONFIRM ARGS SERVICE FROM OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY LONG KILLS SEED PYTHON ENGINELESS \
 	REQUIRE_STACK
-# A word that nothing reads would be somebody's wish that nobody heard: `make up stack=acme` would deploy dev.
+# Refuse unknown variables: otherwise, `make up stack=acme` would ignore the variable and deploy dev.
 UNKNOWN := $(filter-out $(VARIABLES),$(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name))))
 $(foreach name,$(filter-out MAKEFLAGS MAKEOVERRIDES -%,$(UNKNOWN)),$(error $(name)=: no such variable\
 	$(foreach known,$(filter $(shell echo $(name) | tr a-z A-Z),$(VARIABLES)),; did you mean $(known)=?) (there are: $(VARIABLES))))
 export STACK YES CONFIRM ARGS SERVICE FROM OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY
 
-RUN := @sh operations/bootstrap.sh# The script itself says so where the line ends of this file are those of Windows.
+RUN := @sh operations/bootstrap.sh# If this file has Windows line ends (CRLF), the script reports it.
 
 .DEFAULT_GOAL := help
 .PHONY: help up preview drift down destroy status logs open url images env client password scrape doctor backup backups restore drill gc prune pin test docs lock
 
-help: ## list the verbs
+help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
-	@echo "  STACK=dev|staging|prod (now: $(STACK))  YES=1 answers what deletes nothing  ARGS= goes to pulumi"
+	@echo "  STACK=dev|staging|prod (now: $(STACK))  YES=1 approves what deletes nothing  ARGS= is passed to pulumi"
 
 up: ## check, plan, deploy, print the URL
 	$(RUN) up
 
-preview: ## what `make up` would change, as Markdown; COPY=1 plans a new stack like it, with no secret and no state
+preview: ## print what `make up` would change, as Markdown; COPY=1 plans a copy of the stack without secrets and state
 	$(RUN) preview
 
-drift: ## what on the Docker host is not as the settings say
+drift: ## print the differences between the Docker host and the settings
 	$(RUN) drift
 
-down: ## stop it, keep the data
+down: ## stop the stack, keep the data
 	$(RUN) down
 
-destroy: ## delete it with all its data; asks for the stack's name (CONFIRM=)
+destroy: ## delete the stack and all its data; asks for the stack's name (CONFIRM=)
 	$(RUN) destroy
 
-status: ## what runs, how it is, where, how much; JSON=1 for a program
+status: ## print services, health, versions, sizes and addresses; JSON=1 for programs
 	$(RUN) status
 
-logs: ## the last lines of every service, or many of SERVICE=
+logs: ## print the last log lines of every service, or more lines of SERVICE=
 	$(RUN) logs
 
-open: ## open it in the browser
+open: ## open MLflow in the browser
 	$(RUN) open
 
-url: ## print the URL alone
+url: ## print only the URL
 	$(RUN) url
 
-images: ## print every image that it runs
+images: ## print every image of the stack
 	$(RUN) images
 
-env: ## exports for plain pulumi: eval "$(make -s env)"
+env: ## print exports for plain pulumi: eval "$(make -s env)"
 	$(RUN) env
 
-client: ## exports for MLflow's client: eval "$(make -s client)"
+client: ## print exports for MLflow's client: eval "$(make -s client)"
 	$(RUN) client
 
-password: ## print the password with which a client is let in, alone
+password: ## print only the password for MLflow clients
 	$(RUN) password
 
-scrape: ## print what a Prometheus of your own needs, passwords included
+scrape: ## print the settings for a Prometheus that you operate already, with passwords
 	$(RUN) scrape
 
-doctor: ## say what is wrong and what to type
+doctor: ## report problems, and the commands that fix them
 	$(RUN) doctor
 
 backup: ## take a backup now
@@ -68,26 +68,26 @@ backup: ## take a backup now
 backups: ## list the backups
 	$(RUN) backups
 
-restore: ## put a backup in the place of what is there: FROM=latest or an id; DRY_RUN=1 only says what would happen
+restore: ## replace the data by a backup: FROM=latest or an ID; DRY_RUN=1 only reports what would happen
 	$(RUN) restore
 
-drill: ## prove that the newest backup can be restored
+drill: ## restore the newest backup into a throw-away database, and compare
 	$(RUN) drill
 
-gc: ## delete for ever what users deleted OLDER_THAN=30d ago; asks for the stack's name
+gc: ## permanently delete what users deleted OLDER_THAN=30d ago; asks for the stack's name (CONFIRM=)
 	$(RUN) gc
 
 prune: ## delete images of earlier versions that nothing uses
 	$(RUN) prune
 
-pin: ## look up the digests of the images that have none
+pin: ## write the missing digests of images into the stack file
 	$(RUN) pin
 
-test: ## install, lint, check types, run every ring of tests that this machine can run; LONG=1 runs the long ones, too
+test: ## install, lint, check types, run the tests that this machine can run; LONG=1 includes the long tests
 	$(RUN) check
 
-docs: ## write the settings reference from the models
+docs: ## generate the settings reference from the models
 	@.venv/bin/python -m operations.reference
 
-lock: ## resolve the locked requirements again
+lock: ## update the locked requirements
 	@sh operations/lock.sh

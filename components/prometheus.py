@@ -8,7 +8,7 @@ from components.scrape import Target, scrape_config
 from runtime.workload import CONFIG, SECRETS
 
 ASSETS = Path(__file__).parent.parent / "assets" / "monitoring"
-RUNBOOKS = "docs/operations.md"
+RUNBOOKS = "docs/operations/alerts.md"
 
 
 def watching(targets: Sequence[Target], stack: str, alertmanager: str) -> dict[str, Any]:

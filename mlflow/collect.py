@@ -94,7 +94,7 @@ def told(used: list[tuple[Any, ...]]) -> None:
     """Say of each version what is to be decided."""
     print("nothing was deleted: model versions in the registry have their files in what would go\n", file=sys.stderr)
     for name, version, owner, way_back in used[:SHOWN]:
-        gone = f"{owner} was deleted, which MLflow cannot take back: docs/operations.md#delete-what-was-deleted"
+        gone = f"{owner} was deleted, which MLflow cannot take back: docs/operations/gc.md"
         way = f"MlflowClient().{way_back}" if way_back else gone
         print(f"  {name} {version}: {way}", file=sys.stderr)
     if len(used) > SHOWN:

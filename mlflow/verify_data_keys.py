@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import psycopg2
 from cryptography.fernet import Fernet, InvalidToken
 
-KEEP = "put the old value of {key} back, as docs/operations.md#rotate-a-secret says; nothing was changed"
+KEEP = "put the old value of {key} back, as docs/operations/rotate.md says; nothing was changed"
 
 
 def main() -> int:

@@ -74,7 +74,7 @@ def _require_tools(daemon: Daemon) -> None:
     if _machine(str(daemon.api.version()["Arch"])) != _machine(platform.machine()):
         raise StopError(
             f"mlflow:images.source: packages are of this machine ({platform.machine()}), and the Docker host at "
-            f"{daemon.host} is another\n  build there, and bring the images: docs/operations.md#without-a-registry"
+            f"{daemon.host} is another\n  build there, and bring the images: docs/operations/without-a-registry.md"
         )
     temporary = Path(tempfile.gettempdir())
     if (free := shutil.disk_usage(temporary).free / 2**30) < NEEDED_GB:
@@ -88,7 +88,7 @@ def _require_tools(daemon: Daemon) -> None:
     if shutil.which("apt-get") is None:
         raise StopError(
             "mlflow:images.source: packages are built with Debian's mmdebstrap, and this is neither Debian nor Ubuntu\n"
-            "  build on one that is, and bring the images: docs/operations.md#without-a-registry"
+            "  build on one that is, and bring the images: docs/operations/without-a-registry.md"
         )
     if os.geteuid() != 0 or (interactive() and not confirmed(f"This needs mmdebstrap. Install it ({install})?")):
         raise StopError(f"mlflow:images.source: packages are built with mmdebstrap\n  type: sudo {install}")

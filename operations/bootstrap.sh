@@ -26,7 +26,7 @@ check_stack() {
 check_owner() {
     [ -w . ] && { [ ! -e "$VENV" ] || [ -w "$VENV" ]; } && return
     die "this checkout is not yours to write to: it belongs to $(stat -c %U . 2>/dev/null || stat -f %Su .), and you are $(id -un)" \
-        "clone one of your own (git clone $(pwd) ~/mlflow), with its Pulumi.${STACK:-dev}.yaml and passphrase: docs/operations.md#a-second-person"
+        "clone one of your own (git clone $(pwd) ~/mlflow), with its Pulumi.${STACK:-dev}.yaml and passphrase: docs/operations/state-and-passphrase.md#a-second-person"
 }
 
 check_python() {

@@ -32,7 +32,7 @@ Wrong settings are refused before anything is changed, all at once, each with it
 SECRETS_TEXT = """## Secrets
 
 Generated, and written into the stack's file, encrypted, by the first `make up`. To bring your own, before or after
-(`docs/operations.md` says what each change means): `printf %s VALUE | pulumi config set --secret KEY`.
+(`docs/operations/rotate.md` says what each change means): `printf %s VALUE | pulumi config set --secret KEY`.
 
 | key | what it is |
 | --- | --- |

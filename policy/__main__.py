@@ -1,4 +1,4 @@
-"""The policy pack: the rules of `rules.py`, each mandatory. `make preview` asks it; so does `--policy-pack policy`."""
+"""The policy pack: the rules of `rules.py`, all mandatory. Run it with `--policy-pack policy`."""
 
 from collections.abc import Callable
 
@@ -28,7 +28,8 @@ def _validation(rule: Rule) -> Callable[[ResourceValidationArgs, ReportViolation
             for words in rule.broken(resource):
                 report(words)
         except UnknownValueError:
-            # The id of an image that is pulled or built first is no name. Of anything else Pulumi says that it waits.
+            # A plan does not know the ID of an image yet that is pulled or built first. It is an ID, so the rule holds.
+            # For any other rule, Pulumi reports that it cannot be checked before the update.
             if rule.broken is not by_id:
                 raise
 

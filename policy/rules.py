@@ -1,6 +1,6 @@
-"""The rules, over one resource at a time. They know Docker and this project's labels, and nothing of the program.
+"""The rules of the policy. Each checks one resource, from its Docker arguments and this project's labels alone.
 
-Each says what is wrong in words that name the setting or the argument; an empty answer means that it holds.
+A rule yields one message for each violation, which names the argument or the setting. It yields nothing if it holds.
 """
 
 import re
@@ -12,13 +12,13 @@ CONTAINER = "docker:index/container:Container"
 IMAGE = "docker:index/remoteImage:RemoteImage"
 VOLUME = "docker:index/volume:Volume"
 UNPROTECTED_STACK = "dev"
-"""The stack on somebody's laptop: what it runs may be built there, and nothing of it is protected."""
+"""The stack for local development: its images may be built locally, and its data are not protected."""
 LOCAL = "localhost/"
-"""Registry of the images that are built here; their names are hashes of what they are made of."""
+"""Registry part of the names of locally built images. Their tags are hashes of their sources."""
 DATA = re.compile(r"-(postgres-\d+|minio|seaweedfs)-data$")
 EDGE = ("traefik",)
-"""Services that may be open to others than the host itself."""
-EVERYWHERE = "0.0.0.0"  # noqa: S104 - as the provider fills it in
+"""Services whose host ports may be reachable from other machines."""
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - the provider's default
 MINIMUM_GRACE_SECONDS = 10
 BACKUP_FOLDER = re.compile(r"-backup-folder-[0-9a-f]{8}$")
 OF_THE_SYSTEM = re.compile(r"/($|(bin|boot|dev|etc|lib|lib64|proc|root|run|sbin|sys|usr|var/run|var/lib/docker)(/|$))")
@@ -28,44 +28,44 @@ AUTHENTICATES_NOBODY = re.compile(
     r"|(auth|login|sso|oidc)[-_]?(off|bypass|disabled|none)",
     re.IGNORECASE,
 )
-"""config.py has the same."""
+"""Keep equal to the expression of the same name in config.py."""
 SECRET_NAME = re.compile(r"(PASSW|SECRET|TOKEN|CREDENTIAL|PRIVATE|_KEY$).*(?<!_FILE)$", re.IGNORECASE)
-"""A variable that ends in `_FILE` says where a secret is."""
+"""Names of variables that hold secrets. A variable that ends in `_FILE` holds the path of a secret file instead."""
 NO_SECRET = re.compile(r"/.*|\d*|true|false", re.IGNORECASE)
-"""A path, a number or a switch: where a secret is, or how it is used."""
+"""Values that are not secrets: a path, a number or a boolean."""
 PASSWORD_IN_URL = re.compile(r"://[^/\s:@]+:[^@\s]+@")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resource:
-    """What a rule is asked about."""
+    """The resource that a rule checks."""
 
     type: str
     name: str
     stack: str
     props: Mapping[str, Any]
-    """The inputs, as the provider's schema names them."""
+    """The inputs, with the names of the provider's schema."""
     protected: bool = False
 
     @property
     def labels(self) -> dict[str, str]:
-        """The labels of a container."""
+        """Return the labels of a container."""
         return {entry["label"]: entry["value"] for entry in self.props.get("labels") or []}
 
     @property
     def role(self) -> str:
-        """What a container is for: service, job or files; nothing where it does not say."""
+        """Return the role of a container: `service`, `job` or `files`; empty without the label `mlflow.role`."""
         return self.labels.get("mlflow.role", "")
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment of a container."""
+        """Return the environment variables of a container."""
         return dict(str(entry).partition("=")[::2] for entry in self.props.get("envs") or [])
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule: its name, what it says, and what of a resource breaks it."""
+    """One rule: its name, its description, the resource type it checks, and the function that yields violations."""
 
     name: str
     description: str
@@ -74,88 +74,94 @@ class Rule:
 
 
 def privileged(container: Resource) -> Iterator[str]:
-    """Yield the rights that leave the container."""
+    """Yield the arguments that give a container rights on the host."""
     props = container.props
     if props.get("privileged"):
-        yield "privileged: true gives it the host"
+        yield "privileged: true gives the container full access to the host; set it to false"
     if added := (props.get("capabilities") or {}).get("adds"):
-        yield f"capabilities.adds: {', '.join(added)}; a service of this project needs none"
+        yield f"capabilities.adds: adds {', '.join(added)}; no service of this project needs a capability; remove it"
     for key in ("networkMode", "pidMode", "ipcMode", "usernsMode"):
         if str(props.get(key)) == "host":
-            yield f"{key}: host leaves the container"
+            yield f"{key}: host shares a namespace of the host with the container; remove it"
     if props.get("devices"):
-        yield "devices: it is handed a device of the host"
+        yield "devices: gives the container a device of the host; remove it"
 
 
 def hardened(container: Resource) -> Iterator[str]:
-    """Yield what a container has that no service of this project needs."""
+    """Yield the arguments in which a container lacks hardening."""
     if container.role == "files":
-        # Never started.
+        # This container is never started.
         return
     props = container.props
     if "ALL" not in ((props.get("capabilities") or {}).get("drops") or []):
-        yield "capabilities.drops: must have ALL"
+        yield "capabilities.drops: must contain ALL"
     if "no-new-privileges:true" not in (props.get("securityOpts") or []):
-        yield "securityOpts: must have no-new-privileges:true"
+        yield "securityOpts: must contain no-new-privileges:true"
     if props.get("readOnly"):
         return
     if container.role != "job":
         yield "readOnly: must be true"
     elif not re.fullmatch(r"[1-9]\d*:[1-9]\d*", str(props.get("user"))):
-        # Its files are in its root. The numbers of somebody else can change none there.
-        yield "readOnly, user: of a job, one must be true, or the other two numbers that are not 0"
+        # A job's files are uploaded into its root file system. A user other than root cannot change them.
+        yield "readOnly, user: for a job, set readOnly to true, or user to UID:GID as numbers other than 0"
 
 
 def no_path_of_the_host(container: Resource) -> Iterator[str]:
-    """Yield the paths of the host that a container sees."""
+    """Yield the host paths that are mounted into a container."""
     for volume in container.props.get("volumes") or []:
         if path := volume.get("hostPath"):
-            yield f"volumes: {path} of the host" + (
-                ", Docker's socket: whoever has it is root" if "docker" in path else ""
+            yield f"volumes: mounts the host path {path}; use a Docker volume" + (
+                " (access to Docker's socket is root access to the host)" if "docker" in path else ""
             )
     for mount in container.props.get("mounts") or []:
         if mount.get("type") == "bind":
-            yield f"mounts: {mount.get('source')} of the host"
+            yield f"mounts: mounts the host path {mount.get('source')}; use a Docker volume"
 
 
 def no_folder_of_the_host(volume: Resource) -> Iterator[str]:
-    """Yield the folder of the host that a volume is, unless it is the one that backups go to."""
+    """Yield the host folder that a volume is bound to, unless it is the backup target."""
     options = volume.props.get("driverOpts") or {}
     folder = str(options.get("device") or "")
     if not folder.startswith("/"):
         return
     if not BACKUP_FOLDER.search(str(volume.props.get("name"))) or OF_THE_SYSTEM.match(folder):
-        yield f"driverOpts: {folder} of the host"
+        yield (
+            f"driverOpts: binds the volume to the host folder {folder}; only the backup target (mlflow:backup.target) "
+            "may be a host folder, and never a system folder"
+        )
 
 
 def pinned(image: Resource) -> Iterator[str]:
-    """Yield the name of an image that may be another one tomorrow."""
+    """Yield the name of an image from a registry that has no digest."""
     name = str(image.props.get("name"))
     if image.stack != UNPROTECTED_STACK and not name.startswith(LOCAL) and "@sha256:" not in name:
-        yield f"name: {name} has no digest, and may be another image tomorrow; type: make pin STACK={image.stack}"
+        yield f"name: {name} has no digest, so its content can change; type: make pin STACK={image.stack}"
 
 
 def by_id(container: Resource) -> Iterator[str]:
-    """Yield the name of an image that a container takes without its id."""
+    """Yield the image of a container that is a name, and not an image ID."""
     if not str(container.props.get("image")).startswith("sha256:"):
-        yield f"image: {container.props.get('image')} is a name; take the id of a RemoteImage"
+        yield f"image: {container.props.get('image')} is a name; set it to the image_id of a RemoteImage"
 
 
 def published(container: Resource) -> Iterator[str]:
-    """Yield the ports that others than the host reach, past the edge."""
+    """Yield the host ports that other machines can reach, except those of Traefik."""
     if container.labels.get("mlflow.service") in EDGE:
         return
     for port in container.props.get("ports") or []:
         if port.get("ip") != "127.0.0.1":
-            # Numbers arrive as floats.
+            # Pulumi passes numbers as floats.
             number, address = int(port.get("external") or 0), port.get("ip") or EVERYWHERE
-            yield f"ports: {number} is published on {address}, past the edge"
+            yield (
+                f"ports: host port {number} is published on {address} by a service other than Traefik; "
+                "set ip to 127.0.0.1 (for the server: mlflow:server.bindAddress)"
+            )
 
 
 def authenticated(container: Resource) -> Iterator[str]:
-    """Yield the routers that let anybody in."""
+    """Yield the routers without an authentication middleware."""
     if container.environment.get("MLFLOW_AUTH_CONFIG_PATH") or container.labels.get("traefik.enable") != "true":
-        # MLflow asks by itself; or no Traefik routes to it.
+        # MLflow authenticates requests itself, or Traefik does not route to this container.
         return
     labels = {key.lower(): value for key, value in container.labels.items()}
     asking = {
@@ -167,89 +173,95 @@ def authenticated(container: Resource) -> Iterator[str]:
         if not (match := re.fullmatch(r"traefik\.http\.routers\.([^.]+)\.rule", key)):
             continue
         used = labels.get(f"traefik.http.routers.{match[1]}.middlewares", "").split(",")
-        # One of another container's is somebody else's: by its name, which is all that is known of it here.
+        # A plan knows only the name of a middleware that another container defines.
         named = container.labels.get("mlflow.single-sign-on")
         if not any(name in asking or name == named or _asks(name) for name in used):
-            yield f"labels: the router {match[1]} ({rule}) asks nobody who he is"
+            yield (
+                f"labels: the router {match[1]} ({rule}) has no authentication middleware; "
+                "set mlflow:authentication to another value than anonymous"
+            )
 
 
 def _asks(middleware: str) -> bool:
-    """Whether a middleware of another container authenticates, by its name."""
+    """Return whether the name of another container's middleware indicates authentication."""
     return "@" in middleware and bool(ASKING.search(middleware)) and not AUTHENTICATES_NOBODY.search(middleware)
 
 
 def closed(container: Resource) -> Iterator[str]:
-    """Yield the ports of the edge by which everybody is let in who reaches the host."""
+    """Yield the host ports of Traefik that are open on every address without authentication."""
     if container.role != "service" or container.labels.get("mlflow.service") not in EDGE:
         return
     authentication = container.labels.get("mlflow.authentication", "anonymous")
     for port in container.props.get("ports") or []:
-        # An address that somebody has named is a network that he means.
+        # A specific address is a deliberate choice of one network.
         if authentication == "anonymous" and (port.get("ip") or EVERYWHERE) == EVERYWHERE:
             number, address = int(port.get("external") or 0), port.get("ip") or EVERYWHERE
-            yield f"ports: {number} on {address} lets in everybody (mlflow:authentication: anonymous)"
+            yield (
+                f"ports: host port {number} on {address} needs no authentication (mlflow:authentication: anonymous); "
+                "set mlflow:authentication, or mlflow:traefik.bindAddress to the address of one network"
+            )
 
 
 def watched(container: Resource) -> Iterator[str]:
-    """Yield what a service lacks that has to be known to answer, and to end."""
+    """Yield the missing health check and the too short stop grace period of a service."""
     if container.role != "service":
         return
     if not (container.props.get("healthcheck") or {}).get("tests"):
-        yield "healthcheck: nobody would know that it does not answer"
+        yield "healthcheck: must be set; without it, Docker does not notice that the service does not answer"
     if (container.props.get("destroyGraceSeconds") or 0) < MINIMUM_GRACE_SECONDS:
-        yield f"destroyGraceSeconds: below {MINIMUM_GRACE_SECONDS}, it is killed with what it has not written yet"
+        yield f"destroyGraceSeconds: must be at least {MINIMUM_GRACE_SECONDS}, or a stop kills it with unwritten data"
 
 
 def limited(container: Resource) -> Iterator[str]:
-    """Yield what a container may use without an end."""
+    """Yield the resources that a container can use without a limit."""
     if container.role == "files":
         return
     props = container.props
     if not props.get("memory") or props.get("memorySwap") != props.get("memory"):
-        yield "memory, memorySwap: must be set, and equal"
+        yield "memory, memorySwap: must both be set, to the same value"
     if not props.get("cpus"):
         yield "cpus: must be set"
     if not {"max-size", "max-file"} <= set(props.get("logOpts") or {}):
-        yield "logOpts: without max-size and max-file, its log fills the disk"
+        yield "logOpts: must set max-size and max-file; without them, the log fills the disk"
 
 
 def kept(volume: Resource) -> Iterator[str]:
-    """Yield what would let data be deleted with their stack."""
+    """Yield the missing protection of a data volume outside dev."""
     if not DATA.search(str(volume.props.get("name"))):
         return
     if not volume.protected and volume.stack != UNPROTECTED_STACK:
-        yield "protect: must be set outside dev (mlflow:protectData)"
+        yield "protect: must be true for a data volume outside dev; set mlflow:protectData to true"
 
 
 def no_secret_in_the_environment(container: Resource) -> Iterator[str]:
-    """Yield the variables whose values look like secrets; the values themselves never."""
+    """Yield the names, never the values, of environment variables whose values look like secrets."""
     for key, value in container.environment.items():
         if (SECRET_NAME.search(key) and not NO_SECRET.fullmatch(value)) or PASSWORD_IN_URL.search(value):
-            yield f"envs: {key} has a value that looks like a secret; hand it over as a file"
+            yield f"envs: {key} has a value that looks like a secret; pass it in a secret file"
 
 
 RULES = (
-    Rule("no-privileges", "A container gets no right that the host did not mean to give.", CONTAINER, privileged),
-    Rule("hardened", "A container has no capability, and its root cannot be written to.", CONTAINER, hardened),
+    Rule("no-privileges", "A container has no privileges on the host.", CONTAINER, privileged),
+    Rule("hardened", "A container has no capabilities, and its root file system is read-only.", CONTAINER, hardened),
     Rule(
         "no-host-paths",
-        "A container sees no path of the host, Docker's socket above all.",
+        "A container mounts no path of the host, and never Docker's socket.",
         CONTAINER,
         no_path_of_the_host,
     ),
     Rule(
         "no-host-folders",
-        "A volume is no folder of the host, but for the one that backups go to.",
+        "A volume is not bound to a folder of the host, except the backup target.",
         VOLUME,
         no_folder_of_the_host,
     ),
     Rule("pinned-images", "An image from a registry has a digest.", IMAGE, pinned),
-    Rule("images-by-id", "A container takes its image by id.", CONTAINER, by_id),
-    Rule("published-ports", "A port of the host is the edge's, or on loopback.", CONTAINER, published),
-    Rule("authenticated-routers", "Every router asks who somebody is.", CONTAINER, authenticated),
-    Rule("authenticated-edge", "A proxy that others reach authenticates them.", CONTAINER, closed),
-    Rule("watched", "A service has a health check, and time to end.", CONTAINER, watched),
-    Rule("limited", "A container has limits, and its log has.", CONTAINER, limited),
-    Rule("protected-data", "Nobody deletes the data with the stack.", VOLUME, kept),
-    Rule("secrets-in-files", "No secret is in an environment.", CONTAINER, no_secret_in_the_environment),
+    Rule("images-by-id", "A container names its image by ID.", CONTAINER, by_id),
+    Rule("published-ports", "A host port belongs to Traefik, or is on 127.0.0.1.", CONTAINER, published),
+    Rule("authenticated-routers", "Every router has authentication.", CONTAINER, authenticated),
+    Rule("authenticated-edge", "A Traefik port that is open on every address has authentication.", CONTAINER, closed),
+    Rule("watched", "A service has a health check and a stop grace period.", CONTAINER, watched),
+    Rule("limited", "A container and its log have limits.", CONTAINER, limited),
+    Rule("protected-data", "A data volume is protected outside dev.", VOLUME, kept),
+    Rule("secrets-in-files", "No environment variable holds a secret.", CONTAINER, no_secret_in_the_environment),
 )

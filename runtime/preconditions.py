@@ -40,7 +40,7 @@ def unmet(
         problems.append(
             f"mlflow:images.postgres: version {postgres_major} would start on an empty database: this stack's data "
             f"are in the volume {old}\n"
-            f"    go back to {_image_of(max(majors))}, or move the data first: docs/operations.md#upgrade-postgres"
+            f"    go back to {_image_of(max(majors))}, or move the data first: docs/operations/upgrade.md#upgrade-postgres"
         )
     return problems
 
@@ -70,7 +70,7 @@ def _image_of(major: int) -> str:
 def _artifacts_left_behind(daemon: "Daemon", stack: str, settings: ObjectStoreSettings) -> list[str]:
     """Return why the server would not find the artifacts of this stack where `settings` put it."""
     kind, source = settings.kind, settings.copy_from
-    manual = "docs/operations.md#change-the-object-store"
+    manual = "docs/operations/object-store.md"
     holders = {found for volume in daemon.volumes() if (found := names.object_store(stack, volume)) is not None}
     server = daemon.inspect(names.physical(stack, "server"))
     used, bucket = _used_by(stack, server) if server else (None, None)

@@ -27,7 +27,7 @@ class BackupSettings(Settings):
     deletes: bool = Field(
         default=True,
         description="Whether backups that the retention does not keep are deleted. False for a target that lets "
-        "nothing be deleted; see docs/operations.md#a-target-that-deletes-nothing.",
+        "nothing be deleted; see docs/operations/backup.md#a-target-that-deletes-nothing.",
     )
     # The defaults are known to be right, and to check them costs a preview the import of a parser.
     schedule: Cron = Field(default="17 3 * * *", validate_default=False, description="When, as in cron, in UTC.")

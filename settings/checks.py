@@ -198,7 +198,7 @@ def _authentication_contradictions(config: StackConfig) -> Iterator[tuple[set[st
         yield (
             {"authentication", "traefik"},
             f"{key}: is required when mlflow:traefik.mode is {traefik.mode}: one of "
-            f"{', '.join(get_args(Authentication))}; docs/security.md#who-is-asked",
+            f"{', '.join(get_args(Authentication))}; docs/security.md#authentication",
         )
     elif chosen in SINGLE_SIGN_ON and traefik.mode == "existing" and traefik.single_sign_on not in traefik.middlewares:
         yield (

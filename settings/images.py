@@ -71,7 +71,7 @@ class ImagesSettings(Settings):
     source: Literal["registry", "packages"] = Field(
         default="registry",
         description="Where images come from whose `ref` is not set. With `packages`, `make up` builds them from "
-        "Debian's and Python's packages; there is none of MinIO. See docs/operations.md#without-a-registry.",
+        "Debian's and Python's packages; there is none of MinIO. See docs/operations/without-a-registry.md.",
     )
     debian_sources: tuple[AptSource, ...] = Field(
         default=(),
@@ -106,7 +106,7 @@ class ImagesSettings(Settings):
     archive: str | None = Field(
         default=None,
         description="A folder with images that were written by `docker save`. Where one is missing, `make up` loads "
-        "them; see docs/operations.md#without-a-registry.",
+        "them; see docs/operations/without-a-registry.md.",
     )
 
     @model_validator(mode="before")

@@ -61,8 +61,8 @@ class MonitoringSettings(Settings):
     )
     runbooks: HttpUrl | None = Field(
         default=None,
-        description="Where whoever is told finds `docs/operations.md`, such as "
-        "`https://git.example.com/ops/mlflow/blob/main/docs/operations.md`. Without it, an alert names the file.",
+        description="The URL of `docs/operations/alerts.md` for those who receive alerts, such as "
+        "`https://git.example.com/ops/mlflow/blob/main/docs/operations/alerts.md`. Without it, an alert names the file.",
     )
 
     @property

@@ -17,7 +17,7 @@ class ObjectStoreSettings(Settings):
     copy_from: ObjectStoreKind | None = Field(
         default=None,
         description="The store that this stack used before: it runs beside the new one, and its artifacts are copied "
-        "before the server starts. Remove it once they are; see docs/operations.md#change-the-object-store.",
+        "before the server starts. Remove it once they are; see docs/operations/object-store.md.",
     )
     memory_mb: int = Field(default=1024, ge=512, le=1_048_576, description="Memory limit.")
     cpus: Cpus = Field(default=1.0, description="Processors that it may use.")

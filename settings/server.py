@@ -24,7 +24,7 @@ class ServerSettings(Settings):
         ge=512,
         le=1_048_576,
         description="Memory limit. The minimum is 256, plus 256 for each worker, plus 1536 with `jobs`. The default "
-        "leaves room for one answer with 10,000 runs of 90 values: docs/operations.md#memory-of-the-server. "
+        "leaves room for one answer with 10,000 runs of 90 values: docs/operations/capacity.md#memory-of-the-server. "
         "Uploads pass through a volume on disk, not through memory.",
     )
     cpus: Cpus = Field(default=2.0, description="Processors that it may use.")

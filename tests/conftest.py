@@ -1,4 +1,4 @@
-"""What a whole run is told and says. Here, because pytest's workers, which have the tests, can tell nobody."""
+"""Checks the requirements of a test run, and summarizes it. Pytest's workers cannot: they print nothing."""
 
 import os
 
@@ -9,26 +9,26 @@ from runtime.daemon import Daemon, resolve_host
 from tests.stack.deployment import HAS_ENGINE, HAS_MINIO, WITH_LONG
 
 REQUIRED, REQUIRED_ENGINE = "REQUIRE_STACK", "REQUIRE_ENGINE"
-"""Set to 1 where a machine without Docker, or without the Pulumi engine, is a failure."""
+"""Environment variables. If set to 1, the run fails without Docker, or without the Pulumi engine."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse to run where what is required is not here; raise `pytest.UsageError` saying what that is."""
+    """Check that Docker and the Pulumi engine are available if required; raise `pytest.UsageError` if not."""
     if hasattr(config, "workerinput"):
         return
     if os.environ.get(REQUIRED) == "1" and (problem := docker_daemon.docker_problem(Daemon(resolve_host()))):
         raise pytest.UsageError(f"{REQUIRED}=1: {problem}")
     if os.environ.get(REQUIRED_ENGINE) == "1" and not HAS_ENGINE:
-        raise pytest.UsageError(f"{REQUIRED_ENGINE}=1: no pulumi on the PATH")
+        raise pytest.UsageError(f"{REQUIRED_ENGINE}=1: pulumi is not on the PATH")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what was tried, and what could not be."""
+    """Print how the acceptance tests deployed, and which tests were left out."""
     reports = [report for kind in terminalreporter.stats.values() for report in kind]
     if not any(getattr(report, "nodeid", "").startswith("tests/stack") for report in reports):
         return
     terminalreporter.write_line(
-        f"deployed by {'the Pulumi engine' if HAS_ENGINE else 'the rehearsal: no pulumi on the PATH'}; "
-        + ("with MinIO and SeaweedFS" if HAS_MINIO else "with SeaweedFS alone: MinIO's image is in no package index")
+        f"deployed by {'the Pulumi engine' if HAS_ENGINE else 'the engine-less deployment: no pulumi on the PATH'}; "
+        + ("with MinIO and SeaweedFS" if HAS_MINIO else "with SeaweedFS only: no package index has the image of MinIO")
         + ("" if WITH_LONG else "; without the long tests: LONG=1 make test")
     )

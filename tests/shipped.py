@@ -1,4 +1,4 @@
-"""The stack files as they are shipped: `make up` writes secrets, and maybe settings, into those of a checkout."""
+"""Reads the stack files as committed, because `make up` writes secrets and settings into those of the checkout."""
 
 import subprocess
 from pathlib import Path

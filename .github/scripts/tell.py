@@ -1,8 +1,8 @@
-"""Keeps one comment of a pull request, or one issue, up to date. Needs Python alone.
+"""Creates or updates one comment of a pull request, or one issue. Needs only Python's standard library.
 
 usage: tell.py comment PULL_REQUEST FILE... | tell.py open TITLE FILE | tell.py close TITLE
-Asks GitHub at GITHUB_API_URL with GITHUB_TOKEN, about GITHUB_REPOSITORY. What it wrote it knows again by a mark in the
-text, and by its author being a bot: a stranger's comment with the same mark is never changed.
+Uses the API at GITHUB_API_URL with GITHUB_TOKEN, for GITHUB_REPOSITORY. It recognizes its own texts by a marker and by
+the author's type, which must be a bot: it never changes a user's comment with the same marker.
 """
 
 import hashlib
@@ -16,12 +16,12 @@ from typing import Any
 
 PAGE = 100
 LIMIT = 65_000
-"""Characters; GitHub refuses more than 65,536."""
+"""Maximum length in characters. GitHub refuses more than 65,536."""
 
 
 def ask(method: str, path: str, body: dict[str, Any] | None = None) -> Any:  # noqa: ANN401 - JSON
-    """Return GitHub's answer; a refusal ends the program with its words."""
-    request = urllib.request.Request(  # noqa: S310 - GitHub's address, or a test's
+    """Return GitHub's response as JSON; exit with the error message if the request fails."""
+    request = urllib.request.Request(  # noqa: S310 - GitHub's URL, or a test's
         f"{os.environ['GITHUB_API_URL']}/repos/{os.environ['GITHUB_REPOSITORY']}/{path}",
         method=method,
         data=None if body is None else json.dumps(body).encode(),
@@ -42,7 +42,7 @@ def ask(method: str, path: str, body: dict[str, Any] | None = None) -> Any:  # n
 
 
 def ours(path: str, mark: str) -> dict[str, Any] | None:
-    """Return the first of a list that this program wrote, or None."""
+    """Return the first entry of the list at `path` that this program wrote, or None."""
     page = 1
     while found := ask("GET", f"{path}{'&' if '?' in path else '?'}per_page={PAGE}&page={page}"):
         for one in found:
@@ -54,10 +54,10 @@ def ours(path: str, mark: str) -> dict[str, Any] | None:
 
 
 def comment(number: int, files: list[str]) -> None:
-    """Write the files into the comment of a pull request, one after the other."""
+    """Create or update the comment of a pull request with the contents of the files, in their order."""
     mark = "<!-- mlflow: plans -->"
     texts = [Path(file).read_text() for file in files]
-    # A plan is shorter (operations/plan.py). Whatever is not is cut, and no other for its sake.
+    # operations/plan.py limits a plan. A file that is longer than its share is cut, so the others stay complete.
     share = LIMIT // max(1, len(texts))
     body = "\n\n".join([mark, *(text if len(text) <= share else text[:share] + "\n\n(cut off)" for text in texts)])
     there = ours(f"issues/{number}/comments", mark)
@@ -68,7 +68,7 @@ def comment(number: int, files: list[str]) -> None:
 
 
 def issue(title: str, text: str | None) -> None:
-    """Open an issue with this title, or bring the open one up to date; with no text, close it."""
+    """Open an issue with this title, or update the open one; close it if `text` is None."""
     mark = f"<!-- mlflow: {hashlib.sha256(title.encode()).hexdigest()[:12]} -->"
     there = ours("issues?state=open", mark)
     if text is None:
@@ -81,7 +81,7 @@ def issue(title: str, text: str | None) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Do what was asked for; see the top of this file."""
+    """Run the command in `arguments`; exit with the usage if it is unknown."""
     match arguments:
         case ["comment", number, *files] if files:
             comment(int(number), files)

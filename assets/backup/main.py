@@ -103,7 +103,7 @@ def backup(*, forget: bool = True) -> None:
             raise Failure(
                 f"backup {summary['snapshot_id'][:8]} is incomplete: {len(missing)} of {len(survey.there)} artifacts "
                 f"cannot be read as the store lists them:{first(missing)}\n  everything else is in it, and it can be "
-                f"restored by its id\n  see docs/operations.md#artifacts-that-cannot-be-read"
+                f"restored by its id\n  see docs/operations/backup.md#artifacts-that-cannot-be-read"
             )
         database.still_locked(session)
         if forget and os.environ["DELETES"] == "1":

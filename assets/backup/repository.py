@@ -57,7 +57,7 @@ def _explained(verb: str, code: int, words: str) -> str:
     if code == WRONG_PASSWORD:
         return (
             f"the backups at {where} do not open with mlflow:backupPassword: another stack's, or made before it was "
-            f"changed\n  put the old value of backupPassword back, as docs/operations.md#rotate-a-secret says\n{last}"
+            f"changed\n  put the old value of backupPassword back, as docs/operations/rotate.md says\n{last}"
         )
     if code == LOCKED:
         return f"{where} is locked by another restic; one repository is for one stack\n{last}"
@@ -169,7 +169,7 @@ def check(*options: str) -> None:
         last = "\n".join(f"    {line}" for line in done.stderr.strip().splitlines()[-6:])
         raise Failure(
             "restic could not read all of it, or found what it did not write: the repository is damaged, or its disk "
-            f"or network is\n{last}\n  see docs/operations.md#a-damaged-repository"
+            f"or network is\n{last}\n  see docs/operations/backup.md#a-damaged-repository"
         )
     if done.returncode:
         raise Failure(_explained("check", done.returncode, done.stderr.strip()))

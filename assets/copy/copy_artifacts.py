@@ -126,7 +126,7 @@ def main() -> int:
     if differing := missing | wrong:
         shown = [f"{key}: {reason}" for key, reason in differing.items()][:SHOWN]
         print(f"{len(differing)} artifacts differ after the copy, the first of them:", *shown, sep="\n  ")
-        print("see docs/operations.md#artifacts-that-cannot-be-read")
+        print("see docs/operations/backup.md#artifacts-that-cannot-be-read")
         return 1
     print(f"every artifact of {bucket} has been copied from {names[0]} to {names[1]}")
     return 0

@@ -125,7 +125,7 @@ def _refuse(stack: Stack, plan: dict[str, Any]) -> None:
         raise StopError(
             f"what MLflow encrypted in this backup does not open with the {', '.join(plan['other_keys'])} of "
             f"{stack.path.name}; nothing was changed\n  the old ones are in the backup; to take them over: "
-            "docs/operations.md#data-keys-from-a-backup"
+            "docs/operations/restore.md#data-keys-from-a-backup"
         )
 
 

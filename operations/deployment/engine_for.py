@@ -26,7 +26,7 @@ def engine_of(stack: Stack, *, install: bool = True) -> Engine:
             raise StopError(
                 f"{stack.name} was deployed by a rehearsal, which has no plan and no state\n"
                 "  every verb but preview, drift, env and scrape works as ever: "
-                "docs/operations.md#without-the-pulumi-engine"
+                "docs/operations/without-the-engine.md"
             ) from None
         raise
 

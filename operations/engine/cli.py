@@ -24,7 +24,7 @@ DOWNLOADS = "https://github.com/pulumi/pulumi/releases/download"
 PROVIDERS = ("docker", "random")
 BY_HAND = (
     f"  install Pulumi {'.'.join(map(str, MINIMUM_VERSION))} or newer yourself (https://www.pulumi.com/docs/install/), "
-    "then try again\n  on a network that does not reach it: docs/operations.md#without-the-pulumi-engine"
+    "then try again\n  on a network that does not reach it: docs/operations/without-the-engine.md"
 )
 LOCAL_CLI = ROOT / ".pulumi-cli"
 

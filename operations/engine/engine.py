@@ -109,7 +109,7 @@ class Engine:
             raise StopError(
                 f"{self._stored_in}: the state of {self.stack.name} was encrypted with a passphrase that is not here\n"
                 f"  put it into {path} (mode 0600), or set PULUMI_CONFIG_PASSPHRASE or PULUMI_CONFIG_PASSPHRASE_FILE\n"
-                "  if it is lost: docs/operations.md#a-lost-passphrase"
+                "  if it is lost: docs/operations/state-and-passphrase.md#a-lost-passphrase"
             )
         return path
 

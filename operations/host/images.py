@@ -71,7 +71,7 @@ def require_images(stack: Stack) -> None:
             "  one that is on this host already, built or loaded here, has no digest: say digest: none for it\n"
             "  without a registry, build them from Debian's and Python's packages (source: packages, with "
             "mlflow:objectStore.kind: seaweedfs), or bring them "
-            "from a machine that has them: docs/operations.md#without-a-registry"
+            "from a machine that has them: docs/operations/without-a-registry.md"
             + (UNTRUSTED if any("x509" in error for _, error in missing) else "")
         )
 

@@ -52,7 +52,7 @@ def described(stack: Stack) -> dict[str, Any]:
     problems += [
         f"the kernel has killed {entry['oomKills']} processes of {entry['name']} for want of memory since it started\n"
         f"  raise mlflow:{entry['section']}.memoryMb in {stack.path.name}, then type: make up STACK={stack.name}; "
-        "docs/operations.md#memory-of-the-server"
+        "docs/operations/capacity.md#memory-of-the-server"
         for entry in running
         if entry.get("oomKills") and entry.get("oomRecent", True)
     ]
@@ -76,7 +76,7 @@ def described(stack: Stack) -> dict[str, Any]:
         mend = f"to mend what can be mended, type: make up STACK={stack.name}"
         problems.append(f"not as it should be: {states}\n  {mend}{''.join(why)}")
     if critical := [alert for alert in alerts or [] if alert["severity"] == "critical"]:
-        pages = dict.fromkeys(f"docs/operations.md#{alert['name'].lower()}" for alert in critical)
+        pages = dict.fromkeys(f"docs/operations/alerts.md#{alert['name'].lower()}" for alert in critical)
         problems.append(f"alerts that fire: {', '.join(map(_alert, critical))}\n  what to do: {', '.join(pages)}")
     return {
         "stack": stack.name,

@@ -1,4 +1,4 @@
-"""The program, run under mocks, as fixtures."""
+"""Fixtures that run the program under mocks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,12 +9,12 @@ from tests.graph.mocked import Graph, HealthyDaemon, build, values_of
 
 
 def bundled(**traefik: object) -> dict[str, Any]:
-    """Prod's settings with a Traefik of its own, which asks for the generated password."""
+    """Return the settings of prod with the bundled Traefik and the generated password."""
     return values_of("prod") | {"mlflow:authentication": "password", "mlflow:traefik": {"mode": "bundled", **traefik}}
 
 
 def watched(**monitoring: object) -> dict[str, Any]:
-    """Prod's settings with a Traefik of its own, and everything that can watch it."""
+    """Return the settings of prod with the bundled Traefik and the complete monitoring."""
     return bundled() | {
         "mlflow:monitoring": {
             "mode": "bundled",
@@ -32,7 +32,7 @@ ADDRESS = "http://alerts.example.com/a-secret-path"
 
 
 class WithArtifacts(HealthyDaemon):
-    """A daemon on which dev has used either object store."""
+    """A daemon on which dev has data volumes of both object stores."""
 
     def volumes(self) -> set[str]:
         return {"mlflow-dev-minio-data", "mlflow-dev-seaweedfs-data"}
@@ -51,7 +51,7 @@ class WithArtifacts(HealthyDaemon):
     ],
 )
 def graph(request: pytest.FixtureRequest) -> Graph:
-    """The whole program, once for each stack that we ship, and once with the other object store."""
+    """Run the whole program for each shipped stack, and for variants of object store, ingress and monitoring."""
     if request.param == "prod, bundled":
         built = build("prod", values=bundled())
         built.proxied = False
@@ -72,5 +72,5 @@ def graph(request: pytest.FixtureRequest) -> Graph:
 
 @pytest.fixture
 def program() -> Callable[..., Graph]:
-    """The whole program with settings of the test's own."""
+    """Return a function that runs the whole program with the settings of a test."""
     return build

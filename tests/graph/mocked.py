@@ -1,4 +1,4 @@
-"""Runs the whole program under Pulumi's mocks and keeps everything that it registered, options included."""
+"""Run the whole program under Pulumi's mocks and record everything that it registers, options included."""
 
 import asyncio
 import json
@@ -31,12 +31,12 @@ PASSWORD = "random:index/randomPassword:RandomPassword"
 
 
 class Provider(Mocks):
-    """Answers as the providers do: ids, image ids, and passwords that are secret."""
+    """Answers as the providers do: with IDs, image IDs, and passwords marked as secret."""
 
     def new_resource(self, args: MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
         outputs = dict(args.inputs)
         if args.typ == PASSWORD:
-            # The engine marks it; the mocks do not.
+            # The engine marks the password as secret; the mocks do not.
             outputs["result"] = pulumi.Output.secret(f"generated-{args.name}".ljust(32, "x"))
         if args.typ == IMAGE:
             outputs["imageId"] = f"sha256:{args.name}"
@@ -47,7 +47,7 @@ class Provider(Mocks):
 
 
 class Recorder(MockMonitor):
-    """Keeps every registration, and refuses two of one name, as the engine would."""
+    """Records every registration, and refuses a second one of the same name, as the engine does."""
 
     def __init__(self, mocks: Mocks) -> None:
         super().__init__(mocks)
@@ -71,7 +71,7 @@ class Resource:
     type: str
     name: str
     inputs: dict[str, Any]
-    """Secrets still in their envelope."""
+    """With secrets still in their envelope."""
     request: Any
 
     @property
@@ -103,7 +103,7 @@ def unwrapped(value: Any) -> Any:  # noqa: ANN401
 
 
 def in_clear(value: Any) -> str:  # noqa: ANN401
-    """Return everything in `value` that is not in a secret's envelope, as text."""
+    """Return, as text, everything in `value` that is not in the envelope of a secret."""
     if isinstance(value, dict):
         if ENVELOPE in value:
             return ""
@@ -119,26 +119,26 @@ class Graph:
     resources: list[Resource]
     exports: dict[str, Any] = field(default_factory=dict)
     outputs: dict[str, Any] = field(default_factory=dict)
-    """What components registered as theirs, by URN, secrets still in their envelope."""
+    """Outputs of the components by URN, with secrets still in their envelope."""
     asked: list[str] = field(default_factory=list)
-    """What the Docker daemon was asked."""
+    """The requests to the Docker daemon."""
     store: str = "minio"
     source: str = ""
-    """The store that is copied from, if there is one."""
+    """The object store that artifacts are copied from; empty without one."""
     proxied: bool = True
-    """Whether somebody else's Traefik routes to it, outside dev."""
+    """Whether an existing Traefik routes to the server, outside dev."""
 
     watched: tuple[str, ...] = ()
-    """What watches it, service by service."""
+    """The services of the monitoring."""
 
     @property
     def bundled(self) -> bool:
-        """Whether it has a Traefik of its own."""
+        """Whether the stack has the bundled Traefik."""
         return not self.proxied
 
     @property
     def backed_up(self) -> bool:
-        """Whether the settings that we ship for this stack have a backup."""
+        """Whether the shipped settings of this stack enable the backup."""
         return self.stack != "dev"
 
     @property
@@ -153,7 +153,7 @@ class Graph:
 
     @property
     def containers(self) -> dict[str, Resource]:
-        """The containers that run: services and jobs."""
+        """The containers that run, by name: services and jobs."""
         return {
             resource.name: resource
             for resource in self.of(CONTAINER)
@@ -170,17 +170,17 @@ class Graph:
 
     @property
     def writers(self) -> dict[str, Resource]:
-        """What writes the files of a service."""
+        """The containers that write the files of a service into its volumes, by name."""
         return {found.name: found for found in self.of(CONTAINER) if found.labels["mlflow.role"] == "files"}
 
     @property
     def with_files(self) -> dict[str, Resource]:
-        """Every container into which files are uploaded, by whose they are: a service's writer, or a job."""
+        """Every container that files are uploaded into, by their consumer: the writer of a service, or a job itself."""
         return {name.removesuffix("-files"): writer for name, writer in self.writers.items()} | self.jobs
 
 
 class HealthyDaemon:
-    """A Docker daemon on which everything works at once."""
+    """A Docker daemon on which every container is ready at once."""
 
     def __init__(self, host: str) -> None:
         self.host = host
@@ -233,7 +233,7 @@ class HealthyDaemon:
 
 _daemons: list[HealthyDaemon] = []
 _loop = asyncio.new_event_loop()
-"""One for all programs, as Pulumi's own mocks have it."""
+"""One event loop for all programs, as in Pulumi's own mocks."""
 
 
 def values_of(stack: str) -> dict[str, Any]:
@@ -249,13 +249,13 @@ def build(
     secrets: dict[str, str] | None = None,
     daemon_class: type = HealthyDaemon,
 ) -> Graph:
-    """Run `__main__.py` as Pulumi would and return what it registered."""
+    """Run `__main__.py` as Pulumi does and return what it registered."""
     _daemons.clear()
     asyncio.set_event_loop(_loop)
     pulumi.runtime.reset_options()
     mocks = Provider()
     recorder = Recorder(mocks)
-    # The program makes its own root, as it does under the engine; that of the mocks would refuse `pulumi.run`.
+    # The program creates its own root resource, as under the engine; `pulumi.run` is refused beside that of the mocks.
     settings.set_root_resource(object())  # type: ignore[arg-type]
     pulumi.runtime.set_mocks(mocks, project="mlflow", stack=stack, preview=preview, monitor=recorder)
     settings.set_root_resource(None)  # type: ignore[arg-type]
@@ -281,7 +281,7 @@ def build(
     try:
         _loop.run_until_complete(program())
     finally:
-        # What a failed program leaves would go on in the next one.
+        # Tasks that a failed program leaves would continue in the next one.
         left = asyncio.all_tasks(_loop)
         for task in left:
             task.cancel()

@@ -1,4 +1,4 @@
-"""Gates: what "deployed" means, and how a failure reads."""
+"""Test the readiness checks: what `pulumi up` waits for, and how a failure is reported."""
 
 import asyncio
 import time
@@ -36,7 +36,7 @@ def state(status: str = "running", **changes: Any) -> State:  # noqa: ANN401
 
 @dataclass
 class Script:
-    """A daemon that answers from a list, its last answer for ever, and a platform that has it."""
+    """A daemon that answers from a list and repeats its last answer, and a platform with this daemon."""
 
     states: list[State | None]
     checks: list[tuple[int, str]] = field(default_factory=lambda: [(0, "")])
@@ -85,7 +85,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def in_a_loop_of_its_own(gate: Coroutine[Any, Any, None]) -> None:
-    # asyncio.run() would leave the thread without a loop, which Pulumi's mocks want.
+    # asyncio.run() would leave the thread without an event loop, which Pulumi's mocks need.
     loop = asyncio.new_event_loop()
     try:
         loop.run_until_complete(gate)
@@ -112,7 +112,7 @@ def test_a_service_is_ready_when_its_health_check_succeeds() -> None:
     wait_healthy(Script([state()], [(1, "no"), (1, "no"), (0, "yes")]))
 
 
-def test_a_service_that_never_answers_fails_with_what_its_check_says_and_its_last_lines() -> None:
+def test_an_unready_service_fails_with_health_check_output_and_log() -> None:
     assert failure(wait_healthy, Script([state()], [(1, "connection refused")])) == (
         "mlflow-dev-x: not ready after 1 s; its health check says: connection refused\n"
         "  its last lines:\n"
@@ -133,39 +133,39 @@ def test_a_service_that_never_answers_fails_with_what_its_check_says_and_its_las
         (state("created", error="port is already allocated"), "it is created (exit code 0) port is already allocated"),
     ],
 )
-def test_waiting_ends_early_where_it_would_be_in_vain(broken: State | None, reason: str) -> None:
+def test_a_crashed_or_removed_service_fails_without_further_waiting(broken: State | None, reason: str) -> None:
     assert f"mlflow-dev-x: {reason}" in failure(wait_healthy, Script([state(), broken], [(1, "")]))
 
 
-def test_one_restart_is_forgiven() -> None:
+def test_one_restart_of_a_service_is_tolerated() -> None:
     wait_healthy(Script([state("restarting"), state(restarts=1)]))
 
 
-def test_a_job_that_ended_well_is_done() -> None:
+def test_a_successful_job_is_not_started_again() -> None:
     script = Script([state(), state(), state("exited")])
     wait_done(script)
     assert script.started == 0
 
 
-def test_a_job_that_failed_just_now_fails_the_up_with_its_last_lines() -> None:
+def test_a_job_that_failed_in_this_update_fails_it_with_its_last_lines() -> None:
     script = Script([state("exited", exit_code=7)])
     assert "mlflow-dev-x: it exited with code 7\n  its last lines:\n    last words" in failure(wait_done, script)
     assert script.started == 0
 
 
-def test_a_job_that_failed_in_an_earlier_up_gets_another_run() -> None:
+def test_a_job_that_failed_in_an_earlier_update_runs_again() -> None:
     script = Script([state("exited", exit_code=7, started_at="2000-01-01T00:00:00Z"), state(), state("exited")])
     wait_done(script)
     assert script.started == 1
 
 
-def test_a_job_that_failed_again_fails_the_up_again() -> None:
+def test_a_job_that_fails_again_fails_the_update() -> None:
     script = Script([state("exited", exit_code=7, started_at="2000-01-01T00:00:00Z"), state("exited", exit_code=8)])
     assert "it exited with code 8" in failure(wait_done, script)
     assert script.started == 1
 
 
-def test_a_job_that_was_removed_by_hand_says_so() -> None:
+def test_a_removed_job_is_reported_as_removed_by_hand() -> None:
     assert "it was removed by hand" in failure(wait_done, Script([None]))
 
 
@@ -174,7 +174,7 @@ def wait_gone(script: Script) -> None:
 
 
 @pytest.mark.parametrize("states", [[None], [state(image="new")], [state("exited")]])
-def test_a_migration_leaves_a_server_of_its_own_image_alone(states: list[State | None]) -> None:
+def test_a_migration_does_not_stop_a_server_of_the_same_image(states: list[State | None]) -> None:
     script = Script(states)
     wait_gone(script)
     assert script.stopped == 0
@@ -185,10 +185,10 @@ def test_a_migration_stops_the_old_server_once_and_waits_for_its_end(states: lis
     script = Script(states)
     wait_gone(script)
     assert script.stopped == 1
-    assert script.stopped_for_good, "a restart of the daemon would start it under the migration"
+    assert script.stopped_for_good, "a restart of the daemon would start the server during the migration"
 
 
-def test_a_migration_never_starts_beside_a_server_that_does_not_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_migration_fails_when_the_old_server_does_not_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "STOP_TIMEOUT_SECONDS", 0.05)
     assert "mlflow-dev-server: still running after 0.05 s, and its successor must not start beside it" in failure(
         wait_gone, Script([state()])
@@ -196,13 +196,11 @@ def test_a_migration_never_starts_beside_a_server_that_does_not_stop(monkeypatch
 
 
 NEWER = pytest.mark.parametrize(("made", "runs"), [(3, 1), (1, 0), (None, 0)], ids=["newer", "older", "none"])
-"""The day on which a volume was made, where the container was started on the second."""
+"""The day on which the volume was created; the container was started on day 2."""
 
 
 @NEWER
-def test_a_service_starts_again_when_the_volume_in_which_it_made_something_is_newer(
-    made: int | None, runs: int
-) -> None:
+def test_a_service_restarts_when_the_volume_it_prepares_is_newer(made: int | None, runs: int) -> None:
     running = state(started_at="2026-05-02T03:17:00.123456789Z")
     script = Script([running], made=datetime(2026, 5, made, tzinfo=UTC) if made else None)
     wait_healthy(script, prepares="mlflow-dev-postgres-18-data")
@@ -210,14 +208,14 @@ def test_a_service_starts_again_when_the_volume_in_which_it_made_something_is_ne
 
 
 @NEWER
-def test_a_job_runs_again_when_the_volume_that_it_prepared_is_newer(made: int | None, runs: int) -> None:
+def test_a_job_runs_again_when_the_volume_it_prepares_is_newer(made: int | None, runs: int) -> None:
     done = state("exited", started_at="2026-05-02T03:17:00.123456789Z")
     script = Script([done], made=datetime(2026, 5, made, tzinfo=UTC) if made else None)
     wait_done(script, prepares="mlflow-dev-minio-data")
     assert script.started == runs
 
 
-def test_a_job_that_takes_longer_goes_on_and_no_change_is_to_be_taken_back() -> None:
+def test_a_job_that_exceeds_its_timeout_keeps_running() -> None:
     said = failure(partial(wait_done, timeout_s=0), Script([state()]))
     assert "still running after 0 s" in said
     assert "it goes on, and the next one waits for it" in said
@@ -226,7 +224,7 @@ def test_a_job_that_takes_longer_goes_on_and_no_change_is_to_be_taken_back() -> 
 
 
 @pytest.mark.parametrize("silences", [1, 6, 7])
-def test_a_daemon_that_does_not_answer_is_asked_again_for_a_while(
+def test_a_daemon_that_does_not_answer_is_retried_a_limited_number_of_times(
     monkeypatch: pytest.MonkeyPatch, silences: int
 ) -> None:
     class Busy(Script):
@@ -247,7 +245,7 @@ def test_a_daemon_that_does_not_answer_is_asked_again_for_a_while(
         assert said == "the Docker daemon does not answer: read timed out\n  type: make doctor STACK=stack"
 
 
-def test_whatever_it_is_that_a_daemon_does_not_answer_it_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_kind_of_daemon_request_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     silent = {"volume_made", "restart"}
 
     def answer(question: str) -> None:
@@ -271,14 +269,14 @@ def test_whatever_it_is_that_a_daemon_does_not_answer_it_is_asked_again(monkeypa
     assert silent == set()
 
 
-def test_a_daemon_to_which_a_new_thread_finds_no_way_does_not_answer() -> None:
+def test_a_failed_connection_counts_as_a_daemon_that_does_not_answer() -> None:
     with pytest.raises(SILENT, match="Error while fetching server API version"):
         Daemon("tcp://127.0.0.1:1").state("id")
 
 
 @pytest.mark.parametrize("ahead", [timedelta(hours=-1), timedelta(0), timedelta(hours=1)])
-@pytest.mark.parametrize(("seconds", "runs"), [(-60, 1), (60, 0)], ids=["before this up", "in this up"])
-def test_a_job_that_failed_runs_again_once_whatever_the_hosts_clock_says(
+@pytest.mark.parametrize(("seconds", "runs"), [(-60, 1), (60, 0)], ids=["before this update", "in this update"])
+def test_a_shifted_host_clock_does_not_change_when_a_failed_job_runs_again(
     ahead: timedelta, seconds: int, runs: int
 ) -> None:
     begun = datetime.now(UTC) - timedelta(seconds=time.monotonic() - readiness._program_started)

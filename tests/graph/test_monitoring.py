@@ -1,4 +1,4 @@
-"""What watches a stack: whom it can reach, what it is handed, and that nothing of it is there unasked."""
+"""Test the monitoring: its networks, its configuration and secret files, and that it is off by default."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ def graph(program: Program) -> Graph:
     return program("prod", values=watched(), secrets={WEBHOOK_SECRET: ADDRESS})
 
 
-def test_nothing_watches_unless_it_was_asked_for(program: Program) -> None:
+def test_monitoring_is_off_by_default(program: Program) -> None:
     plain = program("prod", values=bundled())
     assert not [
         name for name in plain.services if "exporter" in name or name in ("prometheus", "alertmanager", "grafana")
@@ -40,26 +40,26 @@ def test_nothing_watches_unless_it_was_asked_for(program: Program) -> None:
         assert not [label for label in service.labels if label.startswith("prometheus.io/")]
 
 
-def test_exporters_alone_are_two_containers_and_a_file(program: Program) -> None:
+def test_mode_exporters_adds_only_two_exporters(program: Program) -> None:
     graph = program("prod", values=bundled() | {"mlflow:monitoring": {"mode": "exporters"}})
     found = {name for name in graph.services if "exporter" in name or name in ("prometheus", "alertmanager", "grafana")}
     assert found == {"postgres-exporter", "blackbox-exporter"}
     assert graph.services["server"].labels["prometheus.io/port"] == "5001"
 
 
-def test_whoever_is_asked_meets_prometheus_on_a_network_of_its_own(graph: Graph) -> None:
+def test_every_scrape_target_is_on_the_monitoring_network(graph: Graph) -> None:
     config = uploaded(graph, "prometheus", "prometheus.yml")
     hosts = {entry["static_configs"][0]["targets"][0].partition(":")[0] for entry in config["scrape_configs"]}
     assert len(hosts) == 8
     for host in hosts:
         assert "monitoring-id" in graph.services[host.removeprefix("mlflow-prod-")].networks, host
-    # It is on nothing else but the network of its published port.
+    # Prometheus is on one other network only: that of its host port.
     assert graph.services["prometheus"].networks == ["monitoring-id", "access-id"]
     assert graph.services["blackbox-exporter"].networks == ["monitoring-id"]
     assert graph.services["postgres-exporter"].networks == ["monitoring-id", "backend-id"]
 
 
-def test_a_job_has_a_name_that_nobody_else_has_in_the_same_prometheus(graph: Graph) -> None:
+def test_scrape_job_names_are_unique_for_each_stack(graph: Graph) -> None:
     config = uploaded(graph, "prometheus", "prometheus.yml")
     for entry in config["scrape_configs"]:
         (group,) = entry["static_configs"]
@@ -67,13 +67,13 @@ def test_a_job_has_a_name_that_nobody_else_has_in_the_same_prometheus(graph: Gra
         assert group["labels"]["stack"] == "prod"
 
 
-def test_only_who_tells_somebody_outside_has_a_way_out(program: Program, graph: Graph) -> None:
+def test_only_alertmanager_with_a_receiver_is_on_the_egress_network(program: Program, graph: Graph) -> None:
     assert [name for name, service in graph.services.items() if "egress-id" in service.networks] == ["alertmanager"]
     silent = program("prod", values=watched(webhook=False))
     assert not [name for name, service in silent.services.items() if "egress-id" in service.networks]
 
 
-def test_a_token_is_a_file_of_prometheus(graph: Graph) -> None:
+def test_scrape_tokens_are_secret_files_of_prometheus(graph: Graph) -> None:
     config = uploaded(graph, "prometheus", "prometheus.yml")
     files = {
         entry["static_configs"][0]["labels"]["job"]: entry["authorization"]["credentials_file"]
@@ -86,7 +86,7 @@ def test_a_token_is_a_file_of_prometheus(graph: Graph) -> None:
     )
 
 
-def test_minios_token_is_the_one_that_its_client_would_make() -> None:
+def test_the_minio_scrape_token_is_a_valid_signed_jwt() -> None:
     signed, _, signature = minio_token("someone", "a-secret-key").rpartition(".")
     header, claims = (json.loads(urlsafe_b64decode(part + "==")) for part in signed.split("."))
     assert header == {"alg": "HS512", "typ": "JWT"}
@@ -96,7 +96,7 @@ def test_minios_token_is_the_one_that_its_client_would_make() -> None:
     assert urlsafe_b64decode(signature + "==") == by_openssl
 
 
-def test_the_address_of_a_receiver_is_a_file(graph: Graph) -> None:
+def test_the_webhook_url_is_a_secret_file(graph: Graph) -> None:
     config = uploaded(graph, "alertmanager", "alertmanager.yml")
     people = next(receiver for receiver in config["receivers"] if receiver["name"] == "people")
     assert people["webhook_configs"] == [{"url_file": f"/run/secrets/{WEBHOOK_SECRET}", "send_resolved": True}]
@@ -126,7 +126,7 @@ def test_mail_is_sent_with_the_password_from_a_file(program: Program) -> None:
     assert config["route"]["routes"][0]["matchers"] == ['alertname = "Watchdog"']
 
 
-def test_the_readiness_that_is_watched_is_the_servers_own(program: Program, graph: Graph) -> None:
+def test_the_readiness_probe_equals_the_health_check_of_the_server(program: Program, graph: Graph) -> None:
     modules = uploaded(graph, "blackbox-exporter", "blackbox.yml")["modules"]
     assert modules["readiness"]["http"]["valid_status_codes"] == [200]
     assert modules["edge"]["http"]["headers"] == {"Host": "mlflow.example.com"}
@@ -140,14 +140,14 @@ def test_the_readiness_that_is_watched_is_the_servers_own(program: Program, grap
     assert http["headers"]["Authorization"].startswith("Basic ")
 
 
-def test_the_metrics_of_the_server_are_not_on_the_port_that_a_proxy_leads_to(graph: Graph) -> None:
+def test_server_metrics_are_not_on_the_port_that_traefik_routes_to(graph: Graph) -> None:
     assert graph.services["server"].envs["METRICS_PORT"] == "5001"
     assert "5001" not in json.dumps(graph.services["server"].plain["ports"])
     routes = uploaded(graph, "traefik", "routes.yml")
     assert "5001" not in json.dumps(routes)
 
 
-def test_grafana_has_its_source_and_the_dashboards(graph: Graph) -> None:
+def test_grafana_is_provisioned_with_data_source_and_dashboard(graph: Graph) -> None:
     source = uploaded(graph, "grafana", "datasources/prometheus.yaml")["datasources"][0]
     assert source["url"] == "http://mlflow-prod-prometheus:9090"
     board = uploaded(graph, "grafana", "dashboards/mlflow.json")
@@ -160,25 +160,25 @@ def test_grafana_has_its_source_and_the_dashboards(graph: Graph) -> None:
     assert grafana.plain["user"] == "472:0"
 
 
-def test_only_what_is_deployed_has_an_address() -> None:
+def test_only_deployed_monitoring_services_have_an_address() -> None:
     ports = {"prometheusPort": 9090, "grafanaPort": 3000}
     bundled = MonitoringSettings.model_validate({"mode": "bundled", **ports})
     assert bundled.addresses == {"Prometheus": 9090, "Grafana": 3000}
     assert MonitoringSettings.model_validate({"mode": "exporters", **ports}).addresses == {}
 
 
-def test_an_alert_leads_to_its_page_where_whoever_is_told_can_read_it(program: Program, graph: Graph) -> None:
+def test_alerts_link_to_the_configured_runbooks(program: Program, graph: Graph) -> None:
     def links(of: Graph) -> set[str]:
         groups = uploaded(of, "prometheus", "alerts.yml")["groups"]
         return {rule["annotations"]["runbook_url"] for group in groups for rule in group["rules"]}
 
-    page = "https://git.example.com/ops/mlflow/blob/main/docs/operations.md"
+    page = "https://git.example.com/ops/mlflow/blob/main/docs/operations/alerts.md"
     elsewhere = program("prod", values=watched(runbooks=page), secrets={WEBHOOK_SECRET: ADDRESS})
-    assert links(elsewhere) == {link.replace("docs/operations.md", page) for link in links(graph)}
-    assert all(link.startswith("docs/operations.md#") for link in links(graph))
+    assert links(elsewhere) == {link.replace("docs/operations/alerts.md", page) for link in links(graph)}
+    assert all(link.startswith("docs/operations/alerts.md#") for link in links(graph))
 
 
-def test_every_worse_thing_that_explains_another_is_an_alert(graph: Graph) -> None:
+def test_every_inhibition_rule_names_existing_alerts(graph: Graph) -> None:
     alerts = {
         rule["alert"] for group in uploaded(graph, "prometheus", "alerts.yml")["groups"] for rule in group["rules"]
     }

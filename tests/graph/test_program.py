@@ -1,4 +1,4 @@
-"""Invariants over everything that the program registers, for each stack that we ship."""
+"""Test invariants over everything that the program registers, for each shipped stack."""
 
 import json
 import re
@@ -38,7 +38,7 @@ from tests.graph.mocked import (
 Program = Callable[..., Graph]
 
 
-def test_the_entry_point_is_a_table_of_contents() -> None:
+def test_the_entry_point_is_short_and_has_no_branches() -> None:
     lines = (ROOT / "__main__.py").read_text().splitlines()
     code = [line for line in lines if line.strip() and not line.startswith(("import", "from", '"""'))]
     assert len(code) <= 45
@@ -59,9 +59,9 @@ def test_a_component_that_the_settings_turn_off_is_not_registered(graph: Graph) 
     assert ("monitoring" in registered) == bool(graph.watched)
 
 
-def test_an_up_ends_with_the_first_failure_whatever_else_is_at_work(program: Program) -> None:
+def test_an_update_ends_at_the_first_failure_without_waiting_for_others(program: Program) -> None:
     class Failing(HealthyDaemon):
-        """One on which the bucket cannot be made, and Postgres takes its time."""
+        """A daemon on which creating the bucket fails and Postgres is slow to get ready."""
 
         def state(self, container: str) -> State:
             found = super().state(container)
@@ -82,7 +82,7 @@ def test_an_up_ends_with_the_first_failure_whatever_else_is_at_work(program: Pro
 def test_every_container_is_hardened(graph: Graph) -> None:
     for name, container in graph.containers.items():
         plain = container.plain
-        # A job has its files in its root, which are not its own.
+        # The files of a job are uploaded into its root file system, and it does not run as their owner, root.
         assert plain["readOnly"] is (name in graph.services), name
         assert name in graph.services or re.fullmatch(r"[1-9]\d*:[1-9]\d*", plain["user"]), name
         assert plain["capabilities"]["drops"] == ["ALL"], name
@@ -112,12 +112,12 @@ def test_every_container_can_be_found_by_its_labels(graph: Graph) -> None:
         assert container.plain["name"].startswith(f"mlflow-{graph.stack}-")
 
 
-def test_every_image_is_taken_by_its_id(graph: Graph) -> None:
+def test_every_container_uses_its_image_by_id(graph: Graph) -> None:
     for container in graph.of(CONTAINER):
         assert container.plain["image"].startswith("sha256:")
 
 
-def test_every_service_has_a_health_check_a_grace_period_and_comes_back(graph: Graph) -> None:
+def test_every_service_has_health_check_grace_period_and_restart_policy(graph: Graph) -> None:
     bundled = ["traefik"] if graph.bundled else []
     parts = [*graph.stores, *(["backup"] if graph.backed_up else []), *bundled, *graph.watched]
     assert set(graph.services) == {"server", "postgres", *parts}
@@ -139,12 +139,12 @@ def test_every_job_runs_once(graph: Graph) -> None:
         assert job.plain["mustRun"] is False
 
 
-def test_a_container_of_a_fixed_name_goes_before_its_successor_comes(graph: Graph) -> None:
+def test_every_container_is_deleted_before_its_replacement(graph: Graph) -> None:
     for container in graph.of(CONTAINER):
         assert container.request.deleteBeforeReplace, container.name
 
 
-def test_what_the_provider_cannot_update_is_replaced(graph: Graph) -> None:
+def test_changes_that_the_provider_cannot_update_replace_the_container(graph: Graph) -> None:
     for name, container in graph.containers.items():
         assert {"healthcheck", "init", "tmpfs"} <= set(container.request.replaceOnChanges), name
 
@@ -153,7 +153,7 @@ def volumes_of(container: Resource) -> list[str]:
     return [entry["volumeName"] for entry in container.plain["volumes"]]
 
 
-def test_every_file_is_written_into_a_volume_that_its_consumer_mounts_at_the_same_path(graph: Graph) -> None:
+def test_files_are_written_into_volumes_that_their_consumer_mounts(graph: Graph) -> None:
     for name, writer in graph.writers.items():
         mounted = {entry["containerPath"]: entry["volumeName"] for entry in writer.plain["volumes"]}
         assert mounted == {
@@ -165,7 +165,7 @@ def test_every_file_is_written_into_a_volume_that_its_consumer_mounts_at_the_sam
             assert "/".join(upload["file"].split("/")[:3]) in mounted, upload["file"]
 
 
-def test_a_plan_tells_which_configuration_changes_where_a_secret_hides_the_files(program: Program) -> None:
+def test_labels_show_which_configuration_file_changes(program: Program) -> None:
     before, after = (
         program("prod", values=bundled(uploadMinutes=minutes)).writers["traefik-files"].labels for minutes in (60, 30)
     )
@@ -176,7 +176,7 @@ def test_a_plan_tells_which_configuration_changes_where_a_secret_hides_the_files
     assert {name for name in before if before[name] != after[name]} == {"mlflow.config/traefik.yml"}
 
 
-def test_a_job_has_its_files_in_itself_and_says_which_are_no_secret(graph: Graph) -> None:
+def test_a_job_carries_its_files_and_labels_the_configuration(graph: Graph) -> None:
     for name, job in graph.jobs.items():
         paths = [upload["file"] for upload in job.plain["uploads"]]
         assert paths, name
@@ -185,7 +185,7 @@ def test_a_job_has_its_files_in_itself_and_says_which_are_no_secret(graph: Graph
         assert told == {path.removeprefix("/run/config/") for path in paths if path.startswith("/run/config/")}, name
 
 
-def test_a_service_that_reads_a_file_is_replaced_with_it(graph: Graph) -> None:
+def test_a_service_is_replaced_when_one_of_its_files_changes(graph: Graph) -> None:
     for name, container in graph.services.items():
         mounted = {volume["volumeName"] for volume in container.plain["volumes"]}
         writers = {writer.urn for writer in graph.writers.values() if mounted & set(volumes_of(writer))}
@@ -213,22 +213,22 @@ def test_files_are_mounted_read_only_and_by_one_consumer(graph: Graph) -> None:
 # --- networks and ports --------------------------------------------------------------------------------------------
 
 
-def test_the_data_are_on_a_network_without_a_way_out(graph: Graph) -> None:
+def test_data_services_are_on_internal_networks_only(graph: Graph) -> None:
     assert graph.named(NETWORK, "backend").plain["internal"] is True
     assert not graph.watched or graph.named(NETWORK, "monitoring").plain["internal"] is True
     for name in ("postgres", *graph.stores, *graph.jobs):
-        # Where Prometheus asks the stores is without one, too.
+        # The network on which Prometheus scrapes the object stores is internal, too.
         also = ["monitoring-id"] if graph.watched and name in graph.stores else []
         assert graph.containers[name].networks == ["backend-id", *also], name
 
 
-def test_the_server_is_on_the_data_network_and_on_its_edge(graph: Graph) -> None:
+def test_the_server_is_on_the_backend_and_edge_networks(graph: Graph) -> None:
     edge = "edge-id" if graph.stack == "dev" or graph.bundled else "shared-network"
     also = ["monitoring-id"] if graph.watched else []
     assert graph.containers["server"].networks == ["backend-id", edge, *also]
 
 
-def test_nothing_is_published_but_devs_server_on_loopback_and_the_proxy(graph: Graph) -> None:
+def test_only_expected_host_ports_are_published(graph: Graph) -> None:
     published = {name: container.plain.get("ports", []) for name, container in graph.containers.items()}
     expected = [{"internal": 5000, "external": 5000, "ip": "127.0.0.1", "protocol": "tcp"}]
     if graph.bundled:
@@ -242,7 +242,7 @@ def test_nothing_is_published_but_devs_server_on_loopback_and_the_proxy(graph: G
         assert ports == (expected if (graph.stack, name) == ("dev", "server") else []), name
 
 
-def test_a_port_of_a_data_service_is_published_on_loopback_through_a_network_of_its_own(program: Program) -> None:
+def test_ports_of_data_services_are_published_on_loopback_only(program: Program) -> None:
     graph = program("dev", values={"mlflow:postgres": {"port": 5433}, "mlflow:objectStore": {"consolePort": 9001}})
     assert graph.services["postgres"].networks == ["backend-id", "access-id"]
     assert graph.services["postgres"].plain["ports"] == [
@@ -253,12 +253,12 @@ def test_a_port_of_a_data_service_is_published_on_loopback_through_a_network_of_
     assert graph.services["server"].networks == ["backend-id", "edge-id"]
 
 
-def test_the_console_is_off_unless_it_is_published(program: Program) -> None:
+def test_the_minio_console_is_off_unless_its_port_is_published(program: Program) -> None:
     graph = program("dev")
     assert graph.services["minio"].envs["MINIO_BROWSER"] == "off"
 
 
-def test_traefik_always_learns_whether_and_how_to_route(graph: Graph) -> None:
+def test_the_server_labels_tell_traefik_whether_and_how_to_route(graph: Graph) -> None:
     labels = graph.services["server"].labels
     if graph.stack == "dev" or graph.bundled:
         assert labels["traefik.enable"] == "false"
@@ -271,25 +271,25 @@ def test_traefik_always_learns_whether_and_how_to_route(graph: Graph) -> None:
         assert labels[f"{name}.tls.certResolver"] == "cloudflare"
 
 
-def test_allowed_hosts_and_origins_follow_from_the_hostname(graph: Graph) -> None:
+def test_allowed_hosts_and_origins_are_derived_from_the_hostname(graph: Graph) -> None:
     envs = graph.services["server"].envs
     if graph.stack == "prod":
         assert "mlflow.example.com,mlflow.example.com:*" in envs["MLFLOW_SERVER_ALLOWED_HOSTS"]
         assert envs["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] == "https://mlflow.example.com"
-    # Without it the health check gets 403, and Traefik never routes.
+    # Without this the health check gets 403, and Traefik never routes to the server.
     assert "127.0.0.1:*" in envs["MLFLOW_SERVER_ALLOWED_HOSTS"]
 
 
 # --- secrets -------------------------------------------------------------------------------------------------------
 
 
-def test_no_secret_is_anywhere_but_in_a_file(graph: Graph) -> None:
+def test_secrets_are_only_in_uploaded_files(graph: Graph) -> None:
     passwords = [f"generated-{resource.name}" for resource in graph.of(PASSWORD)]
-    # With a backup: one to read the database, one to read each store, and the key of the repository.
+    # The backup: one to read the database, one to read each object store, and the backup password.
     expected = 3 + 2 * len(graph.stores) + graph.backed_up * (2 + len(graph.stores))
-    # With a Traefik of its own: what it asks for, and what its certificate is made of.
+    # The bundled Traefik: the client password, and the seed of its certificate.
     expected += 2 * graph.bundled
-    # One to count in the database, one for MinIO's figures, and Grafana's.
+    # The monitoring: one to count in the database, one for the metrics of MinIO, and one for Grafana.
     assert len(passwords) == expected + (3 if graph.watched else 0)
     for resource in graph.resources:
         everything = json.dumps(unwrapped({key: resource.inputs[key] for key in resource.inputs if key != "uploads"}))
@@ -299,10 +299,10 @@ def test_no_secret_is_anywhere_but_in_a_file(graph: Graph) -> None:
             assert password not in everything, resource.urn
 
 
-def test_every_secret_reaches_a_file(graph: Graph) -> None:
+def test_every_generated_secret_is_in_an_uploaded_file(graph: Graph) -> None:
     files = json.dumps([container.plain["uploads"] for container in graph.with_files.values()])
     for resource in graph.of(PASSWORD):
-        # One in base64, one as a hash, one as what is made of it.
+        # These reach a file in another form: in base64, as a hash, and as the certificate derived from it.
         if resource.name not in ("webhook-encryption-key", "client-password", "traefik-certificate-key"):
             assert f"generated-{resource.name}" in files
     if graph.bundled:
@@ -310,47 +310,45 @@ def test_every_secret_reaches_a_file(graph: Graph) -> None:
 
 
 def test_no_output_of_the_stack_is_a_secret(graph: Graph) -> None:
-    # Every StackReference reads the outputs of a stack, secrets in clear.
+    # Every StackReference reads the outputs of a stack, secrets in plain text.
     assert set(graph.exports) == {"url"}
 
 
-def test_a_data_key_outlives_what_uses_it_and_no_password_is_one(graph: Graph) -> None:
+def test_exactly_the_data_keys_are_protected(graph: Graph) -> None:
     kept = {"crypto-kek-passphrase", "webhook-encryption-key", *(["backup-password"] if graph.backed_up else [])}
     keys = graph.of(DATA_KEY)
     assert {key.name for key in keys} == kept
     assert all(key.request.protect for key in keys)
     guarded = {password.name for password in graph.of(PASSWORD) if password.request.protect}
-    assert guarded == kept, "`pulumi destroy` forgets what opens the data, or keeps what opens nothing"
+    assert guarded == kept, "`pulumi destroy` deletes a data key, or keeps a credential"
 
 
-def test_the_key_of_the_backups_stays_where_the_backup_is_turned_off(program: Program) -> None:
-    # Protected, it could not leave the stack; and the backups are still there.
+def test_the_backup_password_is_kept_when_the_backup_is_turned_off(program: Program) -> None:
+    # The data key is protected, so it could not be deleted; and the backups still exist.
     off = {**values_of("prod"), "mlflow:backup": {"enabled": False}}
     kept = program("prod", values=off, secrets={"backupPassword": "x" * 32}).of(DATA_KEY)
     assert "backup-password" in {key.name for key in kept}
     assert "backup-password" not in {key.name for key in program("prod", values=off).of(DATA_KEY)}
 
 
-def test_the_state_keeps_the_data_key_that_is_in_use_encrypted(graph: Graph) -> None:
+def test_the_state_holds_the_data_keys_encrypted(graph: Graph) -> None:
     for key in graph.of(DATA_KEY):
         (outputs,) = (found for urn, found in graph.outputs.items() if urn == key.urn)
-        assert ENVELOPE in outputs["value"], "it is in the state in clear"
+        assert ENVELOPE in outputs["value"], "the data key is in the state in plain text"
         assert unwrapped(outputs["value"]).startswith(f"generated-{key.name}")
 
 
-def test_a_configured_secret_wins_and_its_generator_stays(program: Program) -> None:
+def test_a_configured_secret_replaces_the_generated_one_but_not_its_resource(program: Program) -> None:
     graph = program("dev", secrets={"postgresPassword": "my-own-password"})
     uploads = json.dumps(graph.writers["postgres-files"].plain["uploads"])
     assert "my-own-password" in uploads
     assert "generated" not in uploads
-    # One that came and went with the setting would be deleted by the plan after the write-back.
+    # A generator that depended on the setting would be deleted by the update after the write-back.
     assert "postgres-password" in [resource.name for resource in graph.of(PASSWORD)]
     assert "my-own-password" not in " ".join(in_clear(resource.inputs) for resource in graph.resources)
 
 
-def test_secrets_that_are_in_the_state_alone_are_warned_of_by_name(
-    program: Program, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_secrets_only_in_the_state_are_warned_about_by_name(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(pulumi.log, "warn", said.append)
     program("dev", secrets={"postgresPassword": "my-own-password"})
@@ -360,7 +358,7 @@ def test_secrets_that_are_in_the_state_alone_are_warned_of_by_name(
 
 
 @pytest.mark.parametrize("value", ["pass:word-with-a-colon", "short", "[1, 2, 3, 4, 5, 6]", "with a space in it"])
-def test_a_secret_that_would_break_its_file_is_refused_without_being_repeated(program: Program, value: str) -> None:
+def test_an_invalid_secret_is_refused_without_being_printed(program: Program, value: str) -> None:
     with pytest.raises(pulumi.RunError) as caught:
         program("dev", secrets={"postgresPassword": value})
     assert "mlflow:postgresPassword: must be 12 to 64 letters" in str(caught.value)
@@ -372,24 +370,24 @@ def test_a_webhook_key_of_another_length_is_refused(program: Program) -> None:
         program("dev", secrets={"webhookEncryptionKey": "x" * 20})
 
 
-def test_uploads_are_secret_where_they_hold_one(graph: Graph) -> None:
+def test_uploads_are_marked_secret_exactly_in_the_secrets_folder(graph: Graph) -> None:
     for name, writer in graph.with_files.items():
         folders: dict[str, list[bool]] = {}
         for upload in writer.inputs["uploads"]:
             folders.setdefault(upload["file"].split("/")[2], []).append(ENVELOPE in upload["content"])
-        # Beside them may be a file without a secret, such as the name of an administrator.
+        # The folder may also contain a file without a secret, such as the name of an administrator.
         assert any(folders.pop("secrets", [True])), name
         assert not any(folders.pop("config", [])), name
         assert not folders, name
 
 
 def test_no_file_is_empty(graph: Graph) -> None:
-    # The provider refuses one, and only on the engine.
+    # The provider refuses an empty file, and does so only under the engine.
     for writer in graph.with_files.values():
         assert all(upload["content"] for upload in writer.plain["uploads"]), writer.name
 
 
-def test_a_password_is_long_and_needs_no_escaping(graph: Graph) -> None:
+def test_generated_passwords_are_long_and_need_no_escaping(graph: Graph) -> None:
     for password in graph.of(PASSWORD):
         assert password.plain == {"length": 32, "special": False}
         assert {"length", "special"} <= set(password.request.ignoreChanges)
@@ -398,16 +396,16 @@ def test_a_password_is_long_and_needs_no_escaping(graph: Graph) -> None:
 # --- data ----------------------------------------------------------------------------------------------------------
 
 
-def test_data_volumes_survive_the_stack_and_are_protected_outside_dev(graph: Graph) -> None:
+def test_data_volumes_are_retained_and_protected_outside_dev(graph: Graph) -> None:
     data = {volume.plain["name"]: volume for volume in graph.of(VOLUME) if volume.request.retainOnDelete}
     stores = {f"mlflow-{graph.stack}-{store}-data" for store in graph.stores}
     backups = {f"mlflow-{graph.stack}-backup-repository"} if graph.backed_up else set()
     history = {f"mlflow-{graph.stack}-prometheus-history"} if graph.watched else set()
     assert set(data) == {f"mlflow-{graph.stack}-postgres-18-data"} | stores | backups | history
     for name, volume in data.items():
-        # Another target replaces that of the backups, which a protected one would refuse.
+        # Another backup target replaces the volume of the backups, which protection would prevent.
         assert volume.request.protect is (graph.stack != "dev" and name not in backups | history)
-        # The edit of a label replaces a volume.
+        # A changed label would replace the volume.
         assert "labels" not in volume.plain
 
 
@@ -424,7 +422,7 @@ def test_uploads_are_spooled_on_a_volume_not_in_memory(graph: Graph) -> None:
 
 
 class WithMinioData(HealthyDaemon):
-    """A daemon on which this stack has used MinIO."""
+    """A daemon on which this stack has a data volume of MinIO."""
 
     def volumes(self) -> set[str]:
         return {"mlflow-prod-minio-data"}
@@ -438,25 +436,25 @@ def test_artifacts_are_copied_before_the_server_starts_on_a_new_object_store(pro
     assert depends(graph, "server", "copy-artifacts")
     assert graph.services["server"].envs["MLFLOW_S3_ENDPOINT_URL"] == "http://mlflow-prod-seaweedfs:8333"
     assert graph.jobs["copy-artifacts"].networks == ["backend-id"]
-    # The old server, stopped, shows where the artifacts are until they have been copied.
+    # The stopped old server must exist until the copy is complete: it shows where the artifacts are.
     assert depends(graph, "server-files", "copy-artifacts")
-    # Protected, neither could be taken out of the stack again; their volumes stay either way.
+    # Protection would prevent a later removal from the stack; the volumes themselves are kept in any case.
     volumes = {volume.name: volume.request for volume in graph.of(VOLUME)}
     assert (volumes["seaweedfs-data"].protect, volumes["minio-data"].protect) == (False, False)
     assert volumes["seaweedfs-data"].retainOnDelete
     assert volumes["minio-data"].retainOnDelete
 
 
-# --- the way in ----------------------------------------------------------------------------------------------------
+# --- ingress -------------------------------------------------------------------------------------------------------
 
 
 def uploaded(graph: Graph, consumer: str, file: str) -> str:
-    """Return the content of a file that a container is given."""
+    """Return the content of a file that is uploaded for a container."""
     uploads = graph.with_files[consumer].plain["uploads"]
     return next(str(upload["content"]) for upload in uploads if upload["file"].endswith(f"/{file}"))
 
 
-def test_the_bundled_traefik_reads_files_and_starts_when_the_server_is_ready(program: Program) -> None:
+def test_the_bundled_traefik_reads_files_and_starts_after_the_server(program: Program) -> None:
     graph = program("prod", values=bundled())
     traefik = graph.services["traefik"]
     assert traefik.networks == ["edge-id"]
@@ -471,16 +469,16 @@ def test_the_bundled_traefik_reads_files_and_starts_when_the_server_is_ready(pro
     routes = json.loads(uploaded(graph, "traefik", "routes.yml"))
     balancer = routes["http"]["services"]["mlflow-prod-server"]["loadBalancer"]
     assert balancer["servers"] == [{"url": "http://mlflow-prod-server:5000"}]
-    # As the server's own health check: a call that needs the database.
+    # The same call as in the health check of the server: it needs the database.
     assert balancer["healthCheck"]["path"] == "/api/2.0/mlflow/experiments/search?max_results=1"
     assert uploaded(graph, "traefik", "users").startswith("mlflow:{SHA}")
 
 
-def test_a_certificate_by_acme_is_kept_and_its_token_is_a_file(program: Program) -> None:
+def test_acme_certificates_are_retained_and_the_dns_token_is_a_file(program: Program) -> None:
     acme = bundled(certificate="acme", acmeEmail="ops@example.com")
     graph = program("prod", values=acme, secrets={"acmeDnsToken": "token-of-cloudflare"})
     traefik = graph.services["traefik"]
-    # The image has no folder for it that is somebody else's than root's.
+    # In the image, every folder that could hold the certificates belongs to root.
     assert traefik.plain["user"] == "0:0"
     assert traefik.envs["CF_DNS_API_TOKEN_FILE"] == "/run/secrets/dns-token"
     assert uploaded(graph, "traefik", "dns-token") == "token-of-cloudflare"
@@ -494,12 +492,12 @@ def test_a_certificate_by_acme_is_kept_and_its_token_is_a_file(program: Program)
     assert resolver["storage"].startswith("/certificates/")
 
 
-def test_a_secret_that_nobody_can_generate_is_asked_for_before_any_resource(program: Program) -> None:
+def test_a_required_secret_without_generator_is_requested_first(program: Program) -> None:
     with pytest.raises(pulumi.RunError, match="mlflow:acmeDnsToken: is required for"):
         program("prod", values=bundled(certificate="acme", acmeEmail="ops@example.com"))
 
 
-def test_the_traefik_joins_the_network_of_the_single_sign_on(program: Program) -> None:
+def test_the_bundled_traefik_joins_the_network_of_the_single_sign_on(program: Program) -> None:
     sso = {"forwardAuth": "http://authelia:9091/api/authz/forward-auth", "forwardAuthNetwork": "shared-network"}
     values = bundled(**sso) | {"mlflow:authentication": "singleSignOn"}
     graph = program("prod", values=values)
@@ -507,7 +505,7 @@ def test_the_traefik_joins_the_network_of_the_single_sign_on(program: Program) -
     assert "client-password" not in [password.name for password in graph.of(PASSWORD)]
 
 
-def test_mlflows_own_users_are_configured_without_a_password_for_the_server(program: Program) -> None:
+def test_mlflow_users_are_configured_without_the_admin_password_in_the_server(program: Program) -> None:
     values = bundled() | {"mlflow:authentication": "mlflow", "mlflow:postgres": {"maxConnections": 200}}
     graph = program("prod", values=values)
     server, migrate = graph.services["server"], graph.jobs["migrate"]
@@ -532,7 +530,7 @@ def with_backup(**more: object) -> dict[str, Any]:
     return values_of("prod") | {"mlflow:backup": {"enabled": True, **more}}
 
 
-def test_a_backup_may_read_everything_and_change_nothing(graph: Graph) -> None:
+def test_the_backup_service_gets_only_its_own_identities(graph: Graph) -> None:
     if not graph.backed_up:
         assert "backup" not in graph.services
         return
@@ -544,13 +542,13 @@ def test_a_backup_may_read_everything_and_change_nothing(graph: Graph) -> None:
     assert "generated-postgres-password" not in json.dumps(uploads)
 
 
-def test_a_backup_holds_the_data_keys_without_which_it_could_not_be_read(program: Program) -> None:
+def test_the_backup_service_gets_the_data_keys(program: Program) -> None:
     uploads = json.dumps(program("prod").writers["backup-files"].plain["uploads"])
     for key in ("crypto-kek-passphrase", "webhook-encryption-key"):
         assert f"/run/secrets/data-keys/{key}" in uploads
 
 
-def test_a_backup_has_a_way_out_only_where_its_target_is_outside(program: Program) -> None:
+def test_the_backup_service_is_on_egress_only_with_an_outside_target(program: Program) -> None:
     assert program("prod").services["backup"].networks == ["backend-id"]
     outside = with_backup(target="s3:https://s3.example.com/backups/prod", accessKeyId="prod-backup")
     graph = program("prod", values=outside, secrets={"backupTargetSecretKey": "not-generated-here"})
@@ -563,7 +561,7 @@ def test_a_backup_has_a_way_out_only_where_its_target_is_outside(program: Progra
         assert "egress-id" not in graph.services[name].networks
 
 
-def test_a_folder_of_the_host_is_a_target_under_a_volume_of_another_name(program: Program) -> None:
+def test_a_host_folder_as_target_gets_its_own_volume_name(program: Program) -> None:
     graph = program("prod", values=with_backup(target="/srv/backup"))
     volume = graph.named(VOLUME, "backup-repository").plain
     assert volume["driverOpts"] == {"type": "none", "o": "bind", "device": "/srv/backup"}
@@ -576,12 +574,12 @@ def test_a_folder_of_the_host_is_a_target_under_a_volume_of_another_name(program
 
 
 def depends(graph: Graph, later: str, earlier: str) -> bool:
-    """Whether container `later` waits, directly or not, for container `earlier`."""
+    """Return whether container `later` waits, directly or not, for container `earlier`."""
     return graph.containers[earlier].urn in waited_for(graph, graph.named(CONTAINER, later).urn)
 
 
 def waited_for(graph: Graph, later: str) -> set[str]:
-    """Return the URNs of all that resource `later` waits for, directly or not."""
+    """Return the URNs of all resources that `later` waits for, directly or not."""
     by_urn = {resource.urn: resource for resource in graph.resources}
     seen: set[str] = set()
     waiting = [later]
@@ -597,7 +595,7 @@ def waited_for(graph: Graph, later: str) -> set[str]:
 @pytest.mark.parametrize(
     ("later", "earlier"),
     [
-        # Their replacement deletes the server, which must live until the keys are known to be right.
+        # Replacing these deletes the server, which must keep running until the data keys are verified.
         ("migrate", "verify-data-keys"),
         ("server-files", "verify-data-keys"),
         ("STORE-bootstrap", "STORE"),
@@ -606,19 +604,19 @@ def waited_for(graph: Graph, later: str) -> set[str]:
         ("server", "STORE-bootstrap"),
     ],
 )
-def test_services_start_in_the_order_of_their_needs(graph: Graph, later: str, earlier: str) -> None:
+def test_containers_start_in_the_order_of_their_dependencies(graph: Graph, later: str, earlier: str) -> None:
     assert depends(graph, later.replace("STORE", graph.store), earlier.replace("STORE", graph.store))
 
 
-def test_a_migration_never_runs_under_the_old_server(graph: Graph) -> None:
+def test_a_migration_replaces_the_server(graph: Graph) -> None:
     assert graph.jobs["migrate"].urn in graph.services["server"].request.replace_with
 
 
-def test_a_migration_asks_whether_the_old_server_has_stopped(graph: Graph) -> None:
+def test_a_migration_checks_that_the_old_server_has_stopped(graph: Graph) -> None:
     assert f"state mlflow-{graph.stack}-server" in graph.asked
 
 
-def test_an_mlflow_image_that_was_built_before_is_not_built_again(program: Program) -> None:
+def test_a_configured_mlflow_image_is_not_built(program: Program) -> None:
     values = values_of("dev")
     values["mlflow:images"] |= {"mlflow": {"ref": "registry.example.com/mlflow:3.18.0-1"}}
     graph = program("dev", values=values)
@@ -628,30 +626,30 @@ def test_an_mlflow_image_that_was_built_before_is_not_built_again(program: Progr
         assert graph.containers[name].plain["image"] == "sha256:mlflow-image"
 
 
-def test_nothing_that_runs_is_touched_before_every_image_is_built(graph: Graph) -> None:
+def test_every_image_is_built_before_a_service_changes(graph: Graph) -> None:
     built = [image.urn for image in graph.of(IMAGE) if "build" in image.plain]
     for name in graph.services:
         assert set(built) <= waited_for(graph, graph.containers[name].urn), name
 
 
-def test_a_new_image_migrates(graph: Graph) -> None:
+def test_the_migration_uses_the_image_of_the_server(graph: Graph) -> None:
     assert graph.jobs["migrate"].plain["image"] == graph.services["server"].plain["image"]
 
 
-# --- plans and gates -----------------------------------------------------------------------------------------------
+# --- plans and readiness checks ------------------------------------------------------------------------------------
 
 
-def test_a_preview_asks_the_docker_daemon_nothing(program: Program) -> None:
+def test_a_preview_does_not_query_the_docker_daemon(program: Program) -> None:
     assert program("prod", preview=True).asked == []
 
 
-def test_a_preview_knows_every_resource(program: Program) -> None:
-    # None is made inside an apply, where a plan could not see it.
+def test_a_preview_registers_every_resource(program: Program) -> None:
+    # No resource is created inside an apply, where a plan could not see it.
     planned = {resource.urn for resource in program("dev", preview=True).resources}
     assert planned == {resource.urn for resource in program("dev").resources}
 
 
-def test_an_up_asks_every_service_and_job_whether_it_works(graph: Graph) -> None:
+def test_an_update_checks_every_service_and_job(graph: Graph) -> None:
     asked = " ".join(graph.asked)
     for name in graph.services:
         assert f"run {name}-id" in asked
@@ -659,7 +657,7 @@ def test_an_up_asks_every_service_and_job_whether_it_works(graph: Graph) -> None
         assert f"state {name}-id" in asked
 
 
-def test_an_image_has_a_content_hash_and_is_never_deleted_by_its_tag(graph: Graph) -> None:
+def test_images_are_tagged_by_content_and_kept_locally(graph: Graph) -> None:
     for image in graph.of(IMAGE):
         assert image.plain["keepLocally"] is True
     built = graph.named(IMAGE, "mlflow-image").plain
@@ -669,7 +667,7 @@ def test_an_image_has_a_content_hash_and_is_never_deleted_by_its_tag(graph: Grap
 
 
 class BrokenDaemon:
-    """A daemon without the networks, and with another database, than the program needs."""
+    """A daemon that lacks the networks and has a database of another major version than the program needs."""
 
     def __init__(self, host: str) -> None:
         self.host = host
@@ -684,19 +682,19 @@ class BrokenDaemon:
         return {"mlflow-dev-postgres-17-data"}
 
 
-def test_settings_that_are_wrong_stop_the_program_before_any_resource(program: Program) -> None:
+def test_invalid_settings_stop_the_program_before_any_resource(program: Program) -> None:
     with pytest.raises(pulumi.RunError, match=r"mlflow:postgres\.memoryMb: must be at least 256, got 1"):
         program("dev", values={"mlflow:postgres": {"memoryMb": 1}})
 
 
-def test_a_database_of_another_major_stops_the_program_before_any_resource(program: Program) -> None:
+def test_data_of_another_postgres_major_stops_the_program_first(program: Program) -> None:
     with pytest.raises(pulumi.RunError) as caught:
         program("dev", daemon_class=BrokenDaemon)
     assert "version 18 would start on an empty database" in str(caught.value)
     assert "mlflow-dev-postgres-17-data" in str(caught.value)
 
 
-def test_a_missing_proxy_network_is_named_with_the_line_to_type(program: Program) -> None:
+def test_a_missing_proxy_network_is_reported_with_its_command(program: Program) -> None:
     class NoNetwork(BrokenDaemon):
         def volumes(self) -> set[str]:
             return set()
@@ -705,7 +703,7 @@ def test_a_missing_proxy_network_is_named_with_the_line_to_type(program: Program
         program("prod", daemon_class=NoNetwork)
 
 
-def test_every_component_registers_what_it_offers() -> None:
+def test_every_component_registers_its_outputs() -> None:
     for path in (ROOT / "components").glob("*.py"):
         text = path.read_text()
         classes = text.count("(pulumi.ComponentResource)")
@@ -718,7 +716,7 @@ def test_a_stack_without_any_setting_deploys(program: Program) -> None:
 
 
 @pytest.mark.parametrize(("run", "saves", "warned"), [("an up", "", 1), ("a plan", "", 0), ("an up", "1", 0)])
-def test_what_was_generated_and_nobody_saves_is_warned_of(
+def test_unsaved_generated_secrets_are_warned_about(
     monkeypatch: pytest.MonkeyPatch, run: str, saves: str, warned: int
 ) -> None:
     said: list[str] = []
@@ -737,12 +735,12 @@ def test_what_was_generated_and_nobody_saves_is_warned_of(
     assert all(words.endswith("Without opens, data and backups cannot be opened") for words in said)
 
 
-def test_a_credentials_key_is_its_name_in_camel_case(graph: Graph) -> None:
-    # What a rehearsal remembers by name is handed to the engine by key.
+def test_the_key_of_a_secret_is_its_name_in_camel_case(graph: Graph) -> None:
+    # The engine-less deployment stores secrets by name and hands them over to the engine by key.
     assert {key_of(password.name) for password in graph.of(PASSWORD)} <= set(GENERATED_KEYS)
 
 
-def test_minio_is_told_the_policy_of_each_identity_that_it_has_and_of_no_other(graph: Graph) -> None:
+def test_minio_gets_one_policy_for_each_of_its_identities(graph: Graph) -> None:
     if "minio" not in graph.stores:
         return
     files = [upload["file"].rpartition("/")[2] for upload in graph.jobs["minio-bootstrap"].plain["uploads"]]
@@ -750,14 +748,14 @@ def test_minio_is_told_the_policy_of_each_identity_that_it_has_and_of_no_other(g
     assert policies == {file.removesuffix("-secret-key") for file in files if file.endswith("-secret-key")}
 
 
-def test_what_the_stack_sets_in_the_server_is_no_operators_to_set(program: Program) -> None:
+def test_variables_set_by_the_stack_cannot_be_configured(program: Program) -> None:
     watched = {**values_of("dev"), "mlflow:monitoring": {"mode": "exporters"}, "mlflow:authentication": "mlflow"}
     ours = program("dev", values=watched).services["server"].envs
     refused = dict(variables.refused(dict.fromkeys(ours, "x")))
     assert set(refused) == set(ours)
 
 
-def test_an_operators_variables_come_beside_those_of_the_stack(program: Program) -> None:
+def test_configured_variables_are_added_to_those_of_the_stack(program: Program) -> None:
     server = {**values_of("dev")["mlflow:server"], "environment": {"MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true"}}
     before = program("dev").services["server"].envs
     after = program("dev", values={**values_of("dev"), "mlflow:server": server}).services["server"].envs

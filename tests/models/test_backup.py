@@ -1,4 +1,4 @@
-"""The rules of the backup that need no deployment: its manifest, its list of artifacts, what is said of it."""
+"""Test the backup without a deployment: manifest, index of artifacts, journal, mirror, status, restore checks."""
 
 import contextlib
 import importlib
@@ -36,7 +36,7 @@ NOW = datetime(2026, 5, 6, 12, tzinfo=UTC)
 
 @pytest.fixture(autouse=True)
 def in_its_container(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give the program what every container of a stack has."""
+    """Set the environment variable that every container of a stack has."""
     monkeypatch.setenv("STACK", "prod")
 
 
@@ -58,12 +58,12 @@ def a_manifest(**more: object) -> Any:  # noqa: ANN401 - loaded at run time
     return manifests.Manifest(**(values | more))
 
 
-def test_a_manifest_is_read_as_it_was_written() -> None:
+def test_a_manifest_survives_writing_and_reading() -> None:
     assert manifests.Manifest.read(a_manifest().written()) == a_manifest()
     assert a_manifest().summary == "2 experiments, 7 runs; 3 artifacts, 5.0 GB"
 
 
-def test_a_manifest_of_a_newer_version_is_refused_with_what_to_do() -> None:
+def test_a_manifest_of_a_newer_format_is_refused() -> None:
     with pytest.raises(shell.Failure, match="format 3, written by a newer version of this project"):
         manifests.Manifest.read(a_manifest(format=3).written())
 
@@ -74,7 +74,7 @@ def test_a_manifest_that_was_damaged_is_refused(text: str) -> None:
         manifests.Manifest.read(text)
 
 
-def test_what_has_not_changed_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unchanged_artifacts_are_not_hashed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "artifacts"
     (folder / "1").mkdir(parents=True)
     (folder / "1" / "a").write_text("a")
@@ -96,13 +96,13 @@ def test_what_has_not_changed_is_not_read_again(tmp_path: Path, monkeypatch: pyt
     assert again == {"1/a": first[0].sha256, "1/b": "new"}
 
 
-def test_an_index_that_was_cut_off_is_as_good_as_none(tmp_path: Path) -> None:
+def test_a_truncated_or_missing_index_reads_as_empty(tmp_path: Path) -> None:
     (tmp_path / "index").write_text('["a", 1, 2, "x"]\n["b", 1')
     assert manifests.read_index(tmp_path / "index") == {}
     assert manifests.read_index(tmp_path / "missing") == {}
 
 
-def test_what_is_missing_or_changed_is_named(tmp_path: Path) -> None:
+def test_missing_and_changed_artifacts_are_listed(tmp_path: Path) -> None:
     for name in ("good", "changed", "missing"):
         (tmp_path / name).write_text(name)
     entries = manifests.indexed(tmp_path, {})
@@ -114,16 +114,16 @@ def test_what_is_missing_or_changed_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "words"), [(10, "there is no backup at /r"), (12, "mlflow:backupPassword"), (1, "exit code 1")]
 )
-def test_a_failure_of_the_repository_says_what_to_type(code: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_restic_exit_code_is_explained(code: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESTIC_REPOSITORY", "/r")
     assert words in repository._explained("snapshots", code, "Fatal: its own words")
 
 
-def test_what_restic_says_in_json_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_messages_of_restic_become_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESTIC_REPOSITORY", "/r")
     said = '{"message_type":"exit_error","code":1,"message":"Fatal: unable to open"}'
     assert repository._explained("snapshots", 1, said).endswith("at /r\n    Fatal: unable to open")
-    # Everything is said by the first line already.
+    # The first line says everything already.
     assert repository._explained("snapshots", 10, said) == f"{backup.NONE_YET} /r yet\n  type: make backup STACK=prod"
     said = '{"message_type":"error","error":{"message":"permission denied"},"during":"scan","item":"/staging/x"}'
     assert repository._message(said) == "/staging/x: permission denied"
@@ -132,11 +132,11 @@ def test_what_restic_says_in_json_is_told_in_words(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(("size", "words"), [(7_400, "7 kB"), (12_345_678, "12 MB"), (3_140_000_000, "3.1 GB")])
-def test_an_amount_is_told_in_the_unit_that_shows_it(size: int, words: str) -> None:
+def test_sizes_are_printed_in_the_largest_fitting_unit(size: int, words: str) -> None:
     assert shell.amount(size) == console.amount(size) == words
 
 
-def test_a_target_that_does_not_answer_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_backup_target_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESTIC_REPOSITORY", "s3:http://127.0.0.1:9/bucket/path")
     with pytest.raises(shell.Failure, match=r"cannot be reached: .*refused"):
         repository.require_reachable()
@@ -145,7 +145,7 @@ def test_a_target_that_does_not_answer_is_told_at_once(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("look", ["identity", "require"])
-def test_a_target_that_refuses_is_told_before_restic_gives_up(
+def test_a_target_that_denies_access_is_reported_without_waiting_for_restic(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: str
 ) -> None:
     program = tmp_path / "restic"
@@ -159,18 +159,18 @@ def test_a_target_that_refuses_is_told_before_restic_gives_up(
         getattr(repository, look)()
 
 
-def test_where_there_is_no_repository_there_is_no_backup(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_backup_repository_reads_as_no_backup_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESTIC_REPOSITORY", "/r")
     monkeypatch.setattr(repository, "identity", lambda: None)
     with pytest.raises(shell.Failure, match=rf"{backup.NONE_YET} /r yet\n  type: make backup STACK=prod"):
         repository.require()
 
 
-def test_a_path_is_a_pattern_that_matches_nothing_else() -> None:
+def test_a_path_is_escaped_for_restic_patterns() -> None:
     assert repository._escaped("a b/[1]*.$x ") == "/a[ ]b/\\[1\\]\\*.$$x[ ]"
 
 
-def test_a_run_that_failed_is_recorded_and_the_last_success_stays(tmp_path: Path) -> None:
+def test_a_failed_run_is_recorded_and_the_last_success_is_kept(tmp_path: Path) -> None:
     journal = journals.Journal(tmp_path / "journal.json")
     with journal.recorded("backup") as result:
         result["snapshot"] = "abc"
@@ -183,7 +183,7 @@ def test_a_run_that_failed_is_recorded_and_the_last_success_stays(tmp_path: Path
     assert now["snapshot"] == "abc"
 
 
-def test_a_failure_that_a_restore_made_good_is_forgotten_and_the_last_success_is_not(tmp_path: Path) -> None:
+def test_a_restore_clears_a_recorded_failure_but_not_the_last_success(tmp_path: Path) -> None:
     journal = journals.Journal(tmp_path / "journal.json")
     journal.excuse("backup")
     assert journal.read() == {}
@@ -195,13 +195,13 @@ def test_a_failure_that_a_restore_made_good_is_forgotten_and_the_last_success_is
         "last_success_timestamp_seconds",
         "last_end_timestamp_seconds",
     }
-    # One that did not fail is still known not to have.
+    # A successful result is kept.
     journal.write("backup", {"last_result": 1})
     journal.excuse("backup")
     assert journal.read()["backup"]["last_result"] == 1
 
 
-def test_prometheus_is_told_of_the_last_run(tmp_path: Path) -> None:
+def test_the_last_run_is_exported_to_prometheus(tmp_path: Path) -> None:
     journal = journals.Journal(tmp_path / "journal.json")
     assert list(journals._Collected(journal, {}).collect()) == []
     with journal.recorded("drill") as result:
@@ -218,7 +218,7 @@ def test_prometheus_is_told_of_the_last_run(tmp_path: Path) -> None:
     }
 
 
-def test_prometheus_is_told_when_a_backup_is_due(tmp_path: Path) -> None:
+def test_the_due_time_of_the_next_backup_is_exported(tmp_path: Path) -> None:
     journal = journals.Journal(tmp_path / "journal.json")
 
     def due() -> datetime:
@@ -226,12 +226,12 @@ def test_prometheus_is_told_when_a_backup_is_due(tmp_path: Path) -> None:
         assert metric.name == "mlflow_backup_due_timestamp_seconds"
         return datetime.fromtimestamp(metric.samples[0].value, UTC)
 
-    # Wanted on a Monday evening, and never taken: due on Tuesday, however long that is ago.
+    # Scheduled on a Monday evening, and never taken: due on Tuesday, however long ago that is.
     journal.write("scheduled", {"backup": datetime(2026, 11, 23, 20, tzinfo=UTC).timestamp()})
     assert due() == datetime(2026, 11, 24, 3, 17, tzinfo=UTC)
     journal.write("backup", {"last_success_timestamp_seconds": datetime(2026, 11, 24, 3, 18, tzinfo=UTC).timestamp()})
     assert due() == datetime(2026, 11, 25, 3, 17, tzinfo=UTC)
-    # It was down for days, and knows of its last one.
+    # The stack was down for days, and the journal has its last backup.
     journal.write("scheduled", {"backup": datetime(2026, 11, 28, 5, tzinfo=UTC).timestamp()})
     assert due() == datetime(2026, 11, 29, 3, 17, tzinfo=UTC)
 
@@ -247,14 +247,14 @@ def test_backup_and_migration_hold_the_same_lock() -> None:
     [(None, "2026-05-07T03:17"), (5, "2026-05-07T03:17"), (9, "2026-05-06T12:00")],
     ids=["never ran", "ran since", "the host was off"],
 )
-def test_a_time_that_was_missed_is_made_up_for(hours_since: float | None, due: str) -> None:
+def test_a_missed_scheduled_backup_is_due_at_once(hours_since: float | None, due: str) -> None:
     last_end = None if hours_since is None else NOW.timestamp() - hours_since * 3600
     assert program.next_due("17 3 * * *", NOW, last_end).isoformat().startswith(due)
 
 
 @pytest.fixture
 def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 - loaded at run time
-    """A new one, of a backup that keeps two snapshots somewhere."""
+    """Return a new journal, beside a repository with two snapshots."""
     new = journals.Journal(tmp_path / "journal.json")
     monkeypatch.setattr(program, "journal", new)
     monkeypatch.setenv("TARGET", "volume")
@@ -274,7 +274,7 @@ def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: AN
     return new
 
 
-def test_a_new_journal_learns_of_the_last_backup_from_the_repository(journal: Any) -> None:  # noqa: ANN401
+def test_a_new_journal_reads_the_last_backup_from_the_repository(journal: Any) -> None:  # noqa: ANN401
     program.recall()
     known = journal.read()
     assert known["repositories"] == {"volume": "r"}
@@ -291,11 +291,11 @@ def test_a_new_journal_learns_of_the_last_backup_from_the_repository(journal: An
     line, wrong = backup_status.words(BackupSettings(), known, NOW, "prod")
     assert line.splitlines()[0] == "0b, 9 h ago, 5.0 GB in 42 s; drill: none known since this was deployed;"
     assert wrong is None
-    # The empty stack is to be restored, not backed up at once.
+    # An empty stack waits for a restore: no backup is due at once.
     assert program.next_due("17 3 * * *", NOW, known["backup"].get("last_end_timestamp_seconds")) > NOW
 
 
-def test_the_last_drill_is_known_from_the_repository_where_the_journal_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_restore_test_is_stored_in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     stored: dict[str, str] = {}
 
     def restic(*arguments: str, stdin: str | None = None, **_: object) -> str:
@@ -317,7 +317,7 @@ def test_the_last_drill_is_known_from_the_repository_where_the_journal_is_new(mo
     assert wrong is None
 
 
-def test_what_is_known_of_another_target_is_forgotten(journal: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401
+def test_a_change_of_the_backup_target_clears_the_journal(journal: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401
     journal.write("repositories", {"volume": "1d"})
     journal.write("scheduled", {"backup": 1.0})
     journal.write("backup", {"snapshot": "0c", "target": "volume"})
@@ -329,14 +329,14 @@ def test_what_is_known_of_another_target_is_forgotten(journal: Any, monkeypatch:
     assert journal.read() == {"repositories": {"volume": "1d"}}
 
 
-def test_what_a_journal_knows_is_not_asked_for(journal: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401
+def test_a_journal_with_a_backup_does_not_query_the_repository(journal: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401
     journal.write("backup", {"snapshot": "0c"})
-    monkeypatch.setattr(repository, "identity", lambda: pytest.fail("it was asked"))
+    monkeypatch.setattr(repository, "identity", lambda: pytest.fail("the repository was queried"))
     program.recall()
     assert journal.read() == {"backup": {"snapshot": "0c"}}
 
 
-def test_a_stack_that_lost_what_its_backup_has_is_a_problem_until_something_is_logged(
+def test_an_empty_stack_with_a_backup_of_runs_is_a_problem(
     journal: Any,  # noqa: ANN401
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -358,20 +358,20 @@ def test_a_stack_that_lost_what_its_backup_has_is_a_problem_until_something_is_l
     assert wrong.startswith(
         "nothing was ever logged here, and the newest backup has 7 runs\n  to have them back, type:"
     )
-    # Whatever else there is to be said, this comes first.
+    # This problem comes before all others.
     failed = known(used=False) | {"drill": entry(9, last_result=0, error="the disk is full")}
     wrong = backup_status.words(BackupSettings(), failed, NOW, "prod")[1]
     assert wrong is not None
     assert wrong.startswith("nothing was ever logged here, and the newest backup has 7 runs\n")
     assert "the last drill failed" in wrong
-    # What was refused for that says so itself.
+    # A backup that was refused for this reason is reported once only.
     journal.failed("backup", "nothing was ever logged here")
     wrong = backup_status.words(BackupSettings(), known(used=False), NOW, "prod")[1]
     assert wrong is not None
     assert wrong.count("nothing was ever logged") == 1
 
 
-def test_a_database_that_does_not_answer_hides_nothing_of_the_journal(
+def test_the_journal_is_shown_when_the_database_is_unreachable(
     journal: Any,  # noqa: ANN401
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -386,8 +386,8 @@ def test_a_database_that_does_not_answer_hides_nothing_of_the_journal(
     assert json.loads(capsys.readouterr().out) == {"backup": {"runs": 7}}
 
 
-@pytest.mark.parametrize("fails", [1, 124], ids=["of an older version", "does not answer"])
-def test_a_program_that_cannot_tell_its_journal_hides_nothing_of_it(fails: int) -> None:
+@pytest.mark.parametrize("fails", [1, 124], ids=["an older version", "no answer"])
+def test_the_journal_file_is_read_when_the_program_cannot_print_it(fails: int) -> None:
     class Behind:
         def run(self, _: str, command: list[str]) -> tuple[int, str]:
             return (
@@ -401,7 +401,7 @@ def test_a_program_that_cannot_tell_its_journal_hides_nothing_of_it(fails: int) 
 
 
 @pytest.mark.parametrize("what", ["no repository", "no backup", "no answer"])
-def test_where_there_is_nothing_to_learn_the_schedule_begins(
+def test_the_journal_stays_empty_without_a_readable_backup(
     journal: Any,  # noqa: ANN401
     monkeypatch: pytest.MonkeyPatch,
     what: str,
@@ -417,12 +417,12 @@ def test_where_there_is_nothing_to_learn_the_schedule_begins(
     assert journal.read() == {}
 
 
-# --- what is no backup ---------------------------------------------------------------------------------------------
+# --- when a backup is refused --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A staging folder after a backup of ten artifacts and seven runs."""
+    """Prepare a staging folder as it is after a backup of ten artifacts and seven runs."""
     monkeypatch.setenv("STACK", "prod")
     monkeypatch.setattr(program, "CURRENT", tmp_path)
     manifests.write_index(tmp_path / "index.jsonl", [manifests.Entry(str(n), 1, 1, "s") for n in range(10)])
@@ -431,7 +431,7 @@ def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("staged")
-def test_a_bucket_that_lost_most_of_its_artifacts_is_no_backup(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backup_is_refused_when_most_artifacts_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "used", lambda: True)
     program._require_plausible(5)
     with pytest.raises(shell.Failure, match="has 4 artifacts, and the backup before had 10") as told:
@@ -441,7 +441,7 @@ def test_a_bucket_that_lost_most_of_its_artifacts_is_no_backup(monkeypatch: pyte
 
 
 @pytest.mark.usefixtures("staged")
-def test_a_restore_that_could_not_fetch_leaves_the_measure_of_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_restore_keeps_the_index_of_the_previous_backup(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(*_: object, **__: object) -> None:
         raise shell.Failure("the target is gone")
 
@@ -459,7 +459,7 @@ def test_a_restore_that_could_not_fetch_leaves_the_measure_of_what_is_missing(mo
 
 
 @pytest.mark.usefixtures("staged")
-def test_a_stack_in_which_nothing_was_ever_logged_is_no_backup_where_there_are_better(
+def test_an_empty_stack_is_not_backed_up_when_a_backup_has_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(database, "used", lambda: False)
@@ -470,12 +470,12 @@ def test_a_stack_in_which_nothing_was_ever_logged_is_no_backup_where_there_are_b
 
 
 def pictured_as(letter: str) -> str:
-    """Spell a letter as rclone lists it."""
+    """Return a character as rclone lists it."""
     return "\u201b" + letter if letter in "\u201b\u240a" else chr(0x2400 + ord(letter)) if ord(letter) < 32 else letter
 
 
 class Bucket:
-    """A bucket, and an rclone that copies what a file system can hold, and says that all is well."""
+    """A bucket, with an rclone that skips what a file system cannot hold and still reports success."""
 
     def __init__(self, mirror: Path, monkeypatch: pytest.MonkeyPatch, **held: str) -> None:
         self.held: dict[str, str] = held
@@ -503,7 +503,7 @@ class Bucket:
         assert command[1] == "copy", command
         for name, text in self.held.items():
             path = self.mirror.folder / name
-            # Rclone takes one of the two, without a word.
+            # Of a file and a folder with the same name, rclone copies one and reports nothing.
             if not self.prefers_files and any(other.startswith(f"{name}/") for other in self.held):
                 continue
             try:
@@ -561,7 +561,7 @@ def test_every_artifact_is_in_the_mirror_once_whatever_its_name(
     assert manifests.damaged(bucket.mirror.file, entries) == ["report"]
 
 
-def test_an_artifact_that_cannot_be_read_is_named_and_the_others_are_copied(
+def test_unreadable_artifacts_are_listed_and_all_others_are_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = Bucket(tmp_path, monkeypatch, **ODD)
@@ -570,7 +570,7 @@ def test_an_artifact_that_cannot_be_read_is_named_and_the_others_are_copied(
     assert bucket.mirror.place("a?b").read_text() == "22"
 
 
-def test_a_name_that_a_file_system_holds_again_is_copied_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_artifact_kept_aside_moves_back_once_its_name_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bucket = Bucket(tmp_path, monkeypatch, **ODD)
     bucket.filled()
     del bucket.held["report/page1.txt"]
@@ -581,9 +581,7 @@ def test_a_name_that_a_file_system_holds_again_is_copied_anew(tmp_path: Path, mo
     assert not bucket.mirror.hashed("report").exists()
 
 
-def test_a_folder_that_comes_beside_a_mirrored_file_of_its_name_is_copied_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_is_copied_beside_a_file_of_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bucket = Bucket(tmp_path, monkeypatch, report="a file")
     bucket.filled()
     bucket.held["report/page1.txt"] = "below it"
@@ -593,7 +591,7 @@ def test_a_folder_that_comes_beside_a_mirrored_file_of_its_name_is_copied_too(
 
 
 @pytest.mark.parametrize(("before", "after"), [("a", "a/b"), ("a/b/c", "a"), ("a/b/c", "a/b")])
-def test_a_file_that_became_a_folder_or_the_other_way_is_no_obstacle(
+def test_a_file_may_become_a_folder_and_a_folder_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, after: str
 ) -> None:
     bucket = Bucket(tmp_path, monkeypatch, **{before: "old"})
@@ -604,23 +602,21 @@ def test_a_file_that_became_a_folder_or_the_other_way_is_no_obstacle(
     assert not bucket.mirror.aside.exists()
 
 
-def test_one_artifact_that_cannot_be_read_keeps_no_other_from_the_backup(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_unreadable_artifact_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bucket = Bucket(tmp_path, monkeypatch, fine="1", lost="2")
     bucket.unreadable = {"lost"}
     assert bucket.filled() == ["lost"]
     assert bucket.mirror.place("fine").read_text() == "1"
 
 
-def test_a_copy_that_failed_and_left_nothing_out_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_copy_that_missed_nothing_counts_as_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bucket = Bucket(tmp_path, monkeypatch, **ODD)
     bucket.fails = True
     assert bucket.filled() == []
     assert bucket.copied() == ODD
 
 
-def test_a_store_that_does_not_answer_is_no_list_of_odd_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_object_store_fails_the_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bucket = Bucket(tmp_path, monkeypatch, **ODD)
 
     def fails(*_: str) -> None:
@@ -632,7 +628,7 @@ def test_a_store_that_does_not_answer_is_no_list_of_odd_names(tmp_path: Path, mo
         bucket.filled()
 
 
-def test_what_came_or_went_while_it_was_mirrored_is_no_difference(
+def test_artifacts_added_or_deleted_during_the_copy_are_not_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = Bucket(tmp_path, monkeypatch, kept="1", gone="2")
@@ -642,7 +638,7 @@ def test_what_came_or_went_while_it_was_mirrored_is_no_difference(
     assert bucket.mirror.fill(survey) == []
 
 
-def test_the_mirror_gives_up_what_the_bucket_had_lost_before_the_snapshot_and_nothing_else(
+def test_the_mirror_deletes_only_artifacts_missing_from_the_survey(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = Bucket(tmp_path, monkeypatch, kept="abc", changed="abcd", new="a" * 9, **{"half/kept": "abc"})
@@ -652,7 +648,7 @@ def test_the_mirror_gives_up_what_the_bucket_had_lost_before_the_snapshot_and_no
         (folder / name).write_text("abc")
     survey = bucket.mirror.surveyed()
     assert (len(survey.there), survey.missing_bytes) == (4, 13)
-    # Came while it was mirrored, after the bucket had been asked.
+    # Added while the mirror was filled, after the survey of the bucket.
     (folder / "later").write_text("abc")
     bucket.mirror.prune(survey.gone)
     left = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
@@ -664,7 +660,7 @@ def test_a_long_list_of_names_is_cut_at_ten() -> None:
     assert shell.first([str(number) for number in range(12)]).endswith("\n    9\n    and 2 more")
 
 
-def test_latest_is_no_backup_that_lacks_artifacts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latest_skips_incomplete_backups(monkeypatch: pytest.MonkeyPatch) -> None:
     entries = [
         {"id": letter * 64, "short_id": letter * 8, "time": letter, "tags": ["mlflow", *tags]}
         for letter, tags in (("a", []), ("b", ["incomplete"]), ("c", ["safety"]))
@@ -676,14 +672,14 @@ def test_latest_is_no_backup_that_lacks_artifacts(monkeypatch: pytest.MonkeyPatc
         repository.find("d" * 8)
 
 
-def test_what_a_restore_takes_is_known_of_backups_that_did_not_tell() -> None:
+def test_the_restored_size_of_older_backups_is_estimated() -> None:
     old = json.loads(a_manifest(dump_bytes=10).written())
     del old["database_bytes"]
     assert manifests.Manifest.read(json.dumps(old)).restored_bytes == 40
     assert a_manifest(dump_bytes=10, database_bytes=35).restored_bytes == 55
 
 
-def test_long_work_says_how_far_it_is_now_and_then(
+def test_progress_is_printed_every_ten_seconds(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = [0.0]
@@ -694,7 +690,7 @@ def test_long_work_says_how_far_it_is_now_and_then(
     assert capsys.readouterr().out == "1.0 GB of new artifacts read\n2.0 GB of new artifacts read\n"
 
 
-def test_a_program_that_was_killed_is_said_to_have_been() -> None:
+def test_a_program_killed_by_a_signal_is_reported_as_killed() -> None:
     with pytest.raises(shell.Failure, match="was killed by signal 9; out of memory, perhaps"):
         shell.run("sh", "-c", "kill -9 $$")
 
@@ -703,7 +699,7 @@ def test_a_tables_name_is_quoted() -> None:
     assert database._quoted('a"b') == '"a""b"'
 
 
-# --- what `make status` says of it ---------------------------------------------------------------------------------
+# --- what `make status` reports ------------------------------------------------------------------------------------
 
 
 def entry(hours_ago: float, **more: object) -> dict[str, Any]:
@@ -717,45 +713,43 @@ def entry(hours_ago: float, **more: object) -> dict[str, Any]:
     }
 
 
-def test_a_recent_backup_is_told_with_its_age_size_and_duration() -> None:
+def test_the_status_shows_age_size_and_duration_of_a_recent_backup() -> None:
     line, wrong = backup_status.words(BackupSettings(), {"backup": entry(9)}, NOW, "prod")
     assert line.splitlines()[0] == "01234567, 9 h ago, 5.0 GB in 42 s; drill: none known since this was deployed;"
     assert wrong is None
 
 
-def test_a_target_on_the_disk_of_the_data_is_warned_of() -> None:
+def test_a_backup_on_the_same_disk_as_the_data_is_warned_about() -> None:
     assert "does not survive" in backup_status.words(BackupSettings(), {}, NOW, "prod")[0]
     folder = BackupSettings.model_validate({"target": "/srv/backup"})
     assert "does not survive" not in backup_status.words(folder, {}, NOW, "prod")[0]
-    # A folder may be on that disk, too.
+    # A folder may be on the same disk, too.
     assert "does not survive" in backup_status.words(folder, {"backup": entry(9, on_one_disk=True)}, NOW, "prod")[0]
 
 
-@pytest.mark.parametrize(
-    ("hours", "wrong"), [(32, False), (33, True)], ids=["since the time before last", "before the time before last"]
-)
+@pytest.mark.parametrize(("hours", "wrong"), [(32, False), (33, True)], ids=["one run missed", "two runs missed"])
 def test_a_backup_that_is_too_old_is_a_problem(hours: float, wrong: bool) -> None:  # noqa: FBT001
-    # At noon, of 03:17 each day: the last two times were 8.7 and 32.7 hours ago.
+    # At noon, with a schedule of 03:17 each day: the last two times were 8.7 and 32.7 hours ago.
     assert bool(backup_status.words(BackupSettings(), {"backup": entry(hours)}, NOW, "prod")[1]) is wrong
 
 
 @pytest.mark.parametrize(("hours", "wrong"), [(32, False), (33, True)])
-def test_a_first_backup_that_was_never_taken_is_a_problem(hours: float, wrong: bool) -> None:  # noqa: FBT001
+def test_a_first_backup_that_is_overdue_is_a_problem(hours: float, wrong: bool) -> None:  # noqa: FBT001
     known = {"scheduled": {"backup": NOW.timestamp() - hours * 3600}}
     assert bool(backup_status.words(BackupSettings(), known, NOW, "prod")[1]) is wrong
 
 
-def test_a_first_backup_that_was_missed_is_made_up_for() -> None:
-    # Wanted at two in the morning, due at 03:17, and it is noon.
+def test_a_missed_first_backup_is_due_at_once_and_only_once() -> None:
+    # Scheduled at 02:00, due at 03:17, and now it is 12:00.
     known = {"scheduled": {"backup": NOW.timestamp() - 10 * 3600}}
     assert program.next_due("17 3 * * *", NOW, program._counted_from("backup", known, {})) == NOW
-    # Not again and again, where it ends without a word.
+    # Not again and again when it ends without recording a result.
     attempted = {"backup": NOW.timestamp() - 60}
     assert program.next_due("17 3 * * *", NOW, program._counted_from("backup", known, attempted)) > NOW
     assert program._counted_from("backup", {}, {}) is None
 
 
-def test_a_stack_that_was_down_is_not_behind_its_schedule() -> None:
+def test_time_during_which_the_stack_was_down_does_not_count_as_overdue() -> None:
     known = {"backup": entry(73), "scheduled": {"backup": NOW.timestamp() - 3600}}
     line, wrong = backup_status.words(BackupSettings(), known, NOW, "prod")
     assert line.startswith("01234567, 3 d ago")
@@ -763,7 +757,7 @@ def test_a_stack_that_was_down_is_not_behind_its_schedule() -> None:
 
 
 @pytest.mark.parametrize("kind", ["backup", "drill"])
-def test_one_that_failed_is_a_problem_with_its_reason(kind: str) -> None:
+def test_a_failed_backup_or_restore_test_is_a_problem_with_its_reason(kind: str) -> None:
     ended = NOW.timestamp() - 3 * 3600
     known = {kind: entry(9, last_result=0, error="the disk is full", last_end_timestamp_seconds=ended)}
     wrong = backup_status.words(BackupSettings(), known, NOW, "prod")[1]
@@ -772,7 +766,7 @@ def test_one_that_failed_is_a_problem_with_its_reason(kind: str) -> None:
     )
 
 
-# --- what is refused before a restore ------------------------------------------------------------------------------
+# --- when a restore is refused -------------------------------------------------------------------------------------
 
 
 class AStack:
@@ -792,9 +786,9 @@ def a_plan(**more: object) -> dict[str, Any]:
         (a_plan(), False, "is newer than the MLflow of prod"),
         (a_plan(other_keys=["crypto-kek-passphrase"], encrypted_rows=1), True, "does not open with the crypto-kek"),
     ],
-    ids=["another stack's", "a newer MLflow's", "under another key"],
+    ids=["of another stack", "of a newer MLflow", "with another data key"],
 )
-def test_what_this_stack_cannot_be_is_refused(
+def test_a_restore_of_an_incompatible_backup_is_refused(
     plan: dict[str, Any],
     knows: bool,  # noqa: FBT001
     words: str,
@@ -806,17 +800,17 @@ def test_what_this_stack_cannot_be_is_refused(
         restore._refuse(stack, plan)
 
 
-def test_another_key_is_no_matter_where_nothing_was_encrypted_under_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_data_key_is_accepted_when_nothing_was_encrypted_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(restore, "_knows", lambda *_: True)
     stack: Any = AStack()
     restore._refuse(stack, a_plan(other_keys=["crypto-kek-passphrase"]))
 
 
-# --- what happens around a restore ---------------------------------------------------------------------------------
+# --- during a restore ----------------------------------------------------------------------------------------------
 
 
 class ADaemon:
-    """Knows whether a restore runs, and notes what is done to the server."""
+    """Reports whether a restore runs, and records what is done to the server."""
 
     def __init__(self, *, at_work: bool) -> None:
         self.at_work = at_work
@@ -833,8 +827,8 @@ class ADaemon:
 
 
 @pytest.fixture
-def restorable(monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 - a stack, as far as a restore asks for one
-    """A stack that is used, and a backup of it."""
+def restorable(monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 - has the parts of a stack that a restore uses
+    """Return a stack that is in use and has a backup."""
     stack: Any = AStack()
     stack.daemon = ADaemon(at_work=False)
     plan = a_plan(id="0123456789", taken_at="2026-05-06T03:17:00", summary="7 runs", used=True, since="3 runs")
@@ -851,7 +845,7 @@ def fails(*_: object) -> int:
     raise StopError("the safety of prod did not succeed")
 
 
-def test_a_restore_beside_another_touches_nothing(restorable: Any) -> None:  # noqa: ANN401
+def test_a_second_restore_is_refused_while_one_runs(restorable: Any) -> None:  # noqa: ANN401
     restorable.daemon.at_work = True
     with pytest.raises(StopError, match="another restore of prod is at work; wait for it: docker logs -f mlflow-prod"):
         restore.restore(restorable)
@@ -862,7 +856,7 @@ def test_a_restore_beside_another_touches_nothing(restorable: Any) -> None:  # n
     ("since", "words"),
     [("3 runs", "made or changed since: 3 runs"), ("", "since: nothing"), (None, "could not be counted")],
 )
-def test_what_a_restore_would_take_away_is_told_before_it_is_asked_for(
+def test_a_dry_run_of_a_restore_reports_what_would_be_lost(
     restorable: Any,  # noqa: ANN401
     since: str | None,
     words: str,
@@ -877,7 +871,7 @@ def test_what_a_restore_would_take_away_is_told_before_it_is_asked_for(
     assert restorable.daemon.done == []
 
 
-def test_the_server_is_not_started_under_a_restore_that_goes_on_without_its_client(
+def test_the_server_stays_stopped_while_a_detached_restore_runs(
     restorable: Any,  # noqa: ANN401
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -892,7 +886,7 @@ def test_the_server_is_not_started_under_a_restore_that_goes_on_without_its_clie
     assert restorable.daemon.done == ["stop mlflow-prod-server"]
 
 
-def test_the_server_runs_again_after_a_restore_that_was_interrupted_while_it_stopped(
+def test_the_server_restarts_after_an_interrupted_restore(
     restorable: Any,  # noqa: ANN401
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -907,7 +901,7 @@ def test_the_server_runs_again_after_a_restore_that_was_interrupted_while_it_sto
 
 
 @pytest.mark.parametrize("variable", ["DRY_RUN", "SAFETY"])
-def test_a_word_that_is_neither_yes_nor_no_restores_nothing(
+def test_a_flag_that_is_neither_0_nor_1_is_refused_by_restore(
     restorable: Any,  # noqa: ANN401
     variable: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -918,7 +912,7 @@ def test_a_word_that_is_neither_yes_nor_no_restores_nothing(
     assert restorable.daemon.done == []
 
 
-def test_what_is_typed_to_go_on_is_what_was_asked_for(restorable: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401
+def test_the_command_to_continue_repeats_the_given_variables(restorable: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401
     monkeypatch.delenv("CONFIRM")
     monkeypatch.setenv("SAFETY", "0")
     monkeypatch.setattr(console, "interactive", lambda: False)
@@ -930,14 +924,14 @@ def test_what_is_typed_to_go_on_is_what_was_asked_for(restorable: Any, monkeypat
         gc.gc(restorable)
 
 
-def test_what_was_collected_is_counted_by_kind() -> None:
+def test_garbage_collection_counts_deletions_by_kind() -> None:
     gone = "has been permanently deleted.\n"
     printed = f"a warning\nRun with ID 0a1b {gone}Run with ID 2c3d {gone}Logged model with ID m-1 {gone}"
     assert gc.collected(printed) == "2 runs, 1 logged model"
     assert gc.collected("a warning of a Run with ID 0a1b\n") == ""
 
 
-def test_two_letters_are_no_choice_of_a_backup(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_characters_are_too_few_to_select_a_backup(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = {"id": "0123456789", "short_id": "01234567", "time": "2026-05-05T03:17:00Z", "tags": ["mlflow"]}
     monkeypatch.setattr(repository, "snapshots", lambda: [entry])
     assert repository.find("012345678") == entry
@@ -945,7 +939,7 @@ def test_two_letters_are_no_choice_of_a_backup(monkeypatch: pytest.MonkeyPatch) 
         repository.find("01")
 
 
-def test_the_latest_is_never_one_that_was_taken_before_a_restore(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latest_skips_backups_taken_before_a_restore(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = [
         {"id": name * 10, "short_id": name * 8, "time": f"2026-05-0{day}T03:17:00Z", "tags": ["mlflow", *tags]}
         for day, (name, tags) in enumerate((("a", []), ("b", ["safety"])), start=1)
@@ -960,7 +954,7 @@ def test_the_latest_is_never_one_that_was_taken_before_a_restore(monkeypatch: py
     assert repository.find("bbbbbbbb")["id"] == "b" * 10
 
 
-def test_a_restore_whose_deployment_fails_says_that_it_is_restored_and_what_is_left_to_do(
+def test_a_failed_deployment_after_a_restore_says_that_data_is_restored(
     restorable: Any,  # noqa: ANN401
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -975,7 +969,7 @@ def test_a_restore_whose_deployment_fails_says_that_it_is_restored_and_what_is_l
         restore._start(restorable)
 
 
-def test_what_is_too_damaged_for_a_backup_can_be_restored_over_all_the_same(
+def test_safety_0_restores_when_the_backup_before_a_restore_fails(
     restorable: Any,  # noqa: ANN401
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -991,7 +985,7 @@ def test_what_is_too_damaged_for_a_backup_can_be_restored_over_all_the_same(
     assert restorable.daemon.done == ["stop mlflow-prod-server", "restart mlflow-prod-server"]
 
 
-def test_a_revision_that_could_not_be_looked_up_is_not_said_to_be_newer() -> None:
+def test_a_failed_revision_lookup_is_not_reported_as_a_newer_schema() -> None:
     stack: Any = AStack()
     stack.daemon = ADaemon(at_work=False)
     stack.daemon.api = SimpleNamespace(inspect_container=lambda _: {"Image": "sha256:0"})
@@ -1010,11 +1004,11 @@ def test_a_revision_that_could_not_be_looked_up_is_not_said_to_be_newer() -> Non
         restore._knows(stack, "abc")
 
 
-# --- a folder of the host ------------------------------------------------------------------------------------------
+# --- a folder of the host as backup target -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("host", "told"), [("unix:///var/run/docker.sock", True), ("ssh://me@far", False)])
-def test_a_folder_that_is_not_there_is_told_before_anything_with_how_to_make_it(
+def test_a_missing_backup_folder_is_reported_with_the_command_to_create_it(
     host: str,
     told: bool,  # noqa: FBT001
     tmp_path: Path,
@@ -1041,7 +1035,7 @@ def test_a_folder_that_is_not_there_is_told_before_anything_with_how_to_make_it(
         ("/srv/backup", "Its backups are kept in /srv/backup. Delete them, too: docker volume rm"),
     ],
 )
-def test_where_the_backups_of_a_deleted_stack_are_is_told_with_how_to_delete_all_of_them(
+def test_deleting_a_stack_prints_where_its_backups_are(
     device: str | None, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stack: Any = AStack()

@@ -1,4 +1,4 @@
-"""The job that copies artifacts between object stores, with both of them in memory."""
+"""Test the job that copies artifacts between object stores, with both stores in memory."""
 
 import importlib.util
 import io
@@ -22,7 +22,7 @@ class Store:
     """An object store with one bucket."""
 
     def __init__(self, objects: dict[str, tuple[bytes, int]]) -> None:
-        """Take key to content and minutes after noon."""
+        """Take a mapping of key to content and minutes after noon."""
         self.objects = {key: (body, NOON + timedelta(minutes=at)) for key, (body, at) in objects.items()}
         self.loses: set[str] = set()
         self.garbles: set[str] = set()
@@ -76,7 +76,7 @@ def copy(source: Store, target: Store, monkeypatch: pytest.MonkeyPatch) -> int:
 def test_everything_is_copied_and_nothing_twice(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Names that the two stores list in different orders.
+    # The two stores list these names in different orders.
     source, target = Store({"a/b": (b"1", 0), "a.png": (b"22", 0), "a": (b"", 0)}), Store({})
     assert copy(source, target, monkeypatch) == 0
     assert {key: body for key, (body, _) in target.objects.items()} == {"a/b": b"1", "a.png": b"22", "a": b""}
@@ -85,7 +85,7 @@ def test_everything_is_copied_and_nothing_twice(
     assert "every artifact of mlflow has been copied from minio to seaweedfs" in capsys.readouterr().out
 
 
-def test_what_was_changed_since_an_earlier_move_is_copied_even_at_the_same_size(
+def test_an_object_newer_in_the_source_is_copied_even_at_the_same_size(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source = Store({"kept": (b"same", 0), "changed": (b"new!", 30), "grown": (b"longer", 5)})
@@ -96,14 +96,14 @@ def test_what_was_changed_since_an_earlier_move_is_copied_even_at_the_same_size(
     assert "older" in target.objects
 
 
-def test_what_was_written_after_the_move_is_not_overwritten_by_a_second_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    # `make down && make up` with `copyFrom` still in the file: no server is there to tell that it uses the target.
+def test_an_object_newer_in_the_target_is_not_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    # After `make down && make up` with `copyFrom` still set, no server shows that it already uses the target.
     source, target = Store({"a": (b"old", 0)}), Store({"a": (b"written since", 5)})
     assert copy(source, target, monkeypatch) == 0
     assert target.objects["a"][0] == b"written since"
 
 
-def test_an_artifact_that_did_not_arrive_fails_the_copy_and_is_named(
+def test_a_missing_artifact_fails_the_copy_and_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = Store({})
@@ -117,14 +117,14 @@ def test_an_artifact_that_did_not_arrive_fails_the_copy_and_is_named(
     ("fault", "reason"),
     [("garbles", "the target gives other bytes"), ("cuts", "the source lists 7 bytes, and gives 0")],
 )
-def test_an_artifact_that_is_another_at_the_same_size_fails_the_copy_and_is_named(
+def test_an_artifact_with_other_content_fails_the_copy_and_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: str, reason: str
 ) -> None:
     source, target = Store({"report": (b"content", 0), "report/page1": (b"page", 0)}), Store({})
     setattr(target if fault == "garbles" else source, fault, {"report"})
     assert copy(source, target, monkeypatch) == 1
     assert f"\n  report: {reason}\n" in capsys.readouterr().out
-    # The job runs again by itself: what it left must not be taken for good.
+    # Docker runs the job again: it must not accept what its failed run left.
     assert copy(source, target, monkeypatch) == 1
     assert f"\n  report: {reason}\n" in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""What is asked of the Docker daemon, where it answers late, by halves or not at all."""
+"""Test requests to a Docker daemon that answers late, incompletely or not at all."""
 
 import json
 import socket
@@ -21,12 +21,12 @@ from runtime.daemon import SILENT, Daemon
 
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nobody's proxy be asked for what is on this machine."""
+    """Exclude this machine from any proxy that is configured."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 class Silent(Daemon):
-    """A daemon that begins to answer what a command prints, and never goes on."""
+    """A daemon that starts to send the output of a command and then hangs."""
 
     def __init__(self) -> None:
         super().__init__("unix:///nowhere")
@@ -41,14 +41,14 @@ class Silent(Daemon):
         )
 
 
-def test_a_command_that_hangs_in_its_container_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_command_in_a_container_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtime.daemon.REQUEST_TIMEOUT_SECONDS", 0.1)
     assert Silent().run("server", ["true"]) == (124, "no answer within 0.1 s")
 
 
 @contextmanager
 def a_daemon(*, frames: bytes, inspected: list[dict[str, Any]], reset: bool = False) -> Iterator[Daemon]:
-    """One that runs a command: it prints `frames`, is `reset` then or not, and is `inspected`, the last for ever."""
+    """Run a daemon on which a command prints `frames`; it reports the states `inspected`, the last one repeatedly."""
 
     class Answers(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -96,9 +96,9 @@ RUNS = {"Running": True, "ExitCode": None}
         ([RUNS, RUNS, {"Running": False, "ExitCode": 3}], 3),
         ([{"Running": False, "ExitCode": None}], 124),
     ],
-    ids=["ended", "closed its output first", "nobody knows"],
+    ids=["ended", "closed its output first", "unknown"],
 )
-def test_how_a_command_in_a_container_ended_is_never_guessed(inspected: list[dict[str, Any]], code: int) -> None:
+def test_the_exit_code_of_a_command_is_never_guessed(inspected: list[dict[str, Any]], code: int) -> None:
     with a_daemon(frames=HELLO, inspected=[*inspected]) as daemon:
         assert daemon.run("server", ["true"]) == (code, "hello")
     told: list[str] = []
@@ -107,7 +107,7 @@ def test_how_a_command_in_a_container_ended_is_never_guessed(inspected: list[dic
     assert told == ["hello"]
 
 
-def test_a_connection_that_is_cut_while_a_command_prints_counts_as_no_answer() -> None:
+def test_a_connection_cut_during_output_counts_as_no_answer() -> None:
     with a_daemon(frames=HELLO + HELLO[:8], inspected=[RUNS], reset=True) as daemon:
         code, said = daemon.run("server", ["true"])
         assert code == 124
@@ -116,14 +116,14 @@ def test_a_connection_that_is_cut_while_a_command_prints_counts_as_no_answer() -
             daemon.show("server", ["true"], print)
 
 
-def test_a_command_that_nobody_can_be_asked_to_run_is_not_known_to_have_ended() -> None:
+def test_an_unreachable_daemon_counts_as_no_answer() -> None:
     code, said = Daemon("tcp://127.0.0.1:1").run("server", ["true"])
     assert code == 124
     assert "refused" in said
 
 
 class Restarting(Daemon):
-    """A daemon with `live-restore` that restarts while a container prints: it is cut off once, and back at once."""
+    """A daemon with `live-restore` that restarts while a container prints: it cuts the stream and is back at once."""
 
     def __init__(self) -> None:
         super().__init__("unix:///nowhere")
@@ -150,8 +150,8 @@ class Restarting(Daemon):
         return {"StatusCode": 7}
 
 
-def test_a_container_that_outlives_its_daemon_is_followed_to_its_end() -> None:
+def test_a_container_is_followed_across_a_restart_of_the_daemon() -> None:
     daemon, told = Restarting(), list[str]()
     assert daemon._followed(daemon, "restore", told.append) == 7  # type: ignore[arg-type]
     assert told == ["before", "after", "after", "after"]
-    assert daemon.asked == ["all", 0, 0, 0], "what was told already would be told again"
+    assert daemon.asked == ["all", 0, 0, 0], "output that was already printed would be printed again"

@@ -1,4 +1,4 @@
-"""Documents: what is generated is current, what is linked exists, what is promised is there."""
+"""Test the documentation: generated pages are current, links work, and named verbs, pages and secrets exist."""
 
 import json
 import re
@@ -52,8 +52,13 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             assert anchor in anchors(file), target
 
 
-def test_every_page_that_an_error_names_exists_with_its_section() -> None:
-    for source in [*ROOT.glob("components/*.py"), *ROOT.glob("operations/*.py"), ROOT / "settings"]:
+def test_every_page_and_section_named_by_a_message_exists() -> None:
+    sources = [
+        path
+        for room in ("settings", "runtime", "components", "operations", "offline")
+        for path in (ROOT / room).rglob("*.py")
+    ]
+    for source in sources:
         for path, anchor in re.findall(r"(docs/[\w./-]+\.md)(?:#([\w-]+))?", source.read_text()):
             assert (ROOT / path).exists(), f"{source.name}: {path}"
             if anchor:
@@ -74,8 +79,8 @@ def test_every_file_of_tests_is_collected() -> None:
             assert path.name.startswith("test_"), path
 
 
-def test_a_checkout_that_make_up_has_edited_passes_its_tests() -> None:
-    # It writes secrets into the stack files, and without a registry settings, too.
+def test_no_test_reads_the_stack_files_of_the_checkout() -> None:
+    # `make up` writes secrets into the stack files and, where no registry is reachable, settings as well.
     for path in (ROOT / "tests").rglob("*.py"):
         if path.name != "shipped.py":
             assert not re.search(r'ROOT / f?"Pulumi\.(?!yaml)', path.read_text()), path.name
@@ -84,24 +89,25 @@ def test_a_checkout_that_make_up_has_edited_passes_its_tests() -> None:
 def test_ci_pulls_every_image_that_the_acceptance_tests_run() -> None:
     step = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
     for name, image in DEFAULTS.items():
-        # No test runs it: there is nothing of it to try where its image cannot be had.
+        # No test runs Grafana: it has no package, so it cannot be tested where its image is unavailable.
         assert (image["ref"].removeprefix("docker.io/") in step) == (name != "grafana"), name
 
 
-def test_every_secret_that_can_be_set_says_what_it_restarts() -> None:
-    rotated = (ROOT / "docs" / "operations.md").read_text().partition("## Rotate a secret")[2].partition("\n## ")[0]
+def test_the_rotation_chapter_lists_every_secret() -> None:
+    page = (ROOT / "docs" / "operations" / "rotate.md").read_text()
+    rotated = page.partition("## Rotate a secret")[2].partition("\n## ")[0]
     for key in SECRET_KEYS:
         assert f"`{key}`" in rotated, key
 
 
-def test_the_workflow_runs_the_long_tests_too_on_docker_and_the_engine() -> None:
+def test_ci_runs_all_tests_and_requires_docker_and_the_engine() -> None:
     step = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
     command = re.search(r"run: (.*) make test$", step, re.MULTILINE)
     assert command
     assert set(command[1].split()) == {"LONG=1", "REQUIRE_STACK=1", "REQUIRE_ENGINE=1"}
 
 
-def test_prod_is_deployed_only_after_staging_by_the_same_steps() -> None:
+def test_prod_is_deployed_after_staging_with_the_same_steps() -> None:
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "deploy.yml").read_text())["jobs"]
     assert list(jobs) == ["staging", "prod"]
     assert jobs["prod"]["needs"] == "staging"

@@ -1,4 +1,4 @@
-"""What `make doctor` knows of an operator's Traefik, and what it says of what answers at the door."""
+"""Test how `make doctor` reads the configuration of an existing Traefik and judges the answer of the ingress."""
 
 import io
 import tarfile
@@ -14,7 +14,7 @@ from settings.parsing import parse_settings
 
 
 class Api:
-    """A daemon's, with the files of one container."""
+    """The API of a Docker daemon, with the files of one container."""
 
     def __init__(self, files: dict[str, str]) -> None:
         self.files = files
@@ -53,7 +53,7 @@ KEY = "entrypoints.websecure.transport.respondingtimeouts.readtimeout"
     [
         ({}, a_proxy("traefik", "--entryPoints.websecure.transport.respondingTimeouts.readTimeout=12h")),
         ({}, a_proxy(env=["TRAEFIK_ENTRYPOINTS_WEBSECURE_TRANSPORT_RESPONDINGTIMEOUTS_READTIMEOUT=12h"])),
-        # As Compose hands on a variable that is not set.
+        # Compose passes on an unset variable without a value.
         ({}, a_proxy(env=["TOKEN", "TRAEFIK_ENTRYPOINTS_WEBSECURE_TRANSPORT_RESPONDINGTIMEOUTS_READTIMEOUT=12h"])),
         ({"/etc/traefik/traefik.yml": YAML}, a_proxy("traefik")),
         (
@@ -61,27 +61,27 @@ KEY = "entrypoints.websecure.transport.respondingtimeouts.readtimeout"
             a_proxy("--configFile=/conf/t.toml"),
         ),
     ],
-    ids=["arguments", "variables", "variables, one without a value", "yaml", "toml of its own name"],
+    ids=["arguments", "variables", "variables, one without a value", "yaml", "toml with a custom name"],
 )
-def test_the_read_time_out_is_found_wherever_traefik_reads_it(files: dict[str, str], proxy: dict[str, Any]) -> None:
+def test_the_read_timeout_is_found_in_every_configuration_source(files: dict[str, str], proxy: dict[str, Any]) -> None:
     assert read(files, proxy)[KEY] == "12h"
 
 
-def test_a_file_alone_is_read_where_there_is_one_as_traefik_does() -> None:
+def test_a_configuration_file_overrides_arguments_and_variables() -> None:
     files = {"/etc/traefik/traefik.yml": "entryPoints: {websecure: {address: ':443'}}"}
     assert read(files, a_proxy(f"--{KEY}=12h", env=[f"TRAEFIK_{KEY.upper().replace('.', '_')}=12h"])) == {
         "entrypoints.websecure.address": ":443"
     }
 
 
-def test_a_file_that_is_not_yaml_is_no_failure() -> None:
+def test_an_invalid_yaml_file_is_ignored() -> None:
     assert read({"/etc/traefik/traefik.yml": "a: [b"}, a_proxy("--api")) == {"api": "true"}
 
 
 @pytest.mark.parametrize(
     ("written", "found"), [("60", 60), ("0", 0), ("60s", 60), ("1m30s", 90), ("12h", 43200), ("500ms", 0.5), ("0s", 0)]
 )
-def test_a_duration_is_read_as_go_spells_it(written: str, found: float) -> None:
+def test_durations_are_parsed_in_go_notation(written: str, found: float) -> None:
     assert seconds(written) == found
 
 
@@ -99,7 +99,9 @@ def test_a_duration_is_read_as_go_spells_it(written: str, found: float) -> None:
         ("password", 502, "a client without credentials gets HTTP 502, and 401 is expected"),
     ],
 )
-def test_what_a_client_without_credentials_gets_is_judged(authentication: str, status: int, words: str | None) -> None:
+def test_the_answer_to_a_client_without_credentials_is_checked(
+    authentication: str, status: int, words: str | None
+) -> None:
     traefik = {"mode": "existing"}
     if authentication == "singleSignOn":
         traefik = {"mode": "existing", "singleSignOn": "a@docker", "middlewares": ["a@docker"]}  # type: ignore[dict-item]

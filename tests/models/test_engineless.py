@@ -1,4 +1,4 @@
-"""The rehearsal without a daemon: what it understands, what it refuses, what it remembers."""
+"""Test the engine-less deployment without a daemon: what it supports, what it refuses, what it stores."""
 
 import io
 import tarfile
@@ -32,7 +32,7 @@ reader = container("reader", volumes=[{{"volume_name": volume.name, "container_p
 
 
 class Made(Host):
-    """A Docker daemon that has every image, and remembers what it was asked to make."""
+    """A Docker host that has every image and records what it is asked to create."""
 
     def __init__(self, failing: str | None = None) -> None:
         self.stack = "dev"
@@ -69,11 +69,11 @@ class Made(Host):
 def rehearse(
     folder: Path, more: str = "", *, program: str = PROGRAM, failing: str | None = None
 ) -> tuple[Made, list[str]]:
-    """Run a program, and return what it asked for and what went wrong."""
+    """Run a program without the engine; return what it created and its problems."""
     file = folder / "program.py"
     file.write_text(program.format(more=more))
     host = Made(failing)
-    # In a thread of its own: Pulumi's settings belong to a context, and its event loop to a thread.
+    # A separate thread, because Pulumi binds its settings to a context and its event loop to a thread.
     with ThreadPoolExecutor(1) as alone:
         problems = alone.submit(
             run,
@@ -98,7 +98,7 @@ def test_values_pass_from_one_resource_to_the_next(tmp_path: Path) -> None:
     assert follows == {"the-writer": "the-writer-hash"}
 
 
-def test_a_password_is_made_once_and_is_its_owners_only(tmp_path: Path) -> None:
+def test_a_password_is_generated_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:
     first, _ = rehearse(tmp_path)
     again, _ = rehearse(tmp_path)
     assert first.containers[0][0]["uploads"] == again.containers[0][0]["uploads"]
@@ -122,29 +122,29 @@ def test_a_password_is_made_once_and_is_its_owners_only(tmp_path: Path) -> None:
         ('raise pulumi.RunError("the settings are wrong")', "the settings are wrong"),
     ],
 )
-def test_what_it_does_not_know_is_refused_by_name(tmp_path: Path, more: str, words: str) -> None:
+def test_unsupported_resources_and_options_are_refused_by_name(tmp_path: Path, more: str, words: str) -> None:
     _, problems = rehearse(tmp_path, more)
     assert words in "\n".join(problems)
 
 
-def test_a_resource_that_fails_is_told_by_its_name_and_what_needs_it_is_not_made(tmp_path: Path) -> None:
+def test_a_failed_resource_is_named_and_its_dependents_are_not_created(tmp_path: Path) -> None:
     host, problems = rehearse(tmp_path, failing="the-writer")
     assert problems == ["writer (docker:index/container:Container): there is no room"]
     assert host.containers == []
 
 
-def test_a_failure_ends_the_waiting_of_everybody_else(tmp_path: Path) -> None:
+def test_a_failure_ends_every_pending_wait(tmp_path: Path) -> None:
     slow = "import asyncio\npulumi.Output.from_input(asyncio.sleep(3600)).apply(lambda _: volume)"
     _, problems = rehearse(tmp_path, slow, failing="the-writer")
     assert problems == ["writer (docker:index/container:Container): there is no room"]
 
 
-def test_a_mistake_in_the_program_is_not_swallowed(tmp_path: Path) -> None:
+def test_an_exception_in_the_program_is_raised(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         rehearse(tmp_path, "1 / 0")
 
 
-def test_an_argument_that_is_not_understood_is_refused() -> None:
+def test_an_unknown_argument_is_refused() -> None:
     host = Host(daemon=None, stack="dev", folder=Path())  # type: ignore[arg-type]
     with pytest.raises(EngineLessError, match="c: the rehearsal does not know gpus, privileged"):
         host.container({"name": "c", "privileged": True, "gpus": "all"}, follows={})
@@ -152,7 +152,7 @@ def test_an_argument_that_is_not_understood_is_refused() -> None:
         host.network({"name": "n", "ipv6": True})
 
 
-def test_a_container_is_described_in_dockers_units() -> None:
+def test_a_container_is_described_in_the_units_of_docker() -> None:
     inputs = {
         "name": "c",
         "image": "sha256:1",
@@ -179,7 +179,7 @@ def test_a_container_is_described_in_dockers_units() -> None:
     assert body["Healthcheck"]["StartPeriod"] == 600 * 10**9
 
 
-def test_all_files_of_a_container_go_up_at_once_each_with_its_place_and_mode() -> None:
+def test_all_files_of_a_container_are_uploaded_in_one_archive() -> None:
     uploads = [
         {"file": "/run/secrets/password", "content": "pässword", "permissions": "0444"},
         {"file": "/run/config/start.sh", "content": "exec true\n", "permissions": "0555"},

@@ -1,4 +1,4 @@
-"""The server's log as JSON lines, as uvicorn configures it."""
+"""Test the log of the server as JSON lines, as uvicorn configures it."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ def told(statements: str, **environment: str) -> dict[str, Any]:
     return found
 
 
-def test_a_request_is_told_by_its_parts() -> None:
+def test_a_request_is_logged_with_method_path_and_status() -> None:
     arguments = """'%s - "%s %s HTTP/%s" %d', "10.0.0.1:2", "GET", '/a?b="c"', "1.1", 200"""
     entry = told(f'logging.getLogger("uvicorn.access").info({arguments})')
     assert (entry["method"], entry["path"], entry["status"]) == ("GET", '/a?b="c"', 200)
@@ -40,11 +40,11 @@ def test_an_error_is_one_line_with_its_traceback() -> None:
     assert "ValueError: a\nb" in entry["exception"]
 
 
-def test_a_message_with_other_arguments_is_told_as_it_is() -> None:
+def test_an_access_message_with_other_arguments_is_logged_unchanged() -> None:
     assert told('logging.getLogger("uvicorn.access").info("only %s", "this")')["message"] == "only this"
 
 
-def test_the_level_is_the_settings() -> None:
+def test_the_log_level_follows_the_setting() -> None:
     both = 'logging.getLogger("mlflow.x").{}("less"); logging.getLogger("mlflow.x").{}("more")'
     assert told(both.format("info", "warning"), MLFLOW_LOGGING_LEVEL="WARNING")["message"] == "more"
     assert told(both.format("debug", "info"))["message"] == "more"

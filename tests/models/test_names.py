@@ -1,4 +1,4 @@
-"""Names, spellings and labels: small functions whose every output has to be right."""
+"""Test names, notations, digests and certificates: small functions whose exact output matters."""
 
 import contextlib
 import shutil
@@ -20,7 +20,7 @@ from settings.images import BACKUP_CONTEXT, CONTEXT, context_digest, read_by_a_b
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_data_volume_is_recognised_and_nothing_else_is() -> None:
+def test_only_data_volumes_are_recognized_as_data_volumes() -> None:
     assert names.postgres_major("dev", "mlflow-dev-postgres-18-data") == 18
     assert names.postgres_major("dev", "mlflow-dev-2-postgres-18-data") is None
     assert names.is_data_volume("dev", "mlflow-dev-minio-data")
@@ -29,27 +29,27 @@ def test_a_data_volume_is_recognised_and_nothing_else_is() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "spelled"), [(5, "5s"), (60, "1m0s"), (90, "1m30s"), (600, "10m0s")])
-def test_a_duration_is_spelled_as_docker_reads_it_back(seconds: int, spelled: str) -> None:
+def test_durations_are_written_as_docker_returns_them(seconds: int, spelled: str) -> None:
     assert go_duration(seconds) == spelled
 
 
 @pytest.mark.parametrize(("number", "spelled"), [(1, "1.0"), (0.5, "0.5"), (2.0, "2.0"), (1.5, "1.5")])
-def test_cpus_are_spelled_as_docker_reads_them_back(number: float, spelled: str) -> None:
+def test_cpus_are_written_as_docker_returns_them(number: float, spelled: str) -> None:
     assert _cpus(number) == spelled
 
 
-def test_a_fernet_key_is_made_of_a_password_and_one_that_is_a_key_already_is_left_alone() -> None:
+def test_a_fernet_key_is_derived_once() -> None:
     key = fernet_key("a" * 32)
     assert len(key) == 44
     assert fernet_key(key) == key
 
 
-def test_the_policy_of_mlflow_names_its_bucket_and_no_other() -> None:
+def test_the_bucket_policy_of_mlflow_covers_its_own_bucket_only() -> None:
     resources = [resource for statement in policy("mlflow")["Statement"] for resource in statement["Resource"]]
     assert resources == ["arn:aws:s3:::mlflow", "arn:aws:s3:::mlflow/*"]
 
 
-def test_the_digest_of_a_build_context_follows_names_contents_modes_and_the_base(tmp_path: Path) -> None:
+def test_the_build_context_digest_depends_on_names_content_modes_and_base(tmp_path: Path) -> None:
     file = tmp_path / "a.sh"
     file.write_text("x")
     (tmp_path / ".dockerignore").write_text("*\n!*.sh\n")
@@ -64,7 +64,7 @@ def test_the_digest_of_a_build_context_follows_names_contents_modes_and_the_base
     file.rename(tmp_path / "b.sh")
     third = context_digest(tmp_path, "python:3.13")
     assert len({third, first, second}) == 3
-    # What a test, a Mac or an editor leaves is read by no build.
+    # No build reads the files that a test, macOS or an editor leaves.
     (tmp_path / "__pycache__").mkdir()
     for name in ("__pycache__/x.pyc", ".DS_Store", "b.sh~", "requirements.in"):
         (tmp_path / name).write_text("x")
@@ -72,27 +72,27 @@ def test_the_digest_of_a_build_context_follows_names_contents_modes_and_the_base
 
 
 @pytest.mark.parametrize("context", [CONTEXT, BACKUP_CONTEXT])
-def test_what_is_hashed_is_what_docker_would_read(context: str, tmp_path: Path) -> None:
+def test_the_digest_covers_exactly_the_files_that_docker_reads(context: str, tmp_path: Path) -> None:
     folder = tmp_path / "context"
     shutil.copytree(ROOT / context, folder)
     for name in (".DS_Store", "notes.md", "requirements.in", "logs/x.pyc", "sub/Dockerfile"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("x")
     patterns = (folder / ".dockerignore").read_text().split()
-    # It is always sent along, so that Docker can read it.
+    # Docker always sends this file along, to read it.
     sent = exclude_paths(str(folder), patterns) - {".dockerignore"}
     hashed = {path.relative_to(folder).as_posix() for path in read_by_a_build(folder)}
     assert hashed == {name for name in sent if (folder / name).is_file()}
     assert context_digest(folder, "x") == context_digest(ROOT / context, "x")
 
 
-def test_a_dockerignore_that_is_not_understood_is_no_reason_to_hash_something_else(tmp_path: Path) -> None:
+def test_an_unsupported_dockerignore_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".dockerignore").write_text("*.md\n")
     with pytest.raises(ValueError, match="must begin with"):
         read_by_a_build(tmp_path)
 
 
-def test_the_tag_of_a_recipe_is_of_what_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tag_of_a_recipe_depends_on_the_built_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(packages.FOLDER, tmp_path / "packages")
     before = packages.ref("postgres")
     monkeypatch.setattr(packages, "FOLDER", tmp_path / "packages")
@@ -107,9 +107,9 @@ def test_the_tag_of_a_recipe_is_of_what_is_built(tmp_path: Path, monkeypatch: py
     assert packages.ref("postgres") != before
 
 
-def test_a_self_signed_certificate_is_of_the_servers_name_and_can_be_trusted(tmp_path: Path) -> None:
+def test_a_self_signed_certificate_is_stable_and_valid_for_its_hostname(tmp_path: Path) -> None:
     certificate, key = self_signed("m.example.com", "x" * 32)
-    assert (certificate, key) == self_signed("m.example.com", "x" * 32), "every plan would replace the proxy"
+    assert (certificate, key) == self_signed("m.example.com", "x" * 32), "every plan would replace the bundled Traefik"
     assert self_signed("m.example.com", "y" * 32)[1] != key
     (tmp_path / "cert.pem").write_text(certificate)
     (tmp_path / "key.pem").write_text(key)

@@ -1,4 +1,4 @@
-"""Operations: what can be known without a deployment."""
+"""Test the operations that need no deployment."""
 
 import ast
 import hashlib
@@ -49,7 +49,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def bare_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A home in which nobody has ever used Pulumi or Docker, and no terminal."""
+    """Set a home folder without any Pulumi or Docker configuration, and no terminal."""
     for name in list(os.environ):
         if name.startswith(("PULUMI_", "DOCKER_", "XDG_")) or name in ("YES", "CONFIRM", "STACK", "ARGS"):
             monkeypatch.delenv(name)
@@ -59,7 +59,7 @@ def bare_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stack:
-    """Dev, in a checkout of the test's own."""
+    """Return the stack dev, in a temporary checkout."""
     (tmp_path / "Pulumi.yaml").write_text((ROOT / "Pulumi.yaml").read_text())
     (tmp_path / "Pulumi.dev.yaml").write_text(stack_file("dev"))
     for module in (stack_module, backend):
@@ -73,7 +73,7 @@ def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stack:
 # --- the checkout ---------------------------------------------------------------------------------------------------
 
 
-def test_every_file_has_the_line_ends_of_linux_whatever_a_persons_git_does(tmp_path: Path) -> None:
+def test_a_clone_with_autocrlf_keeps_linux_line_endings(tmp_path: Path) -> None:
     clone = ["git", "-c", "core.autocrlf=true", "clone", "--quiet", str(ROOT), str(tmp_path / "clone")]
     subprocess.run(clone, check=True)
     shutil.copy(ROOT / ".gitattributes", tmp_path / "clone")
@@ -82,7 +82,7 @@ def test_every_file_has_the_line_ends_of_linux_whatever_a_persons_git_does(tmp_p
         assert b"\r\n" not in (tmp_path / "clone" / name).read_bytes(), name
 
 
-def test_scripts_with_the_line_ends_of_windows_are_refused_by_name(tmp_path: Path) -> None:
+def test_scripts_with_windows_line_endings_are_refused_by_name(tmp_path: Path) -> None:
     for part in ("assets", "mlflow"):
         shutil.copytree(ROOT / part, tmp_path / part)
     checkout.require_line_ends(tmp_path)
@@ -92,7 +92,7 @@ def test_scripts_with_the_line_ends_of_windows_are_refused_by_name(tmp_path: Pat
         checkout.require_line_ends(tmp_path)
 
 
-def test_a_makefile_with_the_line_ends_of_windows_says_so_and_what_to_type(tmp_path: Path) -> None:
+def test_a_makefile_with_windows_line_endings_prints_the_fix(tmp_path: Path) -> None:
     (tmp_path / "operations").mkdir()
     for name in ("Makefile", "operations/bootstrap.sh"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes().replace(b"\n", b"\r\n"))
@@ -110,7 +110,7 @@ def test_a_makefile_with_the_line_ends_of_windows_says_so_and_what_to_type(tmp_p
         ("OLDER-THAN=1d", r"OLDER-THAN=: no such variable"),
     ],
 )
-def test_a_variable_that_nothing_reads_is_refused_with_the_nearest_one(given: str, said: str) -> None:
+def test_an_unknown_make_variable_is_refused_with_the_nearest_name(given: str, said: str) -> None:
     done = subprocess.run(["make", "url", given], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode
     assert re.search(said, done.stderr)
@@ -118,7 +118,7 @@ def test_a_variable_that_nothing_reads_is_refused_with_the_nearest_one(given: st
 
 
 def spoken(path: Path) -> Iterator[str]:
-    """Yield the texts of a program that are not documentation: pieces of f-strings, too."""
+    """Yield every string of a program that is not a docstring, parts of f-strings included."""
     tree = ast.parse(path.read_text())
     documented = {
         id(node.body[0].value)
@@ -133,7 +133,7 @@ def spoken(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("folder", ["operations", "components", "assets", "mlflow", "rehearsal"])
-def test_what_is_to_be_typed_names_its_stack(folder: str) -> None:
+def test_every_printed_make_command_names_its_stack(folder: str) -> None:
     found = [
         f"{path.relative_to(ROOT)}: {text.strip()}"
         for path in sorted((ROOT / folder).rglob("*"))
@@ -147,7 +147,7 @@ def test_what_is_to_be_typed_names_its_stack(folder: str) -> None:
 @pytest.mark.parametrize(
     ("encoding", "called"), [("utf-16", "UTF-16"), ("utf-16-le-bom", "UTF-16"), ("latin-1", "ISO-8859-1")]
 )
-def test_a_stack_file_in_another_encoding_says_so_and_what_to_type(stack: Stack, encoding: str, called: str) -> None:
+def test_a_stack_file_that_is_not_utf8_is_refused_with_the_fix(stack: Stack, encoding: str, called: str) -> None:
     text = "config:\n  mlflow:hostname: caf\u00e9.example.com\n"
     content = b"\xff\xfe" + text.encode("utf-16-le") if encoding == "utf-16-le-bom" else text.encode(encoding)
     stack.path.write_bytes(content)
@@ -155,7 +155,7 @@ def test_a_stack_file_in_another_encoding_says_so_and_what_to_type(stack: Stack,
         stack.settings  # noqa: B018
 
 
-# --- the stack's file ----------------------------------------------------------------------------------------------
+# --- the stack file ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -171,9 +171,9 @@ def test_a_stack_file_in_another_encoding_says_so_and_what_to_type(stack: Stack,
         ),
         ("- mlflow\n", "it must begin with config:"),
     ],
-    ids=["twice", "a namespace", "no namespace", "no config", "a path", "a list"],
+    ids=["duplicate key", "unknown namespace", "no namespace", "no config", "a path", "a list"],
 )
-def test_what_would_be_ignored_is_refused(stack: Stack, text: str, words: str) -> None:
+def test_keys_that_would_be_ignored_are_refused(stack: Stack, text: str, words: str) -> None:
     stack.path.write_text(text)
     with pytest.raises(StopError) as caught:
         stack.settings  # noqa: B018 - raises
@@ -181,7 +181,7 @@ def test_what_would_be_ignored_is_refused(stack: Stack, text: str, words: str) -
     assert str(caught.value).startswith("Pulumi.dev.yaml")
 
 
-def test_what_is_not_yaml_is_told_with_the_file_and_the_line(stack: Stack) -> None:
+def test_invalid_yaml_is_reported_with_file_and_line(stack: Stack) -> None:
     stack.path.write_text("config:\n  mlflow:server: {workers: 3\n")
     with pytest.raises(StopError) as caught:
         stack.settings  # noqa: B018 - raises
@@ -189,7 +189,7 @@ def test_what_is_not_yaml_is_told_with_the_file_and_the_line(stack: Stack) -> No
     assert f'in "{stack.path}", line 3' in str(caught.value)
 
 
-def test_a_stack_that_another_checkout_deployed_is_said_to_be_so(
+def test_a_stack_deployed_from_another_checkout_is_reported(
     stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stack.report_other_checkout()
@@ -211,9 +211,7 @@ def context(home: Path, name: str, host: str) -> None:
     (home / ".docker" / "config.json").write_text(json.dumps({"currentContext": name}))
 
 
-def test_the_docker_host_is_found_as_dockers_own_command_line_finds_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_docker_host_is_resolved_as_the_docker_cli_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_host() == "unix:///var/run/docker.sock"
     context(tmp_path / "home", "colima", "unix:///colima.sock")
     assert resolve_host() == "unix:///colima.sock"
@@ -256,14 +254,14 @@ class Failing:
         raise self.error
 
 
-def test_no_permission_on_the_socket_is_told_with_the_line_to_type() -> None:
+def test_a_denied_docker_socket_is_reported_with_the_fix() -> None:
     denied = DockerException("Error while fetching server API version: PermissionError(13, 'Permission denied')")
     said = docker_daemon.docker_problem(Failing(denied))  # type: ignore[arg-type]
     assert said is not None
     assert "sudo usermod -aG docker $USER && newgrp docker" in said
 
 
-def test_a_daemon_that_hangs_is_told(tmp_path: Path) -> None:
+def test_a_docker_daemon_that_does_not_answer_is_reported(tmp_path: Path) -> None:
     (tmp_path / "docker.sock").write_text("")
     failing = Failing(requests.exceptions.ConnectionError("timed out"))
     failing.host = f"unix://{tmp_path}/docker.sock"
@@ -323,7 +321,7 @@ def host_problems(stack: Stack, host: Host, monkeypatch: pytest.MonkeyPatch) -> 
 ALL_TAKEN = {f"n{second}": [f"172.{second}.0.0/16"] for second in range(17, 31)} | {"home": ["192.168.0.0/16"]}
 
 
-def test_an_empty_address_pool_is_told_before_anything_with_what_to_type(
+def test_an_exhausted_address_pool_is_reported_with_the_setting_to_add(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Host, "subnets", lambda _: ALL_TAKEN)
@@ -335,20 +333,20 @@ def test_an_empty_address_pool_is_told_before_anything_with_what_to_type(
     assert "Docker has addresses" not in host_problems(stack, Host(cpus=1), monkeypatch)
 
 
-def test_networks_that_are_there_already_need_no_address(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_networks_need_no_new_addresses(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     there = {"mlflow-dev-backend": ["172.31.0.0/16"], "mlflow-dev-edge": ["10.0.0.0/24"]}
     monkeypatch.setattr(Host, "subnets", lambda _: ALL_TAKEN | there)
     monkeypatch.setattr(addresses, "host_routes", list)
     assert "Docker has addresses" not in host_problems(stack, Host(cpus=1), monkeypatch)
 
 
-def test_chosen_addresses_that_somebody_has_are_refused_by_name(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configured_subnets_that_overlap_are_refused_by_name(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Host, "subnets", lambda _: {"theirs": ["10.213.0.0/24"], "mlflow-dev-edge": ["10.214.0.0/26"]})
     monkeypatch.setattr(addresses, "host_routes", lambda: [("tun0", "10.8.0.0/16"), ("tun0", "10.9.0.0/16")])
     stack.set("networks", subnets={"backend": "10.213.0.0/26", "edge": "10.214.0.0/26"})
     said = host_problems(stack, Host(), monkeypatch)
     assert "mlflow:networks.subnets.backend: 10.213.0.0/26 overlaps with 10.213.0.0/24, theirs\n" in said
-    # What it has already is its own.
+    # A subnet that the network of this stack already has is no conflict.
     assert "subnets.edge" not in said
     stack.set("networks", subnets={"backend": "10.8.1.0/26"})
     assert "10.8.1.0/26 overlaps with 10.8.0.0/16, a route of this host by tun0" in host_problems(
@@ -356,7 +354,7 @@ def test_chosen_addresses_that_somebody_has_are_refused_by_name(stack: Stack, mo
     )
 
 
-def test_the_routes_of_a_host_are_read_but_those_of_dockers_bridges(tmp_path: Path) -> None:
+def test_host_routes_are_read_without_those_of_docker_bridges(tmp_path: Path) -> None:
     table = tmp_path / "route"
     table.write_text(
         "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
@@ -364,7 +362,7 @@ def test_the_routes_of_a_host_are_read_but_those_of_dockers_bridges(tmp_path: Pa
         "docker0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n"
         "tun0\t000010AC\t00000000\t0001\t0\t0\t0\t0000F0FF\t0\t0\t0\n"
         "tun0\t0000080A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n"
-        # As OpenVPN sends everything through itself.
+        # The two routes with which OpenVPN redirects all traffic.
         "tun0\t00000000\t0108080A\t0003\t0\t0\t0\t00000080\t0\t0\t0\n"
         "tun0\t00000080\t0108080A\t0003\t0\t0\t0\t00000080\t0\t0\t0\n"
     )
@@ -372,7 +370,7 @@ def test_the_routes_of_a_host_are_read_but_those_of_dockers_bridges(tmp_path: Pa
     assert list(addresses.host_routes(tmp_path / "none")) == []
 
 
-def test_everything_about_the_host_is_told_at_once(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_problems_of_the_host_are_reported_at_once(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capacity, "MINIMUM_FREE_GB", 10**6)
     said = host_problems(stack, Host(cpus=1, memory_mb=1024), monkeypatch)
     assert said.startswith("nothing was changed\n")
@@ -383,16 +381,14 @@ def test_everything_about_the_host_is_told_at_once(stack: Stack, monkeypatch: py
     assert "choose another in Pulumi.dev.yaml, under mlflow:server: port: 5001" in said
 
 
-def test_a_build_needs_room_even_where_every_image_that_is_pulled_is_here(
-    stack: Stack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_free_disk_space_is_checked_when_only_a_build_is_missing(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host()
     monkeypatch.setattr(host, "has_image", lambda name: not name.startswith("localhost/"))
     monkeypatch.setattr(capacity, "MINIMUM_FREE_GB", 10**6)
     assert "GB free in /, needs 1000000" in host_problems(stack, host, monkeypatch)
 
 
-def test_another_address_of_the_host_has_ports_of_its_own(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_taken_on_another_host_address_is_no_conflict(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host()
     host.published_on = "10.0.0.5"
     monkeypatch.setattr(ports, "_bound", lambda _address, _port: False)
@@ -400,7 +396,7 @@ def test_another_address_of_the_host_has_ports_of_its_own(stack: Stack, monkeypa
     checks.require_host(stack)
 
 
-def test_nothing_is_started_under_a_restore(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deployment_is_refused_while_a_restore_runs(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     class Restoring(Host):
         def inspect(self, name: str) -> dict[str, Any] | None:  # type: ignore[override]
             return {"State": {"Running": True}} if name == "mlflow-dev-restore" else None
@@ -411,7 +407,7 @@ def test_nothing_is_started_under_a_restore(stack: Stack, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("service", ["prometheus", "alertmanager", "grafana"])
-def test_a_port_of_the_monitoring_is_looked_at_too(stack: Stack, monkeypatch: pytest.MonkeyPatch, service: str) -> None:
+def test_host_ports_of_the_monitoring_are_checked(stack: Stack, monkeypatch: pytest.MonkeyPatch, service: str) -> None:
     monkeypatch.setattr(ports, "_bound", lambda _address, port: port == 9999)
     stack.set("monitoring", **{"mode": "bundled", f"{service}Port": 9999})
     assert f"mlflow:monitoring.{service}Port: port 9999 of 127.0.0.1 is taken by another program" in host_problems(
@@ -420,7 +416,7 @@ def test_a_port_of_the_monitoring_is_looked_at_too(stack: Stack, monkeypatch: py
 
 
 class Generated(Engine):
-    """An engine whose state has a generated data key, and another one in use, or outputs that were never written."""
+    """An engine whose state has a generated data key, and either another one in use or no outputs yet."""
 
     used = False
 
@@ -441,13 +437,13 @@ class Generated(Engine):
         return json.dumps({"deployment": {"resources": resources}})
 
 
-def test_what_a_killed_deployment_generated_is_saved_before_its_generator_goes(stack: Stack) -> None:
+def test_a_data_key_generated_by_a_killed_deployment_is_saved(stack: Stack) -> None:
     engine = Generated(stack)
     assert save_credentials(engine) == ["backupPassword"]
     assert engine.written == ("backupPassword", "made")
 
 
-def test_the_data_key_that_was_in_use_is_saved_and_not_the_one_that_was_generated(stack: Stack) -> None:
+def test_the_data_key_in_use_is_saved_rather_than_the_generated_one(stack: Stack) -> None:
     engine = Generated(stack)
     engine.used = True
     assert save_credentials(engine) == ["backupPassword"]
@@ -464,18 +460,18 @@ SEALED = {
 """Written by Pulumi 3.260 with the passphrase `correct-horse`."""
 
 
-def test_the_secrets_of_a_file_are_opened_by_its_passphrase_alone() -> None:
+def test_encrypted_secrets_are_decrypted_by_their_passphrase_only() -> None:
     assert encrypted.opened(SEALED, "correct-horse") == {"adminPassword": "a secret value"}
     assert encrypted.opened(SEALED, "another") is None
     assert encrypted.opened({**SEALED, "encryptionsalt": None}, "correct-horse") is None
 
 
-def test_a_password_in_the_stacks_file_needs_no_engine_and_no_backend(
+def test_a_credential_in_the_stack_file_is_read_without_the_engine(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stack.path.write_text(yaml.safe_dump(SEALED))
     monkeypatch.setenv("PULUMI_CONFIG_PASSPHRASE", "correct-horse")
-    monkeypatch.setattr(engine_for, "engine_of", lambda *_, **__: pytest.fail("the engine was asked"))
+    monkeypatch.setattr(engine_for, "engine_of", lambda *_, **__: pytest.fail("the engine was called"))
     assert secrets.credential(stack, "adminPassword") == "a secret value"
 
 
@@ -486,7 +482,7 @@ def test_an_address_of_another_host_is_refused(stack: Stack, monkeypatch: pytest
         checks.require_host(stack)
 
 
-def test_a_disk_that_is_nearly_full_is_told_even_where_nothing_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_nearly_full_disk_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**28))
     problem = capacity.disk_problem(cast("Daemon", Host()))
     assert problem is not None
@@ -495,7 +491,7 @@ def test_a_disk_that_is_nearly_full_is_told_even_where_nothing_is_missing(monkey
     assert capacity.disk_problem(cast("Daemon", Host())) is None
 
 
-def test_a_reader_that_went_away_is_no_error_of_dockers() -> None:
+def test_a_closed_output_pipe_is_not_reported_as_a_docker_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
@@ -517,17 +513,17 @@ def test_a_fresh_machine_gets_a_local_backend_and_a_private_passphrase(stack: St
     assert path == tmp_path / "home/.config/pulumi-mlflow/dev.passphrase"
     assert path.stat().st_mode & 0o777 == 0o600
     assert len(path.read_text().strip()) > 40
-    assert Engine(stack).exports == exports, "the second time finds it"
+    assert Engine(stack).exports == exports, "the second call must find the existing passphrase"
 
 
 class NewStack(Engine):
-    """An engine whose backend has never heard of the stack."""
+    """An engine whose backend does not know the stack."""
 
     def knows_stack(self) -> bool:
         return False
 
     def plan(self, *_: str) -> Plan:
-        pytest.fail("it was planned")
+        pytest.fail("the stack was planned")
 
 
 @pytest.fixture
@@ -536,7 +532,7 @@ def new(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Stack:
     return stack
 
 
-def test_a_plan_of_what_nobody_deployed_is_a_copys_and_leaves_nothing(
+def test_a_preview_of_an_undeployed_stack_uses_a_copy_and_leaves_nothing(
     new: Stack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     planned: list[str] = []
@@ -548,7 +544,9 @@ def test_a_plan_of_what_nobody_deployed_is_a_copys_and_leaves_nothing(
     assert not (tmp_path / "home" / ".config").exists()
 
 
-def test_what_nobody_deployed_has_no_drift(new: Stack, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_drift_of_an_undeployed_stack_is_unknown(
+    new: Stack, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     with pytest.raises(StopError, match="could not be found out"):
         preview.drift(new)
     said = capsys.readouterr().out
@@ -557,7 +555,7 @@ def test_what_nobody_deployed_has_no_drift(new: Stack, capsys: pytest.CaptureFix
     assert not (tmp_path / "home" / ".config").exists()
 
 
-def test_the_copy_is_of_what_a_plan_reads_and_of_nothing_else() -> None:
+def test_a_preview_copy_has_every_file_that_the_program_reads() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     top = {Path(name).parts[0] for name in tracked}
     known = {*copy_preview.PARTS, *copy_preview.FILES, "Pulumi.dev.yaml", "Pulumi.staging.yaml", "Pulumi.prod.yaml"}
@@ -575,7 +573,7 @@ def test_the_copy_is_of_what_a_plan_reads_and_of_nothing_else() -> None:
         ("nothing", "mkdir .pulumi: read-only file system", "check the folder: ls -ld "),
     ],
 )
-def test_a_backend_that_cannot_be_used_is_named_with_what_chose_it_and_what_to_type(
+def test_an_unusable_backend_is_reported_with_the_fix(
     stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: str, said: str, advice: str
 ) -> None:
     if chosen == "login":
@@ -626,9 +624,9 @@ Duration: 7s
             [],
         ),
     ],
-    ids=["nothing to do", "a change"],
+    ids=["no change", "a change"],
 )
-def test_without_a_terminal_only_what_changes_is_shown_and_nothing_is_said_to_be_nothing(
+def test_output_without_a_terminal_shows_changes_only(
     stack: Stack,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -637,7 +635,7 @@ def test_without_a_terminal_only_what_changes_is_shown_and_nothing_is_said_to_be
     said: list[str],
 ) -> None:
     cli = tmp_path / "pulumi"
-    # As Pulumi does, with blanks at the end of a line.
+    # Pulumi prints blanks at the end of these lines.
     (tmp_path / "printed").write_text(re.sub(r"(?m)^(    \w+:.*| ~ .*)$", r"\1  ", printed))
     cli.write_text(f"#!/bin/sh\ncat {tmp_path}/printed\n")
     cli.chmod(0o755)
@@ -650,7 +648,7 @@ def test_without_a_terminal_only_what_changes_is_shown_and_nothing_is_said_to_be
     assert told.err.splitlines() == said
 
 
-def test_doctor_asks_the_backend(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_checks_the_backend(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(_: Engine) -> bool:
         raise StopError("Pulumi cannot use the backend")
 
@@ -660,7 +658,7 @@ def test_doctor_asks_the_backend(stack: Stack, monkeypatch: pytest.MonkeyPatch) 
         doctor.doctor(stack)
 
 
-def test_secrets_of_another_machine_ask_for_its_passphrase(stack: Stack, tmp_path: Path) -> None:
+def test_secrets_encrypted_elsewhere_require_their_passphrase(stack: Stack, tmp_path: Path) -> None:
     stack.path.write_text(stack.path.read_text() + "encryptionsalt: v1:abc\n")
     with pytest.raises(StopError, match="its secrets were encrypted elsewhere, and their passphrase is not here"):
         Engine(stack)
@@ -668,7 +666,7 @@ def test_secrets_of_another_machine_ask_for_its_passphrase(stack: Stack, tmp_pat
 
 
 def a_state(home: Path, resources: list[dict[str, str]] | None) -> Path:
-    """Leave the state of a dev that somebody deployed, whose passphrase is gone."""
+    """Write the state of a deployed dev whose passphrase file is missing."""
     path = home / ".local/state/pulumi-mlflow/.pulumi/stacks/mlflow/dev.json"
     path.parent.mkdir(parents=True)
     latest = {"secrets_providers": {"type": "passphrase"}} | ({"resources": resources} if resources else {})
@@ -676,7 +674,7 @@ def a_state(home: Path, resources: list[dict[str, str]] | None) -> Path:
     return path
 
 
-def test_a_state_whose_passphrase_is_gone_is_told_with_where_both_are(stack: Stack, tmp_path: Path) -> None:
+def test_a_state_without_its_passphrase_is_reported_with_both_paths(stack: Stack, tmp_path: Path) -> None:
     path = a_state(tmp_path / "home", [{"urn": "x::y"}])
     with pytest.raises(StopError) as told:
         Engine(stack)
@@ -684,7 +682,7 @@ def test_a_state_whose_passphrase_is_gone_is_told_with_where_both_are(stack: Sta
     assert f"put it into {tmp_path}/home/.config/pulumi-mlflow/dev.passphrase" in str(told.value)
 
 
-def test_a_destroyed_stack_whose_passphrase_is_gone_is_made_anew(
+def test_a_destroyed_stack_without_its_passphrase_is_created_anew(
     stack: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     called: list[tuple[str, ...]] = []
@@ -705,12 +703,14 @@ def test_a_destroyed_stack_whose_passphrase_is_gone_is_made_anew(
 
 
 @pytest.mark.parametrize("variable", ["PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"])
-def test_a_teams_own_passphrase_wins(stack: Stack, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_a_passphrase_in_the_environment_takes_precedence(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
     monkeypatch.setenv(variable, "")
     assert "PULUMI_CONFIG_PASSPHRASE_FILE" not in Engine(stack).exports
 
 
-def test_the_passphrase_of_another_stack_in_the_shell_is_not_this_ones(
+def test_an_exported_passphrase_file_of_another_stack_is_ignored(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     prod = tmp_path / "home/.config/pulumi-mlflow/prod.passphrase"
@@ -718,7 +718,7 @@ def test_the_passphrase_of_another_stack_in_the_shell_is_not_this_ones(
     assert Engine(stack).exports["PULUMI_CONFIG_PASSPHRASE_FILE"].endswith("/dev.passphrase")
 
 
-def test_a_docker_host_of_the_stacks_own_is_not_put_into_a_shell(stack: Stack) -> None:
+def test_a_docker_host_in_the_stack_file_is_not_exported(stack: Stack) -> None:
     assert "DOCKER_HOST" in Engine(stack).exports
     stack.path.write_text(stack.path.read_text() + "  docker:host: ssh://prod\n")
     assert "DOCKER_HOST" not in Engine(stack).exports
@@ -730,7 +730,9 @@ def test_a_secrets_provider_needs_no_passphrase(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("how", ["variable", "token", "login", "project"])
-def test_a_teams_own_backend_wins(stack: Stack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str) -> None:
+def test_a_configured_backend_takes_precedence(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str
+) -> None:
     if how == "variable":
         monkeypatch.setenv("PULUMI_BACKEND_URL", "s3://states")
     elif how == "token":
@@ -756,7 +758,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Path]:
-    """A release of the CLI on a server of this machine."""
+    """Serve a release of the CLI on this machine; return its URL and its file of checksums."""
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(cli, "LOCAL_CLI", tmp_path / ".pulumi-cli")
@@ -791,18 +793,20 @@ def test_a_cli_with_another_checksum_is_not_installed(release: tuple[str, Path])
     assert not cli.LOCAL_CLI.exists()
 
 
-def test_a_proxys_own_page_in_its_place_is_no_release(release: tuple[str, Path]) -> None:
+def test_an_error_page_instead_of_checksums_is_refused(release: tuple[str, Path]) -> None:
     release[1].write_text("<html>\n<body>This site is blocked</body>\n")
     with pytest.raises(cli.NoEngineError, match="are not the checksums of a release"):
         cli.install_cli(release[0])
 
 
-def test_a_cli_that_cannot_be_downloaded_is_told_with_what_to_do() -> None:
+def test_a_failed_cli_download_is_reported_with_what_to_do() -> None:
     with pytest.raises(StopError, match=r"install Pulumi 3\.250 or newer yourself"):
         cli.install_cli("http://127.0.0.1:9")
 
 
-def test_a_cli_that_is_too_old_is_not_said_to_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outdated_cli_is_reported_as_outdated_not_as_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old = tmp_path / "pulumi"
     old.write_text("#!/bin/sh\necho v3.201.0\n")
     old.chmod(0o755)
@@ -814,8 +818,8 @@ def test_a_cli_that_is_too_old_is_not_said_to_be_missing(tmp_path: Path, monkeyp
 # --- locks ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_process_is_alive_only_if_it_is_a_pulumi_that_runs() -> None:
-    assert not recovery._alive(os.getpid()), "this is no pulumi"
+def test_only_a_running_pulumi_process_counts_as_alive() -> None:
+    assert not recovery._alive(os.getpid()), "this process is not pulumi"
     gone = subprocess.Popen(["true"])
     gone.wait()
     assert not recovery._alive(gone.pid)
@@ -839,14 +843,14 @@ def test_a_zombie_holds_no_lock(tmp_path: Path) -> None:
 # --- answers -------------------------------------------------------------------------------------------------------
 
 
-def test_without_a_terminal_nothing_waits_for_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_question_without_a_terminal_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StopError, match="answer with YES=1"):
         console.confirmed("Install Docker?")
     monkeypatch.setenv("YES", "1")
     assert console.confirmed("Install Docker?")
 
 
-def test_deleting_wants_the_name_and_yes_is_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deleting_requires_confirm_and_yes_is_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("YES", "1")
     with pytest.raises(StopError, match="CONFIRM=prod"):
         console.require_name("prod", "This deletes everything.")
@@ -855,7 +859,7 @@ def test_deleting_wants_the_name_and_yes_is_not_enough(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("name", ["Prod", "my_stack", "-x", "a" * 40, "../x"])
-def test_a_stacks_name_must_do_as_a_docker_name(name: str) -> None:
+def test_a_stack_name_must_be_valid_in_docker_names(name: str) -> None:
     with pytest.raises(StopError, match="a stack's name is in Docker names"):
         Stack(name)
 
@@ -863,7 +867,7 @@ def test_a_stacks_name_must_do_as_a_docker_name(name: str) -> None:
 # --- digests -------------------------------------------------------------------------------------------------------
 
 
-def test_pin_writes_what_the_registry_says_and_names_what_it_does_not_know(
+def test_pin_writes_digests_and_names_images_without_one(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[str] = []
@@ -883,11 +887,11 @@ def test_pin_writes_what_the_registry_says_and_names_what_it_does_not_know(
     assert ("config", "set", "--path", "mlflow:images.postgres.ref", "docker.io/library/postgres:18.6") in calls
     assert ("config", "set", "--path", "mlflow:images.postgres.digest", "sha256:" + "a" * 64) in calls
     assert "mlflow:images.postgres: docker.io/library/postgres:18.6@sha256:aaa" in capsys.readouterr().out
-    # What it does not run is not frozen at the version of today.
+    # Images that this stack does not run are not pinned.
     assert [ref.rpartition("/")[2].partition(":")[0] for ref in asked] == ["postgres", "silo", "mc", "python"]
 
 
-def test_an_image_that_is_built_here_has_nothing_to_pin(
+def test_locally_built_images_are_not_pinned(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[str] = []
@@ -900,7 +904,7 @@ def test_an_image_that_is_built_here_has_nothing_to_pin(
 
 
 @pytest.mark.parametrize("proxy", ["", "http://proxy.example.com:3128"])
-def test_a_client_behind_a_proxy_is_kept_from_asking_it_for_this_host(
+def test_client_prints_a_proxy_exception_for_this_host_behind_a_proxy(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], proxy: str
 ) -> None:
     for name in ("no_proxy", "NO_PROXY", "http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"):
@@ -912,7 +916,7 @@ def test_a_client_behind_a_proxy_is_kept_from_asking_it_for_this_host(
     assert (line in capsys.readouterr().out.splitlines()) == bool(proxy)
 
 
-def test_what_a_remote_host_has_on_loopback_is_told_with_the_way_there(stack: Stack) -> None:
+def test_a_loopback_url_on_a_remote_host_is_printed_with_its_ssh_tunnel(stack: Stack) -> None:
     assert ingress.ssh_forward_hint(stack) is None
     stack.path.write_text(stack.path.read_text() + "  docker:host: ssh://me@prod:2222\n")
     assert ingress.ssh_forward_hint(stack) == (
@@ -920,7 +924,7 @@ def test_what_a_remote_host_has_on_loopback_is_told_with_the_way_there(stack: St
     )
 
 
-def test_a_program_is_told_that_a_stack_is_not_deployed(
+def test_the_json_status_reports_a_stack_that_is_not_deployed(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def nothing(_: Stack) -> None:
@@ -941,14 +945,14 @@ BROKEN = "#15 3.1 the trim is broken\n#15 ERROR: exit code: 3\n------\nERROR: fa
 @pytest.mark.parametrize(
     ("log", "shown"),
     [(BUILT, False), (TAGGED, False), (BROKEN, True), (BUILT + BROKEN, True), (BROKEN + BUILT, False)],
-    ids=["built", "built by the old builder", "broken", "broken after it was built", "mended"],
+    ids=["built", "built by the old builder", "broken", "broken after it was built", "fixed"],
 )
-def test_the_log_of_a_build_is_shown_where_that_failed(
+def test_the_build_log_is_shown_when_the_build_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], log: str, *, shown: bool
 ) -> None:
     monkeypatch.setattr(deploy, "ROOT", tmp_path)
     (tmp_path / "build-mlflow.log").write_text(log)
-    # One that is built beside it, and ends well later.
+    # Another image is built at the same time and succeeds later.
     (tmp_path / "build-backup.log").write_text(BUILT)
     deploy._show_build_log(0)
     said = capsys.readouterr().err
@@ -961,7 +965,7 @@ def test_the_log_of_a_build_is_shown_where_that_failed(
 
 
 def without_provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Pulumi CLI that can download nothing."""
+    """Install a Pulumi CLI that cannot download anything."""
     command = tmp_path / "pulumi"
     command.write_text(
         "#!/bin/sh\necho 'warning: no such host' >&2\necho 'error: failed all 5 attempts' >&2\nexit 255\n"
@@ -970,7 +974,7 @@ def without_provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "require_cli", lambda: command)
 
 
-def test_a_provider_that_cannot_be_had_is_told_before_anything(
+def test_an_unavailable_provider_is_reported_before_any_change(
     stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_provider(tmp_path, monkeypatch)
@@ -981,7 +985,7 @@ def test_a_provider_that_cannot_be_had_is_told_before_anything(
         Engine(stack)
 
 
-def test_dev_is_rehearsed_where_the_engine_cannot_be_had(
+def test_dev_is_deployed_without_the_engine_when_the_engine_is_unavailable(
     stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_provider(tmp_path, monkeypatch)
@@ -992,7 +996,9 @@ def test_dev_is_rehearsed_where_the_engine_cannot_be_had(
 
 
 @pytest.mark.parametrize("why", ["another stack", "protected data"])
-def test_nothing_else_is_rehearsed(stack: Stack, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+def test_other_stacks_and_protected_data_are_not_deployed_without_the_engine(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
     monkeypatch.setenv("ENGINELESS", "0" if why == "another stack" else "1")
     if why == "another stack":
         stack.name = "other"
@@ -1011,7 +1017,7 @@ def test_nothing_else_is_rehearsed(stack: Stack, monkeypatch: pytest.MonkeyPatch
         ([], {"mlflow-dev-minio-data"}, "dev has data, and what opens them is not here: mlflow-dev-minio-data"),
     ],
 )
-def test_another_deployment_is_refused_before_a_password_is_made(
+def test_an_engineless_deployment_is_refused_beside_foreign_containers_or_data(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, strangers: list[str], volumes: set[str], words: str
 ) -> None:
     monkeypatch.setattr("offline.host.Host.strangers", lambda _: strangers)
@@ -1022,7 +1028,7 @@ def test_another_deployment_is_refused_before_a_password_is_made(
 
 
 class Engineless:
-    """An engine whose config has `secrets` already, and that can plan or not."""
+    """An engine whose config already has `secrets`, and whose plans succeed or fail."""
 
     def __init__(self, stack: Stack, secrets: dict[str, str], *, plans: bool = True) -> None:
         self.stack = stack
@@ -1046,7 +1052,7 @@ class Engineless:
         ({}, False, "Pulumi cannot plan this stack"),
     ],
 )
-def test_a_rehearsal_is_kept_where_the_engine_cannot_take_it_over(
+def test_an_engineless_deployment_is_kept_when_the_engine_cannot_take_over(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, secrets: dict[str, str], *, plans: bool, words: str
 ) -> None:
     rehearsed_with(stack, monkeypatch, "postgres-password")
@@ -1058,8 +1064,8 @@ def test_a_rehearsal_is_kept_where_the_engine_cannot_take_it_over(
     assert engineless._passwords(stack).read() == before
 
 
-def test_the_status_names_the_image_that_was_asked_for(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Postgres without a digest, as it is shipped, and MinIO with one, which is no part of a tag.
+def test_the_status_names_the_configured_image(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Postgres has no digest, as shipped; MinIO has one, which is not part of its tag.
     stack.set("images", minio={"digest": f"sha256:{'0' * 64}"})
     tags = {"minio": ["pgsty/silo:RELEASE.2026-09-16T00-00-00Z"], "postgres": ["postgres:18.6"], "mine": []}
     api = SimpleNamespace(inspect_image=lambda image: {"RepoTags": ["another/name:1", *tags[image]]})
@@ -1069,7 +1075,7 @@ def test_the_status_names_the_image_that_was_asked_for(stack: Stack, monkeypatch
 
 
 @pytest.mark.parametrize("verb", ["down", "destroy"])
-def test_what_was_generated_is_saved_before_a_stack_ends_and_what_would_lose_it_is_told(
+def test_generated_secrets_are_saved_before_down_and_destroy(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
 ) -> None:
     done: list[str] = []
@@ -1095,11 +1101,11 @@ def test_what_was_generated_is_saved_before_a_stack_ends_and_what_would_lose_it_
 
 
 @pytest.mark.parametrize("verb", ["up", "down", "destroy", "backup", "drill", "gc", "pin"])
-def test_a_dry_run_of_what_has_none_changes_nothing(
+def test_a_verb_without_dry_run_refuses_it_and_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
 ) -> None:
     monkeypatch.setenv("DRY_RUN", "1")
-    monkeypatch.setitem(VERBS, verb, lambda _: pytest.fail("it did it"))
+    monkeypatch.setitem(VERBS, verb, lambda _: pytest.fail("the verb ran"))
     assert main([verb]) == 1
     said = capsys.readouterr().err
     assert f"make {verb} has no DRY_RUN; nothing was changed" in said
@@ -1113,7 +1119,7 @@ def test_a_dry_run_of_what_has_none_changes_nothing(
         (requests.ConnectionError("refused"), "Docker: refused\n  type: make doctor"),
     ],
 )
-def test_a_file_that_cannot_be_written_is_not_dockers_fault(
+def test_a_file_error_is_not_reported_as_a_docker_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, said: str
 ) -> None:
     def fails(_: Stack) -> None:
@@ -1127,13 +1133,13 @@ def test_a_file_that_cannot_be_written_is_not_dockers_fault(
 
 
 @pytest.mark.parametrize("text", ["", "config:\n", "config:\n  mlflow:images:\n", "# a comment\n"])
-def test_a_setting_is_set_in_a_file_that_has_none(stack: Stack, text: str) -> None:
+def test_a_setting_can_be_added_to_an_empty_stack_file(stack: Stack, text: str) -> None:
     stack.path.write_text(text)
     stack.set("images", source="packages")
     assert yaml.safe_load(stack.path.read_text()) == {"config": {"mlflow:images": {"source": "packages"}}}
 
 
-def test_who_only_looks_makes_no_stack(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_a_credential_does_not_create_a_stack(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = SimpleNamespace(knows_stack=lambda: False)
     monkeypatch.setattr(engine_for, "engine_of", lambda *_, **__: engine)
     with pytest.raises(StopError, match=r"has no such stack(.|\n)*PULUMI_BACKEND_URL"):
@@ -1161,7 +1167,7 @@ def test_the_folder_of_a_file_backend_is_found(
 
 
 @pytest.mark.parametrize(("times", "told"), [(2, "it is there"), (9, None)])
-def test_a_state_that_is_being_written_is_read_again(
+def test_a_state_that_is_being_written_is_retried(
     stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, told: str | None
 ) -> None:
     monkeypatch.setattr("operations.engine.engine.HALF_WRITTEN_SECONDS", (0.01,) * 5)
@@ -1182,7 +1188,7 @@ def test_a_state_that_is_being_written_is_read_again(
 
 
 @pytest.mark.parametrize("left", [[], ["mlflow-dev-server"]])
-def test_a_stack_that_nobody_deployed_is_not_made_to_be_ended(
+def test_down_creates_no_stack_unless_containers_are_left(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, left: list[str]
 ) -> None:
     made: list[bool] = []
@@ -1191,7 +1197,7 @@ def test_a_stack_that_nobody_deployed_is_not_made_to_be_ended(
     monkeypatch.setattr(engine_for, "leftovers", lambda _: left)
     monkeypatch.setattr(Stack, "daemon", property(lambda _: SimpleNamespace(host="unix:///d.sock")))
     if left:
-        # What the backend has forgotten is still there to be removed.
+        # Containers that the backend no longer knows can still be removed.
         assert cast("object", engine_for.engine_to_end(stack)) is engine
     else:
         with pytest.raises(StopError, match=r"dev is not deployed on unix:///d\.sock"):
@@ -1199,10 +1205,10 @@ def test_a_stack_that_nobody_deployed_is_not_made_to_be_ended(
     assert made == [True] * len(left)
 
 
-def test_a_lock_that_is_gone_when_it_is_read_is_nobodys(stack: Stack, tmp_path: Path) -> None:
+def test_a_lock_that_vanishes_while_it_is_read_is_ignored(stack: Stack, tmp_path: Path) -> None:
     folder = tmp_path / "locks" / "organization" / "mlflow" / "dev"
     folder.mkdir(parents=True)
-    # It was there when the folder was listed.
+    # The lock file was listed, but cannot be read any more.
     (folder / "a.json").symlink_to(folder / "nothing")
     cancelled: list[str] = []
     engine = SimpleNamespace(stack=stack, state_folder=tmp_path, call=cancelled.append)
@@ -1213,7 +1219,7 @@ def test_a_lock_that_is_gone_when_it_is_read_is_nobodys(stack: Stack, tmp_path: 
 PROBE = 'INFO:     127.0.0.1:40000 - "GET /api/2.0/mlflow/experiments/search?max_results=1 HTTP/1.1" {} OK'
 
 
-def test_the_logs_leave_out_what_the_health_check_asks_and_go_on_without_a_container(
+def test_logs_skip_health_checks_and_missing_containers(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = [PROBE.format(200), PROBE.format(401), PROBE.format(500), "a client's request"]
@@ -1234,7 +1240,7 @@ def test_the_logs_leave_out_what_the_health_check_asks_and_go_on_without_a_conta
 
 
 class WithNetworks:
-    """A daemon with the networks of dev, and with `guests` of somebody else on one of them."""
+    """A daemon with the networks of dev, and with foreign containers, the `guests`, on one of them."""
 
     def __init__(self, *guests: str) -> None:
         self.guests = guests
@@ -1249,7 +1255,7 @@ class WithNetworks:
         return {"Containers": {"ours": {"Name": "mlflow-dev-server"}} | {name: {"Name": name} for name in self.guests}}
 
 
-def test_a_rehearsal_is_kept_where_somebody_else_is_on_its_networks(
+def test_an_engineless_deployment_is_kept_when_foreign_containers_use_it(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = rehearsed_with(stack, monkeypatch, "postgres-password")
@@ -1261,7 +1267,7 @@ def test_a_rehearsal_is_kept_where_somebody_else_is_on_its_networks(
 
 
 def rehearsed_with(stack: Stack, monkeypatch: pytest.MonkeyPatch, *passwords: str) -> list[str]:
-    """Make `stack` a rehearsed one with these passwords; returns what is done to its containers."""
+    """Turn `stack` into an engine-less deployment with these passwords; return what is done to its containers."""
     done: list[str] = []
     monkeypatch.setattr("offline.host.Host.prune", lambda _: done.append("pruned"))
     monkeypatch.setattr(Stack, "daemon", property(lambda _: SimpleNamespace(volumes=set, api=WithNetworks())))
@@ -1270,8 +1276,8 @@ def rehearsed_with(stack: Stack, monkeypatch: pytest.MonkeyPatch, *passwords: st
     return done
 
 
-@pytest.mark.parametrize("written", ["mine", {"secure": "v1:abc"}], ids=["in clear", "encrypted since"])
-def test_a_secret_that_the_stacks_file_has_is_handed_over_as_the_one_in_use(
+@pytest.mark.parametrize("written", ["mine", {"secure": "v1:abc"}], ids=["plain text", "encrypted since"])
+def test_a_secret_in_the_stack_file_is_handed_over_unchanged(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, written: object
 ) -> None:
     rehearsed_with(stack, monkeypatch, "crypto-kek-passphrase")
@@ -1284,7 +1290,7 @@ def test_a_secret_that_the_stacks_file_has_is_handed_over_as_the_one_in_use(
     assert not engineless.owns(stack)
 
 
-def test_nobody_who_was_not_asked_loses_what_runs_to_a_hand_over(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_takes_over_only_after_an_approval(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     done = rehearsed_with(stack, monkeypatch, "postgres-password")
     monkeypatch.setattr(engineless, "confirmed", lambda _: False)
     host = Engineless(stack, {})
@@ -1297,7 +1303,7 @@ def test_nobody_who_was_not_asked_loses_what_runs_to_a_hand_over(stack: Stack, m
 
 
 @pytest.mark.parametrize(("passwords", "kept"), [(["postgres-password"], False), (["backup-password"], True)])
-def test_what_opens_a_backup_outlives_a_rehearsed_stack_wherever_the_backup_is(
+def test_destroying_an_engineless_deployment_keeps_the_backup_password(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, passwords: list[str], *, kept: bool
 ) -> None:
     assert rehearsed_with(stack, monkeypatch, *passwords) == []
@@ -1306,11 +1312,11 @@ def test_what_opens_a_backup_outlives_a_rehearsed_stack_wherever_the_backup_is(
     assert engineless.owns(stack) == kept
 
 
-# --- images that were saved ----------------------------------------------------------------------------------------
+# --- images from an archive ----------------------------------------------------------------------------------------
 
 
 class Offline(Host):
-    """A daemon that reaches no registry."""
+    """A daemon that cannot reach a registry."""
 
     def __init__(self, *, broken: str = "") -> None:
         super().__init__()
@@ -1333,7 +1339,7 @@ class Offline(Host):
 
 
 def offline(stack: Stack, monkeypatch: pytest.MonkeyPatch, archive: str, **daemon: str) -> Offline:
-    """Dev whose images come from `archive`, on a daemon that has none of them."""
+    """Configure dev to load its images from `archive`, on a daemon that has none of them."""
     document = stack.document
     document["config"]["mlflow:images"] |= {"archive": archive, "mlflow": {"ref": "localhost/mlflow-server:1"}}
     stack.path.write_text(yaml.safe_dump(document))
@@ -1343,7 +1349,7 @@ def offline(stack: Stack, monkeypatch: pytest.MonkeyPatch, archive: str, **daemo
     return found
 
 
-def test_images_that_are_missing_are_loaded_from_the_archive_and_only_once(
+def test_missing_images_are_loaded_once_from_the_archive(
     stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = offline(stack, monkeypatch, "saved")
@@ -1357,13 +1363,13 @@ def test_images_that_are_missing_are_loaded_from_the_archive_and_only_once(
     assert len(host.loaded) == 4
 
 
-def test_an_archive_without_a_file_is_told(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_folder_without_files_is_reported(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     offline(stack, monkeypatch, "nowhere")
     with pytest.raises(StopError, match=r"mlflow:images\.archive: there is no \.tar.* file in .*/nowhere"):
         images.require_images(stack)
 
 
-def test_every_file_that_cannot_be_loaded_is_told(
+def test_every_unreadable_archive_file_is_reported(
     stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offline(stack, monkeypatch, ".", broken="half.tar")
@@ -1373,7 +1379,7 @@ def test_every_file_that_cannot_be_loaded_is_told(
         images.require_images(stack)
 
 
-def test_what_the_archive_lacks_is_told_with_how_to_bring_it(
+def test_images_missing_from_the_archive_are_reported_with_the_fix(
     stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offline(stack, monkeypatch, ".")
@@ -1384,7 +1390,7 @@ def test_what_the_archive_lacks_is_told_with_how_to_bring_it(
 
 @pytest.fixture
 def unreachable(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Dev on a network whose registry does not answer; returns the images that were built instead."""
+    """Put dev on a host that cannot reach a registry; return the images that are built instead."""
     host = Offline()
     built: list[str] = []
     monkeypatch.setattr(images, "ASK_AGAIN_SECONDS", 0)
@@ -1401,7 +1407,7 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return built
 
 
-def test_dev_switches_to_packages_where_no_registry_answers(stack: Stack, unreachable: list[str]) -> None:
+def test_dev_switches_to_packages_images_when_no_registry_is_reachable(stack: Stack, unreachable: list[str]) -> None:
     images.require_images(stack)
     assert unreachable == ["postgres", "python", "seaweedfs"]
     settings = stack.settings
@@ -1424,10 +1430,10 @@ def test_dev_switches_to_packages_where_no_registry_answers(stack: Stack, unreac
         "toomanyrequests: You have reached your pull rate limit",
         "manifest for postgres:18.6 not found: manifest unknown",
         "x509: certificate signed by unknown authority",
-        "something that nobody has seen yet",
+        "an unknown error",
     ],
 )
-def test_what_is_no_registry_that_does_not_answer_switches_nothing(
+def test_an_error_other_than_an_unreachable_registry_keeps_the_image_source(
     stack: Stack, unreachable: list[str], monkeypatch: pytest.MonkeyPatch, error: str
 ) -> None:
     monkeypatch.setattr(Offline, "pull", lambda *_: error)
@@ -1443,7 +1449,7 @@ def test_what_is_no_registry_that_does_not_answer_switches_nothing(
     assert unreachable == []
 
 
-def test_a_registry_that_answers_again_switches_nothing(
+def test_a_registry_that_recovers_keeps_the_image_source(
     stack: Stack, unreachable: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refusals = ["lookup registry-1.docker.io: server misbehaving"] * 4
@@ -1466,7 +1472,7 @@ def test_a_registry_that_answers_again_switches_nothing(
 
 
 @pytest.mark.parametrize("end", [StopError("no mirror answers"), KeyboardInterrupt()], ids=["failed", "interrupted"])
-def test_a_switch_to_packages_that_did_not_get_them_leaves_the_file_as_it_was(
+def test_a_failed_switch_to_packages_images_keeps_the_stack_file(
     stack: Stack, unreachable: list[str], monkeypatch: pytest.MonkeyPatch, end: BaseException
 ) -> None:
     def fail(*_: object) -> None:
@@ -1481,7 +1487,7 @@ def test_a_switch_to_packages_that_did_not_get_them_leaves_the_file_as_it_was(
 
 
 @pytest.mark.parametrize("why", ["an answer", "a mirror", "an archive", "data", "no tools", "another stack"])
-def test_nothing_is_switched_that_somebody_chose_or_that_would_not_help(
+def test_configured_images_and_existing_data_keep_the_image_source(
     stack: Stack, unreachable: list[str], monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
     if why == "an answer":
@@ -1514,7 +1520,7 @@ def test_a_port_in_use_is_seen() -> None:
 
 
 @pytest.mark.parametrize(("content", "left"), [("", 0), ('{"user.cont', 0), ('{"user.content_type": "x"}', 1)])
-def test_half_a_note_beside_the_state_is_removed_and_a_whole_one_stays(tmp_path: Path, content: str, left: int) -> None:
+def test_a_truncated_attributes_file_of_the_state_is_removed(tmp_path: Path, content: str, left: int) -> None:
     folder = tmp_path / "stacks" / "mlflow"
     folder.mkdir(parents=True)
     state, note = folder / "dev.json", folder / "dev.json.attrs"
@@ -1525,9 +1531,7 @@ def test_half_a_note_beside_the_state_is_removed_and_a_whole_one_stays(tmp_path:
     backend.drop_broken_attributes(None, "dev")
 
 
-def test_only_images_of_earlier_versions_that_nothing_uses_are_pruned(
-    stack: Stack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prune_removes_only_unused_images_of_earlier_versions(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     current = stack.settings.images.built(stack.settings.parts)["mlflow"].name
     images = {
         "old": "localhost/mlflow-mlflow:0a1b",
@@ -1560,7 +1564,7 @@ def test_only_images_of_earlier_versions_that_nothing_uses_are_pruned(
     ],
     ids=["just now", "an hour ago", "never", "no shell"],
 )
-def test_a_process_killed_for_memory_is_a_problem_for_a_while(
+def test_an_out_of_memory_kill_is_a_problem_for_a_limited_time(
     stack: Stack,
     monkeypatch: pytest.MonkeyPatch,
     printed: str,
@@ -1573,9 +1577,7 @@ def test_a_process_killed_for_memory_is_a_problem_for_a_while(
     assert found["oomRecent"] is recent
 
 
-def test_a_paused_container_is_told_before_anything_is_waited_for(
-    stack: Stack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_paused_container_is_reported_before_any_waiting(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(containers, "paused", lambda *_: ["mlflow-dev-server"])
     said = host_problems(stack, Host(), monkeypatch)
     assert "somebody has paused mlflow-dev-server\n    type: docker unpause mlflow-dev-server" in said

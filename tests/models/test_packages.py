@@ -1,4 +1,4 @@
-"""Images from packages: what they are called, where Debian is, and what stands in the way, said before anything."""
+"""Test packages images: their names, the Debian mirror, and the checks before a build."""
 
 import os
 import platform
@@ -28,7 +28,7 @@ SEAWEEDFS = {"kind": "seaweedfs", "memoryMb": 1024}
 
 
 class Daemon:
-    """A Docker daemon of this machine that has some images."""
+    """A Docker daemon on this machine that has the given images."""
 
     host = "unix:///var/run/docker.sock"
 
@@ -42,7 +42,7 @@ class Daemon:
 
 @pytest.fixture
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A Debian of x86-64 with an empty PATH, whose temporary folder is the test's; returns what was run."""
+    """Set up an x86-64 Debian host with an empty PATH and a temporary TMPDIR; return the commands that it ran."""
     ran: list[str] = []
 
     def run(command: list[Any], **_: object) -> "subprocess.CompletedProcess[str]":
@@ -64,7 +64,7 @@ def build_images(daemon: Daemon, *names: str) -> None:
 # --- names ---------------------------------------------------------------------------------------------------------
 
 
-def test_an_image_is_named_by_what_it_is_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tag_of_a_packages_image_depends_on_its_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(packages.FOLDER, tmp_path / "packages")
     before = {name: packages.ref(name) for name in packages.NAMES}
     assert before["postgres"].startswith("localhost/mlflow-packages/postgres:17-")
@@ -79,7 +79,7 @@ def test_an_image_is_named_by_what_it_is_made_of(tmp_path: Path, monkeypatch: py
     assert packages.ref("seaweedfs") != before["seaweedfs"]
 
 
-def test_packages_take_the_place_of_every_image_that_was_not_set() -> None:
+def test_packages_images_replace_every_image_that_is_not_set() -> None:
     images = {"source": "packages", "python": {"ref": "mirror.example.com/python:3.13"}}
     settings = parse_settings({"images": images, "objectStore": SEAWEEDFS})
     assert [image.ref for image in settings.pulled_images] == [
@@ -90,7 +90,7 @@ def test_packages_take_the_place_of_every_image_that_was_not_set() -> None:
     assert settings.postgres_major == 17
 
 
-def test_mlflow_is_installed_on_an_image_that_is_not_shipped() -> None:
+def test_mlflow_is_built_on_the_builder_image_not_on_the_runtime_image() -> None:
     settings = parse_settings({"images": {"source": "packages"}, "objectStore": SEAWEEDFS})
     assert settings.images.builder.ref == packages.ref(packages.BUILDER)
     assert settings.images.builder.ref != settings.images.python.ref
@@ -122,16 +122,16 @@ def test_mlflow_is_installed_on_an_image_that_is_not_shipped() -> None:
         ),
     ],
 )
-def test_settings_that_packages_cannot_serve_are_refused(values: dict[str, object], words: str) -> None:
+def test_settings_that_packages_images_do_not_support_are_refused(values: dict[str, object], words: str) -> None:
     with pytest.raises(InvalidSettingsError) as error:
         parse_settings(values)
     assert error.value.problems == [words]
 
 
-# --- where Debian is -----------------------------------------------------------------------------------------------
+# --- the Debian mirror ---------------------------------------------------------------------------------------------
 
 
-def test_a_debian_hosts_own_mirror_is_used_for_the_images_suite(tmp_path: Path) -> None:
+def test_the_mirror_of_a_debian_host_is_used_for_the_images_suite(tmp_path: Path) -> None:
     (tmp_path / "sources.list.d").mkdir()
     (tmp_path / "sources.list.d" / "debian.sources").write_text(DEB822)
     off = DEB822.replace("mirror.example.com", "off.example.com").replace("Types:", "Enabled: no\nTypes:")
@@ -147,13 +147,13 @@ def test_a_debian_hosts_own_mirror_is_used_for_the_images_suite(tmp_path: Path) 
     ]
 
 
-def test_another_hosts_mirror_is_left_to_mmdebstrap(tmp_path: Path) -> None:
+def test_the_mirror_of_a_host_that_is_not_debian_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "sources.list").write_text("deb http://archive.example.com/ubuntu noble main\n")
     (tmp_path / "os-release").write_text("ID=ubuntu\nVERSION_CODENAME=noble\n")
     assert sources.host_sources(tmp_path / "os-release", tmp_path) == []
 
 
-# --- what stands in the way ----------------------------------------------------------------------------------------
+# --- checks before a build -----------------------------------------------------------------------------------------
 
 
 def test_an_image_that_is_there_is_not_built_again(bare: list[str]) -> None:
@@ -161,41 +161,47 @@ def test_an_image_that_is_there_is_not_built_again(bare: list[str]) -> None:
     assert bare == []
 
 
-def test_a_host_that_is_no_debian_is_told_where_to_build(bare: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_other_than_debian_or_ubuntu_is_refused(bare: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(StopError, match=r"neither Debian nor Ubuntu\n.*operations\.md#without-a-registry"):
         build_images(Daemon())
     assert bare == []
 
 
-def test_without_root_the_command_is_told(bare: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tool_without_root_is_reported_with_its_command(
+    bare: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(StopError, match="type: sudo apt-get install mmdebstrap"):
         build_images(Daemon())
     assert bare == []
 
 
-def test_an_installation_that_fails_is_told_with_its_end(bare: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_installation_is_reported_with_its_last_lines(
+    bare: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     with pytest.raises(StopError, match=r"apt-get update -qq failed:(.|\n)*E: no mirror"):
         build_images(Daemon())
     assert bare == ["apt-get update -qq"]
 
 
-def test_too_small_a_disk_is_told_with_another_folder(bare: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_disk_space_is_reported_with_tmpdir_as_the_fix(
+    bare: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**30))
     with pytest.raises(StopError, match=r"disk: 1\.0 GB free in .*, needs 3(.|\n)*TMPDIR="):
         build_images(Daemon())
     assert bare == []
 
 
-def test_a_docker_host_of_another_make_is_told(bare: list[str]) -> None:
+def test_a_docker_host_of_another_architecture_is_refused(bare: list[str]) -> None:
     with pytest.raises(StopError, match=r"packages are of this machine \(x86_64\)"):
         build_images(Daemon(arch="arm64"))
     assert bare == []
 
 
-def test_every_image_that_could_not_be_built_is_told_with_its_log(
+def test_every_failed_image_build_is_reported_with_its_log(
     bare: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/mmdebstrap")
@@ -209,7 +215,9 @@ def test_every_image_that_could_not_be_built_is_told_with_its_log(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_mirrors_password_is_in_no_argument_and_no_message(bare: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_password_of_a_mirror_is_in_no_argument_and_no_message(
+    bare: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/mmdebstrap")
     with pytest.raises(StopError) as error:
         build.build(
@@ -221,7 +229,7 @@ def test_a_mirrors_password_is_in_no_argument_and_no_message(bare: list[str], mo
     assert "secret" not in str(error.value) + "".join(bare)
 
 
-def test_the_builder_knows_where_this_host_gets_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_builder_gets_the_pip_configuration_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     listed = (
         ":env:.index-url='https://mirror.example.com/simple'\n"
         "global.cert='/x'\nglobal.index-url='https://older.example.com'\nglobal.timeout='60'\n"
@@ -243,14 +251,14 @@ def test_the_builder_knows_where_this_host_gets_its_packages(monkeypatch: pytest
     assert sources.pip_settings()["cert"] == "/company.pem"
 
 
-def test_an_index_that_a_build_cannot_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_index_on_loopback_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     listed = "global.index-url='http://127.0.0.1:3141/simple'\n"
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=listed))
     with pytest.raises(StopError, match="pip's index-url is on this host's loopback address"):
         sources.pip_settings()
 
 
-def test_every_image_that_has_a_recipe_is_one_of_the_settings() -> None:
+def test_every_recipe_belongs_to_an_image_setting() -> None:
     settings = {field.alias for field in ImagesSettings.model_fields.values()}
     assert set(packages.STANDING_FOR) <= settings
     assert set(packages.STANDING_FOR.values()) == set(packages.NAMES)

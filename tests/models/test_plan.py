@@ -1,4 +1,4 @@
-"""The plan as Markdown, from the engine's events."""
+"""Test the plan as Markdown, from the events of the engine."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def plan(*events: Mapping[str, Any]) -> Plan:
     return Plan.read("dev", [json.dumps(event) for event in events])
 
 
-def test_nothing_to_do_is_said_in_one_line() -> None:
+def test_an_empty_plan_is_one_line() -> None:
     made = plan(step("same", "server"), step("same", "x", "mlflow:components:Mlflow"), DONE)
     assert made.empty
     assert "No changes. 1 resources stay as they are." in made.markdown()
@@ -60,21 +60,21 @@ def test_a_replaced_service_restarts_and_a_changed_one_does_not() -> None:
     assert "| change | service | `server` | `memory` `1` → `2` |" in changed.markdown()
 
 
-def test_data_that_leave_the_stack_stand_first() -> None:
+def test_data_that_leaves_the_stack_is_listed_first() -> None:
     made = plan(step("delete", "postgres-18-data", "docker:index/volume:Volume"), step("delete", "server"), DONE)
     said = made.markdown()
     assert "> **Data leave the stack** (the volumes themselves are kept): `mlflow-dev-postgres-18-data`" in said
     assert "> **Stops for good**: `server`" in said
 
 
-def test_a_list_is_told_by_what_goes_and_what_comes() -> None:
+def test_a_changed_list_shows_removed_and_added_items() -> None:
     made = plan(
         step("replace", "server", old={"envs": ["A=1", "B=2"]}, new={"envs": ["B=2", "A=3"]}, paths=("envs[0]",))
     )
     assert "`envs` - `A=1` + `A=3`" in made.markdown()
 
 
-def test_a_file_is_told_by_its_name_and_never_by_its_content() -> None:
+def test_a_changed_file_is_shown_by_name_without_its_content() -> None:
     uploads = [{"file": "/run/secrets/a", "content": "old"}, {"file": "/run/secrets/b", "content": "old"}]
     new = [uploads[0], uploads[1] | {"content": "hunter2"}]
     made = plan(step("replace", "x", old={"uploads": uploads}, new={"uploads": new}, paths=("uploads[1].content",)))
@@ -82,7 +82,7 @@ def test_a_file_is_told_by_its_name_and_never_by_its_content() -> None:
     assert "hunter2" not in made.markdown()
 
 
-def test_files_that_come_and_go_are_named_and_a_hidden_list_is_no_error() -> None:
+def test_removed_files_are_named_and_a_secret_list_is_accepted() -> None:
     old = [{"file": "/run/secrets/a"}, {"file": "/run/secrets/b"}]
     made = plan(step("replace", "x", old={"uploads": old}, new={"uploads": old[:1]}, paths=("uploads[1]",)))
     assert "| `uploads` - `b` |" in made.markdown()
@@ -90,17 +90,17 @@ def test_files_that_come_and_go_are_named_and_a_hidden_list_is_no_error() -> Non
     assert "| `uploads` |" in hidden.markdown()
 
 
-def test_what_is_deleted_from_the_stack_and_stays_on_the_host_is_let_go() -> None:
+def test_a_retained_resource_is_shown_as_let_go() -> None:
     event = step("delete", "history", "docker:index/volume:Volume")
     event["resourcePreEvent"]["metadata"]["old"]["retainOnDelete"] = True
     made = plan(event, step("delete", "egress", "docker:index/network:Network"), DONE)
     assert "| let go | volume | `history` |" in made.markdown()
     assert "1 to delete, 1 to let go" in made.markdown()
-    # Gone for good is not cut off for a moment.
+    # A network that is deleted for good is not reported as interrupted.
     assert "cut off" not in made.markdown()
 
 
-def test_a_network_is_told_by_its_name() -> None:
+def test_a_new_network_is_not_shown_by_its_id() -> None:
     theirs = {"__defaults": [], "name": "a" * 64, "aliases": [], "gwPriority": 0, "ipv4Address": ""}
     new = [{"__defaults": [], "name": "a" * 64}, {"__defaults": [], "name": UNKNOWN}]
     key = "networksAdvanced"
@@ -108,19 +108,19 @@ def test_a_network_is_told_by_its_name() -> None:
     assert f"`{key}` + `a new one` |" in made.markdown()
 
 
-def test_a_value_that_is_not_known_yet_is_no_identifier() -> None:
+def test_an_unknown_value_is_shown_as_a_new_one() -> None:
     made = plan(step("replace", "x", old={"image": "sha256:" + "a" * 64}, new={"image": UNKNOWN}, paths=("image",)))
     assert "`image` `aaaaaaaaaaaa` → `a new one`" in made.markdown()
 
 
-def test_a_value_cannot_break_out_of_its_cell() -> None:
+def test_a_value_is_escaped_and_shortened_in_its_table_cell() -> None:
     made = plan(step("update", "x", old={"user": "a|b`c\nd"}, new={"user": "x" * 500}, paths=("user",)))
     row = next(line for line in made.markdown().splitlines() if line.startswith("| change"))
     assert "`a\\|b'c d`" in row
     assert "x" * 81 not in row
 
 
-def test_what_the_policy_refuses_is_said_with_its_rule() -> None:
+def test_a_policy_violation_is_shown_with_its_rule() -> None:
     violation = {
         "resourceUrn": "a::server",
         "policyName": "hardened",
@@ -131,13 +131,13 @@ def test_what_the_policy_refuses_is_said_with_its_rule() -> None:
     assert "- `hardened`, server: readOnly: must be true" in made.markdown()
 
 
-def test_that_the_rules_hold_is_said_only_where_they_were_asked() -> None:
+def test_the_plan_says_that_the_rules_hold_only_when_they_were_checked() -> None:
     asked = {"summaryEvent": {"result": "succeeded", "PolicyPacks": {"mlflow-on-docker": "0.0.1"}}}
     assert "The rules of `policy/` hold." in plan(asked).markdown()
     assert "hold" not in plan(DONE).markdown()
 
 
-def test_why_there_is_no_plan_is_said_without_the_engine_s_own_noise() -> None:
+def test_a_failed_plan_shows_its_errors_without_engine_noise() -> None:
     said = [
         {"severity": "error", "message": "<{%fg 1%}>no such setting<{%reset%}>\n"},
         {"severity": "error", "message": "an unhandled error: program exited with non-zero exit code: 1"},
@@ -157,11 +157,11 @@ def test_a_long_plan_is_folded_and_fits_a_comment() -> None:
     assert f"<details><summary>All {MOST + 1}</summary>" in many
     huge = plan(*(step("create", "x" * 100 + str(number)) for number in range(1000)), DONE).markdown()
     assert len(huge) <= LIMIT
-    # Cut between two rows, and the fold is closed: what follows in a comment is another plan.
+    # It is cut between two rows and the fold is closed, because another plan may follow in the comment.
     assert re.search(r"\n\| \| \| and \d+ more \| \|\n\n</details>\n$", huge)
 
 
-def test_a_copy_has_no_secret_and_all_settings() -> None:
+def test_a_preview_copy_has_all_settings_and_no_secret() -> None:
     secret = {"secure": "v1:abc"}
     document = {
         "encryptionsalt": "x",

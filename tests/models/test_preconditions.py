@@ -1,4 +1,4 @@
-"""What must hold on the Docker host before the first change."""
+"""Test what must hold on the Docker host before the first change."""
 
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -15,19 +15,19 @@ MINIO, SEAWEEDFS = "mlflow-dev-minio-data", "mlflow-dev-seaweedfs-data"
 
 @dataclass
 class Host:
-    """A Docker host with data volumes, and maybe a server that writes to an object store."""
+    """A Docker host with data volumes and, optionally, a server that writes to an object store."""
 
     held: set[str] = field(default_factory=set)
     writes_to: str | None = None
     running: bool = True
     restart: str = "always"
-    """What Docker does with the server when its daemon restarts."""
+    """The restart policy of the server."""
 
     copied: int | None = None
-    """Exit code of a copy from MinIO to SeaweedFS, if there was one."""
+    """Exit code of the copy from MinIO to SeaweedFS; None without one."""
 
     restored: bool = False
-    """Whether a restore is at work."""
+    """Whether a restore is running."""
 
     def volumes(self) -> set[str]:
         return self.held
@@ -70,22 +70,22 @@ def problems(host: Host, **settings: str) -> list[str]:
         (Host(), {"kind": "seaweedfs"}),
         (Host({MINIO}), {}),
         (Host({MINIO}, "minio"), {}),
-        # A container of somebody else's under our name is not what tells.
+        # A foreign container with the name of the server is ignored.
         (Host({MINIO}, "elsewhere"), {}),
-        # The old volume is kept after the move.
+        # The old volume is kept after a completed move.
         (Host({MINIO, SEAWEEDFS}, "seaweedfs"), {"kind": "seaweedfs"}),
-        # After `make down`, nothing but the volumes can be asked.
+        # After `make down`, only the volumes are left to look at.
         (Host({MINIO, SEAWEEDFS}), {"kind": "seaweedfs"}),
-        # The move, and its second try.
+        # The move, and a second attempt.
         (Host({MINIO}, "minio", running=False, restart="no"), {"kind": "seaweedfs", "copyFrom": "minio"}),
         (Host({MINIO, SEAWEEDFS}, "minio", running=False, restart="no"), {"kind": "seaweedfs", "copyFrom": "minio"}),
         (Host({MINIO, SEAWEEDFS}, "seaweedfs", copied=0), {"kind": "seaweedfs"}),
-        # It failed: again, or given up.
+        # The copy failed: it is repeated, or the move is abandoned.
         (Host({MINIO, SEAWEEDFS}, copied=1), {"kind": "seaweedfs", "copyFrom": "minio"}),
         (Host({MINIO, SEAWEEDFS}, copied=1), {}),
     ],
 )
-def test_an_object_store_that_has_the_artifacts_or_gets_them_is_accepted(host: Host, settings: dict[str, str]) -> None:
+def test_an_object_store_with_the_artifacts_or_a_copy_of_them_is_accepted(host: Host, settings: dict[str, str]) -> None:
     assert problems(host, **settings) == []
 
 
@@ -98,7 +98,7 @@ def test_an_object_store_without_the_artifacts_is_refused(host: Host) -> None:
     assert problems(host, kind="seaweedfs") == [
         "mlflow:objectStore.kind: seaweedfs would start without this stack's artifacts, which are in the volume "
         "mlflow-dev-minio-data\n"
-        "    go back to minio, or add mlflow:objectStore.copyFrom: minio; docs/operations.md#change-the-object-store"
+        "    go back to minio, or add mlflow:objectStore.copyFrom: minio; docs/operations/object-store.md"
     ]
 
 
@@ -114,23 +114,23 @@ def test_an_object_store_without_the_artifacts_is_refused(host: Host) -> None:
     ],
     ids=["running", "running, not to be restarted", "stopped, to be restarted"],
 )
-def test_nothing_is_copied_under_a_server_that_writes_or_comes_back(host: Host, why: str) -> None:
+def test_a_copy_is_refused_while_the_server_runs_or_can_restart(host: Host, why: str) -> None:
     assert problems(host, kind="seaweedfs", copyFrom="minio") == [
         f"mlflow:objectStore.copyFrom: {why}, and what it writes during the copy would be lost\n"
         "    type: docker update --restart=no mlflow-dev-server && docker stop mlflow-dev-server, then try again; "
-        "docs/operations.md#change-the-object-store"
+        "docs/operations/object-store.md"
     ]
 
 
-def test_a_store_to_which_not_everything_was_copied_is_refused() -> None:
+def test_an_object_store_after_an_incomplete_copy_is_refused() -> None:
     assert problems(Host({MINIO, SEAWEEDFS}, copied=1), kind="seaweedfs") == [
         "mlflow:objectStore.copyFrom: the artifacts have not all been copied from minio yet\n"
-        "    put copyFrom: minio back, or go back to kind: minio; docs/operations.md#change-the-object-store"
+        "    put copyFrom: minio back, or go back to kind: minio; docs/operations/object-store.md"
     ]
 
 
 @pytest.mark.parametrize("running", [True, False])
-def test_an_old_copy_never_comes_over_what_the_server_wrote_since(running: bool) -> None:  # noqa: FBT001
+def test_a_copy_into_the_object_store_in_use_is_refused(running: bool) -> None:  # noqa: FBT001
     host = Host({MINIO, SEAWEEDFS}, "seaweedfs", running=running)
     assert problems(host, kind="seaweedfs", copyFrom="minio") == [
         "mlflow:objectStore.copyFrom: the server uses seaweedfs already; an older copy from minio must not come over "
@@ -145,14 +145,14 @@ def test_a_bucket_that_does_not_have_the_artifacts_is_refused() -> None:
     ]
 
 
-def test_copying_from_a_store_that_was_never_there_is_refused() -> None:
+def test_a_copy_from_an_object_store_without_a_volume_is_refused() -> None:
     assert problems(Host(), kind="seaweedfs", copyFrom="minio") == [
         "mlflow:objectStore.copyFrom: there is nothing to copy: no volume mlflow-dev-minio-data\n"
         "    remove it from the stack's file"
     ]
 
 
-def test_nothing_is_started_under_a_restore() -> None:
+def test_a_deployment_is_refused_while_a_restore_runs() -> None:
     (problem,) = problems(Host(restored=True))
     assert problem.startswith("a restore is at work, and what the server wrote now would be lost\n")
     assert "docker logs -f mlflow-dev-restore" in problem

@@ -1,4 +1,4 @@
-"""The routes in Traefik's words: who is asked, who may be redirected, and that no way in is left beside them."""
+"""Test the routes that are configured in Traefik: authentication, redirects, hidden paths, and dropped headers."""
 
 from typing import Any, cast
 
@@ -32,7 +32,7 @@ def a_route(traefik: dict[str, Any], authentication: str, **more: object) -> Rou
 
 
 def made(traefik: dict[str, Any], authentication: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return routers and middlewares."""
+    """Return the routers and the middlewares."""
     http = routes(a_route(traefik, authentication), name=NAME, users=USERS)["http"]
     return http["routers"], http["middlewares"]
 
@@ -44,7 +44,7 @@ def rendered(traefik: dict[str, Any], authentication: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("traefik", [EXISTING, BUNDLED], ids=["existing", "bundled"])
 @pytest.mark.parametrize("authentication", ["password", "singleSignOn", "singleSignOnAndPassword"])
-def test_every_router_asks_who_somebody_is(traefik: dict[str, Any], authentication: Authentication) -> None:
+def test_every_router_requires_authentication(traefik: dict[str, Any], authentication: Authentication) -> None:
     routers, middlewares = made(traefik, authentication)
     for name, router in routers.items():
         asking = {f"{NAME}-password", *ASK_FOR_SSO} & set(router["middlewares"])
@@ -59,7 +59,7 @@ BOTH = pytest.mark.parametrize("traefik", [EXISTING, BUNDLED], ids=["existing", 
 
 @BOTH
 @pytest.mark.parametrize("authentication", EVERY)
-def test_no_router_leads_to_what_is_nobodys_business(traefik: dict[str, Any], authentication: str) -> None:
+def test_no_router_matches_metrics_or_the_assistant(traefik: dict[str, Any], authentication: str) -> None:
     for router in made(traefik, authentication)[0].values():
         hidden = "!PathRegexp(`(?i)^(/|%2f)+metrics`) && !PathRegexp(`(?i)mlflow(/|%2f)+assistant`)"
         assert router["rule"].startswith(f"Host(`m.example.com`) && {hidden}")
@@ -67,8 +67,8 @@ def test_no_router_leads_to_what_is_nobodys_business(traefik: dict[str, Any], au
 
 @BOTH
 @pytest.mark.parametrize("authentication", EVERY)
-def test_only_a_page_that_a_browser_asks_for_may_be_redirected(traefik: dict[str, Any], authentication: str) -> None:
-    # Whatever is asked by whom: a middleware of an operator's may redirect, although the setting does not say so.
+def test_only_pages_requested_by_a_browser_may_be_redirected(traefik: dict[str, Any], authentication: str) -> None:
+    # With every authentication, because a configured middleware may redirect although the setting does not say so.
     routers, middlewares = made(traefik, authentication)
     pages = routers.pop(f"{NAME}-pages")
     assert "Method(`GET`) && HeaderRegexp(`Accept`, `text/html`)" in pages["rule"]
@@ -81,16 +81,14 @@ def test_only_a_page_that_a_browser_asks_for_may_be_redirected(traefik: dict[str
         "headers": {"customRequestHeaders": {"X-Requested-With": "XMLHttpRequest"}}
     }
     net = middlewares[f"{NAME}-no-redirect"]["errors"]
-    # All but 304: a browser's own copy is current.
+    # All but 304, which says that the copy in the browser is current.
     assert net["status"] == ["300-303", "305-399"]
     assert set(net["statusRewrites"].values()) == {401}
 
 
 @BOTH
 @pytest.mark.parametrize("authentication", EVERY)
-def test_an_identity_that_a_client_claims_is_dropped_before_anything_else(
-    traefik: dict[str, Any], authentication: str
-) -> None:
+def test_identity_headers_of_a_client_are_dropped_first(traefik: dict[str, Any], authentication: str) -> None:
     routers, middlewares = made(traefik, authentication)
     dropped = middlewares[f"{NAME}-forged"]["headers"]["customRequestHeaders"]
     assert {"Remote-User", "Remote_User", "Remote-Groups"} <= set(dropped)
@@ -100,8 +98,10 @@ def test_an_identity_that_a_client_claims_is_dropped_before_anything_else(
 
 @BOTH
 @pytest.mark.parametrize("authentication", EVERY)
-def test_what_a_person_is_let_in_with_stays_with_traefik(traefik: dict[str, Any], authentication: str) -> None:
-    # Not so where MLflow is the one who asks.
+def test_credentials_checked_by_traefik_are_not_forwarded_to_mlflow(
+    traefik: dict[str, Any], authentication: str
+) -> None:
+    # They are forwarded if MLflow itself authenticates.
     routers, middlewares = made(traefik, authentication)
     private = middlewares[f"{NAME}-private"]["headers"]["customRequestHeaders"]
     assert private == {"Authorization": "", "Cookie": ""}
@@ -109,7 +109,7 @@ def test_what_a_person_is_let_in_with_stays_with_traefik(traefik: dict[str, Any]
         assert (router["middlewares"][-1] == f"{NAME}-private") is (authentication != "mlflow")
 
 
-def test_clients_with_the_password_pass_the_single_sign_on_and_keep_the_rest() -> None:
+def test_clients_with_the_password_bypass_single_sign_on_only() -> None:
     routers, middlewares = made(EXISTING, "singleSignOnAndPassword")
     clients = routers[f"{NAME}-clients"]
     assert "HeaderRegexp(`Authorization`, `(?i)^basic `)" in clients["rule"]
@@ -118,7 +118,7 @@ def test_clients_with_the_password_pass_the_single_sign_on_and_keep_the_rest() -
     assert middlewares[f"{NAME}-password"]["basicAuth"] == {**USERS, "realm": "MLflow"}
 
 
-def test_labels_of_an_existing_traefik_are_those_that_compose_users_know() -> None:
+def test_labels_for_an_existing_traefik_follow_compose_conventions() -> None:
     found = rendered(EXISTING, "mlflow")
     router = f"traefik.http.routers.{NAME}"
     ours = f"{NAME}-forged,{NAME}-no-redirect,{NAME}-script"
@@ -140,20 +140,20 @@ def test_labels_of_an_existing_traefik_are_those_that_compose_users_know() -> No
     assert found[f"{middlewares}.{NAME}-no-redirect.errors.statusRewrites.300-303"] == "401"
 
 
-def test_tls_without_a_resolver_is_a_label_of_its_own() -> None:
+def test_tls_without_a_certificate_resolver_has_its_own_label() -> None:
     assert rendered({"mode": "existing"}, "anonymous")[f"traefik.http.routers.{NAME}.tls"] == "true"
     assert rendered({"mode": "existing", "tls": False}, "anonymous")[f"traefik.http.routers.{NAME}.tls"] == "false"
 
 
 @pytest.mark.parametrize("traefik", [{"mode": "off"}, BUNDLED], ids=["off", "bundled"])
-def test_an_existing_traefik_is_told_to_stay_away_where_it_has_nothing_to_do(traefik: dict[str, Any]) -> None:
+def test_an_existing_traefik_is_disabled_by_label_when_it_has_no_route(traefik: dict[str, Any]) -> None:
     assert rendered(traefik, "anonymous") == {"traefik.enable": "false"}
 
 
-def test_a_password_that_somebody_could_guess_is_refused() -> None:
+def test_a_short_client_password_is_refused() -> None:
     with pytest.raises(pulumi.RunError, match="mlflow:clientPassword: must have 32 characters or more"):
         hashed("a-short-password")
-    # Of 32 times x, by openssl sha1 -binary | base64.
+    # The hash of 32 times x, by openssl sha1 -binary | base64.
     assert hashed("x" * 32) == "mlflow:{SHA}aAy0xexdG7+lkggdzJFeFbPNnT4="
 
 
@@ -168,5 +168,7 @@ def test_a_password_that_somebody_could_guess_is_refused() -> None:
         (BUNDLED | {"httpsPort": 8443}, {}, "https://m.example.com:8443"),
     ],
 )
-def test_the_url_is_what_a_browser_shows(traefik: dict[str, Any], more: dict[str, Any], url: str) -> None:
+def test_the_url_has_the_scheme_host_and_port_that_a_browser_uses(
+    traefik: dict[str, Any], more: dict[str, Any], url: str
+) -> None:
     assert a_route(traefik, "anonymous", **more).url == url

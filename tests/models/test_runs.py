@@ -1,4 +1,4 @@
-"""What a run of the tests requires and says, as `make test` starts it: with workers, which can tell nobody."""
+"""Test what a run of the tests requires and reports, started as by `make test`: with workers, which cannot print."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(tests: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run `tests` where Docker is not."""
+    """Run `tests` without a Docker daemon."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "REQUIRE_", "LONG"))}
     return subprocess.run(
         [sys.executable, "-m", "pytest", "--numprocesses", "2", "--dist", "loadfile", "-p", "no:cacheprovider", tests],
@@ -23,14 +23,14 @@ def run(tests: str, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_machine_without_what_is_required_fails_and_says_why() -> None:
+def test_a_run_without_a_required_tool_fails_and_says_why() -> None:
     done = run("tests/models/test_names.py", REQUIRE_STACK="1")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "REQUIRE_STACK=1: " in done.stderr
 
 
-def test_a_run_says_what_it_deployed_by_and_what_it_left_out() -> None:
+def test_a_run_reports_how_it_deployed_and_what_it_skipped() -> None:
     said = run("tests/stack/test_policy.py").stdout
     assert "deployed by " in said
-    assert "with SeaweedFS alone: MinIO's image is in no package index; without the long tests: LONG=1" in said
+    assert "with SeaweedFS only: no package index has the image of MinIO; without the long tests: LONG=1" in said
     assert "deployed by " not in run("tests/models/test_names.py").stdout

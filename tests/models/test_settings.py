@@ -1,4 +1,4 @@
-"""Settings: what is refused, and in which words."""
+"""Test the settings: what is refused, and with which message."""
 
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,7 @@ REFUSED = [
     (
         {"traefik": {"mode": "bundled"}, "hostname": "m.example.com"},
         "mlflow:authentication: is required when mlflow:traefik.mode is bundled: one of anonymous, password, "
-        "singleSignOn, singleSignOnAndPassword, mlflow; docs/security.md#who-is-asked",
+        "singleSignOn, singleSignOnAndPassword, mlflow; docs/security.md#authentication",
     ),
     (
         {"traefik": {"mode": "bundled"}, "hostname": "m.example.com", "authentication": "anonymous"},
@@ -381,11 +381,11 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("values", "message"), REFUSED, ids=[message.split(": ")[0] for _, message in REFUSED])
-def test_a_wrong_setting_is_refused_in_exactly_these_words(values: dict[str, object], message: str) -> None:
+def test_an_invalid_setting_is_refused_with_its_exact_message(values: dict[str, object], message: str) -> None:
     assert problems(values) == [message]
 
 
-def test_all_problems_come_at_once_with_contradictions_among_what_can_be_read() -> None:
+def test_all_invalid_settings_and_contradictions_are_reported_at_once() -> None:
     found = problems(
         {
             "postgres": {"memoryMb": 64, "memroyMb": 1},
@@ -401,23 +401,23 @@ def test_all_problems_come_at_once_with_contradictions_among_what_can_be_read() 
     ]
 
 
-def test_a_setting_is_not_said_to_be_without_a_use_where_what_decides_cannot_be_read() -> None:
+def test_a_setting_is_not_called_unused_when_its_condition_is_invalid() -> None:
     values: dict[str, object] = {"server": {"defaultPermission": "EDIT"}, "authentication": "mlfow"}
     assert [problem.split(":")[1] for problem in problems(values)] == ["authentication"]
 
 
-def test_a_contradiction_with_a_section_that_cannot_be_read_is_not_guessed() -> None:
-    # 8 workers need 145 connections, but what maxConnections is, nobody knows yet.
+def test_a_contradiction_with_an_invalid_section_is_not_guessed() -> None:
+    # 8 workers need 145 connections, but the value of maxConnections is invalid and so unknown.
     found = problems({"server": {"workers": 8, "memoryMb": 4096}, "postgres": {"maxConnections": "lots"}})
     assert found == ["mlflow:postgres.maxConnections: must be a whole number, got 'lots'"]
 
 
-def test_no_value_is_repeated_that_may_be_a_secret() -> None:
+def test_no_possible_secret_is_repeated_in_a_message() -> None:
     assert "hunter2" not in str(problems({"server": {"adminPassword": "hunter2"}}))
     assert "hunter2" not in str(problems({"server": {"workers": "hunter2"}}, hidden=["server"]))
 
 
-def test_nothing_needs_to_be_set() -> None:
+def test_every_setting_has_a_default() -> None:
     assert parse_settings({}).route.published_port == 5000
 
 
@@ -453,13 +453,13 @@ def test_prod_is_protected_and_behind_traefik() -> None:
         ({"mode": "bundled", "prometheusPort": 5432, "grafanaPort": 5432}, "is already used by mlflow:monitoring"),
     ],
 )
-def test_monitoring_that_could_not_tell_anybody_is_refused(monitoring: dict[str, Any], words: str) -> None:
+def test_invalid_monitoring_settings_are_refused(monitoring: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidSettingsError) as refused:
         parse_settings({"monitoring": monitoring})
     assert words in str(refused.value)
 
 
-def test_grafana_has_no_package() -> None:
+def test_grafana_requires_an_image_with_packages_images() -> None:
     values = {
         "monitoring": {"mode": "bundled", "grafanaPort": 3000},
         "images": {"source": "packages"},
@@ -470,38 +470,38 @@ def test_grafana_has_no_package() -> None:
     parse_settings(values | {"images": {"source": "packages", "grafana": {"ref": "mirror.example.com/grafana:13.2.3"}}})
 
 
-def test_the_stack_files_we_ship_hold_no_secret() -> None:
+def test_the_shipped_stack_files_hold_no_secret() -> None:
     for stack in STACKS:
         text = stack_file(stack)
         assert "secure:" not in text
         assert "encryptionsalt" not in text
 
 
-def test_generated_secrets_are_no_settings() -> None:
+def test_generated_secrets_are_accepted_in_the_stack_file() -> None:
     parse_settings(dict.fromkeys(SECRET_KEYS, "anything-that-is-long-enough"))
 
 
-def test_a_mirror_keeps_the_digest() -> None:
+def test_the_same_tag_from_a_mirror_keeps_the_default_digest() -> None:
     config = parse_settings({"images": {"minio": {"ref": "mirror.example.com/silo:RELEASE.2026-09-16T00-00-00Z"}}})
     assert config.images.minio.digest == DEFAULTS["minio"]["digest"]
 
 
-def test_the_schedules_that_nobody_sets_are_ones_that_could_be_set() -> None:
+def test_the_default_schedules_are_valid_settings() -> None:
     default = BackupSettings()
     schedules = {"schedule": default.schedule, "drillSchedule": default.drill_schedule}
     assert BackupSettings.model_validate(schedules) == default
 
 
-def test_another_tag_does_not_keep_the_digest_of_the_default() -> None:
+def test_another_tag_drops_the_default_digest() -> None:
     config = parse_settings({"images": {"minio": {"ref": "docker.io/pgsty/silo:RELEASE.2027-01-01T00-00-00Z"}}})
     assert config.images.minio.digest == "none"
 
 
-def test_an_address_that_the_server_is_published_on_is_allowed() -> None:
+def test_the_bind_address_of_the_server_is_an_allowed_host() -> None:
     assert allowed_hosts("server", None, "192.168.1.10")[-2:] == ["192.168.1.10", "192.168.1.10:*"]
 
 
-def test_a_digest_is_part_of_what_docker_is_asked_for() -> None:
+def test_a_digest_is_part_of_the_image_name() -> None:
     config = parse_settings({"images": {"postgres": {"ref": "postgres:18.6", "digest": SHA}}})
     assert config.images.postgres.name == f"postgres:18.6@{SHA}"
 
@@ -516,9 +516,9 @@ def test_a_digest_is_part_of_what_docker_is_asked_for() -> None:
             "backup": {"enabled": True},
         },
     ],
-    ids=["in another part of the name", "without a backup", "with a backup's image of its own"],
+    ids=["in another part of the name", "without a backup", "with a configured backup image"],
 )
-def test_debians_earlier_release_is_refused_only_where_a_backup_is_built_on_it(values: dict[str, Any]) -> None:
+def test_bookworm_is_refused_only_when_the_backup_image_is_built_on_it(values: dict[str, Any]) -> None:
     assert parse_settings(values).postgres_major == 18
 
 
@@ -530,7 +530,7 @@ def test_the_postgres_major_comes_from_the_tag(ref: str, major: int) -> None:
     assert parse_settings({"images": {"postgres": {"ref": ref}}}).postgres_major == major
 
 
-def test_a_name_is_allowed_with_and_without_a_port() -> None:
+def test_allowed_hosts_have_each_name_with_and_without_a_port() -> None:
     # MLflow compares the whole Host header; `name:*` does not match the bare name.
     assert allowed_hosts("mlflow-dev-server", "mlflow.example.com", "0.0.0.0") == [
         "mlflow.example.com",
@@ -574,7 +574,7 @@ WARNED = [
 
 
 @pytest.mark.parametrize(("values", "begin"), WARNED)
-def test_what_is_allowed_and_a_person_should_know_of_is_told(values: dict[str, Any], begin: list[str]) -> None:
+def test_valid_but_risky_settings_are_warned_about(values: dict[str, Any], begin: list[str]) -> None:
     told = settings_warnings(parse_settings(values), values)
     assert len(told) == len(begin)
     for words, beginning in zip(told, begin, strict=True):
@@ -582,7 +582,7 @@ def test_what_is_allowed_and_a_person_should_know_of_is_told(values: dict[str, A
         assert "plaintext" not in words
 
 
-def test_a_secret_in_clear_is_refused_outside_dev_with_what_encrypts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plain_text_secret_is_refused_outside_dev_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ENGINELESS", raising=False)
     with pytest.raises(InvalidSettingsError) as told:
         parse_settings({"backupPassword": "plaintext-plaintext"}, stack="prod")
@@ -593,7 +593,7 @@ def test_a_secret_in_clear_is_refused_outside_dev_with_what_encrypts_it(monkeypa
     parse_settings({"backupPassword": ""}, hidden=["backupPassword"], stack="prod")
 
 
-def test_every_way_in_is_told_with_how_it_authenticates() -> None:
+def test_every_endpoint_is_listed_with_its_authentication() -> None:
     values = {
         "traefik": {"mode": "bundled"},
         "hostname": "m.example.com",
@@ -607,7 +607,7 @@ def test_every_way_in_is_told_with_how_it_authenticates() -> None:
     assert parse_settings({}).route.endpoints == [("http://127.0.0.1:5000", "anonymous")]
 
 
-def test_a_contradiction_within_a_section_is_told_beside_a_wrong_value_of_it() -> None:
+def test_a_contradiction_is_reported_beside_invalid_values_of_its_section() -> None:
     values = {"server": {"workers": 8, "memoryMb": 1000, "logLevel": "loud"}, "traefik": {"mode": "bundled", "cpus": 0}}
     with pytest.raises(InvalidSettingsError) as told:
         parse_settings(values)
@@ -618,13 +618,13 @@ def test_a_contradiction_within_a_section_is_told_beside_a_wrong_value_of_it() -
     assert "mlflow:hostname: is required when mlflow:traefik.mode is bundled" in words
 
 
-def test_nothing_is_concluded_from_the_default_in_the_place_of_a_wrong_value() -> None:
+def test_no_contradiction_is_derived_from_the_default_of_an_invalid_value() -> None:
     with pytest.raises(InvalidSettingsError) as told:
         parse_settings({"server": {"workers": "many", "memoryMb": 600}})
     assert told.value.problems == ["mlflow:server.workers: must be a whole number, got 'many'"]
 
 
-def test_a_secret_that_no_file_could_hold_is_refused_with_the_settings() -> None:
+def test_a_secret_of_an_invalid_format_is_refused_with_the_settings() -> None:
     with pytest.raises(InvalidSettingsError) as told:
         parse_settings({"backupPassword": "plaintext"})
     (problem,) = told.value.problems

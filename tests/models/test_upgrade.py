@@ -1,4 +1,4 @@
-"""What `make up` does before it brings another MLflow."""
+"""Test what `make up` does before it deploys another MLflow version."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ HERE, NEW = "sha256:here", "sha256:new"
 
 
 class ADaemon:
-    """A host on which the server runs from one image, and the one that is wanted has an id, or is not there."""
+    """A host on which the server runs one image; the image to deploy has the ID `wanted`, or is missing."""
 
     def __init__(self, *, wanted: str | None, containers: tuple[str, ...]) -> None:
         self.wanted = wanted
@@ -46,7 +46,7 @@ def brought_up(
     fails: bool = False,
     found: dict[str, object] | str = "there is no backup at volume yet",
 ) -> list[str]:
-    """Bring a stack up, and return what was done."""
+    """Run `make up`, and return the steps that it took."""
     done: list[str] = []
 
     def take(_: object) -> None:
@@ -74,28 +74,28 @@ def brought_up(
     return done
 
 
-@pytest.mark.parametrize("wanted", [NEW, None], ids=["is here", "is still to be built"])
-def test_another_mlflow_comes_after_a_backup(monkeypatch: pytest.MonkeyPatch, wanted: str | None) -> None:
+@pytest.mark.parametrize("wanted", [NEW, None], ids=["image exists", "image is not built yet"])
+def test_a_new_mlflow_version_is_deployed_after_a_backup(monkeypatch: pytest.MonkeyPatch, wanted: str | None) -> None:
     assert brought_up(monkeypatch, wanted=wanted) == ["backup", "up"]
 
 
-def test_what_brings_the_same_mlflow_takes_no_backup(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deployment_of_the_same_mlflow_takes_no_backup(monkeypatch: pytest.MonkeyPatch) -> None:
     assert brought_up(monkeypatch, wanted=HERE) == ["up"]
 
 
-def test_a_stack_without_backup_or_without_a_server_is_brought_up_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_backup_is_taken_without_a_server_or_with_backups_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
     assert brought_up(monkeypatch, wanted=NEW, enabled=False) == ["up"]
     assert brought_up(monkeypatch, wanted=NEW, containers=("postgres", "backup")) == ["up"]
 
 
-def test_a_backup_that_comes_with_the_same_deployment_is_warned_of(
+def test_an_upgrade_that_first_enables_the_backup_is_warned_about(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert brought_up(monkeypatch, wanted=NEW, containers=("server", "postgres")) == ["up", "look"]
     assert "there is no backup yet that could come before" in capsys.readouterr().err
 
 
-def test_where_the_backup_fails_nothing_is_changed_unless_somebody_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_backup_stops_the_upgrade_unless_safety_is_0(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StopError, match=r"did not succeed\n  nothing was changed; .*: make up STACK=prod SAFETY=0"):
         brought_up(monkeypatch, wanted=NEW, fails=True)
     monkeypatch.setenv("SAFETY", "0")
@@ -109,9 +109,9 @@ def test_where_the_backup_fails_nothing_is_changed_unless_somebody_says_so(monke
         ({"stack": "prod", "runs": 0, "used": False}, False),
         ({"stack": "staging", "runs": 7, "used": False}, False),
     ],
-    ids=["has runs", "has none", "another stack's"],
+    ids=["has runs", "has no runs", "of another stack"],
 )
-def test_a_new_database_is_told_of_the_backup_that_has_what_it_has_not(
+def test_a_new_database_is_deployed_with_a_hint_at_an_existing_backup(
     found: dict[str, object],
     told: bool,  # noqa: FBT001
     monkeypatch: pytest.MonkeyPatch,
@@ -126,7 +126,7 @@ def test_a_new_database_is_told_of_the_backup_that_has_what_it_has_not(
     ("error", "told"),
     [("there is no backup at volume yet", False), ("the target s3:https://b does not do what it is asked to", True)],
 )
-def test_a_target_that_does_not_work_is_told_with_the_first_deployment(
+def test_a_faulty_backup_target_is_reported_at_the_first_deployment(
     error: str,
     told: bool,  # noqa: FBT001
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""The policy pack: every rule refuses what it is for, and nothing that we ship."""
+"""The policy: every rule refuses what it forbids, and accepts the stacks that are shipped."""
 
 from typing import Any
 
@@ -36,23 +36,38 @@ def routed(**labels: str) -> dict[str, Any]:
 
 
 BAD: list[tuple[str, str, dict[str, Any], str]] = [
-    ("no-privileges", CONTAINER, {"privileged": True}, "privileged: true gives it the host"),
+    (
+        "no-privileges",
+        CONTAINER,
+        {"privileged": True},
+        "privileged: true gives the container full access to the host; set it to false",
+    ),
     (
         "no-privileges",
         CONTAINER,
         {"capabilities": {"drops": ["ALL"], "adds": ["CAP_NET_ADMIN"]}},
-        "capabilities.adds: CAP_NET_ADMIN; a service of this project needs none",
+        "capabilities.adds: adds CAP_NET_ADMIN; no service of this project needs a capability; remove it",
     ),
-    ("no-privileges", CONTAINER, {"networkMode": "host"}, "networkMode: host leaves the container"),
-    ("no-privileges", CONTAINER, {"pidMode": "host"}, "pidMode: host leaves the container"),
+    (
+        "no-privileges",
+        CONTAINER,
+        {"networkMode": "host"},
+        "networkMode: host shares a namespace of the host with the container; remove it",
+    ),
+    (
+        "no-privileges",
+        CONTAINER,
+        {"pidMode": "host"},
+        "pidMode: host shares a namespace of the host with the container; remove it",
+    ),
     (
         "no-privileges",
         CONTAINER,
         {"devices": [{"hostPath": "/dev/kmsg"}]},
-        "devices: it is handed a device of the host",
+        "devices: gives the container a device of the host; remove it",
     ),
-    ("hardened", CONTAINER, {"capabilities": {}}, "capabilities.drops: must have ALL"),
-    ("hardened", CONTAINER, {"securityOpts": []}, "securityOpts: must have no-new-privileges:true"),
+    ("hardened", CONTAINER, {"capabilities": {}}, "capabilities.drops: must contain ALL"),
+    ("hardened", CONTAINER, {"securityOpts": []}, "securityOpts: must contain no-new-privileges:true"),
     (
         "hardened",
         CONTAINER,
@@ -64,7 +79,7 @@ BAD: list[tuple[str, str, dict[str, Any], str]] = [
             "hardened",
             CONTAINER,
             {"readOnly": False, "user": user, "labels": [{"label": "mlflow.role", "value": "job"}]},
-            "readOnly, user: of a job, one must be true, or the other two numbers that are not 0",
+            "readOnly, user: for a job, set readOnly to true, or user to UID:GID as numbers other than 0",
         )
         for user in ("0:0", "10001", "root", "1:0", None)
     ),
@@ -72,71 +87,89 @@ BAD: list[tuple[str, str, dict[str, Any], str]] = [
         "no-host-paths",
         CONTAINER,
         {"volumes": [{"hostPath": "/var/run/docker.sock", "containerPath": "/s"}]},
-        "volumes: /var/run/docker.sock of the host, Docker's socket: whoever has it is root",
+        "volumes: mounts the host path /var/run/docker.sock; use a Docker volume "
+        "(access to Docker's socket is root access to the host)",
     ),
     (
         "no-host-paths",
         CONTAINER,
         {"volumes": [{"hostPath": "/etc", "containerPath": "/s"}]},
-        "volumes: /etc of the host",
+        "volumes: mounts the host path /etc; use a Docker volume",
     ),
     (
         "no-host-paths",
         CONTAINER,
         {"mounts": [{"type": "bind", "source": "/root", "target": "/s"}]},
-        "mounts: /root of the host",
+        "mounts: mounts the host path /root; use a Docker volume",
     ),
     (
         "pinned-images",
         IMAGE,
         {"name": "docker.io/library/postgres:18.6"},
-        "name: docker.io/library/postgres:18.6 has no digest, and may be another image tomorrow; type: make pin "
-        "STACK=prod",
+        "name: docker.io/library/postgres:18.6 has no digest, so its content can change; type: make pin STACK=prod",
     ),
-    ("images-by-id", CONTAINER, {"image": "mlflow:1"}, "image: mlflow:1 is a name; take the id of a RemoteImage"),
+    (
+        "images-by-id",
+        CONTAINER,
+        {"image": "mlflow:1"},
+        "image: mlflow:1 is a name; set it to the image_id of a RemoteImage",
+    ),
     (
         "published-ports",
         CONTAINER,
         {"ports": [{"internal": 5000, "external": 5000, "ip": "0.0.0.0"}]},
-        "ports: 5000 is published on 0.0.0.0, past the edge",
+        "ports: host port 5000 is published on 0.0.0.0 by a service other than Traefik; "
+        "set ip to 127.0.0.1 (for the server: mlflow:server.bindAddress)",
     ),
     (
         "published-ports",
         CONTAINER,
         {"ports": [{"internal": 5000, "external": 5000}]},
-        "ports: 5000 is published on 0.0.0.0, past the edge",
+        "ports: host port 5000 is published on 0.0.0.0 by a service other than Traefik; "
+        "set ip to 127.0.0.1 (for the server: mlflow:server.bindAddress)",
     ),
-    ("authenticated-routers", CONTAINER, routed(), "labels: the router r (Host(`h`)) asks nobody who he is"),
+    (
+        "authenticated-routers",
+        CONTAINER,
+        routed(),
+        "labels: the router r (Host(`h`)) has no authentication middleware; "
+        "set mlflow:authentication to another value than anonymous",
+    ),
     (
         "authenticated-routers",
         CONTAINER,
         routed(**{f"{ROUTER}.middlewares": "secureHeaders@docker"}),
-        "labels: the router r (Host(`h`)) asks nobody who he is",
+        "labels: the router r (Host(`h`)) has no authentication middleware; "
+        "set mlflow:authentication to another value than anonymous",
     ),
     (
         "authenticated-routers",
         CONTAINER,
-        # One that is defined and not used.
+        # The middleware is defined, and no router uses it.
         routed(**{"traefik.http.middlewares.m.basicAuth.users": "u:p"}),
-        "labels: the router r (Host(`h`)) asks nobody who he is",
+        "labels: the router r (Host(`h`)) has no authentication middleware; "
+        "set mlflow:authentication to another value than anonymous",
     ),
     (
         "authenticated-routers",
         CONTAINER,
         routed(**{f"{ROUTER}.middlewares": "no-auth@docker,skip-sso@file,oidc-bypass@docker"}),
-        "labels: the router r (Host(`h`)) asks nobody who he is",
+        "labels: the router r (Host(`h`)) has no authentication middleware; "
+        "set mlflow:authentication to another value than anonymous",
     ),
     (
         "no-host-folders",
         VOLUME,
         {"name": "mlflow-prod-x", "driverOpts": {"type": "none", "o": "bind", "device": "/var/run"}},
-        "driverOpts: /var/run of the host",
+        "driverOpts: binds the volume to the host folder /var/run; only the backup target (mlflow:backup.target) "
+        "may be a host folder, and never a system folder",
     ),
     (
         "no-host-folders",
         VOLUME,
         {"name": "mlflow-prod-backup-folder-0a1b2c3d", "driverOpts": {"type": "none", "o": "bind", "device": "/etc"}},
-        "driverOpts: /etc of the host",
+        "driverOpts: binds the volume to the host folder /etc; only the backup target (mlflow:backup.target) "
+        "may be a host folder, and never a system folder",
     ),
     (
         "authenticated-edge",
@@ -149,42 +182,53 @@ BAD: list[tuple[str, str, dict[str, Any], str]] = [
             ],
             "ports": [{"internal": 443, "external": 443, "ip": "0.0.0.0"}],
         },
-        "ports: 443 on 0.0.0.0 lets in everybody (mlflow:authentication: anonymous)",
+        "ports: host port 443 on 0.0.0.0 needs no authentication (mlflow:authentication: anonymous); "
+        "set mlflow:authentication, or mlflow:traefik.bindAddress to the address of one network",
     ),
-    ("watched", CONTAINER, {"healthcheck": None}, "healthcheck: nobody would know that it does not answer"),
+    (
+        "watched",
+        CONTAINER,
+        {"healthcheck": None},
+        "healthcheck: must be set; without it, Docker does not notice that the service does not answer",
+    ),
     (
         "watched",
         CONTAINER,
         {"destroyGraceSeconds": None},
-        "destroyGraceSeconds: below 10, it is killed with what it has not written yet",
+        "destroyGraceSeconds: must be at least 10, or a stop kills it with unwritten data",
     ),
-    ("limited", CONTAINER, {"memory": None}, "memory, memorySwap: must be set, and equal"),
-    ("limited", CONTAINER, {"memorySwap": 512.0}, "memory, memorySwap: must be set, and equal"),
+    ("limited", CONTAINER, {"memory": None}, "memory, memorySwap: must both be set, to the same value"),
+    ("limited", CONTAINER, {"memorySwap": 512.0}, "memory, memorySwap: must both be set, to the same value"),
     ("limited", CONTAINER, {"cpus": None}, "cpus: must be set"),
-    ("limited", CONTAINER, {"logOpts": {}}, "logOpts: without max-size and max-file, its log fills the disk"),
+    (
+        "limited",
+        CONTAINER,
+        {"logOpts": {}},
+        "logOpts: must set max-size and max-file; without them, the log fills the disk",
+    ),
     (
         "protected-data",
         VOLUME,
         {"name": "mlflow-prod-postgres-18-data"},
-        "protect: must be set outside dev (mlflow:protectData)",
+        "protect: must be true for a data volume outside dev; set mlflow:protectData to true",
     ),
     (
         "secrets-in-files",
         CONTAINER,
         {"envs": ["POSTGRES_PASSWORD=hunter2"]},
-        "envs: POSTGRES_PASSWORD has a value that looks like a secret; hand it over as a file",
+        "envs: POSTGRES_PASSWORD has a value that looks like a secret; pass it in a secret file",
     ),
     (
         "secrets-in-files",
         CONTAINER,
         {"envs": ["URI=postgresql://u:hunter2@db/x"]},
-        "envs: URI has a value that looks like a secret; hand it over as a file",
+        "envs: URI has a value that looks like a secret; pass it in a secret file",
     ),
 ]
 
 
 def broken(resource: Resource) -> dict[str, list[str]]:
-    """Return what each rule says of a resource, if it says anything."""
+    """Return the violations that each rule reports for a resource; no entry for a rule that holds."""
     found = {rule.name: list(rule.broken(resource)) for rule in RULES if rule.type == resource.type}
     return {name: words for name, words in found.items() if words}
 
@@ -195,17 +239,17 @@ def one(kind: str, props: dict[str, Any], *, stack: str = "prod", protected: boo
 
 
 @pytest.mark.parametrize(("rule", "kind", "props", "words"), BAD, ids=[f"{entry[0]}: {entry[3][:30]}" for entry in BAD])
-def test_what_a_rule_is_for_is_refused_in_exactly_these_words(
+def test_each_rule_reports_its_violation_with_the_exact_message(
     rule: str, kind: str, props: dict[str, Any], words: str
 ) -> None:
     assert broken(one(kind, props)) == {rule: [words]}
 
 
-def test_every_rule_refuses_something() -> None:
+def test_every_rule_has_a_violation_in_the_table() -> None:
     assert {rule.name for rule in RULES} == {entry[0] for entry in BAD}
 
 
-def test_no_rule_repeats_a_secret() -> None:
+def test_no_message_contains_a_secret() -> None:
     assert not any("hunter2" in words for *_, words in BAD)
 
 
@@ -227,11 +271,11 @@ def test_no_rule_repeats_a_secret() -> None:
         {"healthcheck": None, "destroyGraceSeconds": None} | labelled(**{"mlflow.role": "job"}),
     ],
 )
-def test_what_is_right_is_not_refused(props: dict[str, Any]) -> None:
+def test_allowed_arguments_are_accepted(props: dict[str, Any]) -> None:
     assert broken(one(CONTAINER, props)) == {}
 
 
-def test_a_laptop_may_run_what_was_built_there_and_protects_nothing() -> None:
+def test_dev_and_locally_built_images_are_exempt() -> None:
     assert broken(one(IMAGE, {"name": "docker.io/pgsty/silo:1"}, stack="dev")) == {}
     assert broken(one(VOLUME, {"name": "mlflow-dev-minio-data"}, stack="dev")) == {}
     assert broken(one(IMAGE, {"name": "localhost/mlflow-server:0123"})) == {}
@@ -245,7 +289,7 @@ PINNED = {
         "traefik": {"ref": "docker.io/library/traefik:v3.7.15", "digest": DIGEST},
     }
 }
-"""As `make pin` leaves a stack's file, where a registry answers."""
+"""The digests that `make pin` writes into the stack file if a registry is reachable."""
 STACKS = {
     "dev": ("dev", values_of("dev")),
     "staging": ("staging", values_of("staging") | PINNED),
@@ -256,7 +300,7 @@ STACKS = {
 
 
 @pytest.mark.parametrize("name", STACKS)
-def test_what_we_ship_breaks_no_rule(name: str) -> None:
+def test_shipped_stacks_violate_no_rule(name: str) -> None:
     stack, values = STACKS[name]
     graph = build(stack, values=values)
     for found in graph.resources:
@@ -266,7 +310,7 @@ def test_what_we_ship_breaks_no_rule(name: str) -> None:
         assert broken(resource) == {}, found.name
 
 
-def test_prod_without_digests_or_authentication_is_refused() -> None:
+def test_prod_without_digests_and_authentication_is_refused() -> None:
     open_door = {"mlflow:authentication": "anonymous"}
     traefik = {"mlflow:traefik": {"mode": "existing", "network": "shared-network"}}
     graph = build("prod", values=values_of("prod") | open_door | traefik)

@@ -1,4 +1,4 @@
-"""The shell scripts, one function at a time, with stand-ins for the programs that they call."""
+"""Test the scripts of the images and of the checkout, with stand-ins for the programs that they call."""
 
 import hashlib
 import os
@@ -26,7 +26,7 @@ INSTALL = ROOT / "operations" / "bootstrap.sh"
 
 
 class Sandbox:
-    """A folder with secrets, a private folder, and programs that write down how they were called."""
+    """A folder with secrets, a private folder, and programs that record how they were called."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -34,7 +34,7 @@ class Sandbox:
             (path / name).mkdir()
         self.calls = path / "calls"
         self.environment = {
-            # The packages of the images are this environment's, too.
+            # The virtual environment of the tests has the packages of the images.
             "PATH": f"{path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
             "STACK": "prod",
             "SECRETS": str(path / "secrets"),
@@ -78,7 +78,7 @@ def mlflow_secrets(sandbox: Sandbox) -> None:
 # --- the MLflow image's entrypoint ---------------------------------------------------------------------------------
 
 
-def test_the_server_gets_files_for_its_passwords_and_variables_for_its_data_keys_only(sandbox: Sandbox) -> None:
+def test_the_server_gets_passwords_as_files_and_data_keys_as_variables(sandbox: Sandbox) -> None:
     mlflow_secrets(sandbox)
     sandbox.program("python", "env")
     done = sandbox.run("bash", str(ENTRYPOINT), "server")
@@ -91,7 +91,7 @@ def test_the_server_gets_files_for_its_passwords_and_variables_for_its_data_keys
     assert sandbox.called() == ["python /opt/mlflow-stack/serve.py"]
 
 
-def test_a_server_with_users_of_its_own_has_a_key_for_their_forms_and_no_administrators_password(
+def test_a_server_with_mlflow_users_has_a_form_key_and_no_admin_password(
     sandbox: Sandbox,
 ) -> None:
     mlflow_secrets(sandbox)
@@ -109,7 +109,7 @@ def test_a_server_with_users_of_its_own_has_a_key_for_their_forms_and_no_adminis
     assert sandbox.called() == ["python /opt/mlflow-stack/serve.py --app-name basic-auth"]
 
 
-def test_a_migration_sets_the_administrators_password_where_there_are_users_and_only_after_it(sandbox: Sandbox) -> None:
+def test_a_migration_sets_the_admin_password_after_the_schema(sandbox: Sandbox) -> None:
     mlflow_secrets(sandbox)
     sandbox.secret("admin-password", "admin-secret")
     sandbox.program("python", 'case "$*" in *migrate.py*) exit "${FAILS:-0}" ;; esac')
@@ -129,7 +129,7 @@ def test_a_migration_sets_the_administrators_password_where_there_are_users_and_
     ("answers", "users", "code"),
     [(200, "", 0), (401, "", 1), (503, "", 1), (401, "x", 0), (200, "x", 1), (500, "x", 1)],
 )
-def test_the_health_check_takes_the_answer_that_the_database_gave(answers: int, users: str, code: int) -> None:
+def test_the_health_check_requires_an_answer_that_needs_the_database(answers: int, users: str, code: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
@@ -160,23 +160,23 @@ HOSTILE = {
     "Python's path": {"PYTHONPATH": "{path}/evil", "PYTHONSAFEPATH": "1"},
     "Python's home": {"PYTHONHOME": "/nonexistent"},
     "Python's startup": {"PYTHONSTARTUP": "/nonexistent", "PYTHONINSPECT": "1", "PYTHONWARNINGS": "error"},
-    "another folder of this name": {"CDPATH": "{path}/elsewhere"},
+    "another folder of the same name": {"CDPATH": "{path}/elsewhere"},
     "make's flags": {"MAKEFLAGS": "-j8 -k"},
-    "a locale of its own": {"LC_ALL": "C", "LANG": "tr_TR.ISO-8859-9"},
+    "another locale": {"LC_ALL": "C", "LANG": "tr_TR.ISO-8859-9"},
 }
-"""What a person's shell and files may have, for other programs."""
+"""User configuration, meant for other programs, that must have no effect."""
 
 
 @pytest.fixture(scope="module")
 def environment_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment with pip: made once, and copied."""
+    """Create a virtual environment with pip once; each test copies it."""
     made = tmp_path_factory.mktemp("venv") / "venv"
     subprocess.run([sys.executable, "-m", "venv", made], check=True)
     return made
 
 
 def a_package(folder: Path) -> str:
-    """Make a wheel with a program, and return the line of a lock file that installs it."""
+    """Build a wheel with a program, and return the line of a lock file that installs it."""
     wheel = folder / "told-1.0-py3-none-any.whl"
     files = {
         "told.py": "def main():\n    print('of the environment')\n",
@@ -192,7 +192,7 @@ def a_package(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("variables", HOSTILE.values(), ids=HOSTILE)
-def test_a_persons_own_configuration_does_not_reach_into_the_environment(
+def test_user_configuration_does_not_affect_the_virtual_environment(
     tmp_path: Path, environment_of_tests: Path, variables: dict[str, str]
 ) -> None:
     checkout = tmp_path / "checkout"
@@ -231,7 +231,7 @@ def test_a_persons_own_configuration_does_not_reach_into_the_environment(
     assert installed.stdout == "of the environment\n"
 
 
-def test_the_password_file_is_private_to_its_user(sandbox: Sandbox) -> None:
+def test_the_password_file_is_readable_by_its_owner_only(sandbox: Sandbox) -> None:
     mlflow_secrets(sandbox)
     done = sandbox.source(ENTRYPOINT, 'use_pgpass; stat -c %a "$PGPASSFILE"')
     assert done.stdout.strip() == "600"
@@ -274,9 +274,9 @@ def test_the_migration_gets_no_password_and_no_data_key_in_its_environment(sandb
     ("rows", "upgrades"),
     [
         pytest.param([(None,)], True, id="an empty database"),
-        pytest.param([("alembic_version",), None], True, id="a migration that had only begun"),
+        pytest.param([("alembic_version",), None], True, id="a migration that only started"),
         pytest.param([("alembic_version",), ("older",)], True, id="an older schema"),
-        pytest.param([("alembic_version",), ("newer",)], True, id="a newer schema, which MLflow itself refuses"),
+        pytest.param([("alembic_version",), ("newer",)], True, id="a newer schema, which MLflow refuses itself"),
         pytest.param([("alembic_version",), ("newest",)], False, id="the newest schema"),
     ],
 )
@@ -300,7 +300,7 @@ runpy.run_path({str(ROOT / "mlflow" / "migrate.py")!r}, run_name="__main__")
     assert ("has revision newest already" in done.stdout) is not upgrades
 
 
-def test_what_was_deleted_is_collected_while_nobody_backs_up_and_with_no_data_key(sandbox: Sandbox) -> None:
+def test_garbage_collection_holds_the_lock_and_gets_no_data_key(sandbox: Sandbox) -> None:
     mlflow_secrets(sandbox)
     sandbox.program("python", "env")
     uri = "postgresql+psycopg2://m@db/m"
@@ -309,7 +309,7 @@ def test_what_was_deleted_is_collected_while_nobody_backs_up_and_with_no_data_ke
     assert "kek-secret" not in done.stdout
 
 
-def test_gc_does_not_cut_off_the_password_that_the_server_reads(sandbox: Sandbox) -> None:
+def test_gc_does_not_truncate_the_password_file_of_the_server(sandbox: Sandbox) -> None:
     mlflow_secrets(sandbox)
     read = 'use_pgpass; exec 3<"$PGPASSFILE"; echo later >"$SECRETS/pgpass"; use_pgpass; cat <&3; cat "$PGPASSFILE"'
     first, second = sandbox.source(ENTRYPOINT, read).stdout.splitlines()
@@ -323,7 +323,7 @@ def test_the_metrics_folder_is_empty_at_every_start(sandbox: Sandbox) -> None:
     assert done.stdout.strip() == "0"
 
 
-def test_what_the_workers_count_is_told_on_a_port_of_its_own_and_only_where_it_is_asked_for(sandbox: Sandbox) -> None:
+def test_metrics_are_served_only_with_a_metrics_port(sandbox: Sandbox) -> None:
     sandbox.program("python")
     sandbox.source(ENTRYPOINT, "serve_metrics; wait")
     assert sandbox.called() == []
@@ -331,7 +331,7 @@ def test_what_the_workers_count_is_told_on_a_port_of_its_own_and_only_where_it_i
     assert sandbox.called() == ["python /opt/mlflow-stack/metrics.py"]
 
 
-def test_what_serves_the_metrics_has_no_secret_in_its_environment(sandbox: Sandbox) -> None:
+def test_the_metrics_process_has_no_secret_in_its_environment(sandbox: Sandbox) -> None:
     mlflow_secrets(sandbox)
     sandbox.program("python", 'case "$*" in *metrics*) env >"$PRIVATE/environment" ;; *) sleep 1 ;; esac')
     done = sandbox.run("bash", str(ENTRYPOINT), "server", METRICS_PORT="5001")
@@ -342,7 +342,7 @@ def test_what_serves_the_metrics_has_no_secret_in_its_environment(sandbox: Sandb
         assert value not in environment
 
 
-def test_metrics_are_those_of_the_workers_and_the_start(sandbox: Sandbox) -> None:
+def test_metrics_include_requests_start_time_and_out_of_memory_kills(sandbox: Sandbox) -> None:
     count = "from prometheus_client import Counter; Counter('mlflow_http_request', 'x').inc(7)"
     folder = {"PROMETHEUS_MULTIPROC_DIR": str(sandbox.path / "private")}
     sandbox.run(sys.executable, "-c", count, **folder)
@@ -376,9 +376,7 @@ sys.exit(check["killed_since"]())
 
 
 @pytest.mark.parametrize("before", ["oom_kill_disable 0\nunder_oom 0\n", "low 0\nhigh 0\nmax 8\noom 1\n"])
-def test_the_health_check_tells_of_workers_that_the_kernel_killed_and_fails_for_a_new_one(
-    sandbox: Sandbox, before: str
-) -> None:
+def test_the_health_check_fails_once_for_each_out_of_memory_kill(sandbox: Sandbox, before: str) -> None:
     events, last = sandbox.path / "memory.events", sandbox.path / "last"
 
     def checked(kills: int) -> tuple[int, str]:
@@ -391,15 +389,15 @@ def test_the_health_check_tells_of_workers_that_the_kernel_killed_and_fails_for_
     assert checked(0) == (0, "")
     told = "processes killed for want of memory: 2; raise mlflow:server.memoryMb\n"
     assert checked(2) == (1, told)
-    # One that is over is told, and is no reason to be unhealthy.
+    # An earlier kill is still reported, but does not fail the health check.
     assert checked(2) == (0, told)
     assert checked(3)[0] == 1
-    # A container that was started again counts from nothing.
+    # A container that was started again counts from zero.
     assert checked(0) == (0, "")
     assert checked(1)[0] == 1
 
 
-def test_what_a_killed_server_spooled_is_removed(sandbox: Sandbox) -> None:
+def test_spooled_files_of_a_killed_server_are_removed(sandbox: Sandbox) -> None:
     (sandbox.path / "scratch" / "half").mkdir()
     (sandbox.path / "scratch" / "half" / "upload").write_text("x")
     sandbox.source(ENTRYPOINT, "empty_scratch")
@@ -427,7 +425,7 @@ def start(sandbox: Sandbox) -> subprocess.CompletedProcess[str]:
     return sandbox.run("bash", str(START), "-c", "max_connections=100", PGDATA=str(sandbox.path / "18" / "docker"))
 
 
-def test_a_new_cluster_is_made_beside_its_place_and_moved_there_whole(sandbox: Sandbox) -> None:
+def test_a_new_cluster_is_created_aside_and_then_moved(sandbox: Sandbox) -> None:
     postgres_programs(sandbox)
     done = start(sandbox)
     assert done.returncode == 0, done.stderr
@@ -437,7 +435,7 @@ def test_a_new_cluster_is_made_beside_its_place_and_moved_there_whole(sandbox: S
     assert "--auth-host=reject" in sandbox.called()[0]
 
 
-def test_what_a_kill_left_of_a_new_cluster_is_thrown_away(sandbox: Sandbox) -> None:
+def test_a_half_created_cluster_is_discarded(sandbox: Sandbox) -> None:
     postgres_programs(sandbox)
     half = sandbox.path / "18" / "docker.new"
     half.mkdir(parents=True)
@@ -446,7 +444,7 @@ def test_what_a_kill_left_of_a_new_cluster_is_thrown_away(sandbox: Sandbox) -> N
     assert not (sandbox.path / "18" / "docker" / "rubbish").exists()
 
 
-def test_an_existing_cluster_is_left_as_it_is(sandbox: Sandbox) -> None:
+def test_an_existing_cluster_is_not_initialized_again(sandbox: Sandbox) -> None:
     postgres_programs(sandbox)
     data = sandbox.path / "18" / "docker"
     data.mkdir(parents=True)
@@ -455,7 +453,7 @@ def test_an_existing_cluster_is_left_as_it_is(sandbox: Sandbox) -> None:
     assert not any(call.startswith("initdb") for call in sandbox.called())
 
 
-def test_files_that_are_no_database_are_not_touched(sandbox: Sandbox) -> None:
+def test_a_data_folder_without_a_database_is_refused(sandbox: Sandbox) -> None:
     postgres_programs(sandbox)
     data = sandbox.path / "18" / "docker"
     data.mkdir(parents=True)
@@ -466,7 +464,7 @@ def test_files_that_are_no_database_are_not_touched(sandbox: Sandbox) -> None:
     assert (data / "precious").exists()
 
 
-def test_roles_follow_the_secrets_at_every_start_before_anyone_can_connect(sandbox: Sandbox) -> None:
+def test_roles_are_set_at_every_start_before_connections_are_accepted(sandbox: Sandbox) -> None:
     postgres_programs(sandbox)
     start(sandbox)
     steps = [call.split()[0] for call in sandbox.called()]
@@ -481,7 +479,7 @@ def test_no_password_is_in_an_argument_or_a_log(sandbox: Sandbox) -> None:
     assert "pg-secret" not in done.stdout + done.stderr + "".join(sandbox.called())
 
 
-def test_roles_that_cannot_be_set_stop_the_server_and_say_so(sandbox: Sandbox) -> None:
+def test_a_failure_to_set_roles_stops_the_server(sandbox: Sandbox) -> None:
     postgres_programs(sandbox, psql="exit 3")
     done = start(sandbox)
     assert done.returncode == 1
@@ -512,7 +510,7 @@ REFUSES_DEFAULTS = (
 )
 
 
-def test_the_bucket_and_the_identity_are_made_and_may_be_there_already(sandbox: Sandbox) -> None:
+def test_creating_the_bucket_and_the_identity_is_idempotent(sandbox: Sandbox) -> None:
     done = bootstrap(sandbox, REFUSES_DEFAULTS)
     assert done.returncode == 0, done.stderr
     assert "mc --quiet mb --ignore-existing store/mlflow" in sandbox.called()
@@ -523,7 +521,7 @@ def test_the_bucket_and_the_identity_are_made_and_may_be_there_already(sandbox: 
 @pytest.mark.parametrize(
     "content", ["", "[2026-11-28 10:00:00 UTC]     0B artifacts/"], ids=["empty", "with artifacts"]
 )
-def test_a_bucket_is_not_made_beside_one_with_artifacts(sandbox: Sandbox, content: str) -> None:
+def test_no_bucket_is_created_beside_one_with_artifacts(sandbox: Sandbox, content: str) -> None:
     buckets = "case \"$*\" in *'ls store') echo '[2026-11-28 10:00:00 UTC]     0B before/';; "
     done = bootstrap(sandbox, f"{buckets} *'ls store/before/') echo '{content}' | grep . ;; esac; {REFUSES_DEFAULTS}")
     refused = "mc --quiet mb --ignore-existing store/mlflow" not in sandbox.called()
@@ -531,7 +529,7 @@ def test_a_bucket_is_not_made_beside_one_with_artifacts(sandbox: Sandbox, conten
     assert ("go back to mlflow:objectStore.bucket: before, and type: make up" in done.stderr) is refused
 
 
-def test_where_the_buckets_cannot_be_listed_none_is_made(sandbox: Sandbox) -> None:
+def test_no_bucket_is_created_when_buckets_cannot_be_listed(sandbox: Sandbox) -> None:
     busy = "case \"$*\" in *'ls store') echo 'Please reduce your request rate' >&2; exit 1;; esac; "
     done = bootstrap(sandbox, busy + REFUSES_DEFAULTS)
     assert done.returncode == 1
@@ -562,10 +560,10 @@ def test_every_step_that_fails_fails_the_job(sandbox: Sandbox, step: str) -> Non
     assert bootstrap(sandbox, failing).returncode != 0
 
 
-# --- what builds and installs ---------------------------------------------------------------------------------------
+# --- build and installation -----------------------------------------------------------------------------------------
 
 
-def test_trimming_keeps_s3_and_what_is_imported(tmp_path: Path) -> None:
+def test_trimming_the_image_keeps_s3_and_imported_modules(tmp_path: Path) -> None:
     site = tmp_path / "lib" / "python3.13" / "site-packages"
     for folder in (
         "botocore/data/s3", "botocore/data/sts", "botocore/data/ec2", "numpy/_core/tests", "numpy/testing",
@@ -595,12 +593,12 @@ def test_an_old_python_is_refused_with_what_to_do(sandbox: Sandbox) -> None:
     assert "needs Python 3.11 or newer, found Python 3.8.1" in done.stderr
 
 
-def test_an_environment_that_was_cut_short_is_made_again(sandbox: Sandbox) -> None:
+def test_an_incomplete_virtual_environment_is_created_again(sandbox: Sandbox) -> None:
     (sandbox.path / "operations").mkdir()
     (sandbox.path / "operations" / "bootstrap.sh").write_text(INSTALL.read_text())
     (sandbox.path / "requirements.txt").write_text("")
     (sandbox.path / "Pulumi.prod.yaml").write_text("config: {}\n")
-    # As `venv` leaves it until it comes to pip.
+    # The state in which `venv` leaves the folder before it installs pip.
     half = sandbox.path / ".venv" / "bin" / "python"
     half.parent.mkdir(parents=True)
     half.symlink_to(sys.executable)
@@ -611,7 +609,7 @@ def test_an_environment_that_was_cut_short_is_made_again(sandbox: Sandbox) -> No
     assert (sandbox.path / ".venv" / "bin" / "pip").exists()
 
 
-def test_a_stack_without_a_file_is_told_before_anything_is_installed(sandbox: Sandbox) -> None:
+def test_a_missing_stack_file_is_reported_before_any_installation(sandbox: Sandbox) -> None:
     (sandbox.path / "operations").mkdir()
     (sandbox.path / "operations" / "bootstrap.sh").write_text(INSTALL.read_text())
     (sandbox.path / "requirements.txt").write_text("")
@@ -623,7 +621,7 @@ def test_a_stack_without_a_file_is_told_before_anything_is_installed(sandbox: Sa
     assert not (sandbox.path / ".venv").exists()
 
 
-def test_a_python_without_venv_is_refused_with_what_to_install(sandbox: Sandbox) -> None:
+def test_a_python_without_venv_is_refused_with_the_package_to_install(sandbox: Sandbox) -> None:
     sandbox.program("python3", 'case "$*" in *ensurepip*) exit 1;; esac')
     (sandbox.path / "operations").mkdir()
     (sandbox.path / "operations" / "bootstrap.sh").write_text(INSTALL.read_text())
@@ -654,7 +652,7 @@ def weed_bootstrap(sandbox: Sandbox, curl: str) -> subprocess.CompletedProcess[s
 
 
 @pytest.mark.parametrize("there", ["200", "409"])
-def test_seaweedfs_bucket_is_made_and_may_be_there_already(sandbox: Sandbox, there: str) -> None:
+def test_creating_the_seaweedfs_bucket_is_idempotent(sandbox: Sandbox, there: str) -> None:
     done = weed_bootstrap(sandbox, AS_IT_SHOULD_BE.replace("printf 200", f"printf {there}", 1))
     assert done.returncode == 0, done.stderr
     assert done.stdout == "bucket mlflow and identity mlflow are ready\n"
@@ -663,7 +661,7 @@ def test_seaweedfs_bucket_is_made_and_may_be_there_already(sandbox: Sandbox, the
 @pytest.mark.parametrize(
     "content", ["", "<Contents><Key>artifacts/1</Key></Contents>"], ids=["empty", "with artifacts"]
 )
-def test_seaweedfs_bucket_is_not_made_beside_one_with_artifacts(sandbox: Sandbox, content: str) -> None:
+def test_no_seaweedfs_bucket_is_created_beside_one_with_artifacts(sandbox: Sandbox, content: str) -> None:
     buckets = "<Buckets><Bucket><Name>before</Name></Bucket><Bucket><Name>empty</Name></Bucket></Buckets>"
     there = f"""
 case "$*" in
@@ -680,7 +678,7 @@ esac
 
 
 @pytest.mark.parametrize("fails", ["8333/", "/before/"])
-def test_where_seaweedfs_buckets_cannot_be_listed_none_is_made(sandbox: Sandbox, fails: str) -> None:
+def test_no_seaweedfs_bucket_is_created_when_buckets_cannot_be_listed(sandbox: Sandbox, fails: str) -> None:
     there = f"""
 case "$*" in
 *"GET --config"*admin.curl*/mlflow/) printf 404; exit;;
@@ -708,9 +706,7 @@ esac
         ("exit 56", "exit 6", "does not answer (curl: 6)"),
     ],
 )
-def test_seaweedfs_that_lets_in_the_wrong_ones_fails_the_job(
-    sandbox: Sandbox, changed: str, to: str, said: str
-) -> None:
+def test_a_seaweedfs_with_wrong_access_rules_fails_the_job(sandbox: Sandbox, changed: str, to: str, said: str) -> None:
     assert changed in AS_IT_SHOULD_BE
     done = weed_bootstrap(sandbox, AS_IT_SHOULD_BE.replace(changed, to))
     assert done.returncode == 1
@@ -727,7 +723,7 @@ echo 'APT::Architecture "amd64";'
 """
 
 
-def test_a_root_is_made_with_the_proxy_and_the_mirror_of_this_host(sandbox: Sandbox) -> None:
+def test_a_root_file_system_is_built_with_proxy_and_mirror_of_the_host(sandbox: Sandbox) -> None:
     sandbox.program("apt-config", APT)
     sandbox.program("mmdebstrap", 'for word in "$@"; do echo "$word"; done; cat')
     source = "deb https://mirror.example.com/debian trixie main"
@@ -746,7 +742,7 @@ def test_a_root_is_made_with_the_proxy_and_the_mirror_of_this_host(sandbox: Sand
     ]
 
 
-def test_what_this_host_uses_to_reach_packages_is_removed_from_the_root(sandbox: Sandbox) -> None:
+def test_proxy_and_mirror_of_the_host_are_removed_from_the_image(sandbox: Sandbox) -> None:
     sandbox.program("apt-config")
     hooks = sandbox.path / "hooks"
     sandbox.program(

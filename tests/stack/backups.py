@@ -1,4 +1,4 @@
-"""What the tests of the backup have in common: a deployment with one, and how to fill it and compare it."""
+"""Helpers of the backup tests: a deployment with a backup, and functions to fill, read and wipe it."""
 
 import json
 import os
@@ -15,7 +15,7 @@ INVENTORY = ROOT / "tests" / "stack" / "inventory.py"
 
 
 def inventory(deployment: Deployment, *arguments: object) -> str:
-    """Run `inventory.py` against a deployment, and return what it printed."""
+    """Run `inventory.py` against a deployment, and return what it prints."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", INVENTORY, *map(str, arguments)],
         env={
@@ -39,7 +39,7 @@ def told(deployment: Deployment) -> dict[str, Any]:
 
 @contextmanager
 def backed_up(folder: Path, store: str) -> Iterator[Deployment]:
-    """Deploy dev's settings with a backup, fill them, and back them up once."""
+    """Deploy the settings of dev with a backup, fill the stack, and back it up once."""
     deployment = Deployment(folder, "dev")
     deployment.set("server.port", free_port())
     deployment.set("server.workers", 1)
@@ -66,7 +66,7 @@ def journal(deployment: Deployment) -> dict[str, Any]:
 
 
 def wiped(deployment: Deployment) -> None:
-    """Delete everything but the backups, and deploy it anew: who does is told of what is to be had back."""
+    """Delete everything but the backups, and deploy the stack anew: `make up` must point to the newest backup."""
     deployment.make("destroy", CONFIRM=deployment.stack)
     assert deployment.containers() == []
     said = deployment.make("up").stderr

@@ -1,7 +1,7 @@
-"""What a person does with MLflow on an ordinary day, as a script for any client version from 2.9 on.
+"""Do what a person does with MLflow on an ordinary day; a script for any client version from 2.9 on.
 
 usage: MLFLOW_TRACKING_URI=... python client_day.py [ARTIFACT_MB]. Prints one line for each step with its seconds, and
-exits with 1 at the first that fails. Uses the client's defaults throughout: they are what is being tried.
+exits with 1 at the first step that fails. Uses the defaults of the client throughout, because they are under test.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ VERSION = tuple(int(part) for part in mlflow.__version__.split(".")[:2])
 
 
 def step(function):  # noqa: ANN001, ANN201
-    """Time a step and say how it went."""
+    """Decorate a step: measure its time and print it."""
 
     def run(*arguments):  # noqa: ANN002, ANN202
         started = time.monotonic()
@@ -33,7 +33,7 @@ def step(function):  # noqa: ANN001, ANN201
 
 
 def random_file(folder: str, megabytes: int) -> tuple[Path, str]:
-    """Write a file that cannot be compressed; return it and its SHA-256."""
+    """Write an incompressible file; return its path and its SHA-256."""
     path, digest = Path(folder) / "artifact.bin", hashlib.sha256()
     with path.open("wb") as file:
         for _ in range(megabytes):
@@ -77,7 +77,7 @@ def artifact_up_and_down(client: MlflowClient, run_id: str, megabytes: int) -> N
         path.unlink()
         found = client.download_artifacts(run_id, "artifact.bin", target)
         down = time.monotonic() - started - up
-        assert sha256(found) == digest, "the artifact came back different"
+        assert sha256(found) == digest, "the downloaded artifact differs from the uploaded one"
         print(f"{mlflow.__version__} {megabytes} MB up {up:.1f} s, down {down:.1f} s, SHA-256 equal", flush=True)
 
 
@@ -120,7 +120,7 @@ def trace_is_stored(experiment: str) -> None:
     deadline = time.monotonic() + 20
     arguments = {"locations": [experiment]} if VERSION >= (3, 4) else {"experiment_ids": [experiment]}
     while not len(mlflow.search_traces(**arguments)):
-        assert time.monotonic() < deadline, "the trace did not arrive"
+        assert time.monotonic() < deadline, "the trace was not stored within 20 s"
         time.sleep(0.5)
 
 

@@ -1,6 +1,6 @@
-"""Real deployments, by the engine where it is here and by the rehearsal where it is not.
+"""Fixtures with real deployments: by the engine if it is installed, otherwise without it.
 
-Images come from the host, or are built from packages. Only what needs the engine itself is skipped without it.
+Images are those on the host, or are built from packages. Without the engine, only tests that need it are skipped.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from tests.stack.deployment import HAS_ENGINE, HAS_MINIO, NO_DIGESTS, WITH_LONG,
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark this folder's tests, and leave out those that cannot run."""
+    """Mark the tests of this folder, and skip or deselect those that cannot run."""
     ours = [item for item in items if item.path.parent.name == "stack"]
     problem = docker_daemon.docker_problem(Daemon(resolve_host())) if ours else None
     for item in ours:
@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Dev's settings, deployed; with one worker, since the start of each is most of what these tests wait for."""
+    """Deploy the settings of dev, with one worker: the start of the workers takes most of the time of these tests."""
     deployment = Deployment(tmp_path_factory.mktemp("dev"), "dev")
     deployment.set("server.port", free_port())
     deployment.set("server.workers", 1)
@@ -46,7 +46,7 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
 
 @pytest.fixture(scope="session")
 def seaweedfs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Dev's settings with SeaweedFS for MinIO, deployed beside the others."""
+    """Deploy the settings of dev with SeaweedFS instead of MinIO, beside the other stacks."""
     if not HAS_MINIO:
         yield request.getfixturevalue("dev")
         return
@@ -63,21 +63,21 @@ def seaweedfs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(params=["dev", pytest.param("seaweedfs", marks=pytest.mark.minio)])
 def each(request: pytest.FixtureRequest) -> Deployment:
-    """A deployment with each object store; one where the first has SeaweedFS already."""
+    """Return a deployment with each object store; only one if dev already has SeaweedFS."""
     deployment: Deployment = request.getfixturevalue(request.param)
     return deployment
 
 
 @pytest.fixture(scope="session")
 def prod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Prod's settings, deployed beside dev, with a proxy's network of its own."""
+    """Deploy the settings of prod beside dev, with a separate network for Traefik."""
     deployment = Deployment(tmp_path_factory.mktemp("prod"), "prod")
     network = f"{deployment.stack}-shared-network"
     deployment.set("traefik.network", network)
     deployment.set("images", NO_DIGESTS)
     deployment.use("minio" if HAS_MINIO else "seaweedfs")
     if deployment.rehearsed:
-        # A rehearsal does not touch what is protected.
+        # An engine-less deployment is refused with protected data.
         deployment.set("protectData", "false")
     deployment.api.create_network(network)
     try:
@@ -90,7 +90,7 @@ def prod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
 
 @pytest.fixture(scope="session")
 def rehearsed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Dev's settings from packages, deployed by the rehearsal even where the engine is here."""
+    """Deploy the settings of dev with packages images and without the engine, even if the engine is installed."""
     if not HAS_ENGINE and not HAS_MINIO:
         yield request.getfixturevalue("dev")
         return
@@ -108,6 +108,6 @@ def rehearsed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """A deployment with a backup, for as long as its tests last."""
+    """Provide a deployment with a backup to the tests of one module."""
     with backed_up(tmp_path_factory.mktemp("backup"), "minio" if HAS_MINIO else "seaweedfs") as deployment:
         yield deployment

@@ -1,4 +1,4 @@
-"""A real deployment for the acceptance tests, by the real engine, of a copy of this checkout."""
+"""A real deployment of a copy of this checkout, for the acceptance tests."""
 
 import json
 import os
@@ -30,12 +30,12 @@ from tests.shipped import stack_file
 
 ROOT = Path(__file__).parents[2]
 NO_DIGESTS = {"minio": {"digest": "none"}, "minioClient": {"digest": "none"}}
-"""Images that were built or loaded here have none."""
+"""Images that were built or loaded on this host have no digest."""
 HAS_ENGINE = cli.find_cli() is not None
 
 
 def has_images(store: str) -> bool:
-    """Whether the images of a stack with this object store are on the host, under the default names."""
+    """Return whether the host has the images of a stack with this object store, under the default names."""
     daemon = Daemon(resolve_host())
     if docker_daemon.docker_problem(daemon):
         return False
@@ -43,9 +43,9 @@ def has_images(store: str) -> bool:
 
 
 HAS_MINIO = has_images("minio")
-"""There is no package of MinIO."""
+"""Whether tests with MinIO can run: there is no package of MinIO."""
 WITH_LONG = os.environ.get("LONG") == "1"
-"""Whether the long tests run, too; see docs/adr/0018-two-lengths-of-tests.md."""
+"""Whether the long tests run as well; see docs/adr/0018-two-lengths-of-tests.md."""
 
 
 def free_port() -> int:
@@ -57,14 +57,14 @@ def free_port() -> int:
 
 @dataclass
 class Deployment:
-    """One stack in a checkout, a backend and a home of its own. Touches nothing that it did not make."""
+    """One stack with a separate checkout, backend and home. Changes nothing that it did not create."""
 
     folder: Path
     settings: str
-    """Whose stack file it starts from: dev or prod."""
+    """The stack whose shipped stack file is copied: dev, staging or prod."""
     stack: str = field(default_factory=lambda: f"t{secrets.token_hex(3)}")
     rehearsed: bool = not HAS_ENGINE
-    """Whether it is deployed by the rehearsal, and not by the engine."""
+    """Whether it is an engine-less deployment."""
 
     def __post_init__(self) -> None:
         self.checkout = self.folder / "checkout"
@@ -87,13 +87,13 @@ class Deployment:
             "YES": "1",
         }
         if self.stack not in ("dev", "staging", "prod"):
-            # Images that were built or loaded here have no digest, and the rules are asked by every `up` outside dev.
+            # Images that were built or loaded here have no digest, which the policy refuses outside dev.
             self.environment["POLICY"] = str(ROOT / "tests" / "stack" / "without-digests.json")
         self.api = docker.APIClient(base_url=resolve_host(), version="auto")
 
     @property
     def url(self) -> str:
-        """Where a stack without a proxy answers: what `make url` prints, without waiting for a Python each time."""
+        """The URL of a stack without Traefik, as `make url` prints it, without starting Python each time."""
         return f"http://127.0.0.1:{self.values['mlflow:server']['port']}"
 
     @property
@@ -104,18 +104,18 @@ class Deployment:
 
     @property
     def any_store(self) -> str:
-        """MinIO where its images are here, for they are in no package index."""
+        """MinIO if its images are on the host, otherwise SeaweedFS: there is no package of MinIO."""
         return "minio" if has_images("minio") else "seaweedfs"
 
     @property
     def values(self) -> dict[str, Any]:
-        """The settings in the stack's file, keys as written there."""
+        """The settings in the stack file, with the keys as written there."""
         found: dict[str, Any] = yaml.safe_load(self.file.read_text())["config"]
         return found
 
     @property
     def postgres_major(self) -> int:
-        """The major version of the data that it has."""
+        """The major version of the Postgres data of this stack."""
         found = (names.postgres_major(self.stack, volume) for volume in Daemon(resolve_host()).volumes())
         return next(major for major in found if major)
 
@@ -123,7 +123,7 @@ class Deployment:
         return names.physical(self.stack, service)
 
     def use(self, store: str) -> None:
-        """Choose the object store, and build what no registry gave this host."""
+        """Choose the object store, and packages images if the host lacks the images for it."""
         self.set("objectStore.kind", store)
         if store == "seaweedfs":
             self.set("objectStore.memoryMb", SEAWEEDFS_MB)
@@ -131,7 +131,7 @@ class Deployment:
             self.set("images.source", "packages")
 
     def set(self, path: str, value: object) -> None:
-        """Set `section.key` in the stack's file."""
+        """Set `section.key` in the stack file."""
         section, _, key = path.partition(".")
         name = f"mlflow:{section}"
         document = yaml.safe_load(self.file.read_text())
@@ -139,7 +139,7 @@ class Deployment:
         self.file.write_text(yaml.safe_dump(document, sort_keys=False))
 
     def make(self, verb: str, *, ok: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run `make VERB` as a person without a terminal would; it has to succeed, or to fail where not `ok`."""
+        """Run `make VERB` without a terminal. Assert that it succeeds or, if not `ok`, that it fails."""
         done = subprocess.run(
             ["make", "-s", verb],
             cwd=self.checkout,
@@ -154,7 +154,7 @@ class Deployment:
 
     @contextmanager
     def begun(self, moment: Callable[[str], bool], *verb: str) -> Iterator[subprocess.Popen[str]]:
-        """Begin a `make up`, or another verb, and hand it over when it prints the line for which `moment` says yes."""
+        """Start `make up`, or another verb, and yield its process once it prints a line for which `moment` is true."""
         with subprocess.Popen(
             ["make", "-s", *(verb or ["up"])],
             cwd=self.checkout,
@@ -167,11 +167,11 @@ class Deployment:
         ) as running:
             assert running.stdout
             if not any(moment(line) for line in running.stdout):
-                pytest.fail("it ended before its moment was seen, so nothing was done in it")
+                pytest.fail("the command ended without printing the awaited line, so this test has tested nothing")
             yield running
 
     def pulumi(self, *arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run plain `pulumi`, with the exports of `make env`; it has to succeed, or to fail where not `ok`."""
+        """Run plain `pulumi` with the exports of `make env`. Assert that it succeeds or, if not `ok`, that it fails."""
         exports = dict(
             line.removeprefix("export ").split("=", 1) for line in self.make("env").stdout.splitlines() if line
         )
@@ -188,7 +188,7 @@ class Deployment:
         return done
 
     def plan(self) -> dict[str, str]:
-        """Return what an `up` would do: logical name to operation, unchanged resources left out."""
+        """Return what an update would change: logical name to operation, without unchanged resources."""
         steps = json.loads(self.pulumi("preview", "--json").stdout)["steps"]
         return {
             step["urn"].rpartition("::")[2]: step["op"]
@@ -197,7 +197,7 @@ class Deployment:
         }
 
     def client_day(self, uri: str, megabytes: int) -> str:
-        """Run `client_day.py` with this interpreter's MLflow client, and return what it printed."""
+        """Run `client_day.py` with the MLflow client of this interpreter, and return what it prints."""
         done = subprocess.run(
             [sys.executable, "-W", "ignore", ROOT / "tests" / "stack" / "client_day.py", str(megabytes)],
             cwd=self.folder,
@@ -214,7 +214,7 @@ class Deployment:
         return found
 
     def run(self, service: str, *command: str) -> tuple[int, str]:
-        """Run a command in a container."""
+        """Run a command in a container; return its exit code and output."""
         return Daemon(resolve_host()).run(self.name(service), list(command))
 
     def containers(self) -> list[str]:
@@ -224,7 +224,7 @@ class Deployment:
         )
 
     def logs(self) -> str:
-        """Return the end of every container's log, for a failure."""
+        """Return the last log lines of every container, for the message of a failure."""
         daemon = Daemon(resolve_host())
         return "\n".join(f"--- {name}\n{daemon.logs(name)}" for name in self.containers())
 
@@ -232,19 +232,19 @@ class Deployment:
         """Return every generated secret by its key in the config."""
         if self.rehearsed:
             return {to_camel(name.replace("-", "_")): value for name, value in self.passwords.read().items()}
-        # Each was written into the stack's file by the deployment that made it.
+        # The deployment that generated a secret has written it into the stack file.
         found = json.loads(self.pulumi("config", "--show-secrets", "--json").stdout)
         return {key.removeprefix("mlflow:"): entry["value"] for key, entry in found.items() if entry["secret"]}
 
     @property
     def passwords(self) -> Passwords:
-        """What a rehearsal keeps."""
+        """The generated passwords of an engine-less deployment."""
         return Passwords(self.folder / "home" / "pulumi-mlflow" / "rehearsal" / f"{self.stack}.json")
 
     def remove(self) -> None:
-        """Remove whatever of this stack is on the Docker host."""
+        """Remove everything of this stack from the Docker host."""
         label = {"label": f"{names.STACK_LABEL}={self.stack}"}
-        # A restore's has no label: it is no part of what was deployed.
+        # The container of a restore has no label, because it is not part of the deployment.
         ours = self.api.containers(all=True, filters={"name": f"^/mlflow-{self.stack}-"})
         for container in [*self.api.containers(all=True, filters=label), *ours]:
             with suppress(NotFound):

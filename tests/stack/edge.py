@@ -1,4 +1,4 @@
-"""What stands before the server in the tests: a real Traefik, and a single sign-on that it asks."""
+"""The ingress in the tests: a real Traefik, and a stand-in for a single sign-on."""
 
 import base64
 import http.client
@@ -25,16 +25,16 @@ from tests.stack.deployment import ROOT, Deployment, free_port
 
 HOSTNAME = "mlflow.example.com"
 PAGE = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-"""What a browser sends for a page."""
+"""Headers that a browser sends to request a page."""
 COOKIE = {"Cookie": "session=alice"}
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
 READINESS_SECONDS = 30
 BESIDE = "mlflow.tests.beside"
-"""Label of what stands beside a stack, and is no part of it."""
+"""Label of test containers that run beside a stack and are not part of it."""
 
 
 def image(name: str) -> str:
-    """Return an image that is on the host: the official one, or the one from packages, built if need be."""
+    """Return an image that is on the host: the official one, or the packages image, built if missing."""
     daemon = Daemon(resolve_host())
     if daemon.has_image(DEFAULTS[name]["ref"]):
         return DEFAULTS[name]["ref"]
@@ -59,7 +59,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Listener:
-    """A port of the host behind which a Traefik listens with TLS."""
+    """A host port on which a Traefik listens with TLS."""
 
     port: int
 
@@ -70,9 +70,9 @@ class Listener:
     def ask(
         self, path: str, method: str = "GET", body: bytes | None = None, over_seconds: int = 0, /, **headers: str
     ) -> Answer:
-        """Send one request as it is, `Accept: */*` unless told otherwise; follow nothing.
+        """Send one request without following redirects, with `Accept: */*` unless `headers` has another value.
 
-        With `over_seconds`, its body takes that long to be sent.
+        With `over_seconds`, sending the body takes that many seconds.
         """
         connection = http.client.HTTPSConnection(
             "127.0.0.1",
@@ -96,7 +96,7 @@ class Listener:
             connection.close()
 
     def client(self, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a Python script whose MLflow client finds this door under the hostname."""
+        """Run a Python script whose MLflow client reaches this port under the hostname."""
         named = (
             "import runpy, socket, sys; found = socket.getaddrinfo; socket.getaddrinfo = lambda host, *more, **named: "
             f"found('127.0.0.1' if host == {HOSTNAME!r} else host, *more, **named); sys.argv = sys.argv[1:]; "
@@ -118,16 +118,16 @@ class Listener:
 
 
 def until(condition: Callable[[], bool], seconds: float = READINESS_SECONDS) -> float:
-    """Wait for a condition and return how long it took."""
+    """Wait for a condition and return how many seconds it took."""
     started = time.monotonic()
     while not condition():
-        assert time.monotonic() - started < seconds, "it did not come true"
+        assert time.monotonic() - started < seconds, f"the condition was not met within {seconds} s"
         time.sleep(0.2)
     return time.monotonic() - started
 
 
 def a_certificate(folder: Path) -> tuple[Path, Path]:
-    """Make a certificate for the hostname that vouches for itself, and return it and its key."""
+    """Create a self-signed certificate for the hostname; return the paths of the certificate and its key."""
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", f"/CN={HOSTNAME}"]
     options = ["-addext", f"subjectAltName=DNS:{HOSTNAME}", "-keyout", str(key), "-out", str(certificate)]
@@ -137,7 +137,7 @@ def a_certificate(folder: Path) -> tuple[Path, Path]:
 
 @contextmanager
 def single_sign_on(deployment: Deployment, network: str, *, alias: str = "authelia", port: int = 9091) -> Iterator[str]:
-    """Run the stand-in for Authelia on `network`, with the middlewares that an operator would have; yield its name."""
+    """Run the stand-in for Authelia on `network`, with the middlewares of an existing Traefik; yield its name."""
     name = deployment.name("sso")
     server = f"http://{name}:{port}"
     middlewares = "traefik.http.middlewares"
@@ -154,7 +154,7 @@ def single_sign_on(deployment: Deployment, network: str, *, alias: str = "authel
             f"{middlewares}.authelia.forwardauth.authResponseHeaders": "Remote-User",
             f"{middlewares}.rude.forwardauth.address": f"{server}/rude",
             f"{middlewares}.secureHeaders.headers.contentTypeNosniff": "true",
-            # A server behind the middlewares of the deployment's own router, which tells what reaches it.
+            # An upstream behind the middlewares of the stack, which returns the headers that reach it.
             f"{echo}.rule": "Host(`echo.example.com`)",
             f"{echo}.tls": "true",
             f"{echo}.middlewares": f"{deployment.name('server')}-forged,{deployment.name('server')}-private",
@@ -175,7 +175,7 @@ def single_sign_on(deployment: Deployment, network: str, *, alias: str = "authel
 
 @contextmanager
 def operators_traefik(deployment: Deployment, network: str) -> Iterator[Listener]:
-    """Run a Traefik as an operator has it: Docker's labels, one entry point with TLS, a certificate, and its API."""
+    """Run an existing Traefik: with Docker labels, one entry point with TLS, a certificate, and its API."""
     port = free_port()
     certificate, key = a_certificate(deployment.folder)
     container = deployment.api.create_container(
@@ -184,7 +184,7 @@ def operators_traefik(deployment: Deployment, network: str) -> Iterator[Listener
         command=[
             "--providers.docker=true",
             "--providers.docker.exposedbydefault=false",
-            # Others on this daemon have labels, too.
+            # Other containers on this daemon have such labels, too.
             "--providers.docker.constraints="
             + " || ".join(f"Label(`{label}`,`{deployment.stack}`)" for label in (STACK_LABEL, BESIDE)),
             "--entrypoints.websecure.address=:443",
@@ -216,7 +216,7 @@ def operators_traefik(deployment: Deployment, network: str) -> Iterator[Listener
 
 
 def put(deployment: Deployment, container: str, folder: str, files: Mapping[str, bytes], mode: int = 0o755) -> None:
-    """Copy files into a container that has not started yet."""
+    """Copy files into a container that is not started yet."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         for name, content in files.items():
@@ -227,7 +227,7 @@ def put(deployment: Deployment, container: str, folder: str, files: Mapping[str,
 
 
 def reached(answer: Answer) -> dict[str, str]:
-    """Return the headers that reached a server which tells them, their names in lower case."""
+    """Return the headers that reached an upstream which returns them, with their names in lower case."""
     found: dict[str, Any] = json.loads(answer.body)
     return {name.lower(): value for name, value in found.items()}
 
@@ -249,7 +249,7 @@ SCRIPTS = [
     ("HEAD", "/"),
     ("POST", "/"),
 ]
-"""What programs and a page's scripts ask for."""
+"""Requests of programs and of the scripts of a page, which must never be redirected."""
 HIDDEN = (
     *("/metrics", "//metrics", "/%6detrics", "/./metrics", "/x/../metrics", "/metrics/", "/METRICS/../metrics"),
     *("/%2Fmetrics", "/%2f%2Fmetrics", "/%2F%6detrics", "/x/..%2Fmetrics"),
@@ -257,7 +257,7 @@ HIDDEN = (
     *("/ajax-api%2F3.0/mlflow/assistant/config", "/ajax-api/3.0/mlflow%2Fassistant/config"),
     "/ajax-api%2f3.0%2fmlflow%2f%61ssistant%2fproviders",
 )
-"""What is nobody's business, in every spelling that the server would understand, and in some that it would not."""
+"""Paths that must not be reachable, in every spelling that the server understands, and in some that it does not."""
 
 
 @dataclass(frozen=True)
@@ -265,17 +265,17 @@ class Edge:
     deployment: Deployment
     door: Listener
     network: str
-    """On which Traefik and the single sign-on are."""
+    """The network of Traefik and the single sign-on."""
 
     def change(self, authentication: str, **traefik: object) -> None:
-        """Deploy another way of asking."""
+        """Deploy another authentication and its Traefik settings."""
         self.deployment.set("authentication", authentication)
         self.deployment.set("traefik", traefik)
         self.deployment.make("up")
         self.opened()
 
     def opened(self) -> None:
-        """Wait until Traefik routes: it looks at what Docker says of the server's health, or asks by itself."""
+        """Wait until Traefik routes to the server, which depends on Docker's health check or on that of Traefik."""
         until(lambda: self.door.ask("/health").status not in (404, 503))
 
     @property
@@ -288,11 +288,11 @@ def asked_to_log_in(answer: Answer) -> bool:
 
 
 def let_in(edge: Edge, **headers: str) -> None:
-    """Check that whoever sends these headers gets the interface, and can write as a browser does."""
+    """Check that a client with these headers gets the web interface, and can write as a browser does."""
     page = edge.door.ask("/", **PAGE, **headers)
     assert page.status == 200
     assert b"<title>MLflow</title>" in page.body
-    # A browser sends the origin with its own requests, too.
+    # A browser sends the origin with requests to the same origin, too.
     origin = {"Origin": edge.deployment.make("url").stdout.strip(), "Content-Type": "application/json"}
     made = edge.door.ask(
         "/ajax-api/2.0/mlflow/experiments/create",
@@ -305,7 +305,7 @@ def let_in(edge: Edge, **headers: str) -> None:
 
 
 def nobody_is_redirected(door: Listener, **headers: str) -> None:
-    """Check that everything but a page gets 401, whatever it accepts."""
+    """Check that every request but one for a page gets 401, whatever it accepts."""
     for method, path in SCRIPTS:
         for accept in ("*/*", "application/json", PAGE["Accept"]):
             answer = door.ask(path, method, b"{}" if method != "GET" else None, Accept=accept, **headers)
@@ -337,7 +337,7 @@ def users_of_its_own(edge: Edge) -> None:
         assert answer.headers["WWW-Authenticate"].startswith("Basic")
     assert door.ask(SEARCH, **basic("admin", "wrong")).status == 401
     logs_a_run(door, "admin", password)
-    # Another user, and what he may.
+    # Another user, with fewer permissions.
     as_admin = basic("admin", password) | {"Content-Type": "application/json"}
     user = f"bob{time.monotonic_ns()}"
     body = f'{{"username": "{user}", "password": "bob-secret-password"}}'.encode()
@@ -347,14 +347,14 @@ def users_of_its_own(edge: Edge) -> None:
     delete = b'{"experiment_id": "0"}'
     bob = basic(user, "bob-secret-password") | {"Content-Type": "application/json"}
     assert door.ask("/api/2.0/mlflow/experiments/delete", "POST", delete, **bob).status == 403
-    # A right password that was asked before is not hashed again, but by the other worker. A wrong one always is.
+    # Each worker hashes a correct password once and then caches it. A wrong password is always hashed.
     right = cpu_seconds_of(edge, 200, **bob)
     wrong = cpu_seconds_of(edge, 401, **basic(user, "another-password"))
     assert right < wrong / 2, (right, wrong)
 
 
 def cpu_seconds_of(edge: Edge, status: int, **headers: str) -> float:
-    """Return what ten requests cost the server, in seconds of a processor: whatever else the host is busy with."""
+    """Return how many CPU seconds the server takes for ten requests. Unlike elapsed time, this ignores other load."""
 
     def used() -> float:
         stats = edge.deployment.api.stats(edge.deployment.name("server"), stream=False)

@@ -1,7 +1,7 @@
-"""Fills a server with runs, and tells everything that it holds, so that two of it can be compared.
+"""Fill a server with runs, and print everything that it holds, so that two states can be compared.
 
 usage: MLFLOW_TRACKING_URI=... python inventory.py fill RUNS METRIC_POINTS FILES MEGABYTES | write | tell
-`write` fills again and again, prints a line for each time, and goes on until it is terminated.
+`write` fills repeatedly, prints a line after each round, and continues until it is terminated.
 `tell` prints JSON: each run with its parameters, tags and metric histories, each model with its versions and aliases,
 each trace, and the SHA-256 of each artifact, all of it through MLflow's client.
 """
@@ -24,13 +24,13 @@ from mlflow.tracking import MlflowClient
 import mlflow
 
 BATCH = 1000
-"""Metric points in one request."""
+"""The number of metric points in one request."""
 THREADS = 4
 PAGE = 500
 
 
 def fill(runs: int, points: int, files: int, megabytes: int) -> None:
-    """Make two experiments with `runs` runs between them, and spread everything else over those."""
+    """Create two experiments with `runs` runs in total, and distribute everything else over the runs."""
     client = MlflowClient()
     now = int(time.time() * 1000)
     experiments = [client.create_experiment(f"fill-{now}-{number}", tags={"number": str(number)}) for number in (1, 2)]
@@ -45,7 +45,7 @@ def fill(runs: int, points: int, files: int, megabytes: int) -> None:
         client.log_batch(run_id, params=[Param("lr", str(number / 7))], tags=[RunTag("note", f"ä ß 日本 {number}")])
         with tempfile.TemporaryDirectory() as folder:
             for file in range(number, files, runs):
-                # Different from any other: nothing to compress, and nothing that is there twice.
+                # Random content: incompressible, and never the same in two files.
                 (Path(folder) / f"file $HOME {file} [x].bin").write_bytes(os.urandom(size))
             client.log_artifacts(run_id, folder, "data [1]")
         client.set_terminated(run_id)
@@ -71,7 +71,7 @@ def fill(runs: int, points: int, files: int, megabytes: int) -> None:
 
 
 def write() -> None:
-    """Fill until SIGTERM comes, and end with the round that is under way then."""
+    """Fill until SIGTERM arrives, and finish the current round first."""
     wanted = Event()
     signal.signal(signal.SIGTERM, lambda *_: wanted.set())
     while not wanted.is_set():
@@ -80,7 +80,7 @@ def write() -> None:
 
 
 def tell() -> dict[str, Any]:
-    """Return everything, in an order of its own."""
+    """Return everything that the server holds, in a fixed order."""
     client = MlflowClient()
     experiments = client.search_experiments()
     with ThreadPoolExecutor(THREADS) as pool:

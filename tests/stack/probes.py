@@ -1,4 +1,4 @@
-"""Scripts that are run inside a deployment, to see it as a container there does."""
+"""Scripts that run inside a deployment, to see it as its containers do."""
 
 import ipaddress
 
@@ -24,12 +24,12 @@ assert own.get_object(Bucket="mlflow", Key="probe")["Body"].read() == b"x"
 own.delete_object(Bucket="mlflow", Key="probe")
 assert refused(client("minioadmin", "minioadmin").list_buckets), "default credentials"
 assert refused(client().list_objects_v2, Bucket="mlflow"), "anonymous"
-assert refused(own.create_bucket, Bucket="another"), "a bucket of its own making"
+assert refused(own.create_bucket, Bucket="another"), "creates a bucket"
 assert refused(own.list_objects_v2, Bucket="mlflow2"), "another bucket"
 assert [bucket["Name"] for bucket in own.list_buckets()["Buckets"]] == ["mlflow"], "sees another bucket"
 print("ok")
 """
-"""Who may do what in the object store. The server's own identity runs it."""
+"""Checks which identity may do what in the object store. Runs with the identity of the server."""
 
 HASHES = """
 import boto3, hashlib, sys
@@ -41,7 +41,7 @@ for page in store.get_paginator("list_objects_v2").paginate(Bucket="mlflow"):
             digest.update(block)
         print(found["Key"], digest.hexdigest())
 """
-"""Every artifact with its SHA-256."""
+"""Prints every artifact with its SHA-256."""
 
 
 REWRITE = """
@@ -52,18 +52,18 @@ for key in ("moved/plots.png", "moved/plots/a.png", "moved/ü +%&=.bin"):
     before = store.get_object(Bucket="mlflow", Key=key)["Body"].read() if key in found else b"-"
     store.put_object(Bucket="mlflow", Key=key, Body=bytes([before[0] + 1]))
 """
-"""Writes objects again at the same size, with names that are awkward, or that the stores list in other orders."""
+"""Changes objects at the same size, with unusual names and names that the stores list in different orders."""
 
 
 def host_as_containers_see_it(api: docker.APIClient) -> str:
-    """Return the host's address on Docker's default bridge."""
+    """Return the address of the host on Docker's default bridge."""
     network = api.inspect_network("bridge")["IPAM"]["Config"][0]
-    # A daemon that has just made its first bridge does not tell its own address there: it takes the first.
+    # A daemon that has just created the bridge does not report its gateway; it uses the first address.
     return str(network.get("Gateway") or next(ipaddress.ip_network(network["Subnet"]).hosts()))
 
 
 def with_s3(deployment: Deployment, script: str) -> tuple[int, str]:
-    """Run a script in the server, with its identity, and the object store's address as its argument."""
+    """Run a script in the server with its identity; the argument is the address of the object store."""
     identity = "AWS_SHARED_CREDENTIALS_FILE=/run/secrets/aws-credentials"
     environment = dict(entry.split("=", 1) for entry in deployment.inspect("server")["Config"]["Env"])
     return deployment.run("server", "env", identity, "python", "-c", script, environment["MLFLOW_S3_ENDPOINT_URL"])
@@ -79,11 +79,11 @@ query = f"insert into secrets ({columns}, last_updated_at) values (1, 1, %s, %s,
 db.cursor().execute(query, (b"x", wrapped))
 db.commit()
 """
-"""A gateway secret as MLflow keeps it: its key, wrapped under the passphrase."""
+"""Stores a gateway secret as MLflow does: its key is wrapped with the passphrase."""
 
 
 def keep_a_gateway_secret(deployment: Deployment) -> None:
-    """Put something into the database that only the data key opens."""
+    """Store something in the database that only the data key decrypts."""
     command = ("env", "PGPASSFILE=/run/mlflow/pgpass", "python", "-W", "ignore", "-c", GATEWAY_SECRET)
     code, said = deployment.run("server", *command)
     assert code == 0, said

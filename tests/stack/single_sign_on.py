@@ -1,7 +1,7 @@
-"""A single sign-on for the tests: answers Traefik's forwardAuth by Authelia's rules, and shows what reaches a server.
+"""A single sign-on for the tests: answers Traefik's forwardAuth as Authelia does, and echoes the headers of requests.
 
-usage: single_sign_on.py PORT. Alice is let in by her password (Basic) or her cookie.
-The rules are those of Authelia 4.39, as measured on the real one.
+usage: single_sign_on.py PORT. Admits Alice with her password (Basic) or her cookie.
+The rules are those of Authelia 4.39, as measured on a real installation.
 """
 
 import base64
@@ -21,10 +21,10 @@ class Handler(BaseHTTPRequestHandler):
         if path == "/api/authz/forward-auth":
             self._judge()
         elif path == "/rude":
-            # As others do it: whoever asks for whatever is sent to the login page.
+            # As some other products do: redirect every request to the login page.
             self._answer(302, Location=LOGIN)
         else:
-            # An upstream that is always ready, and tells what came.
+            # An upstream that is always ready and returns the headers that it received.
             self._answer(200, body=json.dumps(dict(self.headers.items())))
 
     do_POST = do_PUT = do_HEAD = do_OPTIONS = do_GET  # noqa: N815 - the server asks for these names

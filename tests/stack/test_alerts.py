@@ -1,4 +1,4 @@
-"""Every alert by promtool: a case that fires it, one that does not, and a week in which nothing is wrong."""
+"""Test every alert with promtool: a case that fires it, one that does not, and a normal week."""
 
 import io
 import json
@@ -26,7 +26,7 @@ SERVER = {**STACK, "instance": "server"}
 
 @dataclass(frozen=True)
 class Case:
-    """Series by name and labels, a value each minute in promtool's notation, and what is said of them at a minute."""
+    """Series that fire an alert at minute `at`, and others that do not; one value a minute in promtool's notation."""
 
     alert: str
     fires: dict[str, str]
@@ -83,14 +83,14 @@ CASES = [
     Case(
         "MlflowDown",
         {up("mlflow", "server"): "0x5", probe("probe_success"): "0x5"},
-        # What serves the figures has ended, and the server has not.
+        # The metrics process has ended; the server has not.
         {up("mlflow", "server"): "0x5", probe("probe_success"): "1x5"},
         3,
         {**SERVER, "job": "mlflow"},
     ),
     Case(
         "MlflowDown",
-        # Nobody is there to ask it.
+        # There is no probe of the readiness.
         {up("mlflow", "server"): "0x5"},
         {up("mlflow", "server"): "1 0 1x5"},
         3,
@@ -100,7 +100,7 @@ CASES = [
         "MlflowNotReady",
         # One worker of two hangs.
         {probe("probe_success"): "1x5 0 1 0 1 0 1 0 1 0 1 0 1 0 1 0 1 0 1 0 1"},
-        # Restarts that are over.
+        # Restarts that ended.
         {probe("probe_success"): "1x14 0 1 0 0 1 1 0 1 1 1 1x20"},
         24,
         {**SERVER, "job": "readiness"},
@@ -115,7 +115,7 @@ CASES = [
     Case(
         "MlflowSlow",
         {probe("probe_duration_seconds"): "3x20", probe("probe_success"): "1x20"},
-        # One slow answer in an evening.
+        # A single slow answer.
         {probe("probe_duration_seconds"): "0.02x5 9 0.02x20"},
         12,
         {**SERVER, "job": "readiness"},
@@ -123,7 +123,7 @@ CASES = [
     Case(
         "MlflowSlow",
         {probe("probe_duration_seconds"): "9x20", probe("probe_success"): "1x20"},
-        # The time-outs of an outage that is over.
+        # Timeouts of an outage that ended.
         {probe("probe_duration_seconds"): "0.02x5 10x4 0.02x20", probe("probe_success"): "1x5 0x4 1x20"},
         14,
         {**SERVER, "job": "readiness"},
@@ -140,7 +140,7 @@ CASES = [
     ),
     Case(
         "MlflowErrors",
-        # A small team: two of its four requests a minute, beside 29 probes.
+        # A small team: two of its four requests a minute fail, beside 29 probes.
         {requests("200"): "0+31x20", requests("500"): "0+2x20"},
         {requests("200"): "0+31x20", requests("500"): "0 0 0 0 0 1 1 2 2 3 3 3 3 3 3 3 3"},
         10,
@@ -163,7 +163,7 @@ CASES = [
     Case(
         "RestartLoop",
         {started("mlflow"): "1x2 2 3 4 5x20", CREATED: "1x2 2x30"},
-        # Four deployments, one of them interrupted: each made a container and started it.
+        # Four deployments, one of them interrupted: each created a container and started it.
         {started("mlflow"): "1x2 2x2 3x2 4x2 5x20", CREATED: "1x2 2x2 3x2 4x2 5x20"},
         12,
         {**STACK, "instance": "mlflow"},
@@ -171,7 +171,7 @@ CASES = [
     Case(
         "RestartLoop",
         {started("postgres", "pg_postmaster_start_time_seconds"): "1 2 3 4 5 6x20", started("postgres"): "1x30"},
-        # Deployments that touch it; and the exporter's own start is not the database's.
+        # Deployments that restart Postgres; and a start of the exporter is not a start of the database.
         {started("postgres", "pg_postmaster_start_time_seconds"): "1 2 3 4 5x30", started("postgres"): "1 2 3 4 5 6 7"},
         10,
         {**STACK, "instance": "postgres"},
@@ -179,7 +179,7 @@ CASES = [
     Case(
         "WorkersKilled",
         {KILLS: "0x3 1x20"},
-        # One that was killed long ago, in a server that runs on.
+        # Workers that were killed long ago, in a server that still runs.
         {KILLS: "2x30"},
         6,
         {**STACK, "instance": "mlflow"},
@@ -188,7 +188,7 @@ CASES = [
     Case(
         "DatabaseDown",
         {up("postgres", "postgres"): "0x5", probe("probe_success"): "0x5"},
-        # The exporter alone.
+        # Only the exporter is down.
         {up("postgres", "postgres"): "0x5", probe("probe_success"): "1x5"},
         3,
         DATABASE,
@@ -204,9 +204,9 @@ CASES = [
     Case("ObjectStoreDown", {up("minio", "minio"): "0x5"}, {up("minio", "minio"): "1 0 1x5"}, 3, MINIO),
     Case(
         "ObjectStoreDown",
-        # It tells its figures, and stores nothing.
+        # The object store serves metrics, but cannot store.
         {up("minio", "minio"): "1x5", probe("probe_success", "store"): "0x5"},
-        # It stores, and its figures take too long.
+        # The object store works, but its metrics take too long.
         {up("minio", "minio"): "0x5", probe("probe_success", "store"): "1x5"},
         3,
         {**MINIO, "job": "store"},
@@ -227,7 +227,7 @@ CASES = [
     ),
     Case(
         "DiskFilling",
-        # 10 MB a minute are 14 GB a day.
+        # 10 MB a minute is 14 GB a day.
         {disk("free"): "45000000000-10000000x480", disk("total"): "100000000000x480"},
         {disk("free"): "90000000000-10000000x480", disk("total"): "100000000000x480"},
         450,
@@ -242,9 +242,9 @@ CASES = [
     ),
     Case(
         "BackupTooOld",
-        # Prometheus was not answered once.
+        # One scrape got no answer.
         {backup("backup_due_timestamp_seconds"): "0x100 stale 0x30"},
-        # It takes a while.
+        # The backup takes some time.
         {backup("backup_due_timestamp_seconds"): "0x100 86400x30"},
         125,
         BACKUP,
@@ -284,7 +284,7 @@ CASES = [
 
 
 def promtool(tests: list[dict[str, Any]]) -> tuple[int, str]:
-    """Run `promtool test rules` in Prometheus' own image; return its exit code and what it printed."""
+    """Run `promtool test rules` in the image of Prometheus; return its exit code and output."""
     api = docker.APIClient(base_url=resolve_host(), version="auto")
     document = {"rule_files": ["alerts.yml"], "evaluation_interval": "1m", "tests": tests}
     raw = io.BytesIO()
@@ -324,7 +324,7 @@ def rule_test(case: Case, series: dict[str, str], alerts: list[dict[str, Any]]) 
     }
 
 
-def test_every_alert_fires_where_it_should_and_nowhere_else() -> None:
+def test_every_alert_fires_in_its_case_and_stays_quiet_otherwise() -> None:
     tests = []
     for case in CASES:
         tests += [rule_test(case, case.fires, [expected(case)]), rule_test(case, case.quiet, [])]
@@ -334,7 +334,7 @@ def test_every_alert_fires_where_it_should_and_nowhere_else() -> None:
     assert code == 0, said
 
 
-def test_what_is_somebody_elses_in_the_same_prometheus_fires_nothing() -> None:
+def test_foreign_metrics_in_the_same_prometheus_fire_no_alert() -> None:
     theirs: dict[str, str] = {}
     for case in CASES:
         theirs |= {
@@ -353,23 +353,23 @@ def test_what_is_somebody_elses_in_the_same_prometheus_fires_nothing() -> None:
     assert code == 0, said
 
 
-def test_a_case_that_is_wrong_is_found() -> None:
+def test_promtool_detects_a_wrong_case() -> None:
     code, said = promtool([rule_test(CASES[0], CASES[0].quiet, [expected(CASES[0])])])
     assert code != 0
     assert "MlflowDown" in said
 
 
-def test_every_alert_has_a_case_a_severity_and_a_page() -> None:
+def test_every_alert_has_case_severity_and_runbook() -> None:
     assert {case.alert for case in CASES} | {"Watchdog"} == set(RULES)
     headings = {
         line.strip("# \n").lower().replace(" ", "-")
-        for line in (ROOT / "docs" / "operations.md").read_text().splitlines()
+        for line in (ROOT / "docs" / "operations" / "alerts.md").read_text().splitlines()
         if line.startswith("#")
     }
     for name, rule in RULES.items():
         assert rule["labels"]["severity"] in ("critical", "warning", "none"), name
         path, _, anchor = rule["annotations"]["runbook_url"].partition("#")
-        assert path == "docs/operations.md", name
+        assert path == "docs/operations/alerts.md", name
         assert anchor in headings, name
 
 
@@ -379,7 +379,7 @@ UPGRADE = 3 * 1440 + 600
 
 
 def busy(minute: int) -> float:
-    """How busy a minute is, by the time of the day: 0 at night, 1 at noon."""
+    """Return how busy a minute of the day is: 0 at night, 1 at the peak."""
     return max(0.0, math.sin((minute % 1440 - 480) / 1440 * 2 * math.pi))
 
 
@@ -393,7 +393,7 @@ def counted(chance: random.Random, share: float) -> Iterator[float]:
 
 
 def blinking(chance: random.Random) -> Iterator[float]:
-    """One answer in a thousand is lost, never two in a row."""
+    """Yield answers of which one in a thousand is lost, never two in a row."""
     last = 1.0
     for _ in MINUTES:
         last = 0.0 if last and chance.random() < 0.001 else 1.0
@@ -401,7 +401,7 @@ def blinking(chance: random.Random) -> Iterator[float]:
 
 
 def due(missed: bool) -> Iterator[float]:  # noqa: FBT001
-    """When a backup is due: 03:17, and it takes 20 to 100 minutes."""
+    """Yield when the next backup is due: at 03:17; a backup takes 20 to 100 minutes."""
     following = 197 * 60.0
     for minute in MINUTES:
         day, of_day = divmod(minute, 1440)
@@ -411,7 +411,7 @@ def due(missed: bool) -> Iterator[float]:  # noqa: FBT001
 
 
 def free(chance: random.Random) -> Iterator[float]:
-    """A disk that fills by day, and is emptied every other night."""
+    """Yield the free space of a disk that fills by day and is emptied every second night."""
     left = 46e9
     for minute in MINUTES:
         left = 46e9 if minute % 2880 == 2000 else left - 2e6 * busy(minute) * chance.random()
@@ -419,7 +419,7 @@ def free(chance: random.Random) -> Iterator[float]:
 
 
 def week(*, missed: bool = False) -> dict[str, str]:
-    """Return a week of a busy stack in which all is well; with `missed`, one night has no backup."""
+    """Return a week of a busy stack without problems; with `missed`, one night has no backup."""
     chance = random.Random(7)
     values: dict[str, Iterator[float]] = {
         up("mlflow", "server"): blinking(chance),
@@ -454,8 +454,8 @@ def week(*, missed: bool = False) -> dict[str, str]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("missed", [False, True], ids=["all is well", "a backup is missing"])
-def test_a_week_in_which_all_is_well_has_no_alert(*, missed: bool) -> None:
+@pytest.mark.parametrize("missed", [False, True], ids=["no problem", "a missed backup"])
+def test_a_normal_week_fires_no_alert_but_for_a_missed_backup(*, missed: bool) -> None:
     firing = 'count by (alertname) (count_over_time(ALERTS{alertstate="firing", alertname!="Watchdog"}[7d]))'
     found = [{"labels": '{alertname="BackupTooOld"}', "value": 1}] if missed else []
     code, said = promtool(

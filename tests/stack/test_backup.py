@@ -1,4 +1,4 @@
-"""Backup, drill and restore of a real deployment, with a real MLflow client."""
+"""Test backup, restore test, restore and garbage collection of a real deployment, with a real MLflow client."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from tests.stack.test_faults import refused
 
 
 @pytest.mark.long
-def test_everything_comes_back_onto_a_new_stack(saved: Deployment) -> None:
+def test_a_new_stack_is_restored_completely_from_a_backup(saved: Deployment) -> None:
     before = told(saved)
     assert len(before["runs"]) == 10
     assert sum(len(run["artifacts"]) for run in before["runs"].values()) == 20
@@ -32,7 +32,7 @@ def test_everything_comes_back_onto_a_new_stack(saved: Deployment) -> None:
     assert len(before["traces"]) == 5
     latest = newest(saved)
     wiped(saved)
-    # The journal went with the rest, and what it knew is in the repository, which is asked once the program runs.
+    # The journal was deleted with the rest. The backup program reads it back from the repository after its start.
     deadline = time.monotonic() + 60
     while "backup" not in (known := journal(saved)):
         assert time.monotonic() < deadline, known
@@ -40,7 +40,7 @@ def test_everything_comes_back_onto_a_new_stack(saved: Deployment) -> None:
     said = refused(saved, "status")
     assert f"backup: {latest[:8]}, 0 h ago" in said
     assert "nothing was ever logged here, and the newest backup has 10 runs" in said
-    # An empty stack is no backup of what there was, and one with as little as an experiment is not replaced unasked.
+    # An empty stack is not backed up, and a stack with even one experiment is not replaced without approval.
     assert "nothing was ever logged here, and the newest backup has 10 runs" in refused(saved, "backup")
     new = MlflowClient(saved.url).create_experiment("the first")
     assert "nothing was deleted" in refused(saved, "restore", FROM="latest")
@@ -49,7 +49,7 @@ def test_everything_comes_back_onto_a_new_stack(saved: Deployment) -> None:
     saved.make("restore", FROM="latest")
     assert told(saved) == before
     saved.make("status")
-    # And goes on: what is written now is in the next backup.
+    # The restored stack works on: new data is in the next backup.
     inventory(saved, "fill", 2, 10, 2, 1)
     saved.make("backup")
     assert journal(saved)["backup"]["added_bytes"] < 5_000_000
@@ -58,7 +58,7 @@ def test_everything_comes_back_onto_a_new_stack(saved: Deployment) -> None:
 
 @pytest.mark.long
 @pytest.mark.minio
-def test_everything_comes_back_from_the_other_object_store_too(tmp_path: Path) -> None:
+def test_a_stack_with_the_other_object_store_is_restored_completely(tmp_path: Path) -> None:
     with backed_up(tmp_path, "seaweedfs") as deployment:
         before = told(deployment)
         wiped(deployment)
@@ -66,13 +66,13 @@ def test_everything_comes_back_from_the_other_object_store_too(tmp_path: Path) -
         assert told(deployment) == before
 
 
-def test_a_restore_over_a_used_stack_wants_its_name_and_keeps_what_was_there(saved: Deployment) -> None:
+def test_a_restore_over_a_used_stack_requires_confirm_and_keeps_a_backup(saved: Deployment) -> None:
     wanted, before = newest(saved), told(saved)
     run = next(iter(before["runs"]))
     code, said = with_s3(saved, OVERWRITE)
     assert code == 0, said
     inventory(saved, "fill", 2, 10, 2, 1)
-    # An older run goes on.
+    # An older run is continued.
     MlflowClient(saved.url).log_metric(run, "later", 1)
     after = told(saved)
     assert after != before
@@ -84,7 +84,7 @@ def test_a_restore_over_a_used_stack_wants_its_name_and_keeps_what_was_there(sav
     said = saved.make("restore", FROM=wanted, CONFIRM=saved.stack).stderr
     assert "first, a backup of what is there now" in said
     assert told(saved) == before
-    # What was there is in the database still, and in a backup of its own.
+    # The replaced data is still in a schema of the database, and in the backup before the restore.
     schema = re.search(r"schema (before_restore_\w+)", said)
     assert schema
     query = f"SELECT count(*) FROM {schema[1]}.runs"
@@ -102,7 +102,7 @@ s3.put_object(Bucket="mlflow", Key=found["Key"], Body=b"x" * found["Size"])
 """
 
 
-def test_retention_gives_up_what_is_not_kept_and_no_backup_for_one_before_a_restore(saved: Deployment) -> None:
+def test_retention_deletes_old_backups_but_none_taken_before_a_restore(saved: Deployment) -> None:
     def stored(hour: int, *tags: str) -> str:
         moment = f"--time={datetime.now(UTC) - timedelta(days=10):%Y-%m-%d} {hour:02}:00:00"
         options = ("--json", f"--host={saved.stack}", moment, *(f"--tag={tag}" for tag in tags))
@@ -110,7 +110,7 @@ def test_retention_gives_up_what_is_not_kept_and_no_backup_for_one_before_a_rest
         assert code == 0, said
         return str(json.loads(said.splitlines()[-1])["snapshot_id"][:8])
 
-    # Restic keeps the oldest of all, too, as long as there are less than the retention asks for.
+    # Restic also keeps the oldest backup of all, while there are fewer backups than the retention policy keeps.
     oldest, early, late = (stored(hour, "mlflow") for hour in (1, 3, 5))
     before_a_restore = stored(7, "mlflow,safety")
     saved.make("backup")
@@ -123,13 +123,13 @@ def test_retention_gives_up_what_is_not_kept_and_no_backup_for_one_before_a_rest
 
 
 @pytest.mark.long
-def test_a_bucket_that_lost_its_artifacts_is_told_and_the_mirror_kept(saved: Deployment) -> None:
+def test_a_backup_of_an_emptied_bucket_is_refused_and_can_be_restored(saved: Deployment) -> None:
     before = told(saved)
     code, said = with_s3(saved, EMPTY)
     assert code == 0, said
     assert "has 0 artifacts, and the backup before had" in refused(saved, "backup")
     assert "backup" in refused(saved, "status")
-    # A restore that comes no further than this leaves the measure of what is missing.
+    # The backup before a restore must keep the index, by which missing artifacts are detected.
     assert saved.run("backup", "python3", "/run/config/main.py", "safety")[0] == 0
     assert "has 0 artifacts, and the backup before had" in refused(saved, "backup")
     saved.make("restore", FROM="latest", CONFIRM=saved.stack)
@@ -147,7 +147,7 @@ for page in s3.get_paginator("list_objects_v2").paginate(Bucket="mlflow", Prefix
 """
 
 
-def test_its_identities_can_read_and_not_write(saved: Deployment) -> None:
+def test_the_identities_of_the_backup_can_read_but_not_write(saved: Deployment) -> None:
     query = "import main, database; main._use_pgpass(); c = database.connect(); c.autocommit = True; q = c.cursor(); "
     python = ("env", "-C", "/run/config", "python3", "-c")
     assert saved.run("backup", *python, query + "q.execute('SELECT count(*) FROM runs')")[0] == 0
@@ -163,7 +163,7 @@ def test_its_identities_can_read_and_not_write(saved: Deployment) -> None:
 
 
 @pytest.mark.long
-def test_a_backup_while_a_client_writes_holds_all_that_it_claims(saved: Deployment) -> None:
+def test_a_backup_taken_during_writes_is_consistent(saved: Deployment) -> None:
     environment = {**os.environ, "MLFLOW_TRACKING_URI": saved.url, "MLFLOW_DISABLE_TELEMETRY": "true"}
     with subprocess.Popen(
         [sys.executable, "-W", "ignore", INVENTORY, "write"],
@@ -173,7 +173,7 @@ def test_a_backup_while_a_client_writes_holds_all_that_it_claims(saved: Deployme
         text=True,
     ) as writer:
         assert writer.stdout
-        assert "written\n" in writer.stdout, "the client ended before it had written anything"
+        assert "written\n" in writer.stdout, "the client ended before it wrote anything"
         saved.make("backup")
         writer.terminate()
         writer.communicate()
@@ -188,13 +188,13 @@ def test_a_backup_while_a_client_writes_holds_all_that_it_claims(saved: Deployme
     assert 0 < len(found["runs"]) < len(written["runs"])
     for run, values in found["runs"].items():
         now = written["runs"][run]
-        # An artifact is there before anybody could have read of its run's end.
+        # The artifacts of a run are stored before the run is marked as finished.
         if values["status"] == "FINISHED":
             assert values == now
         assert set(values["artifacts"]) <= set(now["artifacts"])
 
 
-def test_what_was_deleted_is_collected_with_its_artifacts_once_it_is_old_enough_and_nothing_else(
+def test_gc_deletes_old_deleted_runs_and_their_artifacts_only(
     saved: Deployment,
 ) -> None:
     before = told(saved)
@@ -225,7 +225,7 @@ print(span.trace_id)
 """
 
 
-def test_what_goes_with_an_experiment_leaves_no_artifacts_behind(saved: Deployment, tmp_path: Path) -> None:
+def test_gc_of_an_experiment_deletes_artifacts_of_its_models_and_traces(saved: Deployment, tmp_path: Path) -> None:
     before = told(saved)
     client = MlflowClient(saved.url)
     experiment = client.create_experiment("not wanted any more")
@@ -256,7 +256,7 @@ def test_what_goes_with_an_experiment_leaves_no_artifacts_behind(saved: Deployme
     assert told(saved) == before
 
 
-def test_the_default_experiment_is_never_collected_and_its_deleted_runs_are(saved: Deployment, tmp_path: Path) -> None:
+def test_gc_deletes_runs_of_the_default_experiment_but_never_the_experiment(saved: Deployment, tmp_path: Path) -> None:
     client = MlflowClient(saved.url)
     before = client.get_experiment("0")
     kept = [run.info.run_id for run in client.search_runs(["0"])]
@@ -265,7 +265,7 @@ def test_the_default_experiment_is_never_collected_and_its_deleted_runs_are(save
     client.delete_run(run)
     client.delete_experiment("0")
     try:
-        # Those that were not deleted by themselves would be collected with it.
+        # Runs that were deleted only with their experiment would be collected, too.
         for other in kept:
             client.restore_run(other)
         for _ in range(2):
@@ -292,13 +292,13 @@ rm /tmp/gc.db
 """
 
 
-def test_a_default_experiment_that_was_lost_is_made_as_the_server_makes_it(saved: Deployment) -> None:
-    # By gc, on a database that has none.
+def test_gc_creates_a_missing_default_experiment_as_the_server_does(saved: Deployment) -> None:
+    # gc creates it, on a database that has none.
     printed = saved.run("server", "sh", "-ec", WITHOUT_A_DEFAULT)[1]
     assert printed.splitlines()[-1] == f"('{MlflowClient(saved.url).get_experiment('0').artifact_location}',)"
 
 
-def test_nothing_is_collected_while_the_registry_has_files_in_it(saved: Deployment, tmp_path: Path) -> None:
+def test_gc_is_refused_while_model_versions_use_the_artifacts(saved: Deployment, tmp_path: Path) -> None:
     before = told(saved)
     client = MlflowClient(saved.url)
     experiment = client.create_experiment("where the model was trained")
@@ -308,7 +308,7 @@ def test_nothing_is_collected_while_the_registry_has_files_in_it(saved: Deployme
     run = client.create_run("0").info.run_id
     client.log_artifacts(run, str(tmp_path), "net")
     client.create_registered_model("in use")
-    # As today's clients register, and as those of MLflow 2 did.
+    # Registered as current clients do, and as clients of MLflow 2 did.
     client.create_model_version("in use", f"models:/{model}", model_id=model)
     client.create_model_version("in use", f"{client.get_run(run).info.artifact_uri}/net", run)
     client.create_model_version("in use", f"runs:/{run}/net", run)
@@ -321,14 +321,14 @@ def test_nothing_is_collected_while_the_registry_has_files_in_it(saved: Deployme
     assert f'in use 2: MlflowClient().restore_run("{run}")\n' in said
     assert f'in use 3: MlflowClient().restore_run("{run}")\n' in said
     assert with_s3(saved, HASHES)[1] == listed
-    # What it says helps.
+    # The printed commands solve it.
     client.restore_experiment(experiment)
     client.restore_run(run)
     assert "nothing in" in saved.make("gc", CONFIRM=saved.stack, OLDER_THAN="0s").stderr
     assert client.get_logged_model(model).model_id == model
     client.delete_logged_model(model)
     said = refused(saved, "gc", CONFIRM=saved.stack, OLDER_THAN="0s")
-    assert f"in use 1: {model} was deleted, which MLflow cannot take back: docs/operations.md" in said
+    assert f"in use 1: {model} was deleted, which MLflow cannot take back: docs/operations/gc.md" in said
     client.delete_run(run)
     client.delete_experiment(experiment)
     client.delete_registered_model("in use")
@@ -338,14 +338,14 @@ def test_nothing_is_collected_while_the_registry_has_files_in_it(saved: Deployme
     assert told(saved) == before
 
 
-def test_what_an_experiment_leaves_and_could_not_be_deleted_is_named(saved: Deployment, tmp_path: Path) -> None:
+def test_gc_names_artifacts_that_could_not_be_deleted(saved: Deployment, tmp_path: Path) -> None:
     client = MlflowClient(saved.url)
     experiment = client.create_experiment("half collected")
     (tmp_path / "weights.bin").write_text("large")
     model = client.create_logged_model(experiment, name="net").model_id
     client.log_model_artifacts(model, str(tmp_path))
     client.delete_experiment(experiment)
-    # The server, which deletes the artifacts, is not where it is asked.
+    # The server deletes the artifacts, and gc cannot reach it at this address.
     environment = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:1", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     said: list[str] = []
     daemon = Daemon(resolve_host())
@@ -356,7 +356,7 @@ def test_what_an_experiment_leaves_and_could_not_be_deleted_is_named(saved: Depl
     assert "Traceback" not in "".join(said)
 
 
-def test_prometheus_is_told_of_the_last_run(saved: Deployment) -> None:
+def test_the_last_run_is_exported_to_prometheus(saved: Deployment) -> None:
     saved.make("drill")
     script = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9110/metrics').read().decode())"
     said = saved.run("backup", "python3", "-c", script)[1]
@@ -368,7 +368,7 @@ IN_SERVER = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"}
 
 
 @pytest.mark.long
-def test_only_one_of_backup_drill_restore_gc_and_migration_is_at_work(saved: Deployment) -> None:
+def test_backup_restore_test_gc_and_migration_wait_for_the_exclusive_lock(saved: Deployment) -> None:
     hold = "import main, database, time\nmain._use_pgpass()\nwith database.locked('somebody else'): time.sleep(8)"
     holder = saved.api.exec_create(saved.name("backup"), ["env", "-C", "/run/config", "python3", "-c", hold])
     saved.api.exec_start(holder["Id"], detach=True)
@@ -392,7 +392,7 @@ def test_only_one_of_backup_drill_restore_gc_and_migration_is_at_work(saved: Dep
 
 
 @pytest.mark.long
-def test_a_bucket_outside_the_stack_is_a_target_and_one_that_does_not_answer_is_told(saved: Deployment) -> None:
+def test_an_outside_bucket_works_as_a_backup_target(saved: Deployment) -> None:
     before = saved.file.read_text()
     host = f"{saved.stack}-outside"
     saved.set("backup.target", f"s3:http://{host}:8333/backups/{saved.stack}")
@@ -443,13 +443,13 @@ with database.locked("restore"):
 """
 
 
-def test_a_server_that_docker_starts_under_a_restore_waits_for_its_end(saved: Deployment) -> None:
+def test_a_server_started_during_a_restore_waits_until_it_ends(saved: Deployment) -> None:
     server, backup = saved.name("server"), saved.name("backup")
     assert saved.run("backup", "touch", "/staging/hold")[0] == 0
     holder = saved.api.exec_create(backup, ["env", "-C", "/run/config", "python3", "-c", HOLD])
     try:
         saved.api.exec_start(holder["Id"], detach=True)
-        # As when the daemon restarts: `restart: always` starts what `docker stop` had stopped.
+        # Like a restart of the daemon: `restart: always` starts a container that `docker stop` had stopped.
         saved.api.restart(server)
         deadline = time.monotonic() + 60
         while b"serve: restore holds the lock" not in saved.api.logs(server, tail=5):
@@ -462,5 +462,5 @@ def test_a_server_that_docker_starts_under_a_restore_waits_for_its_end(saved: De
         saved.run("backup", "rm", "/staging/hold")
     deadline = time.monotonic() + 60
     while saved.run("server", "python", "/opt/mlflow-stack/healthcheck.py")[0]:
-        assert time.monotonic() < deadline, "it does not start when the restore has ended"
+        assert time.monotonic() < deadline, "the server does not start after the end of the restore"
         time.sleep(0.5)

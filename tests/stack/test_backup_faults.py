@@ -1,4 +1,4 @@
-"""What goes wrong around a backup, on a real deployment: everything killed in turn, and every bad input."""
+"""Test faults of backup and restore on a real deployment: every container killed in turn, and every invalid input."""
 
 import os
 import random
@@ -25,31 +25,31 @@ PHASES = {
 
 
 @pytest.mark.parametrize("victim", PHASES)
-def test_whatever_is_killed_no_backup_is_unusable_and_no_restore_beyond_mending(saved: Deployment, victim: str) -> None:
+def test_backups_and_restores_survive_a_kill_of_any_container(saved: Deployment, victim: str) -> None:
     generator = random.Random(int(os.environ.get("SEED", "1")))
     for _ in range(int(os.environ.get("KILLS", "1"))):
-        # At the moment itself or soon after: no phase of these takes long.
+        # At the start of the phase or soon after, because no phase takes long.
         killed(saved, victim, generator.choice(PHASES[victim]), generator.uniform(0, 0.5))
 
 
 def killed(deployment: Deployment, victim: str, phase: str, seconds: float) -> None:
-    """Kill something while a backup or a restore is at work; all is well again by what an operator types then."""
+    """Kill `victim` during a backup or a restore, and check that the documented commands repair everything."""
     deployment.make("backup")
     before, wanted = told(deployment), newest(deployment)
     verb = ["restore", f"FROM={wanted}", f"CONFIRM={deployment.stack}"] if victim == "restore" else ["backup"]
     with deployment.begun(lambda line: line.startswith(phase), *verb) as running:
         time.sleep(seconds)
         if victim == "backup":
-            # The whole of it, as a container that is removed: and it comes back by itself.
+            # Kill the main process; Docker starts the container again.
             os.kill(deployment.inspect("backup")["State"]["Pid"], signal.SIGKILL)
         elif victim == "restore":
             os.killpg(running.pid, signal.SIGKILL)
-            # Where it had just ended by itself, what was killed is what comes after it.
+            # If the restore container has just ended by itself, only `make` was killed.
             with suppress(APIError):
                 deployment.api.kill(deployment.name("restore"))
         else:
             name = deployment.store if victim == "object store" else victim
-            # By its process, as the kernel would: Docker does not start again what was killed by its own command.
+            # Kill the process as the kernel does: Docker does not restart a container that was killed by `docker kill`.
             os.kill(deployment.inspect(name)["State"]["Pid"], signal.SIGKILL)
         said = running.communicate()[0]
     if victim in ("backup", "restore"):
@@ -65,7 +65,7 @@ def killed(deployment: Deployment, victim: str, phase: str, seconds: float) -> N
     assert told(deployment) == before
 
 
-def test_what_a_killed_restore_left_is_in_nobodys_way(saved: Deployment) -> None:
+def test_a_killed_restore_does_not_block_later_commands(saved: Deployment) -> None:
     name = saved.name("restore")
     host = saved.api.create_host_config(binds=[f"{saved.name('backup-staging')}:/staging"])
     image = saved.inspect("backup")["Image"]
@@ -80,32 +80,32 @@ def test_what_a_killed_restore_left_is_in_nobodys_way(saved: Deployment) -> None
     saved.make("backup")
 
 
-# --- bad input -----------------------------------------------------------------------------------------------------
+# --- invalid input -------------------------------------------------------------------------------------------------
 
 
-def test_a_restore_without_a_choice_or_of_what_is_not_there_says_what_to_type(saved: Deployment) -> None:
+def test_a_restore_without_a_valid_backup_id_prints_the_command(saved: Deployment) -> None:
     assert f"type: make restore STACK={saved.stack} FROM=latest" in refused(saved, "restore")
     assert "FROM=nothing: there is no such backup; there are" in refused(saved, "restore", FROM="nothing")
 
 
-def test_another_stacks_backup_is_refused_by_name(saved: Deployment) -> None:
+def test_a_backup_of_another_stack_is_refused_by_name(saved: Deployment) -> None:
     with altered_manifest(saved, '"stack": "[^"]*"', '"stack": "other"'):
         said = refused(saved, "restore", FROM="latest", CONFIRM=saved.stack)
     assert f"this is a backup of other, not of {saved.stack}; nothing was changed" in said
 
 
-def test_a_newer_mlflows_backup_is_refused(saved: Deployment) -> None:
+def test_a_backup_of_a_newer_mlflow_is_refused(saved: Deployment) -> None:
     with altered_manifest(saved, '"schema_revision": "[^"]*"', '"schema_revision": "ffffffffffff"'):
         said = refused(saved, "restore", FROM="latest", CONFIRM=saved.stack)
     assert f"is newer than the MLflow of {saved.stack}" in said
 
 
-def test_a_manifest_of_a_newer_version_is_refused(saved: Deployment) -> None:
+def test_a_backup_with_a_newer_manifest_format_is_refused(saved: Deployment) -> None:
     with altered_manifest(saved, '"format": 1', '"format": 3'):
         assert "written by a newer version of this project" in refused(saved, "restore", FROM="latest")
 
 
-def test_a_truncated_dump_is_refused_and_nothing_is_changed(saved: Deployment) -> None:
+def test_a_truncated_dump_is_refused_before_any_change(saved: Deployment) -> None:
     before = told(saved)
     with altered(saved, "truncate -s -100 /staging/current/mlflow.dump"):
         assert "mlflow.dump of backup" in refused(saved, "drill")
@@ -118,7 +118,7 @@ def test_a_truncated_dump_is_refused_and_nothing_is_changed(saved: Deployment) -
 
 @contextmanager
 def altered(deployment: Deployment, command: str) -> Iterator[None]:
-    """Have a newest backup that is another than it was taken, for a while."""
+    """Store a newest backup whose files `command` has changed, and delete it at the end of the block."""
     stored = "restic backup --quiet --tag=mlflow /staging/current"
     code, said = deployment.run("backup", "sh", "-c", f"cp -a /staging/current /staging/kept && {command} && {stored}")
     assert code == 0, said
@@ -132,11 +132,11 @@ def altered(deployment: Deployment, command: str) -> Iterator[None]:
 
 
 def altered_manifest(deployment: Deployment, old: str, new: str) -> AbstractContextManager[None]:
-    """Have a newest backup whose manifest says something else, for a while."""
+    """Store a newest backup with a changed manifest, and delete it at the end of the block."""
     return altered(deployment, f"sed -E -i 's/{old}/{new}/' /staging/current/manifest.json")
 
 
-def test_a_damaged_repository_is_told(saved: Deployment) -> None:
+def test_a_damaged_backup_repository_is_reported(saved: Deployment) -> None:
     script = "f=$(ls -S /repository/data/*/* | head -n 1); cp $f /staging/kept-pack; chmod u+w $f; echo x > $f; echo $f"
     code, path = saved.run("backup", "sh", "-c", script)
     assert code == 0, path
@@ -150,7 +150,7 @@ def test_a_damaged_repository_is_told(saved: Deployment) -> None:
     saved.make("status")
 
 
-def test_a_wrong_password_is_told_with_what_to_do(saved: Deployment) -> None:
+def test_a_wrong_backup_password_is_reported(saved: Deployment) -> None:
     code, said = saved.run("backup", "sh", "-c", "mv /repository/keys /repository/hidden && mkdir /repository/keys")
     assert code == 0, said
     try:
@@ -160,7 +160,7 @@ def test_a_wrong_password_is_told_with_what_to_do(saved: Deployment) -> None:
     saved.make("backup")
 
 
-def test_a_repository_that_has_vanished_is_not_made_anew(saved: Deployment) -> None:
+def test_a_missing_backup_repository_is_not_created_again(saved: Deployment) -> None:
     saved.run("backup", "mv", "/repository/config", "/repository/hidden")
     try:
         assert "is gone; is its disk mounted" in refused(saved, "backup")
@@ -169,7 +169,7 @@ def test_a_repository_that_has_vanished_is_not_made_anew(saved: Deployment) -> N
     saved.make("backup")
 
 
-def test_a_stack_without_a_backup_says_how_to_have_one(dev: Deployment) -> None:
+def test_a_stack_without_backups_explains_how_to_enable_them(dev: Deployment) -> None:
     said = refused(dev, "backup")
     assert f"{dev.stack} has no backup" in said
     assert "`mlflow:backup: {enabled: true}`" in said

@@ -1,4 +1,4 @@
-"""What docs/operations.md says of backups, typed as it is written there, and what is not typed every day."""
+"""Test the backup recipes of docs/operations as written there, and rare kinds of backup targets."""
 
 import json
 import os
@@ -25,14 +25,14 @@ pytestmark = pytest.mark.long
 
 
 def recipe(chapter: str) -> str:
-    """Return the shell lines of one chapter of the operations page."""
-    page = (ROOT / "docs" / "operations.md").read_text()
+    """Return the shell lines of one section of the pages in docs/operations."""
+    page = "\n".join(path.read_text() for path in sorted((ROOT / "docs" / "operations").glob("*.md")))
     section = page.split(f"# {chapter}\n", 1)[1].split("\n##", 1)[0]
     return "".join(block.split("```", 1)[0] for block in section.split("```sh\n")[1:])
 
 
 def typed(deployment: Deployment, lines: str) -> str:
-    """Run shell lines as an operator of this stack types them, and return what they print."""
+    """Run shell lines as an operator of this stack types them, and return their output."""
     done = subprocess.run(
         ["bash", "-euc", lines.replace("mlflow-prod", f"mlflow-{deployment.stack}").replace("prod", deployment.stack)],
         cwd=deployment.checkout,
@@ -47,7 +47,7 @@ def typed(deployment: Deployment, lines: str) -> str:
 
 
 @pytest.mark.engine
-def test_the_key_of_the_backups_is_changed_and_the_old_one_opens_them_no_more(saved: Deployment) -> None:
+def test_changing_the_backup_password_revokes_the_old_one(saved: Deployment) -> None:
     before = told(saved)
     old = saved.credentials()["backupPassword"]
     typed(saved, recipe("Another key for the backups"))
@@ -64,12 +64,12 @@ def test_the_key_of_the_backups_is_changed_and_the_old_one_opens_them_no_more(sa
 
 
 @pytest.mark.engine
-def test_the_data_keys_come_back_from_a_backup_when_the_stacks_file_was_lost(saved: Deployment) -> None:
+def test_data_keys_are_restored_from_a_backup_after_losing_the_stack_file(saved: Deployment) -> None:
     keep_a_gateway_secret(saved)
     saved.make("backup")
     before, wanted, old = told(saved), newest(saved), saved.credentials()
     saved.make("destroy", CONFIRM=saved.stack)
-    # Lost: the file with its secrets, the passphrase, the state. Kept elsewhere: the key of the backups alone.
+    # Lost: the secrets in the stack file, the passphrase, the state. Kept elsewhere: only the backup password.
     document = yaml.safe_load(saved.file.read_text())
     document.pop("encryptionsalt")
     document["config"] = {key: value for key, value in document["config"].items() if "secure" not in str(value)}
@@ -79,25 +79,25 @@ def test_the_data_keys_come_back_from_a_backup_when_the_stacks_file_was_lost(sav
     saved.make("up")
     assert saved.credentials()["cryptoKekPassphrase"] != old["cryptoKekPassphrase"]
     lines = recipe("Data keys from a backup").replace("0123abcd", wanted)
-    # Where it asks for the old one, it is typed.
+    # The command that asks for the old backup password gets it from a file.
     asked = "config set --secret backupPassword --stack prod "
     assert asked in lines
     (saved.folder / "kept").write_text(old["backupPassword"])
     typed(saved, lines.replace(asked, f"{asked} < {saved.folder / 'kept'} "))
     assert saved.credentials()["cryptoKekPassphrase"] == old["cryptoKekPassphrase"]
-    # It is in the backup as MLflow takes it.
+    # The backup holds this key in the form that MLflow uses.
     assert fernet_key(saved.credentials()["webhookEncryptionKey"]) == fernet_key(old["webhookEncryptionKey"])
     assert told(saved) == before
     query = "SELECT count(*) FROM secrets"
     assert saved.run("postgres", "psql", "-U", "postgres", "-d", "mlflow", "-Atc", query)[1] == "1"
-    # That the key opens what is there was proved on the way up.
+    # `make up` verifies that the data key decrypts the data.
     saved.make("up")
     saved.run("postgres", "psql", "-U", "postgres", "-d", "mlflow", "-c", "DELETE FROM secrets")
 
 
 @contextmanager
 def a_small_disk(folder: Path, megabytes: int) -> Iterator[None]:
-    """Have a file system of that size at `folder`, for as long as the block lasts."""
+    """Mount a file system of `megabytes` at `folder`, and unmount it at the end of the block."""
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0777", "tmpfs", folder], check=True)
     try:
@@ -107,7 +107,7 @@ def a_small_disk(folder: Path, megabytes: int) -> Iterator[None]:
 
 
 def taken(ballast: Path, size: int) -> None:
-    """Take so many bytes of a disk at once, or nearly as many where others take some meanwhile."""
+    """Allocate `size` bytes of a disk at once, or slightly less if other programs take some meanwhile."""
     with ballast.open("wb") as file:
         while size > 1 << 20:
             try:
@@ -118,8 +118,8 @@ def taken(ballast: Path, size: int) -> None:
                 return
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a file system")
-def test_a_target_that_is_full_is_told_and_the_backups_on_it_stay_good(saved: Deployment, tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a file system")
+def test_a_full_backup_target_is_reported_and_keeps_valid_backups(saved: Deployment, tmp_path: Path) -> None:
     before = saved.file.read_text()
     target = tmp_path / "target"
     with a_small_disk(target, 1900):
@@ -128,13 +128,13 @@ def test_a_target_that_is_full_is_told_and_the_backups_on_it_stay_good(saved: De
             saved.make("up")
             saved.make("backup")
             kept = newest(saved)
-            # Full before it begins: refused, and nothing is touched.
+            # The target is full before the backup starts: it is refused, and nothing changes.
             ballast = target / "ballast"
             taken(ballast, 1000 << 20)
             said = refused(saved, "backup")
             assert re.search(r"[GM]B free", said)
             assert "nothing was changed" in said
-            # Full in the middle: what was stored before stays, and what comes after is whole.
+            # The target gets full during the backup: earlier backups stay valid, and later ones are complete.
             ballast.unlink()
             inventory(saved, "fill", 2, 10, 4, 300)
             with saved.begun(lambda line: line.startswith("reading the database"), "backup") as running:
@@ -163,7 +163,7 @@ def test_a_target_that_is_full_is_told_and_the_backups_on_it_stay_good(saved: De
 
 
 @pytest.mark.minio
-def test_a_target_that_deletes_nothing_takes_backups_that_nobody_here_can_delete(saved: Deployment) -> None:
+def test_backups_on_an_append_only_target_cannot_be_deleted_by_the_stack(saved: Deployment) -> None:
     before, host = saved.file.read_text(), f"{saved.stack}-outside"
     saved.set("backup.target", f"s3:http://{host}:9000/backups/{saved.stack}")
     saved.set("backup.accessKeyId", "writer")
@@ -180,8 +180,8 @@ def test_a_target_that_deletes_nothing_takes_backups_that_nobody_here_can_delete
     )["Id"]
     try:
         saved.api.start(outside)
-        # As the page has it.
-        page = (ROOT / "docs" / "operations.md").read_text().split("### A target that deletes nothing", 1)[1]
+        # The policy as in docs/operations/backup.md.
+        page = (ROOT / "docs" / "operations" / "backup.md").read_text().split("### A target that deletes nothing", 1)[1]
         policy = page.split("```json\n", 1)[1].split("```", 1)[0]
         policy = policy.replace("mlflow-backups", "backups").replace("prod", saved.stack)
         assert json.loads(policy)
@@ -213,10 +213,10 @@ def test_a_target_that_deletes_nothing_takes_backups_that_nobody_here_can_delete
 
 @pytest.mark.engine
 @pytest.mark.minio
-def test_the_data_move_to_another_major_of_postgres(tmp_path: Path) -> None:
+def test_data_moves_to_another_major_version_of_postgres(tmp_path: Path) -> None:
     older = packages.ref("postgres")
     if not Daemon(resolve_host()).has_image(older):
-        pytest.skip(f"needs {older}, which `images.source: packages` builds")
+        pytest.skip(f"needs the image {older}, which mlflow:images.source: packages builds")
     deployment = Deployment(tmp_path, "dev")
     deployment.set("server.port", free_port())
     deployment.set("server.workers", 1)

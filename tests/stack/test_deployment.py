@@ -1,4 +1,4 @@
-"""What a deployment must be, tried on a real one."""
+"""Test a real deployment: plans, secrets, access, the image, and two stacks side by side."""
 
 import base64
 import gzip
@@ -53,9 +53,9 @@ def search(uri: str) -> list[str]:
 
 @pytest.mark.engine
 @pytest.mark.parametrize("settings", ["dev", "prod", "seaweedfs"])
-def test_a_second_plan_is_empty_in_every_way_of_asking(settings: str, request: pytest.FixtureRequest) -> None:
+def test_a_second_plan_is_empty_with_and_without_refresh(settings: str, request: pytest.FixtureRequest) -> None:
     deployment: Deployment = request.getfixturevalue(settings)
-    # `make up` has written the secrets back by now, so this is the plan after the write-back, too.
+    # `make up` has already written the secrets back, so this is also the plan after the write-back.
     deployment.pulumi(*EMPTY)
     deployment.pulumi(*EMPTY, "--refresh")
     deployment.pulumi("refresh", "--yes", "--skip-preview")
@@ -63,7 +63,7 @@ def test_a_second_plan_is_empty_in_every_way_of_asking(settings: str, request: p
 
 
 @pytest.mark.engine
-def test_the_secrets_are_in_the_stacks_file_encrypted(dev: Deployment) -> None:
+def test_generated_secrets_are_encrypted_in_the_stack_file(dev: Deployment) -> None:
     config = yaml.safe_load(dev.file.read_text())["config"]
     credentials = dev.credentials()
     assert len(credentials) == 5
@@ -84,7 +84,7 @@ def test_a_second_clone_with_the_passphrase_plans_nothing(dev: Deployment, tmp_p
 
 
 @pytest.mark.engine
-def test_a_wrong_passphrase_is_said_to_be_wrong(dev: Deployment) -> None:
+def test_a_wrong_passphrase_is_reported_as_wrong(dev: Deployment) -> None:
     refused = dev.make("preview", ok=False, PULUMI_CONFIG_PASSPHRASE="wrong")
     assert "the passphrase in PULUMI_CONFIG_PASSPHRASE is not the one that encrypted its secrets" in refused.stdout
 
@@ -111,7 +111,7 @@ CHANGES = [
 
 @pytest.mark.engine
 @pytest.mark.parametrize(("path", "value", "expected"), CHANGES, ids=[change[0] for change in CHANGES])
-def test_a_change_touches_only_what_it_must(
+def test_a_changed_setting_changes_only_the_containers_that_use_it(
     dev: Deployment, path: str, value: object, expected: dict[str, str]
 ) -> None:
     before = dev.file.read_text()
@@ -133,7 +133,7 @@ def test_a_middleware_touches_only_the_server(prod: Deployment) -> None:
 
 
 @pytest.mark.engine
-def test_a_new_mlflow_image_is_built_migrates_and_is_served(dev: Deployment) -> None:
+def test_a_new_mlflow_image_replaces_migration_key_check_and_server(dev: Deployment) -> None:
     script = dev.checkout / "mlflow" / "healthcheck.py"
     before = script.read_text()
     try:
@@ -152,7 +152,7 @@ def test_a_new_mlflow_image_is_built_migrates_and_is_served(dev: Deployment) -> 
 
 @pytest.mark.engine
 @pytest.mark.minio
-def test_a_new_password_touches_only_who_holds_it(dev: Deployment) -> None:
+def test_a_new_minio_password_replaces_only_its_holders(dev: Deployment) -> None:
     before = dev.file.read_text()
     try:
         dev.pulumi("config", "set", "--secret", "minioPassword", "another-password-of-32-characters")
@@ -165,10 +165,10 @@ def test_a_new_password_touches_only_who_holds_it(dev: Deployment) -> None:
         dev.file.write_text(before)
 
 
-# --- a day ---------------------------------------------------------------------------------------------------------
+# --- everyday use --------------------------------------------------------------------------------------------------
 
 
-def test_a_client_has_a_day_and_everything_is_there_after_every_container_was_replaced(dev: Deployment) -> None:
+def test_client_data_survives_the_replacement_of_every_container(dev: Deployment) -> None:
     assert dev.make("url").stdout.strip() == dev.url
     said = dev.client_day(dev.url, megabytes=600)
     assert "600 MB up" in said
@@ -184,7 +184,7 @@ def test_a_client_has_a_day_and_everything_is_there_after_every_container_was_re
     assert search(dev.url) == before
 
 
-def test_the_web_interface_is_served_and_may_write(dev: Deployment) -> None:
+def test_the_web_interface_loads_and_can_send_requests(dev: Deployment) -> None:
     address = dev.url
     status, page = ask(address)
     assert status == 200
@@ -239,7 +239,7 @@ def test_no_secret_is_readable_anywhere(each: Deployment) -> None:
 
 
 def saved(deployment: Deployment, image: str, path: Path) -> Iterator[bytes]:
-    """Return all that is in an image, in pieces that overlap: its layers, which newer daemons save compressed."""
+    """Yield the content of all layers of an image in overlapping pieces. Newer daemons save the layers compressed."""
     with path.open("wb") as file:
         for chunk in deployment.api.get_image(image):
             file.write(chunk)
@@ -258,7 +258,7 @@ def saved(deployment: Deployment, image: str, path: Path) -> Iterator[bytes]:
 
 def test_no_layer_of_the_built_image_holds_a_secret(dev: Deployment, tmp_path: Path) -> None:
     values = {key: value.encode() for key, value in dev.credentials().items()}
-    marker = b"libpq ignores a password file"  # A comment of the entrypoint: the search does see the files.
+    marker = b"libpq ignores a password file"  # A comment of the entrypoint, to prove that the search reads the files.
     values["the entrypoint"] = marker
     image = dev.api.inspect_container(dev.name("server"))["Image"]
     found: set[str] = set()
@@ -267,7 +267,7 @@ def test_no_layer_of_the_built_image_holds_a_secret(dev: Deployment, tmp_path: P
     assert found == {"the entrypoint"}
 
 
-def test_no_process_has_a_secret_in_its_arguments_or_environment_but_mlflows_own_keys(each: Deployment) -> None:
+def test_no_process_has_a_secret_but_the_data_keys_of_the_server(each: Deployment) -> None:
     credentials = each.credentials()
     data_keys = {"cryptoKekPassphrase", "webhookEncryptionKey"}
     for service in ("server", "postgres", each.store):
@@ -283,14 +283,14 @@ def test_no_process_has_a_secret_in_its_arguments_or_environment_but_mlflows_own
 # --- access --------------------------------------------------------------------------------------------------------
 
 
-def test_the_object_store_lets_in_nobody_but_mlflow_and_mlflow_into_its_bucket_only(each: Deployment) -> None:
+def test_only_mlflow_can_use_the_object_store_and_only_its_bucket(each: Deployment) -> None:
     code, said = with_s3(each, S3)
     assert (code, said.splitlines()[-1]) == (0, "ok"), said
 
 
 @pytest.mark.minio
 def test_minio_without_its_password_does_not_start(dev: Deployment) -> None:
-    # As ours in all but the volumes, so the file with the password is missing.
+    # The same container without its volumes, so that the secret file with the password is missing.
     ours = dev.api.inspect_container(dev.name("minio"))["Config"]
     lost = dev.api.create_container(
         ours["Image"], entrypoint=ours["Entrypoint"], command=ours["Cmd"], environment=ours["Env"]
@@ -306,7 +306,7 @@ def test_minio_without_its_password_does_not_start(dev: Deployment) -> None:
 
 
 @pytest.mark.minio
-def test_mlflows_identity_cannot_make_users(dev: Deployment) -> None:
+def test_the_minio_identity_of_mlflow_cannot_create_users(dev: Deployment) -> None:
     key = dev.credentials()["minioPassword"]
     own = ("env", "MC_CONFIG_DIR=/tmp/test", f"MC_HOST_own=http://mlflow:{key}@127.0.0.1:9000")
     assert dev.run("minio", *own, "mc", "ls", "own")[0] == 0
@@ -315,7 +315,7 @@ def test_mlflows_identity_cannot_make_users(dev: Deployment) -> None:
     assert "Access Denied" in said
 
 
-def test_mlflows_role_is_no_superuser_and_sees_one_database(dev: Deployment) -> None:
+def test_the_postgres_role_of_mlflow_is_limited_to_its_database(dev: Deployment) -> None:
     script = (
         "import psycopg2, os\n"
         "c = psycopg2.connect(os.environ['MLFLOW_BACKEND_STORE_URI'].replace('+psycopg2', ''))\n"
@@ -337,9 +337,9 @@ def test_mlflows_role_is_no_superuser_and_sees_one_database(dev: Deployment) -> 
 
 @pytest.fixture
 def outside() -> Iterator[str]:
-    """A host beyond this one, in a network namespace: address and port of something that listens there."""
+    """Create a host outside, in a network namespace; yield the address and port of a listener there."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
-        pytest.skip("needs root and iproute2 to make a host outside")
+        pytest.skip("needs root and iproute2 to create a host outside")
     space, near, far = "mlflow-outside", "198.51.100.1", "198.51.100.2"
     steps = [
         f"ip netns add {space}",
@@ -366,13 +366,13 @@ def outside() -> Iterator[str]:
         subprocess.run(["ip", "link", "del", "mlo0"], check=False, stderr=subprocess.DEVNULL)
 
 
-def test_the_data_network_has_no_way_out(dev: Deployment, outside: str) -> None:
-    # The edge has one: the test would see it if the data network had one, too.
+def test_the_backend_network_cannot_reach_outside(dev: Deployment, outside: str) -> None:
+    # The edge network can reach it, which proves that the test works.
     assert from_network(dev, dev.name("edge"), CONNECT, outside).split() == ["open"]
     assert from_network(dev, dev.name("backend"), CONNECT, outside).split() == ["closed"]
 
 
-def test_a_bucket_is_not_made_beside_the_artifacts_own(each: Deployment) -> None:
+def test_a_changed_bucket_name_is_refused_while_artifacts_exist(each: Deployment) -> None:
     client = MlflowClient(each.url)
     run = client.create_run("0").info.run_id
     client.log_text(run, "here", "note.txt")
@@ -382,7 +382,7 @@ def test_a_bucket_is_not_made_beside_the_artifacts_own(each: Deployment) -> None
     done = each.make("up", ok=False)
     assert f"there is no bucket {bucket}, and there are objects in mlflow: " in done.stdout + done.stderr
     assert "go back to mlflow:objectStore.bucket: mlflow, and type: make up" in done.stdout + done.stderr
-    # The server is missing for want of it, and has no log to look at.
+    # The server does not exist without the bucket, so its log cannot be shown.
     assert f"make logs STACK={each.stack} SERVICE={each.store}-bootstrap\n" in each.make("status", ok=False).stderr
     each.set("objectStore.bucket", "mlflow")
     each.make("up")
@@ -415,9 +415,9 @@ def test_the_data_services_cannot_be_reached_from_the_edge(each: Deployment) -> 
 # --- the image -----------------------------------------------------------------------------------------------------
 
 
-def test_the_image_is_small_and_carries_no_build_tools(dev: Deployment) -> None:
+def test_the_image_is_small_and_has_no_build_tools(dev: Deployment) -> None:
     image = dev.api.inspect_image(dev.inspect("server")["Image"])  # type: ignore[no-untyped-call]
-    # Not its `Size`, to which a daemon with containerd's store adds what it has compressed.
+    # Not `Size`: with the containerd image store, it includes the compressed layers.
     layers = dev.api.history(image["Id"])  # type: ignore[no-untyped-call]
     assert sum(layer["Size"] for layer in layers) < 450_000_000
     assert image["Config"]["User"] == "10001:10001"
@@ -425,25 +425,25 @@ def test_the_image_is_small_and_carries_no_build_tools(dev: Deployment) -> None:
     assert code != 0
 
 
-def test_the_server_runs_without_rights_on_a_read_only_root(dev: Deployment) -> None:
+def test_the_server_runs_without_capabilities_on_a_read_only_root(dev: Deployment) -> None:
     _, said = dev.run("server", "sh", "-c", "id -u; grep CapEff /proc/1/status; touch /opt/x 2>&1")
     assert said.splitlines()[0] == "10001"
     assert said.splitlines()[1].split()[1] == "0000000000000000"
     assert "Read-only file system" in said
 
 
-def test_the_command_that_starts_the_server_does_not_stay_beside_it(dev: Deployment) -> None:
+def test_the_start_script_is_replaced_by_the_server_process(dev: Deployment) -> None:
     processes = dev.api.top(dev.name("server"))["Processes"]
     commands = [process[-1] for process in processes]
     assert any("uvicorn" in command for command in commands)
     assert not [command for command in commands if "serve.py" in command]
 
 
-def test_the_server_stops_when_it_is_asked_to(dev: Deployment) -> None:
+def test_the_server_stops_on_sigterm(dev: Deployment) -> None:
     started = time.monotonic()
     dev.api.stop(dev.name("server"), timeout=30)
     assert time.monotonic() - started < 15
-    # uvicorn with one worker ends by the signal that it was sent, once it has done what that asks for.
+    # After its shutdown, uvicorn with one worker ends by the signal that it received.
     assert dev.inspect("server")["State"]["ExitCode"] in (0, 128 + signal.SIGTERM)
     assert b"Finished server process" in dev.api.logs(dev.name("server"), tail=20)
     dev.make("up")
@@ -463,7 +463,7 @@ def test_two_stacks_share_nothing(dev: Deployment, prod: Deployment) -> None:
         return found - {""}
 
     none = things(dev) & things(prod)
-    # The never-started writers are on Docker's own network "none".
+    # The writers of files, which never start, are on Docker's network "none".
     assert {name for name in none if name.startswith("mlflow")} == set()
     assert len(none) <= 1
     assert ask(f"{dev.url}/health")[0] == 200
@@ -475,16 +475,16 @@ def test_prod_publishes_nothing(prod: Deployment) -> None:
         assert not prod.api.inspect_container(name)["HostConfig"]["PortBindings"]
 
 
-def test_every_variable_of_the_installed_mlflow_was_decided_about(dev: Deployment) -> None:
+def test_every_variable_of_the_installed_mlflow_is_classified(dev: Deployment) -> None:
     script = (ROOT / "tests" / "stack" / "variables.py").read_text()
     where = "import mlflow.environment_variables as m, sys; sys.argv = ['', m.__file__]"
     code, printed = dev.run("server", "python", "-W", "ignore", "-c", f"{where}\n{script}")
     assert code == 0, printed
     decided = {name for name, entry in variables.known().items() if entry.get("listed", True)}
-    assert set(printed.split()) == decided, "add them to mlflow/variables.toml, then: make docs"
+    assert set(printed.split()) == decided, "add the missing variables to mlflow/variables.toml, then type: make docs"
 
 
-def test_a_variable_of_an_operators_own_reaches_the_server(dev: Deployment) -> None:
+def test_a_configured_variable_reaches_the_server(dev: Deployment) -> None:
     name = "MLFLOW_GATEWAY_API_BASE_ALLOW_PRIVATE_IPS"
     assert dev.run("server", "printenv", "MLFLOW_GATEWAY_URI") == (0, "http://127.0.0.1:5000")
     dev.set("server.environment", {name: "true"})

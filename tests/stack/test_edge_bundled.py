@@ -1,4 +1,4 @@
-"""The way in by a Traefik of the stack's own: the same promises, and what is its own to keep."""
+"""Test the ingress by the bundled Traefik: authentication, hardening, TLS, certificates."""
 
 import http.client
 import os
@@ -38,7 +38,7 @@ from tests.stack.probes import CONNECT, from_network
 
 @pytest.fixture(scope="module")
 def bundled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
-    """A stack with a Traefik of its own, which asks for the generated password."""
+    """Deploy a stack with the bundled Traefik and the generated password."""
     deployment = Deployment(tmp_path_factory.mktemp("bundled"), "dev")
     network = deployment.name("sso")
     port = free_port()
@@ -61,7 +61,7 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
         deployment.api.remove_network(network)
 
 
-def test_the_bundled_traefik_asks_for_the_generated_password(bundled: Edge) -> None:
+def test_the_bundled_traefik_requires_the_generated_password(bundled: Edge) -> None:
     door, password = bundled.door, bundled.password
     for headers in ({}, PAGE, COOKIE, basic("mlflow", "wrong"), basic("admin", password)):
         answer = door.ask("/", **headers)
@@ -78,7 +78,7 @@ def test_the_bundled_traefik_asks_for_the_generated_password(bundled: Edge) -> N
     nothing_hidden_is_shown(bundled, **mine)
 
 
-def test_the_bundled_traefik_is_hardened_and_shows_nothing_of_itself(bundled: Edge) -> None:
+def test_the_bundled_traefik_is_hardened_and_exposes_no_dashboard(bundled: Edge) -> None:
     found = bundled.deployment.inspect("traefik")
     assert found["Config"]["User"] == "65532:65532"
     assert found["HostConfig"]["CapDrop"] == ["ALL"]
@@ -107,7 +107,7 @@ def test_the_bundled_traefik_compresses_scripts_and_secures_pages(bundled: Edge)
     assert len(packed.body) < len(plain.body) / 2
 
 
-def test_plain_http_is_sent_on_to_the_port_with_tls(bundled: Edge) -> None:
+def test_plain_http_is_redirected_to_https(bundled: Edge) -> None:
     port = bundled.deployment.values["mlflow:traefik"]["httpPort"]
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     connection.request("GET", "/x?y=z", headers={"Host": HOSTNAME})
@@ -125,11 +125,11 @@ def test_an_upload_of_more_than_a_minute_arrives(bundled: Edge) -> None:
     assert bundled.door.ask(path, **mine).body == content
 
 
-def test_an_identity_that_a_client_claims_does_not_pass_the_bundled_traefik(bundled: Edge) -> None:
+def test_the_bundled_traefik_drops_identity_headers_of_a_client(bundled: Edge) -> None:
     deployment, mine = bundled.deployment, basic("mlflow", bundled.password)
     server = deployment.name("server")
     edge = deployment.name("edge")
-    # In the server's place, under its name, one that tells what reaches it.
+    # Replace the server, under its name, by an upstream that returns the headers that reach it.
     deployment.api.disconnect_container_from_network(server, edge)
     try:
         with single_sign_on(deployment, edge, alias=server, port=5000):
@@ -139,7 +139,7 @@ def test_an_identity_that_a_client_claims_does_not_pass_the_bundled_traefik(bund
     bundled.opened()
     assert told["x-control"] == "here"
     assert not [name for name in told if name.startswith(("remote-", "remote_"))]
-    # The password is nothing that the server has to know, nor are the cookies of a whole domain.
+    # The server needs neither the password nor the cookies of the whole domain.
     assert not {"authorization", "cookie"} & set(told)
 
 
@@ -154,7 +154,7 @@ def until_told(edge: Edge, mine: dict[str, str]) -> dict[str, str]:
     return reached(edge.door.ask("/", **claimed, **mine))
 
 
-def test_the_bundled_traefik_takes_out_a_server_that_cannot_answer(bundled: Edge) -> None:
+def test_the_bundled_traefik_routes_only_to_a_healthy_server(bundled: Edge) -> None:
     mine = basic("mlflow", bundled.password)
     postgres = bundled.deployment.name("postgres")
     bundled.deployment.api.pause(postgres)
@@ -166,13 +166,13 @@ def test_the_bundled_traefik_takes_out_a_server_that_cannot_answer(bundled: Edge
 
 
 @pytest.mark.engine
-def test_a_second_plan_of_it_is_empty(bundled: Edge) -> None:
+def test_a_second_plan_with_the_bundled_traefik_is_empty(bundled: Edge) -> None:
     bundled.deployment.pulumi("preview", "--expect-no-changes")
     bundled.deployment.pulumi("preview", "--expect-no-changes", "--refresh")
 
 
 @pytest.mark.long
-def test_the_bundled_traefik_asks_a_single_sign_on(bundled: Edge) -> None:
+def test_the_bundled_traefik_uses_single_sign_on(bundled: Edge) -> None:
     with single_sign_on(bundled.deployment, bundled.network) as name:
         sso = bundled_settings(bundled) | {
             "forwardAuth": f"http://{name}:9091/api/authz/forward-auth",
@@ -196,7 +196,7 @@ def test_the_bundled_traefik_asks_a_single_sign_on(bundled: Edge) -> None:
 
 
 @pytest.mark.long
-def test_mlflows_own_users_are_asked_behind_the_bundled_traefik_and_their_password_follows(bundled: Edge) -> None:
+def test_mlflow_users_authenticate_behind_the_bundled_traefik(bundled: Edge) -> None:
     bundled.change("mlflow", **bundled_settings(bundled))
     users_of_its_own(bundled)
     old = bundled.password
@@ -205,7 +205,7 @@ def test_mlflows_own_users_are_asked_behind_the_bundled_traefik_and_their_passwo
     bundled.opened()
     assert bundled.door.ask(SEARCH, **basic("admin", old)).status == 401
     assert bundled.door.ask(SEARCH, **basic("admin", "another-password-of-the-admin")).status == 200
-    # And it is taken out where its database does not answer, although it would answer 401 to nobody all the same.
+    # An unreachable database stops the routing, although the server still answers 401 without credentials.
     postgres = bundled.deployment.name("postgres")
     bundled.deployment.api.pause(postgres)
     try:
@@ -221,8 +221,8 @@ def bundled_settings(edge: Edge) -> dict[str, object]:
 
 
 @pytest.mark.long
-def test_certificates_by_acme_have_a_place_to_be_kept(bundled: Edge) -> None:
-    # An authority that does not answer is enough: Traefik opens its store before it asks.
+def test_the_bundled_traefik_can_store_acme_certificates(bundled: Edge) -> None:
+    # An unreachable certificate authority is sufficient: Traefik opens its certificate store before the first request.
     acme = {"certificate": "acme", "acmeEmail": "ops@example.com", "acmeServer": "https://127.0.0.1:9/directory"}
     bundled.deployment.set("acmeDnsToken", "no-token-of-cloudflare")
     bundled.change("password", **bundled_settings(bundled), **acme)
@@ -233,7 +233,7 @@ def test_certificates_by_acme_have_a_place_to_be_kept(bundled: Edge) -> None:
 
 
 @pytest.mark.long
-def test_a_certificate_of_ones_own_is_shown(bundled: Edge, tmp_path: Path) -> None:
+def test_the_bundled_traefik_serves_a_configured_certificate(bundled: Edge, tmp_path: Path) -> None:
     certificate, key = a_certificate(tmp_path)
     bundled.deployment.set("tlsCertificate", certificate.read_text())
     bundled.deployment.set("tlsKey", key.read_text())

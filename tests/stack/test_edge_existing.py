@@ -1,4 +1,4 @@
-"""The way in by an operator's own Traefik: who is asked, who is let in, what is never redirected, what is hidden."""
+"""Test the ingress by an existing Traefik: authentication, redirects, hidden paths, and `make doctor`."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def existing(edge: Edge, *middlewares: str) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
-    """Prod's settings behind an operator's Traefik and single sign-on, as `make up STACK=prod` deploys them."""
+    """Deploy the settings of prod behind an existing Traefik with single sign-on, as `make up STACK=prod` does."""
     deployment = Deployment(tmp_path_factory.mktemp("edge"), "prod")
     network = deployment.name("proxy")
     deployment.set("traefik.network", network)
@@ -65,20 +65,20 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
         deployment.api.remove_network(network)
 
 
-def test_a_browser_is_sent_to_log_in_and_then_let_in(proxied: Edge) -> None:
+def test_a_browser_is_redirected_to_the_login_page_and_then_admitted(proxied: Edge) -> None:
     assert asked_to_log_in(proxied.door.ask("/", **PAGE))
     let_in(proxied, **COOKIE)
     assert proxied.door.ask("/", **PAGE, **basic("alice", "wrong")).status == 401
 
 
-def test_whatever_is_no_page_gets_401_and_no_login_page(proxied: Edge) -> None:
+def test_requests_other_than_pages_get_401_instead_of_the_login_page(proxied: Edge) -> None:
     nobody_is_redirected(proxied.door)
-    # A page that is asked for by a form or a script is none that may be lost either.
+    # A POST, and a request that does not accept HTML, must not be redirected either.
     assert proxied.door.ask("/", "POST", b"", **PAGE).status == 401
     assert proxied.door.ask("/").status == 401
 
 
-def test_a_client_without_credentials_fails_loudly_and_with_those_of_the_single_sign_on_logs_a_run(
+def test_a_client_needs_the_credentials_of_the_single_sign_on(
     proxied: Edge,
 ) -> None:
     fails_at_the_first_call(proxied.door)
@@ -88,14 +88,14 @@ def test_a_client_without_credentials_fails_loudly_and_with_those_of_the_single_
     assert "has no password of its own" in refused(proxied.deployment, "password")
 
 
-def test_metrics_and_the_assistant_are_shown_inside_alone(proxied: Edge) -> None:
+def test_metrics_and_the_assistant_are_not_reachable_through_traefik(proxied: Edge) -> None:
     nothing_hidden_is_shown(proxied, **COOKIE)
     inside = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1]).status)"
     server = f"http://{proxied.deployment.name('server')}:5000/metrics"
     assert from_network(proxied.deployment, proxied.deployment.name("backend"), inside, server).strip() == "200"
 
 
-def test_an_identity_that_a_client_claims_does_not_reach_the_server(proxied: Edge) -> None:
+def test_identity_headers_of_a_client_do_not_reach_the_server(proxied: Edge) -> None:
     claimed = {"Remote-User": "evil", "Remote_User": "evil", "rEmOtE_gRoUpS": "admins", "Remote-Email": "e@evil"}
     secrets = COOKIE | basic("alice", "alice-secret-password")
     found = reached(proxied.door.ask("/", Host="echo.example.com", **{"X-Control": "here"}, **claimed, **secrets))
@@ -105,7 +105,7 @@ def test_an_identity_that_a_client_claims_does_not_reach_the_server(proxied: Edg
 
 
 @pytest.mark.long
-def test_a_server_that_cannot_answer_is_taken_out_and_comes_back(proxied: Edge) -> None:
+def test_an_existing_traefik_does_not_route_to_an_unhealthy_server(proxied: Edge) -> None:
     postgres = proxied.deployment.name("postgres")
     proxied.deployment.api.pause(postgres)
     try:
@@ -116,11 +116,11 @@ def test_a_server_that_cannot_answer_is_taken_out_and_comes_back(proxied: Edge) 
 
 
 @pytest.mark.long
-def test_a_neighbour_on_traefiks_network_reaches_the_server_and_on_one_of_its_own_nobody_does(proxied: Edge) -> None:
+def test_only_containers_on_the_network_of_traefik_reach_the_server(proxied: Edge) -> None:
     deployment = proxied.deployment
     server = f"{deployment.name('server')}:5000"
     assert from_network(deployment, proxied.network, CONNECT, server).split() == ["open"]
-    # What docs/security.md has: a network on which the two are alone. Neighbours stay on theirs.
+    # As in docs/security.md: a network with only Traefik and the server. Other containers stay on their network.
     alone = deployment.name("alone")
     deployment.api.create_network(alone)
     deployment.api.connect_container_to_network(deployment.name("operators-traefik"), alone)
@@ -138,29 +138,29 @@ def test_a_neighbour_on_traefiks_network_reaches_the_server_and_on_one_of_its_ow
     proxied.opened()
 
 
-def test_the_doctor_looks_at_what_only_the_operators_traefik_can_have(proxied: Edge) -> None:
+def test_doctor_checks_the_existing_traefik(proxied: Edge) -> None:
     said = refused(proxied.deployment, "doctor")
     assert "this host does not trust the certificate: self-signed certificate" in said
     trusted = str(proxied.deployment.folder / "certificate.pem")
     done = proxied.deployment.make("doctor", ok=False, SSL_CERT_FILE=trusted)
     said = done.stdout
-    # The name of these tests is in no DNS: nobody would get in by it, and nothing else is wrong.
+    # The hostname of these tests is in no DNS. That must be the only problem.
     wrong = done.stderr.partition("error: ")[2]
     assert wrong.startswith("mlflow:hostname: mlflow.example.com resolves to no address here")
     assert len(wrong.splitlines()) == 3, wrong
     assert f"beside Traefik: {proxied.deployment.name('sso')}; they reach the server past it" in said
     assert "http.aliasHeadersStrategy is not delete" in said
-    # Somebody's own label opens a way in beside ours: a knock tells.
+    # A foreign label opens another route to the server: a request detects it.
     with without_asking(proxied):
         open_door = "anybody is let in, and mlflow:authentication is singleSignOn"
         assert open_door in refused(proxied.deployment, "doctor", SSL_CERT_FILE=trusted)
-        # And whoever deploys does not have to think of asking.
+        # `make up` checks this as well.
         assert open_door in refused(proxied.deployment)
 
 
 @contextmanager
 def without_asking(edge: Edge) -> Iterator[None]:
-    """Have a router of an operator's that leads to the server, and asks nobody."""
+    """Add a foreign router that leads to the server without authentication, and remove it at the end of the block."""
     deployment = edge.deployment
     router = "traefik.http.routers.open"
     container = deployment.api.create_container(
@@ -173,7 +173,7 @@ def without_asking(edge: Edge) -> Iterator[None]:
             f"{router}.priority": "20000",
             f"{router}.tls": "true",
             f"{router}.service": f"{deployment.name('server')}@docker",
-            # Without a port, Traefik takes none of a container's labels.
+            # Without a port, Traefik ignores all labels of a container.
             "traefik.http.services.open.loadbalancer.server.port": "80",
         },
         host_config=deployment.api.create_host_config(network_mode=edge.network),
@@ -188,12 +188,12 @@ def without_asking(edge: Edge) -> Iterator[None]:
 
 
 @pytest.mark.long
-def test_a_single_sign_on_that_redirects_everybody_loses_no_artifact_either(proxied: Edge) -> None:
+def test_a_single_sign_on_that_always_redirects_loses_no_artifact(proxied: Edge) -> None:
     proxied.change("singleSignOn", **existing(proxied, "rude@docker"), singleSignOn="rude@docker")
     assert asked_to_log_in(proxied.door.ask("/", **PAGE))
     nobody_is_redirected(proxied.door)
     fails_at_the_first_call(proxied.door)
-    # Nor does one that is there although nobody is to be asked.
+    # The same with a redirecting middleware although mlflow:authentication is anonymous.
     proxied.deployment.set("authentication", "anonymous")
     proxied.deployment.set("traefik", existing(proxied, "authelia@docker"))
     proxied.deployment.make("up")
@@ -203,7 +203,7 @@ def test_a_single_sign_on_that_redirects_everybody_loses_no_artifact_either(prox
 
 
 @pytest.mark.engine
-def test_a_second_plan_with_an_empty_label_and_a_secret_one_is_empty(proxied: Edge) -> None:
+def test_a_second_plan_with_empty_and_secret_labels_is_empty(proxied: Edge) -> None:
     proxied.change("password", **existing(proxied, "secureHeaders@docker"))
     proxied.deployment.pulumi("preview", "--expect-no-changes")
     proxied.deployment.pulumi("preview", "--expect-no-changes", "--refresh")
@@ -212,9 +212,9 @@ def test_a_second_plan_with_an_empty_label_and_a_secret_one_is_empty(proxied: Ed
 
 
 @pytest.mark.long
-def test_a_missing_middleware_closes_the_route(proxied: Edge) -> None:
+def test_a_route_with_a_missing_middleware_answers_404(proxied: Edge) -> None:
     missing = existing(proxied, "authelia@docker", "secureheaders@docker")
-    with pytest.raises(AssertionError, match="it did not come true"):
+    with pytest.raises(AssertionError, match="the condition was not met"):
         proxied.change("singleSignOn", **missing, singleSignOn="authelia@docker")
     for headers in ({}, PAGE, COOKIE, ALICE):
         assert proxied.door.ask("/", **headers).status == 404
@@ -224,7 +224,7 @@ def test_a_missing_middleware_closes_the_route(proxied: Edge) -> None:
 
 
 @pytest.mark.long
-def test_clients_with_a_password_of_their_own_pass_the_single_sign_on(proxied: Edge) -> None:
+def test_clients_with_the_client_password_bypass_single_sign_on(proxied: Edge) -> None:
     middlewares = existing(proxied, "authelia@docker", "secureHeaders@docker")
     proxied.change("singleSignOnAndPassword", **middlewares, singleSignOn="authelia@docker")
     door, password = proxied.door, proxied.password
@@ -233,7 +233,7 @@ def test_clients_with_a_password_of_their_own_pass_the_single_sign_on(proxied: E
     let_in(proxied, **COOKIE)
     nobody_is_redirected(door)
     nobody_is_redirected(door, **basic("mlflow", "wrong"))
-    # The credentials of the single sign-on are not those of a client, nor the other way round.
+    # The credentials of the single sign-on do not work for clients, and vice versa.
     assert door.ask(SEARCH, **ALICE).status == 401
     logs_a_run(door, "mlflow", password)
     fails_at_the_first_call(door)
@@ -243,10 +243,10 @@ def test_clients_with_a_password_of_their_own_pass_the_single_sign_on(proxied: E
     assert password not in client
 
 
-def test_mlflows_own_users_are_asked_by_mlflow(proxied: Edge) -> None:
+def test_mlflow_users_authenticate_to_mlflow(proxied: Edge) -> None:
     proxied.change("mlflow", **existing(proxied, "secureHeaders@docker"))
     users_of_its_own(proxied)
-    # Who collects what was deleted is asked, too.
+    # `make gc` has to authenticate as well.
     admin = basic("admin", proxied.password) | {"Content-Type": "application/json"}
     made = proxied.door.ask("/api/2.0/mlflow/runs/create", "POST", b'{"experiment_id": "0"}', **admin)
     run = json.loads(made.body)["run"]["info"]["run_id"]

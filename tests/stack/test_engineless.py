@@ -1,4 +1,4 @@
-"""The rehearsal on a real daemon: what it makes is what the engine makes, and the engine takes it over."""
+"""Test the engine-less deployment on a real daemon: it equals that of the engine, and the engine takes it over."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def works(deployment: Deployment) -> None:
     assert search(deployment.url)
 
 
-def test_it_says_that_it_is_not_pulumi(rehearsed: Deployment) -> None:
+def test_an_engineless_deployment_announces_that_it_is_not_pulumi(rehearsed: Deployment) -> None:
     said = rehearsed.make("up").stderr
     assert "A ENGINELESS, NOT PULUMI" in said
     assert str(rehearsed.passwords.path) in said
@@ -39,7 +39,7 @@ def test_a_second_run_replaces_nothing(rehearsed: Deployment) -> None:
     assert "  made " not in said
 
 
-def test_what_the_program_asks_for_no_more_is_removed(rehearsed: Deployment) -> None:
+def test_resources_that_the_program_no_longer_declares_are_removed(rehearsed: Deployment) -> None:
     before = rehearsed.file.read_text()
     rehearsed.set("postgres.port", free_port())
     try:
@@ -51,7 +51,7 @@ def test_what_the_program_asks_for_no_more_is_removed(rehearsed: Deployment) -> 
     assert not rehearsed.api.networks(names=[rehearsed.name("access")])
 
 
-def test_a_new_password_reaches_all_who_hold_it_and_nobody_else(rehearsed: Deployment) -> None:
+def test_a_new_password_replaces_only_its_holders(rehearsed: Deployment) -> None:
     before = ids(rehearsed)
     known = rehearsed.passwords.read()
     rehearsed.passwords.path.write_text(json.dumps(known | {"postgres-password": "n" * 32}))
@@ -61,9 +61,9 @@ def test_a_new_password_reaches_all_who_hold_it_and_nobody_else(rehearsed: Deplo
     assert kept == {"seaweedfs", "seaweedfs-files", "seaweedfs-bootstrap"}
 
 
-def test_nothing_of_the_hosts_network_is_in_what_was_built_with_it(rehearsed: Deployment) -> None:
+def test_images_contain_no_network_configuration_of_the_host(rehearsed: Deployment) -> None:
     if rehearsed.values.get("mlflow:images", {}).get("source") != "packages":
-        pytest.skip("built on an image that was here, and what is in that is in it, too")
+        pytest.skip("built on an image of the host, whose content is in the result, too")
     _, shipped = rehearsed.run("server", "cat", "/etc/ssl/certs/ca-certificates.crt")
     assert "BEGIN CERTIFICATE" in shipped
     assert rehearsed.run("server", "ls", "/etc/pip.conf")[0] != 0
@@ -79,7 +79,7 @@ def test_nothing_of_the_hosts_network_is_in_what_was_built_with_it(rehearsed: De
         pytest.param("server", marks=pytest.mark.long),
     ],
 )
-def test_one_that_was_killed_is_mended_by_the_next(rehearsed: Deployment, moment: str) -> None:
+def test_the_next_run_repairs_a_killed_engineless_deployment(rehearsed: Deployment, moment: str) -> None:
     rehearsed.make("down")
     assert rehearsed.containers() == []
     with rehearsed.begun(lambda line: line.strip() == f"made {rehearsed.name(moment)}") as running:
@@ -88,7 +88,7 @@ def test_one_that_was_killed_is_mended_by_the_next(rehearsed: Deployment, moment
 
 
 @pytest.mark.long
-def test_a_second_one_at_the_same_time_is_refused(rehearsed: Deployment) -> None:
+def test_a_concurrent_engineless_deployment_is_refused(rehearsed: Deployment) -> None:
     rehearsed.make("down")
     with rehearsed.begun(lambda line: line.strip() == f"made {rehearsed.name('postgres-files')}") as first:
         assert "is being changed by another rehearsal" in rehearsed.make("up", ok=False).stderr
@@ -97,7 +97,7 @@ def test_a_second_one_at_the_same_time_is_refused(rehearsed: Deployment) -> None
     works(rehearsed)
 
 
-def test_a_stack_that_protects_its_data_is_not_rehearsed(rehearsed: Deployment) -> None:
+def test_a_stack_with_protected_data_requires_the_engine(rehearsed: Deployment) -> None:
     before = rehearsed.file.read_text()
     try:
         rehearsed.set("protectData", "true")
@@ -118,7 +118,7 @@ def test_secrets_that_only_pulumi_reads_are_refused_by_name(rehearsed: Deploymen
 
 
 @pytest.mark.engine
-def test_what_pulumi_deployed_is_refused_and_left_alone(dev: Deployment) -> None:
+def test_an_engineless_deployment_refuses_a_stack_deployed_by_pulumi(dev: Deployment) -> None:
     before = ids(dev)
     plain = dev.file.read_text()
     dev.file.write_text(re.sub(r"(?m)^  mlflow:\w+:\n    secure: .*\n", "", plain))
@@ -131,11 +131,11 @@ def test_what_pulumi_deployed_is_refused_and_left_alone(dev: Deployment) -> None
     assert not dev.passwords.path.exists()
 
 
-# --- beside the engine: the last, since the engine keeps what it takes --------------------------------------------
+# --- the engine takes over: the last test, since the stack belongs to the engine afterwards -----------------------
 
 
 def picture(deployment: Deployment) -> dict[str, Any]:
-    """Return all that Docker knows of a deployment, but for what differs between two of the same."""
+    """Return all that Docker reports about a deployment, without what differs between two equal ones."""
     found: dict[str, Any] = {}
     for name in deployment.containers():
         inspected = deployment.api.inspect_container(name)
@@ -163,13 +163,13 @@ def picture(deployment: Deployment) -> dict[str, Any]:
 
 
 def tags(deployment: Deployment) -> dict[str, set[str]]:
-    """Return what the image of each container is called: by this stack, and by others that made the very same."""
+    """Return the tags of the image of each container, including those that other stacks gave to the same image."""
     image = {name: deployment.api.inspect_container(name)["Image"] for name in deployment.containers()}
     return {name: set(deployment.api.inspect_image(it)["RepoTags"]) for name, it in image.items()}  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.engine
-def test_the_engine_takes_over_with_all_data_and_makes_the_very_same(rehearsed: Deployment) -> None:
+def test_the_engine_takes_over_with_all_data_and_equal_containers(rehearsed: Deployment) -> None:
     rehearsed.client_day(rehearsed.url, megabytes=5)
     experiments, before, secrets = search(rehearsed.url), picture(rehearsed), rehearsed.credentials()
     called = tags(rehearsed)
@@ -181,7 +181,7 @@ def test_the_engine_takes_over_with_all_data_and_makes_the_very_same(rehearsed: 
     assert "was deployed by a rehearsal; handing it over to Pulumi" in said.stderr
     assert "now holds 5 generated secrets, encrypted" in said.stderr
     assert picture(rehearsed) == before
-    # Not the ids: there may be two builders. Not all of the tags: a stack beside may come or go with one of its own.
+    # Do not compare IDs, because there may be two builders, nor all tags, because other stacks add and remove theirs.
     assert all(called[name] & tagged for name, tagged in tags(rehearsed).items())
     assert rehearsed.credentials() == secrets
     assert search(rehearsed.url) == experiments

@@ -1,4 +1,4 @@
-"""Bad input and bad luck, on a real deployment: each is told in words, and mended by the next `make up`."""
+"""Test invalid input and faults on a real deployment: each is reported, and the next `make up` repairs it."""
 
 import os
 import re
@@ -24,7 +24,7 @@ from tests.stack.test_deployment import ask, search
 
 @contextmanager
 def changed(path: Path, old: str, new: str) -> Iterator[None]:
-    """Replace a text in a file of the deployment's checkout, for a while."""
+    """Replace a text in a file of the checkout, and write the file back at the end of the block."""
     before = path.read_text()
     assert old in before
     path.write_text(before.replace(old, new))
@@ -35,7 +35,7 @@ def changed(path: Path, old: str, new: str) -> Iterator[None]:
 
 
 def refused(deployment: Deployment, verb: str = "up", **variables: str) -> str:
-    """Run a verb that must fail, without a traceback but a container's, and return its error."""
+    """Run a verb that must fail without a traceback of this project, and return its output."""
     done = deployment.make(verb, ok=False, **variables)
     said = done.stdout + done.stderr
     assert not any(f'File "{folder}' in done.stderr for folder in (ROOT, deployment.checkout)), said
@@ -48,7 +48,7 @@ def works(deployment: Deployment) -> None:
     assert search(deployment.url)
 
 
-def test_wrong_settings_are_told_all_at_once_before_anything(dev: Deployment) -> None:
+def test_all_invalid_settings_are_reported_at_once_before_any_change(dev: Deployment) -> None:
     with changed(dev.file, "workers: 1", "wrokers: 2\n    cpus: none"):
         said = refused(dev)
     assert "mlflow:server.wrokers: no such setting; did you mean workers?" in said
@@ -57,23 +57,23 @@ def test_wrong_settings_are_told_all_at_once_before_anything(dev: Deployment) ->
 
 
 @pytest.mark.engine
-def test_wrong_settings_stop_plain_pulumi_in_the_same_words(dev: Deployment) -> None:
+def test_invalid_settings_stop_plain_pulumi_with_the_same_message(dev: Deployment) -> None:
     with changed(dev.file, "workers: 1", "wrokers: 2"):
         done = dev.pulumi("preview", ok=False)
     assert "mlflow:server.wrokers: no such setting; did you mean workers?" in done.stdout + done.stderr
     assert "config.py" not in done.stdout + done.stderr
 
 
-def test_no_docker_is_told_with_what_to_do(dev: Deployment) -> None:
+def test_a_missing_docker_daemon_is_reported(dev: Deployment) -> None:
     said = refused(dev, DOCKER_HOST="unix:///nowhere/docker.sock")
     assert "there is no Docker daemon at unix:///nowhere/docker.sock" in said
 
 
-def test_a_stack_that_does_not_exist_is_told_with_those_that_do(dev: Deployment) -> None:
+def test_an_unknown_stack_is_reported_with_the_existing_ones(dev: Deployment) -> None:
     assert "there is no Pulumi.nope.yaml (there are: dev, prod, staging" in refused(dev, STACK="nope")
 
 
-def test_a_taken_port_is_told_with_its_holder_and_another(dev: Deployment) -> None:
+def test_a_taken_host_port_is_reported_with_a_free_one(dev: Deployment) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
@@ -89,7 +89,7 @@ def test_a_taken_port_is_told_with_its_holder_and_another(dev: Deployment) -> No
 
 
 @pytest.mark.long
-def test_a_missing_proxy_network_is_told_before_anything(prod: Deployment) -> None:
+def test_a_missing_proxy_network_is_reported_before_any_change(prod: Deployment) -> None:
     before = prod.file.read_text()
     prod.set("traefik.network", "no-such-network")
     try:
@@ -98,7 +98,7 @@ def test_a_missing_proxy_network_is_told_before_anything(prod: Deployment) -> No
         prod.file.write_text(before)
 
 
-def test_every_image_that_cannot_be_had_is_told_in_one_error(dev: Deployment) -> None:
+def test_all_unavailable_images_are_reported_in_one_error(dev: Deployment) -> None:
     before = dev.file.read_text()
     dev.set("images.python", {"ref": "registry.invalid/python:3.13"})
     dev.set(f"images.{dev.store}", {"ref": "registry.invalid/store:1", "digest": "none"})
@@ -111,7 +111,7 @@ def test_every_image_that_cannot_be_had_is_told_in_one_error(dev: Deployment) ->
     assert "registry.invalid/store:1" in said
 
 
-def test_data_of_another_postgres_major_stop_everything_before_anything(dev: Deployment) -> None:
+def test_data_of_another_postgres_major_stops_the_deployment(dev: Deployment) -> None:
     before = dev.file.read_text()
     dev.set("images.postgres", {"ref": "docker.io/library/postgres:19.0"})
     try:
@@ -126,7 +126,7 @@ def test_data_of_another_postgres_major_stop_everything_before_anything(dev: Dep
 
 
 @pytest.mark.long
-def test_an_image_that_only_a_saved_file_has_is_loaded_and_neither_pulled_nor_built(dev: Deployment) -> None:
+def test_an_image_from_an_archive_is_loaded_without_pull_or_build(dev: Deployment) -> None:
     server = dev.api.inspect_container(dev.name("server"))
     name = f"registry.invalid/{dev.stack}/mlflow:1"
     dev.api.tag(server["Image"], name)
@@ -149,12 +149,12 @@ def test_an_image_that_only_a_saved_file_has_is_loaded_and_neither_pulled_nor_bu
 
 
 @pytest.mark.long
-def test_a_build_that_fails_shows_its_log_and_stops_nothing(dev: Deployment) -> None:
+def test_a_failed_build_shows_its_log_and_keeps_the_services_running(dev: Deployment) -> None:
     before = dev.file.read_text()
     database = dev.inspect("postgres")["Id"]
     broken = changed(dev.checkout / "mlflow" / "trim.sh", "set -eu", "set -eu\necho the trim is broken; exit 3")
     try:
-        # Which makes another one, once the images are there.
+        # This replaces Postgres, but only after every image is built.
         dev.set("postgres.memoryMb", 320)
         with broken:
             said = refused(dev)
@@ -167,7 +167,7 @@ def test_a_build_that_fails_shows_its_log_and_stops_nothing(dev: Deployment) -> 
 
 
 @pytest.mark.long
-def test_a_server_that_crashes_fails_the_up_with_its_last_lines_and_fails_it_again(dev: Deployment) -> None:
+def test_a_crashing_server_fails_every_update_with_its_last_lines(dev: Deployment) -> None:
     entrypoint = dev.checkout / "mlflow" / "docker-entrypoint.sh"
     with changed(entrypoint, "exec python /opt/mlflow-stack/serve.py", "echo the server is broken; exit 4"):
         for _ in range(2):
@@ -177,13 +177,13 @@ def test_a_server_that_crashes_fails_the_up_with_its_last_lines_and_fails_it_aga
     works(dev)
 
 
-def test_a_migration_that_failed_is_run_again_by_the_next_up(dev: Deployment) -> None:
+def test_a_failed_migration_runs_again_at_the_next_update(dev: Deployment) -> None:
     def psql(statement: str) -> str:
         code, said = dev.run("postgres", "psql", "-U", "postgres", "-d", "mlflow", "-Atc", statement)
         assert code == 0, said
         return said
 
-    # A revision that this MLflow has never heard of, as a newer one would leave it.
+    # A revision that this MLflow does not know, as after a newer version.
     known = psql("SELECT version_num FROM alembic_version")
     dev.api.remove_container(dev.name("migrate"), force=True)
     psql("UPDATE alembic_version SET version_num = 'unknown'")
@@ -195,11 +195,11 @@ def test_a_migration_that_failed_is_run_again_by_the_next_up(dev: Deployment) ->
 
 
 @pytest.mark.engine
-def test_a_state_that_was_being_written_when_its_up_was_killed_is_read(dev: Deployment) -> None:
+def test_a_half_written_state_of_a_killed_update_is_repaired(dev: Deployment) -> None:
     notes = list((dev.folder / "state" / ".pulumi" / "stacks" / "mlflow").glob(f"{dev.stack}.json.attrs"))
     assert len(notes) == 1
     notes[0].write_text("")
-    # Not by `make env`, which mends it, too.
+    # Call Pulumi directly, because `make env` would repair the state.
     export = ["pulumi", "stack", "export", "--stack", dev.stack, "--non-interactive"]
     done = subprocess.run(export, cwd=dev.checkout, env=dev.environment, capture_output=True, text=True, check=False)
     assert "failed to load checkpoint: EOF" in done.stderr
@@ -207,7 +207,7 @@ def test_a_state_that_was_being_written_when_its_up_was_killed_is_read(dev: Depl
 
 
 @pytest.mark.engine
-def test_a_data_key_that_does_not_open_the_data_is_refused_while_the_server_runs_on(dev: Deployment) -> None:
+def test_a_wrong_data_key_is_refused_and_the_server_keeps_running(dev: Deployment) -> None:
     address = dev.url
     keep_a_gateway_secret(dev)
     server = dev.inspect("server")["Id"]
@@ -227,8 +227,8 @@ def test_a_data_key_that_does_not_open_the_data_is_refused_while_the_server_runs
 
 @contextmanager
 def starts_and_ends(deployment: Deployment) -> Iterator[list[tuple[str, str]]]:
-    """Collect each start and end of a container: what happened, to which service. In the order of the daemon."""
-    # As they come: asked afterwards, the daemon remembers 256 events, and every health check is three.
+    """Collect each start and end of a container as event and service, in the order of the daemon."""
+    # Collect events live: the daemon keeps only the last 256, and every health check causes three.
     label = f"mlflow.stack={deployment.stack}"
     events = docker.APIClient(base_url=resolve_host(), version="auto").events(
         decode=True, filters={"label": label, "event": ["start", "die"]}
@@ -247,7 +247,7 @@ def starts_and_ends(deployment: Deployment) -> Iterator[list[tuple[str, str]]]:
     collector.join(10)
 
 
-def test_a_new_image_waits_for_a_request_in_flight_before_it_migrates(dev: Deployment) -> None:
+def test_a_migration_starts_after_the_server_finished_its_requests(dev: Deployment) -> None:
     address = urllib.parse.urlsplit(dev.url)
     with (
         socket.create_connection((address.hostname, address.port)) as upload,
@@ -267,13 +267,13 @@ def test_a_service_stopped_by_hand_is_started(dev: Deployment, service: str) -> 
     service = dev.store if service == "object store" else service
     dev.api.stop(dev.name(service), timeout=30)
     said = refused(dev, "status")
-    # Before whatever only waits for it.
+    # It is reported before services that only depend on it.
     assert f"not as it should be: {dev.name(service)} (exited)" in said
     assert f"why it is so: make logs STACK={dev.stack} SERVICE={service}\n" in said
     works(dev)
 
 
-def test_a_network_and_everything_on_it_removed_by_hand_is_made_again(dev: Deployment) -> None:
+def test_a_network_removed_by_hand_is_created_again(dev: Deployment) -> None:
     for name in dev.api.inspect_network(dev.name("edge"))["Containers"]:
         dev.api.disconnect_container_from_network(name, dev.name("edge"), force=True)
     dev.api.remove_network(dev.name("edge"))
@@ -282,9 +282,9 @@ def test_a_network_and_everything_on_it_removed_by_hand_is_made_again(dev: Deplo
 
 @pytest.mark.long
 def test_an_image_removed_by_hand_is_built_again(dev: Deployment) -> None:
-    # An image of its own, since another stack may run from the usual one.
+    # A separate image, because another stack may use the usual one.
     with changed(dev.checkout / "mlflow" / "healthcheck.py", '"""Succeeds', f'"""({dev.stack}) Succeeds'):
-        # And from a checkout that is nobody else's to read, as a strict umask makes it.
+        # The checkout is readable by its owner only, as with a strict umask.
         modes = {path: path.stat().st_mode for path in (dev.checkout / "mlflow").iterdir()}
         for path in modes:
             path.chmod(0o600)
@@ -295,13 +295,13 @@ def test_an_image_removed_by_hand_is_built_again(dev: Deployment) -> None:
                 dev.api.remove_container(name, force=True)
         dev.api.remove_image(image, force=True)
         works(dev)
-    # As they were, or the usual image would become another under its name, and other stacks would be planned anew.
+    # Restore the modes. Otherwise the usual tag would move to another image, and other stacks would change.
     for path, mode in modes.items():
         path.chmod(mode)
     works(dev)
 
 
-def test_the_secrets_of_a_service_removed_by_hand_are_written_again(dev: Deployment) -> None:
+def test_a_secrets_volume_removed_by_hand_is_written_again(dev: Deployment) -> None:
     for name in ("server", "server-files"):
         dev.api.remove_container(dev.name(name), force=True)
     dev.api.remove_volume(dev.name("server-secrets"))
@@ -310,7 +310,7 @@ def test_the_secrets_of_a_service_removed_by_hand_are_written_again(dev: Deploym
 
 @pytest.mark.long
 @pytest.mark.parametrize("service", ["postgres", "object store"])
-def test_data_that_were_lost_with_their_volume_leave_a_stack_that_works(dev: Deployment, service: str) -> None:
+def test_a_stack_works_again_after_losing_a_data_volume(dev: Deployment, service: str) -> None:
     service = dev.store if service == "object store" else service
     dev.api.remove_container(dev.name(service), force=True)
     volumes = [volume["Name"] for volume in dev.api.volumes()["Volumes"]]
@@ -321,20 +321,20 @@ def test_data_that_were_lost_with_their_volume_leave_a_stack_that_works(dev: Dep
     assert "5 MB up" in dev.client_day(dev.url, megabytes=5)
 
 
-def test_pruned_containers_are_made_again_and_nothing_restarts(dev: Deployment) -> None:
+def test_pruned_containers_are_created_again_without_restarts(dev: Deployment) -> None:
     before = {service: dev.inspect(service)["Id"] for service in ("server", "postgres", dev.store)}
     for name in dev.containers():
         if not dev.api.inspect_container(name)["State"]["Running"]:
             dev.api.remove_container(name)
     works(dev)
     assert {service: dev.inspect(service)["Id"] for service in before} == before
-    # Nor is MLflow imported to find that the database has its schema.
+    # The migration finds the current schema without importing MLflow.
     assert b"already, the newest of this MLflow" in dev.api.logs(dev.name("migrate"))
 
 
 @pytest.mark.long
 def test_a_new_image_replaces_a_server_whose_files_were_pruned(dev: Deployment) -> None:
-    # Its new files replace nothing, and the server with them: something else has to stop it for the migration.
+    # The pruned files container cannot be replaced, so it does not stop the server: the migration has to stop it.
     old = dev.inspect("server")["Id"]
     with changed(dev.checkout / "mlflow" / "healthcheck.py", '"""Succeeds', '"""Now succeeds'):
         for name in dev.containers():
@@ -347,7 +347,7 @@ def test_a_new_image_replaces_a_server_whose_files_were_pruned(dev: Deployment) 
 
 @pytest.mark.engine
 @pytest.mark.parametrize("moment", ["Network backend", "Container postgres", "Container server"])
-def test_an_up_that_was_killed_is_mended_by_the_next(dev: Deployment, moment: str) -> None:
+def test_the_next_update_repairs_a_killed_one(dev: Deployment, moment: str) -> None:
     dev.make("down")
     with dev.begun(lambda line: f"{moment} creating" in line) as running:
         os.killpg(running.pid, signal.SIGKILL)
@@ -355,7 +355,7 @@ def test_an_up_that_was_killed_is_mended_by_the_next(dev: Deployment, moment: st
 
 
 @pytest.mark.engine
-def test_what_a_killed_up_generated_is_saved_before_the_stack_goes_down(dev: Deployment) -> None:
+def test_secrets_generated_by_a_killed_update_are_saved_by_down(dev: Deployment) -> None:
     before = dev.file.read_text()
     try:
         dev.set("authentication", "mlflow")
@@ -370,7 +370,7 @@ def test_what_a_killed_up_generated_is_saved_before_the_stack_goes_down(dev: Dep
 
 
 @pytest.mark.engine
-def test_a_second_up_at_the_same_time_is_refused(dev: Deployment) -> None:
+def test_a_concurrent_update_is_refused(dev: Deployment) -> None:
     dev.make("down")
     with dev.begun(lambda line: "Updating" in line) as first:
         assert "is being changed by somebody else: process" in refused(dev)
@@ -379,20 +379,20 @@ def test_a_second_up_at_the_same_time_is_refused(dev: Deployment) -> None:
     assert ask(f"{dev.url}/health")[0] == 200
 
 
-def test_destroy_wants_the_stacks_name_and_leaves_nothing(dev: Deployment) -> None:
+def test_destroy_requires_the_stack_name_and_leaves_nothing(dev: Deployment) -> None:
     assert "nothing was deleted; to go on, type: make destroy" in refused(dev, "destroy")
     assert "nothing was deleted" in refused(dev, "destroy", CONFIRM="dev")
     assert search(dev.url)
     dev.make("destroy", CONFIRM=dev.stack)
     assert dev.containers() == []
     assert not any(volume["Name"].startswith(f"mlflow-{dev.stack}-") for volume in dev.api.volumes()["Volumes"] or [])
-    # And it can be had again.
+    # The stack can be deployed again.
     works(dev)
 
 
 @pytest.mark.engine
 @pytest.mark.long
-def test_a_lost_passphrase_costs_the_secrets_and_not_the_data(tmp_path: Path) -> None:
+def test_a_lost_passphrase_loses_secrets_but_no_data(tmp_path: Path) -> None:
     deployment = Deployment(tmp_path, "dev")
     deployment.set("server.port", free_port())
     deployment.set("server.workers", 1)
@@ -404,7 +404,8 @@ def test_a_lost_passphrase_costs_the_secrets_and_not_the_data(tmp_path: Path) ->
         client.log_text(run, "here", "note.txt")
         (tmp_path / "config" / "pulumi-mlflow" / f"{deployment.stack}.passphrase").unlink()
         assert "its secrets were encrypted elsewhere, and their passphrase is not here" in refused(deployment)
-        page = (ROOT / "docs" / "operations.md").read_text().split("### A lost passphrase", 1)[1]
+        page = (ROOT / "docs" / "operations" / "state-and-passphrase.md").read_text()
+        page = page.split("### A lost passphrase", 1)[1]
         recipe = page.split("```sh\n", 1)[1].split("make up", 1)[0]
         state = f"{tmp_path}/state/.pulumi/stacks/mlflow/{deployment.stack}.json"
         recipe = recipe.replace("~/.local/state/pulumi-mlflow/.pulumi/stacks/mlflow/dev.json", state)

@@ -1,4 +1,4 @@
-"""Mail, by Alertmanager itself: over TLS, to a server that asks who it is, of an alert and of its end."""
+"""Test mail by a real Alertmanager: over TLS, with authentication, for firing and resolved alerts."""
 
 import io
 import json
@@ -31,7 +31,7 @@ ALERT = ("alertname=MlflowDown", "stack=prod", "--annotation=summary=It does not
 
 
 class Inbox(Handler):
-    """What arrived."""
+    """The mails that arrived."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Inbox(Handler):
             for mail in self.mails:
                 if words in str(mail["Subject"]):
                     return mail
-            assert time.monotonic() < deadline, f"no mail says {words}: {[mail['Subject'] for mail in self.mails]}"
+            assert time.monotonic() < deadline, f"no subject has {words}: {[mail['Subject'] for mail in self.mails]}"
             time.sleep(0.2)
 
 
@@ -57,7 +57,7 @@ def knows(_: SMTP, __: Session, ___: Envelope, ____: str, said: object) -> AuthR
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[Path, SSLContext]:
-    """Return the certificate of the mail server, and what it serves it with."""
+    """Return the certificate of the mail server, and a TLS context that serves it."""
     public, private = tmp_path / "certificate.pem", tmp_path / "key.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={SERVER}"]
     options = ["-addext", f"subjectAltName=DNS:{SERVER}", "-keyout", str(private), "-out", str(public)]
@@ -69,11 +69,11 @@ def certificate(tmp_path: Path) -> tuple[Path, SSLContext]:
 
 @pytest.fixture
 def server(certificate: tuple[Path, SSLContext]) -> Iterator[tuple[Inbox, int]]:
-    """Run a mail server that takes nothing without TLS, nor from whom it does not know."""
+    """Run a mail server that requires TLS and authentication."""
     inbox, port = Inbox(), free_port()
     controller = Controller(
         inbox,
-        # The gateway of the default network is the host, for a container.
+        # Containers reach the host through the gateway of the default network.
         hostname="0.0.0.0",
         port=port,
         server_hostname=SERVER,
@@ -81,7 +81,7 @@ def server(certificate: tuple[Path, SSLContext]) -> Iterator[tuple[Inbox, int]]:
         require_starttls=True,
         authenticator=knows,
         auth_required=True,
-        # Its LOGIN asks for a "User Name", which is not what the rest of the world asks for.
+        # aiosmtpd prompts for "User Name" in LOGIN, which differs from other mail servers.
         auth_exclude_mechanism=["LOGIN"],
     )
     controller.start()
@@ -93,7 +93,7 @@ def server(certificate: tuple[Path, SSLContext]) -> Iterator[tuple[Inbox, int]]:
 
 @contextmanager
 def alertmanager(files: dict[str, str]) -> Iterator[tuple[docker.APIClient, str]]:
-    """Run Alertmanager with `files`, by their paths."""
+    """Run Alertmanager with `files` (path to content); yield the API client and the container."""
     api = docker.APIClient(base_url=resolve_host(), version="auto")
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w") as archive:
@@ -117,7 +117,7 @@ def alertmanager(files: dict[str, str]) -> Iterator[tuple[docker.APIClient, str]
 
 
 def tell(api: docker.APIClient, container: str, *arguments: str) -> None:
-    """Hand Alertmanager an alert, as Prometheus does, once it listens."""
+    """Send an alert to Alertmanager, as Prometheus does, once it listens."""
     command = ["amtool", "--alertmanager.url=http://127.0.0.1:9093", "alert", "add", *arguments]
     deadline = time.monotonic() + 30
     while True:
@@ -129,11 +129,13 @@ def tell(api: docker.APIClient, container: str, *arguments: str) -> None:
         time.sleep(0.2)
 
 
-def test_an_alert_and_its_end_arrive_by_mail(certificate: tuple[Path, SSLContext], server: tuple[Inbox, int]) -> None:
+def test_a_firing_and_a_resolved_alert_arrive_by_mail(
+    certificate: tuple[Path, SSLContext], server: tuple[Inbox, int]
+) -> None:
     inbox, port = server
     mail = {"to": "ops@example.com", "sender": "mlflow@example.com", "server": f"{SERVER}:{port}", "user": "mlflow"}
     config = alerting(MonitoringSettings.model_validate({"mode": "bundled", "mail": mail}))
-    # How long it waits is not what is tried here.
+    # Shorten the waiting times, which are not under test.
     config["route"] |= {"group_wait": "1s", "group_interval": "2s"}
     files = {
         f"{CONFIG}/alertmanager.yml": json.dumps(config),

@@ -1,4 +1,4 @@
-"""What watches a real deployment: everything tells how it is, a person is told of what breaks, and no secret shows."""
+"""Test the monitoring of a real deployment: scrape targets, dashboard, notifications, hidden secrets."""
 
 import io
 import json
@@ -27,17 +27,17 @@ DASHBOARD = ROOT / "assets" / "monitoring" / "dashboards" / "mlflow.json"
 
 
 class Receiver(ThreadingHTTPServer):
-    """Whom Alertmanager tells."""
+    """A webhook receiver of Alertmanager, which records its notifications."""
 
     def __init__(self) -> None:
-        # The gateway of the default network is the host, for a container that has a way out.
+        # Containers that can reach outside reach the host through the gateway of the default network.
         super().__init__(("0.0.0.0", 0), _Told)
         self.told: list[tuple[str, str, str]] = []
 
     def until(self, path: str, alert: str, status: str, seconds: float = 240) -> float:
         started = time.monotonic()
         while (path, alert, status) not in self.told:
-            assert time.monotonic() - started < seconds, f"nobody was told that {alert} is {status}: {self.told}"
+            assert time.monotonic() - started < seconds, f"no notification that {alert} is {status}: {self.told}"
             time.sleep(0.5)
         return time.monotonic() - started
 
@@ -94,7 +94,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         base = f"http://{host_as_containers_see_it(deployment.api)}:{receiver.server_port}"
         urls = {"alertWebhookUrl": f"{base}/people-a3f1", "deadMansSwitchUrl": f"{base}/switch-b7c2"}
         for key, url in urls.items():
-            # Where there is an engine, as docs/operations.md types it; a rehearsal has nothing that decrypts.
+            # With an engine, as docs/operations/monitoring.md types it; an engine-less deployment cannot decrypt.
             if HAS_ENGINE:
                 deployment.pulumi("config", "set", "--secret", f"mlflow:{key}", url)
             else:
@@ -116,14 +116,14 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 
 
 def until(condition: Callable[[], bool], seconds: float, words: object) -> None:
-    """Wait until it is true; `words` are said as they are by then."""
+    """Wait until `condition` is true; otherwise fail with the value of `words` at that time."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, words
         time.sleep(1)
 
 
-def test_everything_that_is_watched_says_how_it_is(watched: Watched) -> None:
+def test_every_scrape_target_is_up(watched: Watched) -> None:
     store = watched.deployment.store
     stores = {"minio", "minio-node", "minio-bucket"} if store == "minio" else {"seaweedfs"}
     expected = {"mlflow", "postgres", "backup", "traefik", "readiness", "store", "edge"} | stores
@@ -133,7 +133,7 @@ def test_everything_that_is_watched_says_how_it_is(watched: Watched) -> None:
         targets = watched.ask("targets")["activeTargets"]
         return {target["labels"]["job"]: target["health"] for target in targets}
 
-    until(lambda: set(found().values()) == {"up"}, 90, "somebody does not say how it is")
+    until(lambda: set(found().values()) == {"up"}, 90, "a scrape target is not up")
     assert set(found()) == expected
     for job in ("readiness", "store", "edge"):
         ready = watched.ask("query", query=f'probe_success{{job="{job}"}}')["result"]
@@ -153,12 +153,12 @@ def test_every_panel_of_the_dashboard_shows_something(watched: Watched) -> None:
                 del missing[query]
         return not missing
 
-    # The exporter counts once a minute, and MinIO's scanner takes its time; a rate wants two of them.
+    # The exporter counts once a minute, and MinIO's scanner is slow; a rate needs two values.
     until(asked, 240, missing)
 
 
 @pytest.mark.long
-def test_what_is_in_it_is_counted(watched: Watched) -> None:
+def test_the_runs_are_counted(watched: Watched) -> None:
     def runs() -> dict[str, str]:
         result = watched.ask("query", query="mlflow_runs_count")["result"]
         return {one["metric"]["status"]: one["value"][1] for one in result}
@@ -167,7 +167,7 @@ def test_what_is_in_it_is_counted(watched: Watched) -> None:
     assert runs()["FAILED"] == "0"
 
 
-def test_nothing_of_it_can_be_reached_from_outside_unless_it_was_asked_for(watched: Watched) -> None:
+def test_monitoring_is_not_reachable_from_outside_by_default(watched: Watched) -> None:
     deployment = watched.deployment
     for service in WATCHING:
         bound = {
@@ -182,16 +182,16 @@ def test_nothing_of_it_can_be_reached_from_outside_unless_it_was_asked_for(watch
     assert deployment.name("egress") not in deployment.inspect("prometheus")["NetworkSettings"]["Networks"]
 
 
-def test_no_token_password_or_address_shows_in_a_container(watched: Watched) -> None:
+def test_no_token_password_or_webhook_url_is_in_docker_inspect(watched: Watched) -> None:
     deployment = watched.deployment
     shown = json.dumps([deployment.api.inspect_container(name) for name in deployment.containers()])
     for key, value in {**deployment.credentials(), **watched.urls}.items():
         assert value not in shown, key
 
 
-def test_the_log_of_the_server_is_an_object_a_line(watched: Watched) -> None:
+def test_the_server_logs_one_json_object_for_each_line(watched: Watched) -> None:
     lines = watched.deployment.api.logs(watched.deployment.name("server")).decode().splitlines()
-    # What MLflow prints while it starts, before it reads how to log, is its own.
+    # Before MLflow reads its logging configuration at startup, it prints plain lines.
     entries = [json.loads(line) for line in lines if line.startswith("{")]
     assert not [line for line in lines if "HTTP/1.1" in line and not line.startswith("{")]
     asked = [entry for entry in entries if entry["logger"] == "uvicorn.access"]
@@ -200,12 +200,12 @@ def test_the_log_of_the_server_is_an_object_a_line(watched: Watched) -> None:
 
 
 def counting(deployment: Deployment, password: str, statement: str) -> tuple[int, str]:
-    """Ask the database as the exporter does."""
+    """Query the database as the exporter does."""
     command = ("psql", "-h", "127.0.0.1", "-U", "mlflow_monitoring", "-d", "mlflow", "-Atc", statement)
     return deployment.run("postgres", "env", f"PGPASSWORD={password}", *command)
 
 
-def test_the_role_that_counts_reads_no_table(watched: Watched) -> None:
+def test_the_monitoring_role_can_count_but_not_read_tables(watched: Watched) -> None:
     deployment = watched.deployment
     password = deployment.credentials()["postgresMonitoringPassword"]
 
@@ -220,15 +220,15 @@ def test_the_role_that_counts_reads_no_table(watched: Watched) -> None:
 
 
 @pytest.mark.minio
-def test_prometheus_shows_its_token_to_nobody(watched: Watched) -> None:
+def test_prometheus_does_not_show_its_token(watched: Watched) -> None:
     said = json.dumps(watched.ask("status/config")) + json.dumps(watched.ask("targets"))
     assert "credentials_file" in said
-    # As every such token begins.
+    # Every such token begins with these letters.
     assert "eyJ" not in said
 
 
 @pytest.mark.minio
-def test_the_identity_that_reads_figures_reads_no_object(watched: Watched) -> None:
+def test_the_minio_identity_of_the_monitoring_cannot_read_objects(watched: Watched) -> None:
     key = watched.deployment.credentials()["minioMonitoringPassword"]
     script = (
         "import boto3, botocore, os, sys\n"
@@ -242,7 +242,7 @@ def test_the_identity_that_reads_figures_reads_no_object(watched: Watched) -> No
     assert watched.deployment.run("server", "python", "-c", script) == (0, "closed")
 
 
-def test_the_status_tells_sizes_and_alerts_to_a_person_and_to_a_program(watched: Watched) -> None:
+def test_the_status_reports_sizes_and_alerts_as_text_and_json(watched: Watched) -> None:
     deployment = watched.deployment
     told = json.loads(deployment.make("status", JSON="1").stdout)
     assert told["alerts"] == []
@@ -257,7 +257,7 @@ def test_the_status_tells_sizes_and_alerts_to_a_person_and_to_a_program(watched:
 
 
 @pytest.mark.long
-def test_an_alert_reaches_whom_it_should_and_so_does_its_end(watched: Watched) -> None:
+def test_firing_and_resolved_alerts_reach_their_receivers(watched: Watched) -> None:
     deployment, receiver = watched.deployment, watched.receiver
     receiver.until("/switch-b7c2", "Watchdog", "firing")
     deployment.api.pause(deployment.name("server"))
@@ -265,7 +265,7 @@ def test_an_alert_reaches_whom_it_should_and_so_does_its_end(watched: Watched) -
         receiver.until("/people-a3f1", "MlflowDown", "firing")
         refused = deployment.make("status", ok=False)
         assert "alerts that fire: MlflowDown of server" in refused.stderr
-        # What a worse thing explains is nobody's news.
+        # An alert that another alert explains is not sent.
         assert ("/people-a3f1", "MlflowNotReady", "firing") not in receiver.told
     finally:
         deployment.api.unpause(deployment.name("server"))
@@ -274,12 +274,12 @@ def test_an_alert_reaches_whom_it_should_and_so_does_its_end(watched: Watched) -
 
 
 @pytest.mark.engine
-def test_a_stack_that_is_watched_has_an_empty_plan(watched: Watched) -> None:
+def test_a_stack_with_monitoring_has_no_drift(watched: Watched) -> None:
     assert "No changes." in watched.deployment.make("drift").stdout
 
 
 @pytest.mark.engine
-def test_a_container_that_somebody_has_paused_is_drift(watched: Watched) -> None:
+def test_a_paused_container_is_reported_as_drift(watched: Watched) -> None:
     deployment = watched.deployment
     name = deployment.name("alertmanager")
     deployment.api.pause(name)
@@ -292,7 +292,7 @@ def test_a_container_that_somebody_has_paused_is_drift(watched: Watched) -> None
 
 
 @pytest.mark.engine
-def test_a_prometheus_of_somebodys_own_needs_what_make_scrape_prints(watched: Watched, tmp_path: Path) -> None:
+def test_an_existing_prometheus_works_with_the_output_of_make_scrape(watched: Watched, tmp_path: Path) -> None:
     deployment = watched.deployment
     printed = deployment.make("scrape").stdout
     (tmp_path / "mlflow.yml").write_text(printed)
@@ -321,7 +321,7 @@ def test_a_prometheus_of_somebodys_own_needs_what_make_scrape_prints(watched: Wa
             targets = json.loads(said)["data"]["activeTargets"] if code == 0 else []
             return {target["labels"]["job"]: target["health"] for target in targets}
 
-        until(lambda: set(health().values()) == {"up"}, 90, "somebody does not say how it is")
+        until(lambda: set(health().values()) == {"up"}, 90, "a scrape target is not up")
         assert "mlflow" in health()
         refused = deployment.make("down", ok=False)
         assert f"docker network disconnect {network} {deployment.name('theirs')}" in refused.stderr
@@ -331,7 +331,7 @@ def test_a_prometheus_of_somebodys_own_needs_what_make_scrape_prints(watched: Wa
 
 
 @pytest.mark.long
-def test_what_is_not_watched_any_more_has_nobody_who_could_watch(watched: Watched) -> None:
+def test_turning_monitoring_off_removes_its_services_and_identities(watched: Watched) -> None:
     deployment = watched.deployment
     known = deployment.credentials()
     deployment.set("monitoring", {"mode": "off"})
@@ -345,7 +345,7 @@ def test_what_is_not_watched_any_more_has_nobody_who_could_watch(watched: Watche
     code, said = counting(deployment, known["postgresMonitoringPassword"], "SELECT 1")
     assert code != 0
     assert "not permitted to log in" in said or "password authentication failed" in said
-    # A file that is no longer asked for is not left behind in its volume.
+    # A secret file that is no longer needed is deleted from its volume.
     assert deployment.run("postgres", "ls", "/run/secrets") == (0, "backup-password\nmlflow-password")
     if "minioMonitoringPassword" in known:
         script = (

@@ -1,4 +1,4 @@
-"""The policy pack on the real engine: ours is accepted, every bad program refused in the words of its rule."""
+"""Test the policy on the real engine: the shipped stacks are accepted, every bad program is refused by its rule."""
 
 import json
 import os
@@ -30,7 +30,7 @@ SNAKE = {
 
 @pytest.mark.engine
 @pytest.mark.parametrize("name", ["dev", "staging", "prod"])
-def test_what_we_ship_is_accepted(name: str, tmp_path: Path) -> None:
+def test_the_policy_accepts_the_shipped_stacks(name: str, tmp_path: Path) -> None:
     deployment = Deployment(tmp_path, name, stack=name)
     if name != "dev":
         images = PINNED["mlflow:images"]
@@ -40,7 +40,7 @@ def test_what_we_ship_is_accepted(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.engine
-def test_a_plan_that_moves_the_artifacts_is_accepted_and_asked_every_other_rule(tmp_path: Path) -> None:
+def test_a_plan_that_moves_the_artifacts_is_exempt_from_one_rule_only(tmp_path: Path) -> None:
     deployment = Deployment(tmp_path, "prod", stack="prod")
     seaweedfs = {"ref": "docker.io/chrislusf/seaweedfs:4.48", "digest": DIGEST}
     for key, image in (PINNED["mlflow:images"] | {"seaweedfs": seaweedfs}).items():
@@ -55,7 +55,7 @@ def test_a_plan_that_moves_the_artifacts_is_accepted_and_asked_every_other_rule(
 
 
 @pytest.mark.engine
-def test_a_plan_that_breaks_a_rule_is_none(tmp_path: Path) -> None:
+def test_a_plan_that_breaks_a_rule_fails(tmp_path: Path) -> None:
     deployment = Deployment(tmp_path, "prod", stack="prod")
     done = deployment.make("preview", ok=False)
     assert "pinned-images" in done.stdout
@@ -77,7 +77,7 @@ def test_every_bad_program_is_refused_by_its_rule(tmp_path: Path) -> None:
         if kind == CONTAINER:
             wanted |= {"name": f"x{len(resources)}"}
         for key in ("volumes", "mounts", "ports", "devices", "healthcheck", "capabilities"):
-            # Nested arguments keep the provider's spelling in a dictionary.
+            # The provider expects snake case in nested dictionaries, too.
             if isinstance(wanted.get(key), list):
                 wanted[key] = [{_snake(name): value for name, value in entry.items()} for entry in wanted[key]]
         resources.append((kind.rpartition(":")[2], {_snake(key): value for key, value in wanted.items()}))

@@ -1,4 +1,4 @@
-"""A daemon over SSH, through a stand-in for `ssh`: what it is told, what goes through it, and how it ends."""
+"""Test a daemon over SSH with a stand-in for `ssh`: its arguments, its connections, and its end."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ import os, select, socket, sys, threading
 
 def pump(one, other):
     while data := one.recv(65536):
-        # What a command prints comes with the head of the answer in one piece, as it may over any line.
+        # Send the head of the answer and the first output of a command in one piece, as may happen on any connection.
         while b"raw-stream" in data and data.find(b"\\r\\n\\r\\n") in (-1, len(data) - 4) and (more := one.recv(65536)):
             data += more
         other.sendall(data)
@@ -54,7 +54,7 @@ REFUSES = "#!/bin/sh\necho 'me@elsewhere: Permission denied (publickey).' >&2\ne
 
 @pytest.fixture
 def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Path]]:
-    """Put a program in the place of `ssh`, and return where it writes down what it was told."""
+    """Return a function that puts a program in place of `ssh`; it returns the file that records the arguments."""
     says = tmp_path / "says"
 
     def becomes(text: str) -> Path:
@@ -69,21 +69,21 @@ def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[s
 
 
 def over_ssh() -> str:
-    """Return the address of this host's daemon, as somebody elsewhere would write it."""
+    """Return the address of the daemon of this host, as written on another host."""
     local = resolve_host()
     if not local.startswith("unix://"):
-        pytest.skip("the daemon of these tests is not behind a socket")
+        pytest.skip("needs a Docker daemon at a Unix socket")
     return f"ssh://me@elsewhere:2222{local.removeprefix('unix://')}"
 
 
-def test_all_questions_go_through_one_connection(ssh: Callable[[str], Path]) -> None:
+def test_all_requests_share_one_ssh_connection(ssh: Callable[[str], Path]) -> None:
     says = ssh(FORWARDS)
     daemon = Daemon(over_ssh())
     here = Daemon(resolve_host())
     container = here.api.create_container(image("prometheus"), entrypoint=["sleep", "60"])["Id"]
     try:
         here.start(container)
-        # After each of them the other end hangs up first.
+        # After each command, the other end closes its connection first.
         assert [daemon.run(container, ["echo", str(number)]) for number in range(20)] == [
             (0, str(number)) for number in range(20)
         ]
@@ -100,7 +100,7 @@ def cut(daemon: Daemon, says: Path) -> None:
     tunnel._to(daemon.host).running.wait()  # type: ignore[union-attr]
 
 
-def test_one_that_is_cut_is_opened_again_for_whoever_goes_on_asking(ssh: Callable[[str], Path]) -> None:
+def test_a_cut_ssh_connection_is_opened_again(ssh: Callable[[str], Path]) -> None:
     says = ssh(FORWARDS)
     daemon = Daemon(over_ssh())
 
@@ -118,7 +118,7 @@ def test_one_that_is_cut_is_opened_again_for_whoever_goes_on_asking(ssh: Callabl
     assert len(says.read_text().splitlines()) == 3
 
 
-def test_one_that_cannot_be_opened_again_counts_as_a_daemon_that_does_not_answer(ssh: Callable[[str], Path]) -> None:
+def test_an_ssh_connection_that_cannot_be_reopened_counts_as_no_answer(ssh: Callable[[str], Path]) -> None:
     says = ssh(FORWARDS)
     daemon = Daemon(over_ssh())
     with closing(daemon.api):
@@ -129,7 +129,7 @@ def test_one_that_cannot_be_opened_again_counts_as_a_daemon_that_does_not_answer
             daemon.networks()
 
 
-def test_it_ends_with_whoever_opened_it_however_that_ends(ssh: Callable[[str], Path]) -> None:
+def test_the_ssh_connection_ends_with_its_process(ssh: Callable[[str], Path]) -> None:
     says = ssh(FORWARDS)
     program = f"import os; from components import tunnel; tunnel.through({over_ssh()!r}); os.kill(os.getpid(), 9)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False)
@@ -140,7 +140,7 @@ def test_it_ends_with_whoever_opened_it_however_that_ends(ssh: Callable[[str], P
         time.sleep(0.05)
 
 
-def test_what_ssh_says_is_told_with_the_line_to_try(ssh: Callable[[str], Path]) -> None:
+def test_an_ssh_error_is_reported_with_the_command_to_try(ssh: Callable[[str], Path]) -> None:
     ssh(REFUSES)
     with pytest.raises(DockerException, match=r"Permission denied \(publickey\)"):
         tunnel.through("ssh://me@elsewhere")
@@ -159,11 +159,11 @@ def test_what_ssh_says_is_told_with_the_line_to_try(ssh: Callable[[str], Path]) 
         ("ssh://[fd00::1]:2222", ["-p", "2222", "fd00::1"]),
     ],
 )
-def test_ssh_is_told_where_to_go(host: str, told: list[str]) -> None:
+def test_the_ssh_arguments_follow_from_the_docker_host(host: str, told: list[str]) -> None:
     assert tunnel.destination(host) == told
 
 
-def test_the_socket_over_there_is_dockers_own_unless_it_is_named(ssh: Callable[[str], Path]) -> None:
+def test_the_remote_socket_defaults_to_that_of_docker(ssh: Callable[[str], Path]) -> None:
     says = ssh(FORWARDS)
     tunnel.through("ssh://prod/")
     tunnel.through("ssh://prod/run/user/1000/docker.sock")

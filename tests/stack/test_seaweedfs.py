@@ -1,4 +1,4 @@
-"""SeaweedFS in MinIO's place, tried on a real deployment, and the way from one to the other and back."""
+"""Test SeaweedFS as the object store of a real deployment, and the move of artifacts to MinIO and back."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.stack.probes import HASHES, REWRITE, with_s3
 
 
 def hashes(deployment: Deployment) -> list[str]:
-    """Return every artifact with its SHA-256, read from the store that the server uses."""
+    """Return every artifact with its SHA-256, read from the object store that the server uses."""
     code, said = with_s3(deployment, HASHES)
     assert code == 0, said
     return sorted(said.splitlines())
@@ -21,12 +21,12 @@ def written_again(deployment: Deployment) -> list[str]:
     return hashes(deployment)
 
 
-def test_a_client_has_a_day_on_seaweedfs(seaweedfs: Deployment) -> None:
+def test_a_client_works_with_seaweedfs(seaweedfs: Deployment) -> None:
     assert "600 MB up" in seaweedfs.client_day(seaweedfs.url, megabytes=600)
     assert seaweedfs.inspect("seaweedfs")["RestartCount"] == 0
 
 
-def test_nobody_on_the_network_makes_himself_an_administrator(seaweedfs: Deployment) -> None:
+def test_the_seaweedfs_admin_port_requires_the_certificate_of_the_stack(seaweedfs: Deployment) -> None:
     def code(certificate: str) -> int:
         gateway = ("--insecure", "--silent", "--max-time", "10", "https://127.0.0.1:18333/")
         return seaweedfs.run("seaweedfs", "curl", *certificate.split(), *gateway)[0]
@@ -40,7 +40,7 @@ def test_nobody_on_the_network_makes_himself_an_administrator(seaweedfs: Deploym
 
 
 @pytest.mark.minio
-def test_artifacts_move_to_minio_and_back_and_none_is_changed(seaweedfs: Deployment) -> None:
+def test_artifacts_move_to_minio_and_back_unchanged(seaweedfs: Deployment) -> None:
     if seaweedfs.values.get("mlflow:images", {}).get("source") == "packages":
         pytest.skip("needs the images of both object stores under their default names")
     seaweedfs.client_day(seaweedfs.url, megabytes=5)
@@ -51,7 +51,7 @@ def test_artifacts_move_to_minio_and_back_and_none_is_changed(seaweedfs: Deploym
         seaweedfs.set("objectStore", {"kind": new, "copyFrom": old, "memoryMb": 1024})
         assert f"docker stop {seaweedfs.name('server')}" in seaweedfs.make("up", ok=False).stderr
         seaweedfs.api.stop(seaweedfs.name("server"))
-        # Docker starts what was only stopped again, when its daemon restarts.
+        # When its daemon restarts, Docker starts a container that was only stopped.
         assert "again when its daemon restarts" in seaweedfs.make("up", ok=False).stderr
         seaweedfs.api.update_container(seaweedfs.name("server"), restart_policy={"Name": "no"})  # type: ignore[arg-type]
         seaweedfs.make("up")
@@ -64,7 +64,7 @@ def test_artifacts_move_to_minio_and_back_and_none_is_changed(seaweedfs: Deploym
         seaweedfs.set("objectStore", {"kind": new, "memoryMb": 1024})
         seaweedfs.make("up")
         assert seaweedfs.name(old) not in seaweedfs.containers()
-        # The volume of the old store stays, with what will be outdated when it is moved back.
+        # The volume of the old object store stays; its content is outdated when the artifacts move back.
         after = written_again(seaweedfs)
         assert set(before) != set(after)
         before = after

@@ -1,4 +1,4 @@
-"""The workflows by their own commands, on the real engine and a shared backend, and the comments that they post."""
+"""Test the workflows by running their commands, with the real engine and a shared backend, and their comments."""
 
 import shutil
 import subprocess
@@ -19,7 +19,7 @@ MARK = "<!-- mlflow: plans -->"
 
 @dataclass
 class Team:
-    """A deployed stack, its repository and the backend that everybody shares."""
+    """A deployed stack, its repository, and the shared backend."""
 
     deployment: Deployment
     github: Github
@@ -29,7 +29,7 @@ class Team:
     def run(
         self, workflow: str, changes: Changes | None = None, *, fork: bool = False, configured: bool = True
     ) -> Runner:
-        """Run a workflow over what is deployed, with `changes` to its files: the old text and the new."""
+        """Run a workflow on the deployed stack, with `changes` to its files: file to old and new text."""
         self.runs += 1
         repository = self.folder / f"repository-{self.runs}"
         shutil.copytree(self.deployment.checkout, repository, ignore=shutil.ignore_patterns(".venv", "__pycache__"))
@@ -63,7 +63,7 @@ class Team:
                 GITHUB_REPOSITORY="team/mlflow",
                 XDG_STATE_HOME=str(self.folder / f"home-{self.runs}"),
                 XDG_CONFIG_HOME=str(self.folder / f"home-{self.runs}"),
-                # On a machine that is not the deployment's, nobody answers. Only the ones that run there may ask.
+                # Previews must not need the Docker daemon; the other workflows run on its host.
                 DOCKER_HOST="tcp://127.0.0.1:1" if workflow == "preview.yml" else "unix:///var/run/docker.sock",
             ),
         )
@@ -87,7 +87,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     deployment.set("server.port", free_port())
     deployment.set("protectData", "true")
     deployment.use("seaweedfs")
-    # What is built here needs no digest, and the rules are asked as they are for prod.
+    # Images that are built here need no digest, so the policy is the same as for prod.
     deployment.set("images.source", "packages")
     with github() as server:
         try:
@@ -104,8 +104,8 @@ def only_comment(team: Team) -> str:
     return body
 
 
-def test_no_change_is_said_and_one_comment_is_kept_up_to_date(team: Team) -> None:
-    # Somebody else's with the same mark is not ours to change.
+def test_an_empty_plan_is_commented_and_the_comment_is_updated(team: Team) -> None:
+    # A comment of a person with the same mark must not be changed.
     team.github.comments[:] = [{"id": 1, "body": f"{MARK} mine", "user": {"type": "User"}}]
     runner = team.run("preview.yml")
     assert runner.results == {"copy": "success", "plan": "success", "comment": "success"}, runner.said
@@ -125,7 +125,7 @@ def test_a_harmless_change_restarts_nothing(team: Team) -> None:
     assert "Restarts" not in said
 
 
-def test_a_replacement_says_what_restarts_and_takes_the_place_of_the_earlier_comment(team: Team) -> None:
+def test_a_replacement_names_restarts_and_updates_the_comment(team: Team) -> None:
     team.github.comments.clear()
     team.run("preview.yml")
     runner = team.run("preview.yml", {SETTINGS: ("workers: 2", "workers: 1")})
@@ -136,7 +136,7 @@ def test_a_replacement_says_what_restarts_and_takes_the_place_of_the_earlier_com
     assert "`MLFLOW_WORKERS=2` + `MLFLOW_WORKERS=1`" in said
 
 
-def test_what_the_policy_refuses_is_red_and_says_the_rule(team: Team) -> None:
+def test_a_policy_violation_fails_the_plan_and_names_the_rule(team: Team) -> None:
     team.github.comments.clear()
     runner = team.run("preview.yml", {"components/runtime.py": ("read_only=True,", "read_only=False,")})
     assert runner.results["plan"] == "failure"
@@ -154,7 +154,7 @@ def test_what_the_policy_refuses_is_red_and_says_the_rule(team: Team) -> None:
     ],
     ids=["program", "settings"],
 )
-def test_a_broken_program_is_red_and_says_why(team: Team, change: Changes, words: str) -> None:
+def test_a_broken_program_fails_the_plan_and_shows_the_reason(team: Team, change: Changes, words: str) -> None:
     team.github.comments.clear()
     runner = team.run("preview.yml", change)
     assert runner.results == {"copy": "failure", "plan": "failure", "comment": "success"}
@@ -173,19 +173,19 @@ def test_a_fork_gets_the_plan_of_a_copy_and_no_comment(team: Team) -> None:
     assert team.github.comments == []
 
 
-def test_without_a_shared_backend_there_are_copies_only(team: Team) -> None:
+def test_without_a_shared_backend_only_a_copy_is_planned(team: Team) -> None:
     runner = team.run("preview.yml", configured=False)
     assert runner.results == {"copy": "success", "plan": "skipped", "comment": "skipped"}, runner.said
 
 
-def test_no_secret_is_in_anything_that_a_workflow_says(team: Team) -> None:
+def test_no_secret_is_in_the_output_of_a_workflow(team: Team) -> None:
     runner = team.run("preview.yml", {SETTINGS: ("workers: 2", "workers: 1")})
     said = runner.said + "".join(runner.summaries.values()) + "".join(one["body"] for one in team.github.comments)
     for key, value in team.deployment.credentials().items():
         assert value not in said, key
 
 
-def test_drift_is_an_issue_until_it_is_mended(team: Team) -> None:
+def test_drift_opens_an_issue_that_is_closed_once_fixed(team: Team) -> None:
     runner = team.run("drift.yml")
     assert runner.results == {"drift": "success", "tell": "success"}, runner.said
     assert team.github.issues == []
@@ -198,7 +198,7 @@ def test_drift_is_an_issue_until_it_is_mended(team: Team) -> None:
     assert "`memory` `1500` → `2560`" in team.github.issues[0]["body"]
     runner = team.run("deploy.yml")
     assert runner.results == {"staging": "success"}, runner.said
-    # What could not be found out opens nothing, and closes nothing.
+    # An unknown drift neither opens nor closes an issue.
     unknown = team.run("drift.yml", {SETTINGS: ("workers: 2", "workers: many")})
     assert unknown.results == {"drift": "failure", "tell": "success"}
     assert [one["state"] for one in team.github.issues] == ["open"]
@@ -206,7 +206,7 @@ def test_drift_is_an_issue_until_it_is_mended(team: Team) -> None:
     assert [one["state"] for one in team.github.issues] == ["closed"]
 
 
-def test_what_is_merged_is_deployed_and_seen_to_work(team: Team) -> None:
+def test_a_merge_is_deployed_and_a_broken_one_is_not(team: Team) -> None:
     before = team.deployment.inspect("server")["Id"]
     runner = team.run("deploy.yml", {SETTINGS: ("workers: 2", "workers: 1")})
     assert runner.results == {"staging": "success"}, runner.said

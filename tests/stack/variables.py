@@ -1,4 +1,4 @@
-"""Lists the environment variables that an `environment_variables.py` of MLflow defines.
+"""List the environment variables that an `environment_variables.py` of MLflow defines.
 
 usage: variables.py ENVIRONMENT_VARIABLES_PY. Runs in the MLflow image, on the standard library.
 """
@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 ROOT = "_EnvironmentVariable"
-"""MLflow's base class; what inherits from it in the file counts, too."""
+"""MLflow's base class; its subclasses in the file count, too."""
 
 
 def variables(path: Path) -> set[str]:
-    """Return the names of all variables that the file defines: the first argument of each call of such a class."""
+    """Return the names of all variables that the file defines: the first argument of each call of these classes."""
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     classes = _classes(tree)
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _called(node.func) in classes]
@@ -27,7 +27,7 @@ def variables(path: Path) -> set[str]:
 
 
 def _classes(tree: ast.Module) -> set[str]:
-    """Return the base class and whatever inherits from it, in whatever order they are written."""
+    """Return the base class and all its subclasses, in whatever order the file defines them."""
     bases = {
         node.name: {_called(base) for base in node.bases} for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
     }
@@ -38,14 +38,14 @@ def _classes(tree: ast.Module) -> set[str]:
 
 
 def _called(function: ast.expr) -> str | None:
-    """Return the last part of the name of what is called or inherited from: `f`, or `g` of `module.g`."""
+    """Return the last part of the name of a called function or base class: `f`, or `g` of `module.g`."""
     if isinstance(function, ast.Name):
         return function.id
     return function.attr if isinstance(function, ast.Attribute) else None
 
 
 def _name(call: ast.Call) -> str | None:
-    """Return the first argument, by position or as `name=`, if it is a string constant."""
+    """Return the first argument, positional or `name=`, if it is a string constant."""
     named = [keyword.value for keyword in call.keywords if keyword.arg == "name"]
     first = next(iter([*call.args, *named]), None)
     return first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else None

@@ -1,6 +1,6 @@
-"""Runs a workflow's jobs on this machine, each step by its own command, with a stand-in for GitHub's side of it.
+"""Run the jobs of a workflow on this machine, each step by its command, with a stand-in for GitHub.
 
-Not an emulator: it knows the three actions that our workflows use, and the expressions that are in them.
+This is no general emulator: it supports the three actions and the expressions that the workflows here use.
 """
 
 import json
@@ -24,7 +24,7 @@ WORKFLOWS = ROOT / ".github" / "workflows"
 
 
 class Github(ThreadingHTTPServer):
-    """The part of GitHub's API that tell.py speaks, with what it was told."""
+    """The part of GitHub's API that tell.py uses; it stores the comments and issues that it gets."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -91,17 +91,17 @@ class _Handler(BaseHTTPRequestHandler):
 
 @dataclass
 class Runner:
-    """A machine on which the jobs of one run of a workflow take place, one after the other."""
+    """A machine that runs the jobs of one run of a workflow, one after the other."""
 
     folder: Path
     repository: Path
-    """What is checked out: the pull request's merge, or main."""
+    """The repository to check out: the merge of the pull request, or main."""
     context: dict[str, Any]
-    """`github.…`, `vars.…` and `secrets.…`."""
+    """The values of `github.…`, `vars.…` and `secrets.…`."""
     environment: dict[str, str]
     artifacts: Path = field(init=False)
     results: dict[str, str] = field(default_factory=dict)
-    """Of the jobs: success, failure or skipped."""
+    """The result of each job: success, failure or skipped."""
     summaries: dict[str, str] = field(default_factory=dict)
     said: str = ""
 
@@ -110,7 +110,7 @@ class Runner:
         self.artifacts.mkdir(parents=True)
 
     def run(self, workflow: str, stack: str) -> None:
-        """Run every job whose condition holds for this stack alone: of one for each stack, the first."""
+        """Run every job whose condition holds, for this stack only; the job of prod is left out."""
         jobs = yaml.safe_load((WORKFLOWS / workflow).read_text())["jobs"]
         for name, job in jobs.items():
             if name == "prod":
@@ -140,7 +140,7 @@ class Runner:
                 continue
             given = {**job.get("env", {}), **step.get("env", {})}
             done = subprocess.run(
-                # As a runner calls it where no shell is named.
+                # A runner calls bash this way if a step names no shell.
                 ["bash", "-e", "-c", step["run"]],
                 cwd=checkout,
                 env={
@@ -162,7 +162,7 @@ class Runner:
     def _use(self, action: str, given: dict[str, Any], values: dict[str, Any], checkout: Path) -> None:
         if action == "actions/checkout":
             subprocess.run(["git", "clone", "-q", self.repository, checkout], check=True)
-            # What a cache would bring: the packages of the lock files.
+            # The packages of the lock files, as a cache would provide them.
             (checkout / ".venv").symlink_to(ROOT / ".venv")
         elif action == "actions/upload-artifact":
             target = self.artifacts / _filled(given["name"], values)
@@ -175,7 +175,7 @@ class Runner:
 
 
 def _holds(condition: str | None, values: dict[str, Any], *, failed: bool) -> bool:
-    """Whether a job or a step is run: its condition, and that nothing before it failed where that does not ask."""
+    """Return whether a job or step runs: its condition holds and, unless that has a status function, nothing failed."""
     written = re.sub(r"^\$\{\{(.*)\}\}$", r"\1", condition or "success()").strip()
     words = written.replace("&&", " and ").replace("||", " or ").replace("!cancelled()", "True")
     words = words.replace("always()", "True").replace("success()", str(not failed))
@@ -197,5 +197,5 @@ def _value(name: str, values: dict[str, Any]) -> str:
 
 
 def bare_environment(**more: str) -> dict[str, str]:
-    """Return the environment of a runner: nothing of the person who runs the tests but where the programs are."""
+    """Return the environment of a runner: of the user who runs the tests, only PATH and HOME."""
     return {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ} | {"CI": "true"} | more
