@@ -8,7 +8,7 @@ from settings.secrets import MAIL_SECRET, SWITCH_SECRET, WEBHOOK_SECRET
 
 
 def alerting(settings: MonitoringSettings) -> dict[str, Any]:
-    """Return Alertmanager's configuration: who is told, and of what not, since a worse thing explains it."""
+    """Return Alertmanager's configuration: receivers, and which alerts suppress which others as their cause."""
     people: dict[str, Any] = {"name": "people"}
     if settings.mail:
         mail = settings.mail
@@ -45,7 +45,7 @@ def alerting(settings: MonitoringSettings) -> dict[str, Any]:
                     "matchers": ['alertname = "Watchdog"'],
                     "group_wait": "0s",
                     "group_interval": "30s",
-                    # Less than two of those intervals, or every second one is left out.
+                    # Less than two group intervals, or Alertmanager skips every second notification.
                     "repeat_interval": "45s",
                 }
             ],
@@ -60,7 +60,7 @@ def alerting(settings: MonitoringSettings) -> dict[str, Any]:
             for worse, others in explained.items()
         ]
         + [
-            # Whoever misses the switch learns that nobody can be told.
+            # If notifications fail, the dead man's switch must stay silent, too, so that the external service notices.
             {
                 "source_matchers": ['alertname = "NotificationsFailing"'],
                 "target_matchers": ['alertname = "Watchdog"'],

@@ -1,4 +1,4 @@
-"""The artifacts: which object store has them, and how they get from one to another."""
+"""The artifacts: the object store that holds them, and the job that copies them to another one."""
 
 import dataclasses
 from pathlib import Path
@@ -18,14 +18,18 @@ from settings.object_store import ObjectStoreSettings
 STORES: dict[ObjectStoreKind, type[Minio | Seaweedfs]] = {"minio": Minio, "seaweedfs": Seaweedfs}
 ASSETS = Path(__file__).parent.parent / "assets" / "copy"
 COPY_TIMEOUT_SECONDS = 24 * 3600
-"""A terabyte at 20 MB/s takes 14 hours; an `up` that was cut off goes on where it was."""
+"""A terabyte at 20 MB/s takes 14 hours. After an interruption, the next `up` continues the copy."""
 
 
 class Artifacts(pulumi.ComponentResource):
-    """The object store in use and, while `copyFrom` is set, the one before it and the copying between them."""
+    """The object store with the artifacts.
+
+    Creates the object store of `kind`. While `copyFrom` is set, it also creates the previous object store, and the job
+    `copy-artifacts`, which copies the artifacts to the new one.
+    """
 
     store: ObjectStore
-    """What the server is handed. Ready when the artifacts are there."""
+    """The object store for the server. It is ready when it holds all artifacts."""
 
     def __init__(
         self,
@@ -35,11 +39,11 @@ class Artifacts(pulumi.ComponentResource):
         platform: Platform,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """Deploy what `settings` names."""
+        """Deploy the object stores that `settings` names."""
         super().__init__("mlflow:components:Artifacts", name, None, opts)
         if settings.copy_from:
-            # Protected, the old one could not be taken out of the stack afterwards, nor the new one by whoever gives
-            # up. Their volumes stay either way.
+            # If protected, the old object store could not be removed after the copy, nor the new one if the operator
+            # cancels the change. The volumes always stay.
             platform = dataclasses.replace(platform, protect_data=False)
         self.store = self._deployed(settings.kind, settings, platform)
         if settings.copy_from:
@@ -57,7 +61,7 @@ class Artifacts(pulumi.ComponentResource):
     def _copied(self, source: ObjectStore, target: ObjectStore, platform: Platform, **kinds: str) -> ObjectStore:
         """Return `target`, ready when it has every artifact of `source`.
 
-        Nobody may write meanwhile: `preconditions` makes sure that no server does.
+        Nothing may write during the copy: `preconditions` verifies that no server runs.
         """
         name = names.COPY
         image = platform.images.mlflow

@@ -1,4 +1,4 @@
-"""The backup: a copy of everything, on a schedule, and the proof that it can be restored."""
+"""The backup: scheduled backups of database and artifacts, and the restore test."""
 
 from pathlib import Path
 
@@ -23,16 +23,20 @@ METRICS_PORT = 9110
 
 
 class Backup(pulumi.ComponentResource):
-    """One container that reads everything, and may change nothing but its own copy.
+    """One container that backs up the database and the artifacts. It can read both, and write only its own volumes.
 
-    Everything that it is for is in `assets/backup`: it dumps the database, mirrors the artifacts into a staging
-    volume, and hands both to restic, which encrypts, deduplicates, and keeps the history.
+    Creates the backup password (a data key), the volume `backup-staging`, the volume of the backup repository unless
+    the target is S3, and the service `backup`. Once a stack has had a backup, the password stays even if the backup is
+    turned off.
+
+    The logic is in `assets/backup`: it dumps the database, mirrors the artifacts into the staging volume, and passes
+    both to restic, which encrypts, deduplicates and keeps the history.
     """
 
     credentials: list[Credential]
-    """The key of the repository: without it, nobody opens a backup."""
+    """The password of the backup repository. Without it, backups cannot be decrypted."""
     targets: list[Target]
-    """Where Prometheus asks it how the last ones ended."""
+    """The scrape target with the results of the last backup and restore test."""
 
     def __init__(
         self,
@@ -45,9 +49,10 @@ class Backup(pulumi.ComponentResource):
         server: Mlflow,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """Run the scheduler, unless the settings want no backup.
+        """Run the scheduler if the backup is enabled.
 
-        Of the server it takes the data keys, without which a backup could not be read, and its version.
+        The backup includes the server's data keys, without which a restored database cannot be decrypted, and its
+        version.
         """
         super().__init__("mlflow:components:Backup", name, None, opts)
         self.targets = []
@@ -102,7 +107,7 @@ class Backup(pulumi.ComponentResource):
                     "SERVER": f"http://{server.service.host}:{SERVER_PORT}",
                     "KEYS": "/run/secrets/data-keys",
                     "HOME": "/tmp",  # noqa: S108 - inside the container
-                    # Restic packs there before it stores: more than a file system in memory should hold.
+                    # Restic writes its packs there first: too much for a tmpfs.
                     "TMPDIR": "/staging/tmp",
                     "PGHOST": database.service.host,
                     "PGUSER": BACKUP_ROLE,
@@ -123,7 +128,7 @@ class Backup(pulumi.ComponentResource):
                     "RESTIC_CACHE_DIR": "/staging/cache",
                     "RESTIC_PROGRESS_FPS": "0.1",
                     "AWS_SHARED_CREDENTIALS_FILE": "/run/secrets/target-credentials",
-                    # What a large repository's index takes, before the kernel takes it back.
+                    # A large repository's index fills the memory. Collect garbage before the kernel kills.
                     "GOMEMLIMIT": f"{settings.memory_mb * 6 // 10}MiB",
                 },
                 files=Files(
@@ -143,7 +148,7 @@ class Backup(pulumi.ComponentResource):
             HealthCheck(command=["python3", "/run/config/main.py", "alive"], interval_s=30),
             platform=platform,
             metrics=Metrics(port=METRICS_PORT),
-            # A run that is cut off leaves the backups before it as they were.
+            # An interrupted run leaves earlier backups intact.
             grace_s=30,
             after=[database.service.ready, store.ready],
             opts=child,
@@ -151,19 +156,19 @@ class Backup(pulumi.ComponentResource):
         self.targets = [Target(job="backup", instance="backup", address=f"{service.host}:{METRICS_PORT}", every_s=30)]
 
     def _local_target(self, name: str, settings: BackupSettings) -> docker.Volume:
-        """Return the volume of the repository: Docker's own, or a folder of the host under its name."""
+        """Return the volume of the backup repository: a Docker volume, or one bound to a folder of the host."""
         bind = {"type": "none", "o": "bind", "device": settings.target} if settings.where == "folder" else None
         return docker.Volume(
             f"{name}-repository",
             name=names.backup_volume(pulumi.get_stack(), settings.target if bind else None),
             driver_opts=bind,
-            # Not protected: another target replaces it, and the volume stays either way.
+            # Not protected: a new target replaces the resource. The volume itself always stays.
             opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True),
         )
 
 
 def _target_credentials(settings: BackupSettings) -> dict[str, pulumi.Output[str]]:
-    """Return the AWS credentials file of an S3 target, by its name; nothing for any other. Secret."""
+    """Return the AWS credentials file of an S3 target, by file name; empty for other targets. Secret."""
     if settings.where != "s3":
         return {}
     content = pulumi.Output.concat(

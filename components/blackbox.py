@@ -5,7 +5,7 @@ from typing import Any
 
 
 def readiness_module(probe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how the blackbox exporter asks whether a service is ready: as its health check does, and Traefik."""
+    """Return the blackbox module that checks whether a service is ready, as Traefik and the health check do."""
     http: dict[str, Any] = {
         "valid_status_codes": [probe.get("status", 200)],
         "follow_redirects": False,
@@ -17,7 +17,10 @@ def readiness_module(probe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def edge_module(hostname: str) -> dict[str, Any]:
-    """Return how it asks the bundled Traefik, whose certificate's end it tells. Who is not logged in is an answer."""
+    """Return the blackbox module for the bundled Traefik and the expiry of its certificate.
+
+    A redirect to a login page and 401 count as success.
+    """
     return {
         "prober": "http",
         "timeout": "10s",
@@ -27,7 +30,7 @@ def edge_module(hostname: str) -> dict[str, Any]:
             "preferred_ip_protocol": "ip4",
             "fail_if_not_ssl": True,
             "headers": {"Host": hostname},
-            # Whether it is the right one, who looks from outside finds out: make doctor.
+            # `make doctor` verifies the certificate, from outside.
             "tls_config": {"server_name": hostname, "insecure_skip_verify": True},
         },
     }

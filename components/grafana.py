@@ -9,7 +9,7 @@ ASSETS = Path(__file__).parent.parent / "assets" / "monitoring"
 
 
 def provisioning(prometheus: str) -> dict[str, str]:
-    """Return what Grafana reads when it starts: its source, and the dashboards."""
+    """Return the files that Grafana reads when it starts: its data source, and the dashboards."""
     source = {
         "apiVersion": 1,
         "datasources": [

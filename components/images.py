@@ -1,4 +1,4 @@
-"""Every image that is deployed or built on, in one place."""
+"""All container images: those that are deployed, and those that others are built on."""
 
 from collections.abc import Collection, Sequence
 
@@ -9,10 +9,12 @@ from settings.images import Built, Image, ImagesSettings
 
 
 class Images(pulumi.ComponentResource):
-    """The images, pulled or built, by the ids that they have on the host.
+    """All images of the stack, pulled or built, with their ids on the host.
 
-    A container takes the id: the same tag with other bytes replaces it, and a tag that moved cannot hide. An image
-    that is on the host under the asked name is not pulled again.
+    Creates one `RemoteImage` for each image of the services in `parts`.
+
+    Containers use the id, not the tag: if the tag later names another image, the container is replaced. An image that
+    is already on the host under its name is not pulled again.
     """
 
     def __init__(
@@ -23,11 +25,11 @@ class Images(pulumi.ComponentResource):
         parts: Collection[str],
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """Pull what runs as it is in a stack of these parts, and build the rest."""
+        """Build and pull the images for the services in `parts`."""
         super().__init__("mlflow:components:Images", name, None, opts)
         built = {key: self._build(key, image) for key, image in settings.built(parts).items()}
-        # Builds come first, and so before the database: one that fails has stopped nothing yet. (Whoever uses a built
-        # image waits for the database.)
+        # Builds run first, before any container changes, so a failed build has stopped nothing. (All services that use
+        # a built image wait for the database.)
         first = list(built.values())
         pulled = {key: self._pull(key, image, after=first) for key, image in settings.deployed(parts).items()}
         self._ids = {key: image.image_id for key, image in {**pulled, **built}.items()}
@@ -55,7 +57,7 @@ class Images(pulumi.ComponentResource):
 
     @property
     def traefik(self) -> pulumi.Output[str]:
-        """Id of Traefik's image; raises `KeyError` where none is deployed."""
+        """Id of Traefik's image. Raises `KeyError` if the stack has no Traefik."""
         return self._ids["traefik"]
 
     @property
@@ -65,18 +67,18 @@ class Images(pulumi.ComponentResource):
 
     @property
     def backup(self) -> pulumi.Output[str]:
-        """Id of the backup's image; raises `KeyError` where there is no backup."""
+        """Id of the backup image. Raises `KeyError` if the stack has no backup."""
         return self._ids["backup"]
 
     def of(self, part: str) -> pulumi.Output[str]:
-        """Id of the image of a part that watches; raises `KeyError` where it is not deployed."""
+        """Return the id of the image of a monitoring service. Raises `KeyError` if it is not deployed."""
         return self._ids[part]
 
     def _pull(self, name: str, image: Image, *, after: Sequence[docker.RemoteImage]) -> docker.RemoteImage:
         return docker.RemoteImage(
             f"{name}-image",
             name=image.name,
-            # Other stacks and other people use the same image; deleting it is theirs to decide.
+            # Other stacks and users of the host may use the same image, so it is never deleted.
             keep_locally=True,
             opts=pulumi.ResourceOptions(parent=self, depends_on=[*after]),
         )
@@ -86,17 +88,17 @@ class Images(pulumi.ComponentResource):
             f"{name}-image",
             name=built.name,
             build={
-                # Relative, and the same builder for everyone: otherwise a laptop and CI plan each other's change.
+                # A relative path and a fixed builder: otherwise plans on a laptop and in CI would differ.
                 "context": built.context,
                 "build_args": built.arguments,
                 "builder": "default",
-                # With it, the id differs at each build on the containerd image store.
+                # With provenance, each build has another id on the containerd image store.
                 "provenance": "false",
-                # Two are built at once.
+                # Two builds run at the same time.
                 "build_log_file": f"build-{name}.log",
             },
             triggers={"content": built.content},
-            # A replacement is made first; deleting the old one by its tag would delete what was just built.
+            # The replacement is built first; deleting the old image by its tag would delete the new one.
             keep_locally=True,
             opts=pulumi.ResourceOptions(parent=self),
         )

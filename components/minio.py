@@ -1,4 +1,4 @@
-"""MinIO: the artifacts. Runs its maintained fork; see docs/adr/0001-minio-fork.md."""
+"""MinIO, an object store for the artifacts. Runs its maintained fork; see docs/adr/0001-minio-fork.md."""
 
 import json
 from pathlib import Path
@@ -26,12 +26,15 @@ ASSETS = Path(__file__).parent.parent / "assets" / "minio"
 class Minio(pulumi.ComponentResource):
     """One MinIO server with one bucket, on the internal network. Stateful.
 
-    Runs as root without a single capability: its image declares the data volume without an owner, so no other user
-    could write to a new one.
+    Creates the data volume, one secret key for each identity, the service `minio`, and the job `minio-bootstrap`, which
+    creates the bucket and the identities.
+
+    The server runs as root, but without any capability: the image declares its data volume without an owner, so no
+    other user could write to a new volume.
     """
 
     store: ObjectStore
-    """What its clients are handed."""
+    """The interface for its clients."""
 
     def __init__(
         self,
@@ -41,7 +44,7 @@ class Minio(pulumi.ComponentResource):
         platform: Platform,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """Run the server, and the job that makes its bucket and the identity that may use it."""
+        """Run the server, and the job that creates its bucket and identities."""
         super().__init__("mlflow:components:Minio", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
         bucket = settings.bucket
@@ -74,8 +77,8 @@ class Minio(pulumi.ComponentResource):
                 entrypoint=["/usr/bin/silo"],
                 command=["server", "/data", "--console-address", f":{CONSOLE_PORT}"],
                 env={
-                    # Looked up in /run/secrets. A file that is missing is silently ignored; but with a user alone the
-                    # server refuses to start, where without either it would let in minioadmin:minioadmin.
+                    # MinIO reads the file in /run/secrets and silently ignores a missing one. With a user but no
+                    # password it refuses to start; without both it would accept minioadmin:minioadmin.
                     "MINIO_ROOT_USER": ADMIN,
                     "MINIO_ROOT_PASSWORD_FILE": "root-password",
                     "MINIO_BROWSER": "on" if with_console else "off",
@@ -92,7 +95,7 @@ class Minio(pulumi.ComponentResource):
                 user="0:0",
             ),
             HealthCheck(
-                # The other two answer before objects can be read or written.
+                # MinIO's two other health endpoints answer before objects can be read or written.
                 command=[
                     "curl",
                     "-fsS",
@@ -157,7 +160,7 @@ METRICS_PATHS = {
     "minio-bucket": "/minio/v2/metrics/bucket",
 }
 METRICS_POLICY = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": ["admin:Prometheus"]}]}
-"""What Prometheus may do: read figures, and no object."""
+"""The policy of Prometheus: it may read metrics, but no objects."""
 
 
 def _targets(host: str, secret_key: Credential) -> list[Target]:
@@ -169,20 +172,20 @@ def _targets(host: str, secret_key: Credential) -> list[Target]:
 
 
 def _client_config(endpoint: str, secret_key: pulumi.Output[str]) -> pulumi.Output[str]:
-    """Return the configuration of `mc`, which would otherwise want the root password in its environment. Secret."""
+    """Return the configuration of `mc`. Without it, `mc` needs the root password in its environment. Secret."""
     alias = {"url": endpoint, "accessKey": ADMIN, "secretKey": secret_key, "api": "S3v4", "path": "on"}
     return pulumi.Output.json_dumps({"version": "10", "aliases": {"store": alias}})
 
 
 def policy(bucket: str) -> dict[str, Any]:
-    """Return what MLflow may do: use its bucket. Not make another, nor see one, nor meet the administrator."""
+    """Return MLflow's policy: it may use its bucket, but neither create nor list others, nor administer MinIO."""
     return {
         "Version": "2012-10-17",
         "Statement": [
             {
                 "Effect": "Allow",
                 "Action": ["s3:GetBucketLocation", "s3:ListBucket", "s3:ListBucketMultipartUploads"],
-                # Without the bucket itself beside its objects, a newer release refuses bucket-level calls.
+                # Newer releases refuse bucket-level calls unless the policy names the bucket as well as its objects.
                 "Resource": [f"arn:aws:s3:::{bucket}"],
             },
             {
@@ -201,7 +204,7 @@ def policy(bucket: str) -> dict[str, Any]:
 
 
 def reading_policy(bucket: str) -> dict[str, Any]:
-    """Return what the backup may do: read everything in MLflow's bucket."""
+    """Return the backup's policy: it may read everything in MLflow's bucket."""
     return {
         "Version": "2012-10-17",
         "Statement": [

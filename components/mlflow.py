@@ -1,4 +1,4 @@
-"""MLflow: the migration of its database, the tracking server."""
+"""MLflow: the jobs that check the data keys and migrate the database, and the tracking server."""
 
 import base64
 from collections.abc import Mapping
@@ -24,26 +24,30 @@ from settings.server import ADMIN, MAX_OVERFLOW, METRICS_PORT, POOL_SIZE, PORT, 
 
 UID = 10001
 METRICS_MB, METRICS_WORKER_MB = 16, 4
-"""Of memory for what the workers count, each in files of its own. One that was killed leaves its files."""
+"""Size of the tmpfs for the workers' metrics: fixed, and for each worker. Each worker has its own files; a killed
+worker leaves them behind."""
 MIGRATION_TIMEOUT_SECONDS = 6 * 3600
-"""One that rewrites a table of a large database takes hours."""
+"""A migration that rewrites a table of a large database takes hours."""
 
 
 class Mlflow(pulumi.ComponentResource):
-    """The tracking server and its migration. Keeps nothing itself: Postgres and the object store do.
+    """The MLflow tracking server, with its migration. Stateless: Postgres and the object store hold the data.
 
-    Artifacts pass through the server, so a client needs no key of the object store. Presigned transfers stay off:
-    they would send clients to an object store that they cannot reach.
+    Creates the data keys and passwords, the job `verify-data-keys`, the job `migrate`, the volume `server-scratch`, and
+    the service `server`.
+
+    Artifacts pass through the server, so clients need no credentials of the object store. Presigned transfers stay off:
+    clients cannot reach the object store.
     """
 
     url: str
-    """Where a person opens it, and a client's `MLFLOW_TRACKING_URI`."""
+    """The URL for a browser, and a client's `MLFLOW_TRACKING_URI`."""
     service: Service
     """The server."""
     credentials: list[Credential]
-    """The keys of what MLflow encrypts in the database, and what its users are asked for."""
+    """The data keys, and the credentials of users and clients."""
     data_keys: dict[str, pulumi.Output[str]]
-    """The same as files: name to content. Secret."""
+    """The data keys as files: name to content. Secret."""
 
     def __init__(
         self,
@@ -56,7 +60,7 @@ class Mlflow(pulumi.ComponentResource):
         route: Route,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """Check the data keys, migrate the database, then serve."""
+        """Check the data keys, migrate the database, then start the server."""
         super().__init__("mlflow:components:Mlflow", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
         stack = pulumi.get_stack()
@@ -67,7 +71,7 @@ class Mlflow(pulumi.ComponentResource):
         self._client_password = (
             Credential("client-password", "clientPassword", parent=self) if route.by_password else None
         )
-        # The administrator's password is the migration's to set: the server is not told it.
+        # The migration sets the administrator's password; the server does not get it.
         admin_password = Credential("admin-password", "adminPassword", parent=self) if route.by_mlflow else None
         flask_key = Credential("flask-secret-key", "flaskSecretKey", parent=self) if route.by_mlflow else None
 
@@ -107,7 +111,7 @@ class Mlflow(pulumi.ComponentResource):
                 opts=child,
             )
 
-        # First, and while the old server still runs: a key that does not open the data stops everything.
+        # First, while the old server still runs: a key that does not decrypt the data stops the update here.
         verified = job("verify-data-keys", pgpass | data_keys, database.service.ready)
         alone = previous_stopped("server", image=image, once=verified.done, platform=platform)
         migrated = job(
@@ -149,12 +153,12 @@ class Mlflow(pulumi.ComponentResource):
                         **users,
                         **({"flask-secret-key": flask_key.value} if flask_key else {}),
                     },
-                    # Until the artifacts are where it will look for them, the old one shows where they were.
+                    # The old server stays until the artifacts are complete: it shows which object store has them.
                     after=[verified.done, store.ready],
                 ),
                 data={"/scratch": scratch.name},
                 tmpfs=_private_tmpfs() | {"/run/metrics": _tmpfs(METRICS_MB + METRICS_WORKER_MB * settings.workers)},
-                # The first experiment.
+                # The server creates the default experiment in the database.
                 prepares=database.volume,
                 labels={
                     names.AUTHENTICATION_LABEL: route.authentication,
@@ -176,7 +180,7 @@ class Mlflow(pulumi.ComponentResource):
             ),
             platform=platform,
             metrics=Metrics(port=METRICS_PORT),
-            # Longer than the server's own limit for requests in flight, below.
+            # Longer than GRACE_SECONDS, the server's own limit for requests in flight.
             grace_s=GRACE_SECONDS + 10,
             publish=[
                 Publish(port=port, target=PORT, address=settings.bind_address)
@@ -184,7 +188,7 @@ class Mlflow(pulumi.ComponentResource):
                 if port
             ],
             after=[migrated.done, store.ready],
-            # A new image migrates the database, and never under the old server.
+            # A new image migrates the database; the old server must not run meanwhile.
             replaced_with=[migrated.container],
             opts=child,
         )
@@ -194,10 +198,10 @@ class Mlflow(pulumi.ComponentResource):
 
     @property
     def upstream(self) -> Upstream:
-        """The server as a proxy in front of it needs to know it."""
+        """The server, as Traefik in front of it needs it."""
         probe: dict[str, Any] = {"path": READINESS_PATH}
         if self._by_mlflow:
-            # Nobody's name and password: that they are refused has been looked up in the database.
+            # A user that does not exist: the 401 proves that MLflow has looked it up in the database.
             nobody = base64.b64encode(b"healthcheck:healthcheck").decode()
             probe |= {"headers": {"Authorization": f"Basic {nobody}"}, "status": 401}
         return Upstream(
@@ -206,24 +210,24 @@ class Mlflow(pulumi.ComponentResource):
 
     @property
     def target(self) -> Target:
-        """Where Prometheus asks it how it is."""
+        """The scrape target of the server."""
         return Target(job="mlflow", instance="server", address=f"{self.service.host}:{METRICS_PORT}")
 
 
 _USERS_ENVIRONMENT = {
     "MLFLOW_AUTH_CONFIG_PATH": "/run/secrets/auth.ini",
-    # A route that nobody thought of is closed, and not open.
+    # A route without a permission check is refused.
     "MLFLOW_BASIC_AUTH_FAIL_CLOSED": "true",
 }
 AUTH_CACHE_SECONDS = 60
-"""How long a worker remembers a right password. Without it, each request costs 0.19 s of processor time."""
+"""How long a worker remembers a correct password. Without it, each request costs 0.19 s of CPU time."""
 LOGS = "/opt/mlflow-stack/logs"
 GRACE_SECONDS = 20
-"""How long a request in flight may take after a stop was asked for."""
+"""How long a request in flight may take once the server has received the stop signal."""
 
 
 def allowed_hosts(service: str, hostname: str | None, bind_address: str) -> list[str]:
-    """Return the Host headers that the server answers to. It compares the whole string, so each name comes twice."""
+    """Return the Host headers that the server accepts, each name with and without a port: it compares the whole."""
     hosts = [hostname, service, "localhost", "127.0.0.1"]
     if bind_address not in ("0.0.0.0", "127.0.0.1"):  # noqa: S104
         hosts.append(bind_address)
@@ -231,7 +235,7 @@ def allowed_hosts(service: str, hostname: str | None, bind_address: str) -> list
 
 
 def _users(settings: ServerSettings, database: Postgres) -> str:
-    """Return the configuration of MLflow's own users. They are in its database, so a backup has them."""
+    """Return the configuration of MLflow's own users. They are in the database, so a backup contains them."""
     lines = {
         "default_permission": settings.default_permission,
         "database_uri": database.uri,
@@ -261,13 +265,13 @@ def _environment(settings: ServerSettings, store: ObjectStore) -> dict[str, str]
         **({"MLFLOW_CONFIGURE_LOGGING": "false", "PYTHONPATH": LOGS} if settings.log_format == "json" else {}),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": str(settings.jobs).lower(),
         "MLFLOW_DISABLE_TELEMETRY": str(not settings.telemetry).lower(),
-        # Jobs and judges call the server's own gateway. By the address that it listens on, or that a client used, the
-        # list of allowed hosts would refuse them.
+        # Jobs and judges call the server's own gateway. The list of allowed hosts would refuse the address that the
+        # server listens on, and the one that a client used.
         "MLFLOW_GATEWAY_URI": f"http://127.0.0.1:{PORT}",
-        # The catalogue of models would be fetched from GitHub.
+        # By default, MLflow fetches the model catalog from GitHub.
         "MLFLOW_MODEL_CATALOG_URI": "",
         "HOME": "/tmp",  # noqa: S108 - inside the container
-        # A whole artifact is spooled here before it goes on to the object store.
+        # The server buffers each artifact here before it sends it to the object store.
         "TMPDIR": "/scratch",
     }
 

@@ -1,4 +1,4 @@
-"""Monitoring: what watches the stack, and whom it tells. Exporters for somebody's own Prometheus, or one of its own."""
+"""Monitoring and alerting: exporters for an existing Prometheus, or Prometheus, Alertmanager and Grafana."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -37,23 +37,23 @@ from settings.names import TYPE
 
 ASSETS = Path(__file__).parent.parent / "assets" / "monitoring"
 GRAFANA_USER = "472:0"
-"""Who it is in the official image."""
+"""User and group of Grafana in the official image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScrapeTargets:
-    """The scrape targets beside the database, and what the blackbox exporter probes."""
+    """The scrape targets without the database, and what the blackbox exporter probes."""
 
     targets: Sequence[Target]
     upstream: Upstream
-    """The server, as whoever asks whether it is ready needs to know it."""
+    """The server, as the blackbox exporter needs it."""
     artifacts: ObjectStore
     hostname: str | None
-    """Under which the bundled Traefik answers; None where there is none."""
+    """Host name of the bundled Traefik; None without one."""
 
     @classmethod
     def of(cls, server: Mlflow, artifacts: ObjectStore, backup: Backup | None, proxy: Traefik | None) -> Self:
-        """Return everything of a stack."""
+        """Return the monitored services of a stack."""
         return cls(
             targets=[
                 server.target,
@@ -68,12 +68,17 @@ class ScrapeTargets:
 
 
 class Monitoring(pulumi.ComponentResource):
-    """What watches the stack: exporters, and where the settings want it, Prometheus, Alertmanager and Grafana."""
+    """Monitoring and alerting of the stack.
+
+    With `exporters`, creates the services `postgres-exporter` and `blackbox-exporter`. With `bundled`, also creates
+    `prometheus` and `alertmanager` with a volume each, and `grafana` if `grafanaPort` is set. With `off`, creates
+    nothing.
+    """
 
     credentials: list[Credential]
-    """What guards Grafana."""
+    """The password of Grafana."""
     scrape: pulumi.Output[str]
-    """What a Prometheus of somebody's own needs, with the passwords; empty where nothing is watched. Secret."""
+    """The scrape configuration for an existing Prometheus, with credentials; empty without monitoring. Secret."""
 
     def __init__(
         self,
@@ -85,7 +90,7 @@ class Monitoring(pulumi.ComponentResource):
         targets: ScrapeTargets,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """Deploy what `settings` name."""
+        """Deploy the services for `settings.mode`."""
         super().__init__(TYPE, name, None, opts)
         self._platform = platform
         self._settings = settings
@@ -97,7 +102,7 @@ class Monitoring(pulumi.ComponentResource):
             prometheus = self._prometheus(scraped, alertmanager)
             if settings.grafana_port:
                 self._grafana(prometheus)
-        # Not an output of the stack: every StackReference reads those, and this has passwords in it.
+        # Not a stack output: every StackReference can read those, and this contains credentials.
         self.register_outputs({"mode": settings.mode, "scrape": self.scrape})
 
     def _service(
@@ -114,7 +119,7 @@ class Monitoring(pulumi.ComponentResource):
         data: Mapping[str, pulumi.Input[str]] | None = None,
         publish: tuple[int | None, int] | None = None,
     ) -> Service:
-        """Run one of them; all are alike."""
+        """Run a monitoring service with the options that all have in common."""
         return Service(
             name,
             Workload(
@@ -138,9 +143,9 @@ class Monitoring(pulumi.ComponentResource):
         )
 
     def _postgres_exporter(self, database: Postgres) -> Target:
-        """Run the exporter of Postgres' own figures, and of what MLflow has in it."""
+        """Run the exporter for Postgres' statistics and MLflow's row counts."""
         name = "postgres-exporter"
-        assert database.monitoring_password is not None, "Platform.monitored was false"  # noqa: S101
+        assert database.monitoring_password is not None, "Platform.monitored is false"  # noqa: S101
         service = self._service(
             name,
             files=Files(
@@ -161,13 +166,13 @@ class Monitoring(pulumi.ComponentResource):
                 "DATA_SOURCE_PASS_FILE": f"{SECRETS}/password",
             },
         )
-        # Counting takes the database longer than any other question.
+        # Counting rows takes the database longer than any other query.
         return Target(
             job="postgres", instance="postgres", address=f"{service.host}:{POSTGRES_EXPORTER_PORT}", every_s=30
         )
 
     def _blackbox_exporter(self, targets: ScrapeTargets) -> list[Target]:
-        """Run the exporter that asks as a client would, and return what to ask it for."""
+        """Run the exporter that sends requests as a client does, and return its scrape targets."""
         name = "blackbox-exporter"
         upstream = targets.upstream
         modules = {"readiness": readiness_module(upstream.probe), "store": readiness_module({})}
@@ -202,10 +207,10 @@ class Monitoring(pulumi.ComponentResource):
         name, settings, stack = "alertmanager", self._settings, pulumi.get_stack()
         if not settings.leaves:
             pulumi.log.warn(
-                "mlflow:monitoring: nobody is told of an alert; set mail or webhook, or look yourself: "
+                "mlflow:monitoring: alerts have no receiver; set mail or webhook, or check yourself: "
                 + names.make("status", pulumi.get_stack())
             )
-        # Silences, and who was told already.
+        # Holds silences, and which notifications have been sent.
         memory = docker.Volume(
             f"{name}-memory",
             name=names.physical(stack, f"{name}-memory"),
@@ -222,7 +227,7 @@ class Monitoring(pulumi.ComponentResource):
                 "alertmanager",
                 f"--config.file={CONFIG}/alertmanager.yml",
                 "--storage.path=/alertmanager",
-                # There is no second one to agree with.
+                # Turns off clustering: there is only one Alertmanager.
                 "--cluster.listen-address=",
                 *_published_at(settings.alertmanager_port),
                 "--log.format=json",
@@ -277,7 +282,7 @@ class Monitoring(pulumi.ComponentResource):
         return f"http://{service.host}:{PROMETHEUS_PORT}"
 
     def _grafana(self, prometheus: str) -> None:
-        """Run Grafana with our dashboards. What somebody makes in it beside them is gone with its container."""
+        """Run Grafana with the dashboards of `ASSETS`. Other dashboards are lost when its container is replaced."""
         name = "grafana"
         password = Credential("grafana-password", "grafanaPassword", parent=self)
         self.credentials = [password]
@@ -287,7 +292,7 @@ class Monitoring(pulumi.ComponentResource):
             command=["/run.sh"],
             check=_asks(GRAFANA_PORT, "/api/health"),
             networks=self._platform.networks.monitored_and(published=True),
-            # Its sources are processes of their own since 13.2, within the same limit: each collects before half of it.
+            # Since 13.2, its data sources are separate processes under the same limit: each collects before half of it.
             memory_mb=768,
             user=GRAFANA_USER,
             env={
@@ -301,7 +306,7 @@ class Monitoring(pulumi.ComponentResource):
                 "GF_ANALYTICS_REPORTING_ENABLED": "false",
                 "GF_ANALYTICS_CHECK_FOR_UPDATES": "false",
                 "GF_ANALYTICS_CHECK_FOR_PLUGIN_UPDATES": "false",
-                # It would replace the sources that the image brings, below a root that cannot be written.
+                # It would replace the data sources in the image, and the root file system is read-only.
                 "GF_PLUGINS_PREINSTALL_DISABLED": "true",
                 "GF_NEWS_NEWS_FEED_ENABLED": "false",
                 "GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH": f"{CONFIG}/dashboards/mlflow.json",
@@ -311,10 +316,10 @@ class Monitoring(pulumi.ComponentResource):
 
 
 def _published_at(port: int | None) -> list[str]:
-    """Return the option that makes the links in what is sent lead somewhere, for whoever sits on the host."""
+    """Return the option for the links in notifications. They work in a browser on the host."""
     return [f"--web.external-url=http://127.0.0.1:{port}/"] if port else []
 
 
 def _asks(port: int, path: str) -> list[str]:
-    """Return the health check that all of their images can run."""
+    """Return a health check that all monitoring images can run."""
     return ["wget", "-q", "-T", "4", "-O", "/dev/null", f"http://127.0.0.1:{port}{path}"]

@@ -1,4 +1,4 @@
-"""The networks: who can talk to whom."""
+"""The Docker networks: which containers can reach which."""
 
 import ipaddress
 from collections.abc import Collection
@@ -12,19 +12,21 @@ from settings.traefik import TraefikSettings
 
 
 class Networks(pulumi.ComponentResource):
-    """`backend` has no way out and holds the data; `edge` is where the server meets its proxy.
+    """The Docker networks of the stack.
 
-    More exist only where the settings ask for them: `access` for a published port of a data service, since an internal
-    network publishes nothing; `egress` for a service that has to reach a target outside; and `monitoring`, on which
-    Prometheus meets whom it asks, and from which there is no way out.
+    Always creates `backend`, an internal network for the data services, and, unless an existing Traefik brings its own,
+    `edge`, which the server shares with its proxy. Creates others only if the settings need them: `access`, for the
+    host port of a data service, because Docker publishes no ports of containers on internal networks only; `egress`,
+    for a service that connects to a target outside; `monitoring`, an internal network of Prometheus and its scrape
+    targets.
     """
 
     backend: pulumi.Output[str]
     """Id of the internal network of the data services."""
     edge: pulumi.Output[str]
-    """Id of the network that the server shares with the proxy; its name, where it is somebody else's."""
+    """Id of the network that the server shares with the proxy. With an existing Traefik it is the network's name."""
     edge_name: pulumi.Output[str]
-    """What Traefik calls it."""
+    """Docker name of that network, for Traefik."""
 
     def __init__(
         self,
@@ -35,10 +37,10 @@ class Networks(pulumi.ComponentResource):
         settings: NetworksSettings,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """Create the networks of this stack. An existing one is taken by its name, which needs no daemon in a plan."""
+        """Create the networks. An existing network is used by name, so that a plan needs no Docker daemon."""
         super().__init__("mlflow:components:Networks", name, None, opts)
         self._subnets: dict[str, str] = dict(settings.subnets.items())
-        # Ids: a network that was removed by hand has a new one, and whoever was on it is attached again.
+        # Ids, not names: a network that was removed by hand gets a new id, so its containers are attached again.
         self.backend = self._create("backend", internal=True).id
         if traefik.mode == "existing":
             self.edge = self.edge_name = pulumi.Output.from_input(traefik.network)
@@ -54,27 +56,27 @@ class Networks(pulumi.ComponentResource):
         return self._extra.get("monitoring")
 
     def backend_and(self, *, published: bool) -> list[pulumi.Output[str]]:
-        """Return the networks of a data service, with a way to its published port if it has one."""
+        """Return the networks of a data service: `backend`, and `access` if it has a host port."""
         return [self.backend, *([self._extra["access"]] if published else [])]
 
     def edge_and(self, other: str | None) -> list[pulumi.Input[str]]:
-        """Return the networks of a proxy: where it meets the server, and an existing one, if it needs that."""
+        """Return the networks of a proxy: `edge`, and the existing network `other` if it needs one."""
         return [self.edge, *([other] if other else [])]
 
     def backend_and_out(self, *, outward: bool) -> list[pulumi.Output[str]]:
-        """Return the networks of a service on the data network, with a way out if its target is outside."""
+        """Return the networks of a service: `backend`, and `egress` if it connects to a target outside."""
         return [self.backend, *([self._extra["egress"]] if outward else [])]
 
     def monitored_and(
         self, *, published: bool = False, outward: bool = False, backend: bool = False
     ) -> list[pulumi.Output[str]]:
-        """Return the networks of a service that watches: where it meets the others, and what else it needs."""
+        """Return the networks of a monitored or monitoring service: `monitoring`, and the others that it needs."""
         wanted: dict[ExtraNetwork, bool] = {"access": published, "egress": outward}
         others = [self._extra[network] for network, is_wanted in wanted.items() if is_wanted]
         return [self._extra["monitoring"], *([self.backend] if backend else []), *others]
 
     def _addresses(self, service: str) -> list[docker.NetworkIpamConfigArgsDict] | None:
-        """Return a network's addresses where they were chosen. The gateway as Docker chooses it, and reads it back."""
+        """Return the subnet of a network if it is set. The gateway is the one that Docker would choose and reports."""
         if (subnet := self._subnets.get(service)) is None:
             return None
         return [{"subnet": subnet, "gateway": str(ipaddress.IPv4Network(subnet)[1])}]

@@ -1,4 +1,4 @@
-"""Postgres: everything that MLflow knows, but for the artifacts."""
+"""Postgres: holds all of MLflow's data except the artifacts."""
 
 from pathlib import Path
 
@@ -15,11 +15,12 @@ from settings.postgres import PostgresSettings
 PORT = 5432
 DATABASE = USER = "mlflow"
 BACKUP_ROLE = "mlflow_backup"
-"""Reads every table and writes none."""
+"""Role of the backup: reads every table and writes none."""
 MONITORING_ROLE = "mlflow_monitoring"
-"""Reads the server's own figures, and counts."""
+"""Role of the exporter: reads Postgres' statistics, and counts rows."""
 UID = 999
-"""The user `postgres` of the official image's Debian variant. Alpine's is 70, and cannot take over its data."""
+"""UID of the user `postgres` in the Debian variant of the official image. In the Alpine variant it is 70, so that
+variant cannot take over the data."""
 ASSETS = Path(__file__).parent.parent / "assets" / "postgres"
 CRASH_RECOVERY_SECONDS = 600
 
@@ -27,16 +28,18 @@ CRASH_RECOVERY_SECONDS = 600
 class Postgres(pulumi.ComponentResource):
     """One Postgres server with one database, on the internal network. Stateful.
 
-    Deliberately without a password for its superuser: `postgres` is let in through the socket inside the container
-    only (`docker exec -it mlflow-dev-postgres psql -U postgres`), where the operating system vouches for it.
+    Creates the data volume, one password for each role, and the service `postgres`.
+
+    The superuser deliberately has no password: `postgres` can log in only through the socket in the container
+    (`docker exec -it mlflow-dev-postgres psql -U postgres`), where the operating system authenticates it.
     """
 
     service: Service
-    """The server; clients wait for it to be ready."""
+    """The Postgres server. Its clients wait for it to be ready."""
     volume: str
-    """Physical name of the volume of its data."""
+    """Docker name of the data volume."""
     credentials: list[Credential]
-    """What guards it."""
+    """The passwords of its roles."""
 
     def __init__(
         self,
@@ -47,7 +50,7 @@ class Postgres(pulumi.ComponentResource):
         major: int,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """Run the server on the data volume of `major`, which is never deleted by Pulumi."""
+        """Run Postgres on the data volume of the version `major`. Pulumi never deletes that volume."""
         super().__init__("mlflow:components:Postgres", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
         image = platform.images.postgres
@@ -83,11 +86,11 @@ class Postgres(pulumi.ComponentResource):
                 networks=platform.networks.backend_and(published=settings.port is not None),
                 entrypoint=["bash", "/run/config/start.sh"],
                 command=_parameters(settings),
-                # What a person's psql and shell remember would be in the volume of the data.
+                # Otherwise the history files of psql and the shell would be in the data volume.
                 env={"HOME": "/tmp"},  # noqa: S108 - inside the container
                 files=files,
                 data={"/var/lib/postgresql": data.name},
-                # Sockets and nothing else: data in a tmpfs would count as memory.
+                # For sockets only: data in a tmpfs would count as memory.
                 tmpfs={
                     "/tmp": "size=64m,mode=1777",  # noqa: S108 - inside the container
                     "/var/run/postgresql": f"size=1m,uid={UID},gid={UID},mode=0775",
@@ -96,13 +99,13 @@ class Postgres(pulumi.ComponentResource):
                 shm_mb=max(64, settings.memory_mb // 4),
             ),
             HealthCheck(
-                # By TCP: the server that start.sh runs first listens on the socket only.
+                # Over TCP: the temporary server that start.sh runs first listens on the socket only.
                 command=["pg_isready", "-h", "127.0.0.1", "-U", USER, "-d", DATABASE],
                 start_period_s=CRASH_RECOVERY_SECONDS,
                 ready_within_s=CRASH_RECOVERY_SECONDS,
             ),
             platform=platform,
-            # A checkpoint of a large cache takes a while; SIGKILL would mean a crash recovery at the next start.
+            # A checkpoint of a large cache takes time, and SIGKILL would cause a crash recovery at the next start.
             grace_s=90,
             publish=[Publish(port=settings.port, target=PORT)] if settings.port else [],
             opts=child,
@@ -113,22 +116,22 @@ class Postgres(pulumi.ComponentResource):
 
     @property
     def uri(self) -> str:
-        """SQLAlchemy URL without a password; that is in `pgpass`.
+        """The SQLAlchemy URL, without the password, which is in `pgpass`.
 
-        The driver is named, since SQLAlchemy 2.1 made another one the default.
+        It names the driver because SQLAlchemy 2.1 changed the default driver.
         """
         return f"postgresql+psycopg2://{USER}@{self.service.host}:{PORT}/{DATABASE}"
 
     @property
     def pgpass(self) -> pulumi.Output[str]:
-        """The line of libpq's password file. Secret."""
+        """The line for libpq's password file. Secret."""
         return self._pgpass(USER, self.password)
 
     @property
     def backup_pgpass(self) -> pulumi.Output[str]:
-        """The same of the role that only reads; raises `ValueError` where there is no backup. Secret."""
+        """The same for the role of the backup. Secret. Raises `ValueError` if the stack has no backup."""
         if self.backup_password is None:
-            raise ValueError("Platform.backed_up was false, so no role reads for a backup")
+            raise ValueError("Platform.backed_up is false, so there is no role for the backup")
         return self._pgpass(BACKUP_ROLE, self.backup_password)
 
     def _pgpass(self, role: str, password: Credential) -> pulumi.Output[str]:
@@ -136,9 +139,9 @@ class Postgres(pulumi.ComponentResource):
 
 
 def _parameters(settings: PostgresSettings) -> list[str]:
-    """Return the server's parameters, from its memory by the rules of thumb of Postgres' own documentation.
+    """Return the server's parameters, derived from its memory by the rules of thumb in Postgres' documentation.
 
-    A quarter for shared buffers, three quarters taken to be cache, the rest for sorting; see
+    A quarter is for shared buffers, three quarters are assumed to be cache, the rest is for sorting; see
     https://www.postgresql.org/docs/18/runtime-config-resource.html.
     """
     memory = settings.memory_mb
@@ -146,7 +149,7 @@ def _parameters(settings: PostgresSettings) -> list[str]:
         "listen_addresses": "*",
         "hba_file": "/run/config/pg_hba.conf",
         "max_connections": settings.max_connections,
-        # For the role that tells how many there are, when there is no other left.
+        # Lets the role of the exporter report the number of connections when all others are in use.
         "reserved_connections": 2,
         "shared_buffers": f"{memory // 4}MB",
         "effective_cache_size": f"{memory * 3 // 4}MB",

@@ -16,27 +16,27 @@ if TYPE_CHECKING:
 
 
 class Wanted(Protocol):
-    """What of a stack's settings its host has to do with."""
+    """The settings of a stack that these checks need."""
 
     @property
     def pulled_images(self) -> Sequence[Image]:
-        """What must be there before anything is deployed."""
+        """The images that must be on the host before the deployment starts."""
 
     @property
     def postgres_major(self) -> int:
-        """Of the database."""
+        """The major version of Postgres."""
 
     @property
     def object_store(self) -> ObjectStoreSettings:
-        """Where artifacts are, and were."""
+        """The current and the previous object store."""
 
     @property
     def traefik(self) -> TraefikSettings:
-        """Whose networks there must be."""
+        """The settings of Traefik, whose networks must exist."""
 
 
 def require(docker_host: str | None, wanted: Wanted) -> None:
-    """Raise `RunError` with everything that stands in the way. A plan asks nothing."""
+    """Raise `RunError` with all problems of the Docker host. Does nothing in a plan."""
     if pulumi.runtime.is_dry_run():
         return
     # See Platform.daemon.

@@ -22,6 +22,6 @@ def watching(targets: Sequence[Target], stack: str, alertmanager: str) -> dict[s
 
 
 def alerts(runbooks: str | None) -> str:
-    """Return the rules, each with a link to what to do: in the checkout, unless it is somewhere else to be read."""
+    """Return the alert rules, each with a link to its page: at the URL `runbooks`, or else a path in the checkout."""
     rules = (ASSETS / "alerts.yml").read_text()
     return rules.replace(f"runbook_url: {RUNBOOKS}#", f"runbook_url: {runbooks or RUNBOOKS}#")

@@ -1,7 +1,7 @@
-"""The way in: on which name or port the server is reached, and who asks a person or a program who it is.
+"""Ingress and authentication: the host name or port of the server, and who has to prove who they are.
 
-Written once, in the words of Traefik's dynamic configuration; spelled as labels for a Traefik that is there already,
-and as a file for the bundled one (components/traefik.py).
+The routes exist once, as Traefik's dynamic configuration. An existing Traefik gets them as labels, the bundled Traefik
+as a file (components/traefik.py).
 """
 
 import base64
@@ -17,29 +17,33 @@ from settings.secrets import LENGTH
 from settings.traefik import CLIENT_USER, TraefikSettings
 
 NOT_PAGES = ("/api", "/ajax-api", "/graphql", "/get-artifact", "/model-versions/get-artifact", "/gateway", "/v1")
-"""What programs ask for, and a page's own scripts: never to be answered with a login page."""
+"""Paths that clients and scripts request. The answer must never be a redirect to a login page."""
 HIDDEN = ("(?i)^(/|%2f)+metrics", "(?i)mlflow(/|%2f)+assistant")
-"""Nobody's business outside: Prometheus asks inside, and the assistant runs commands for whoever reaches it.
+"""Paths that are not reachable from outside. Prometheus reads /metrics inside, and the assistant runs commands for
+anybody who reaches it.
 
-Patterns, since Traefik leaves an encoded slash as it is, and the server does not.
+They are patterns because Traefik does not decode an encoded slash, but the server does.
 """
 PRIORITY = 10_000
-"""Above any router whose priority is the length of its rule, as Traefik's is unless told otherwise."""
+"""Higher than the default priority of any other router, which is the length of its rule."""
 IDENTITY_HEADERS = ("Remote-User", "Remote-Groups", "Remote-Email", "Remote-Name")
-"""What a single sign-on tells of who it let in. From a client they are a forgery; `_` becomes `-` behind Traefik."""
+"""Headers in which the single sign-on passes the user's identity. Sent by a client, they are forged.
+
+Behind Traefik, `_` in a header's name becomes `-`.
+"""
 REDIRECTS = ("300-303", "305-399")
-"""All but 304, which tells a browser that what it has is current."""
+"""All redirects except 304 (Not Modified), which confirms that a browser's cached copy is current."""
 
 
 def routes(route: Route, *, name: str, users: dict[str, Any]) -> dict[str, Any]:
-    """Return the routers and middlewares of a server, in the words of Traefik's dynamic configuration.
+    """Return the routers and middlewares of a server as Traefik's dynamic configuration.
 
-    Every router of a hostname asks who somebody is, or none does: they are all made here, from one setting. `users`
-    says where Traefik finds the password of the clients: in a file, or in a label.
+    Either all routers of the hostname authenticate, or none does: this function creates all of them from one setting.
+    `users` says where Traefik finds the clients' password: in a file or in a label.
 
-    A client of MLflow takes a redirect to a login page for success, and what it logged is lost. So only a page that a
-    browser asks for may be redirected, whoever redirects. Anything else is marked as a script's request, which
-    Authelia answers with 401, and whatever redirects it all the same is turned into 401.
+    An MLflow client takes a redirect to a login page for success, and loses what it logged. So only a page for a
+    browser may be redirected. All other requests are marked as a script's, which Authelia answers with 401. If any
+    middleware redirects such a request nevertheless, Traefik turns the redirect into 401.
     """
     settings = route.traefik
     theirs, middlewares = list(settings.middlewares), _guards(name)
@@ -53,7 +57,7 @@ def routes(route: Route, *, name: str, users: dict[str, Any]) -> dict[str, Any]:
         middlewares[f"{name}-password"] = {"basicAuth": {**users, "realm": "MLflow"}}
     if route.authentication == "password":
         theirs.append(f"{name}-password")
-    # MLflow's own users are its to ask.
+    # If MLflow authenticates, it needs the Authorization header.
     last = [] if route.by_mlflow else [f"{name}-private"]
     no_page = [f"{name}-forged", f"{name}-no-redirect", f"{name}-script"]
     everything = " && ".join([f"Host(`{route.hostname}`)", *(f"!PathRegexp(`{path}`)" for path in HIDDEN)])
@@ -80,9 +84,9 @@ def routes(route: Route, *, name: str, users: dict[str, Any]) -> dict[str, Any]:
 
 
 def _guards(name: str) -> dict[str, Any]:
-    """Return the middlewares that every router is made of."""
+    """Return the middlewares that the routers use in every mode."""
     return {
-        # Behind it only what the single sign-on itself says is left.
+        # Removes forged identity headers, so that only those of the single sign-on reach the server.
         f"{name}-forged": {"headers": {"customRequestHeaders": dict.fromkeys(_forged(), "")}},
         f"{name}-script": {"headers": {"customRequestHeaders": {"X-Requested-With": "XMLHttpRequest"}}},
         f"{name}-no-redirect": {
@@ -93,7 +97,7 @@ def _guards(name: str) -> dict[str, Any]:
                 "query": "/health",
             }
         },
-        # A password, or the cookie of a whole domain, is nothing that MLflow has to know: its gateway hands on headers.
+        # Hides passwords and the domain's cookies from MLflow, whose gateway forwards headers to model providers.
         f"{name}-private": {"headers": {"customRequestHeaders": {"Authorization": "", "Cookie": ""}}},
     }
 
@@ -107,7 +111,7 @@ def _forged() -> list[str]:
 
 
 def _listening(settings: TraefikSettings) -> dict[str, Any]:
-    """Return where a router listens, and with which certificate."""
+    """Return the entry points and the TLS settings of a router."""
     if settings.mode == "existing":
         tls: dict[str, Any] = {"certResolver": settings.cert_resolver} if settings.cert_resolver else {}
         return {"entryPoints": [settings.entry_point], "tls": tls or settings.tls}
@@ -115,7 +119,7 @@ def _listening(settings: TraefikSettings) -> dict[str, Any]:
 
 
 def _forward_auth(settings: TraefikSettings) -> dict[str, Any]:
-    # What the proxy before this one says of the client is not believed, as on the entry point.
+    # Forwarded headers from a proxy in front of Traefik are not trusted, as on the entry point.
     return {
         "forwardAuth": {
             "address": settings.forward_auth,
@@ -131,7 +135,7 @@ SECURE_HEADERS = {
         "stsSeconds": 31_536_000,
         "contentTypeNosniff": True,
         "referrerPolicy": "strict-origin-when-cross-origin",
-        # MLflow shows artifacts in frames of its own.
+        # MLflow's interface shows artifacts in frames.
         "customFrameOptionsValue": "SAMEORIGIN",
         "permissionsPolicy": "camera=(), microphone=(), geolocation=()",
     }
@@ -141,15 +145,15 @@ COMPRESS = {
         "includedContentTypes": ["text/html", "text/css", "text/javascript", "application/javascript", "image/svg+xml"]
     }
 }
-"""The interface's scripts are 4.5 MB as they come from the server. So are artifacts of these types."""
+"""The server sends the interface's scripts uncompressed, 4.5 MB. This also compresses artifacts of these types."""
 
 
 def labels(
     route: Route, *, name: str, port: int, network: pulumi.Input[str], password: Credential | None
 ) -> dict[str, pulumi.Input[str]]:
-    """Return the labels by which a Traefik that is there already finds the server.
+    """Return the labels by which an existing Traefik finds the server.
 
-    `network` and the port are always told: Traefik picks one at random where a container has several.
+    They always name `network` and the port: Traefik picks one at random if a container has several.
     """
     if route.traefik.mode != "existing":
         return {"traefik.enable": "false"}
@@ -163,7 +167,7 @@ def labels(
 
 
 def _flat(path: str, value: Any) -> dict[str, pulumi.Input[str]]:  # noqa: ANN401 - Traefik's configuration
-    """Spell a piece of configuration as labels."""
+    """Return a part of Traefik's configuration as labels."""
     if isinstance(value, dict):
         return {key: text for name, part in value.items() for key, text in _flat(f"{path}.{name}", part).items()}
     if isinstance(value, bool):
@@ -174,10 +178,10 @@ def _flat(path: str, value: Any) -> dict[str, pulumi.Input[str]]:  # noqa: ANN40
 
 
 def hashed(password: str) -> str:
-    """Return the line of a password file for the clients' user.
+    """Return the line of a password file for the clients' user. Raises `RunError` if `password` is too short.
 
-    A fast hash on purpose: it is computed at every request. It holds because the password is as long as a key, which
-    is required; a password that a person could remember would need a slow one.
+    The hash is fast on purpose: Traefik computes it at every request. It is safe because the password must be as long
+    as a key; a password that a person can remember would need a slow hash.
     """
     if len(password) < LENGTH:
         raise pulumi.RunError(f"mlflow:clientPassword: must have {LENGTH} characters or more")

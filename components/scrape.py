@@ -1,4 +1,4 @@
-"""What Prometheus asks, and how: one list, for the bundled one and for somebody's own."""
+"""The scrape targets, for the bundled and for an existing Prometheus."""
 
 import hashlib
 import hmac
@@ -11,33 +11,33 @@ from typing import Any
 import pulumi
 
 EXPIRY = 4102444800
-"""2100-01-01, in seconds since 1970. A token is revoked by another secret, and a date from the clock would be a change
-in every plan."""
+"""Expiry of a token: 2100-01-01, in seconds since 1970. A new secret revokes a token. An expiry relative to the current
+date would change every plan."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Something that tells how it is."""
+    """A scrape target: an address that Prometheus reads metrics from."""
 
     job: str
     instance: str
-    """What a person calls it: server, postgres."""
+    """Name of the service: server, postgres."""
     address: str
     """Host and port, on the network `monitoring`."""
     path: str = "/metrics"
     every_s: int = 15
     params: Mapping[str, Sequence[str]] = field(default_factory=dict)
     secret: pulumi.Output[str] | None = None
-    """A token, where one is asked for."""
+    """The bearer token, if the target requires one."""
 
 
 def scrape_config(target: Target, stack: str, secret: Mapping[str, str]) -> dict[str, Any]:
     """Return one entry of Prometheus' `scrape_configs`.
 
-    `secret` says where the target's token is: a file (`{"file": path}`), or here (`{"value": it}`).
+    `secret` is the location of the target's token (`{"file": path}`), or the token itself (`{"value": token}`).
     """
     found: dict[str, Any] = {
-        # Prometheus wants names that nobody else has; what it calls the series is up to the labels.
+        # A job name must be unique in a Prometheus. The label `job` below names the series.
         "job_name": f"mlflow-{stack}-{target.job}",
         "metrics_path": target.path,
         "scrape_interval": f"{target.every_s}s",
@@ -58,7 +58,7 @@ def scrape_config(target: Target, stack: str, secret: Mapping[str, str]) -> dict
 
 
 def external_scrape_config(targets: Sequence[Target], stack: str) -> pulumi.Output[str]:
-    """Return the entries for a Prometheus of somebody's own, as a file for its `scrape_config_files`. Secret."""
+    """Return the scrape configuration for an existing Prometheus, a file for its `scrape_config_files`. Secret."""
     secrets = [target.secret if target.secret is not None else pulumi.Output.from_input("") for target in targets]
 
     def rendered(values: list[str]) -> str:
@@ -72,10 +72,10 @@ def external_scrape_config(targets: Sequence[Target], stack: str) -> pulumi.Outp
 
 
 def minio_token(access_key: str, secret_key: str) -> str:
-    """Return the token with which MinIO lets an identity read its metrics.
+    """Return the token with which an identity can read MinIO's metrics.
 
-    It is what `mc admin prometheus generate` prints: a JWT by HS512 with the identity as its subject (MinIO's
-    cmd/jwt.go and cmd/metrics-router.go).
+    It is the one that `mc admin prometheus generate` prints: a JWT, signed with HS512, with the identity as its subject
+    (MinIO's cmd/jwt.go and cmd/metrics-router.go).
     """
     parts = [{"alg": "HS512", "typ": "JWT"}, {"exp": EXPIRY, "iss": "prometheus", "sub": access_key}]
     signed = b".".join(_base64(json.dumps(part, separators=(",", ":")).encode()) for part in parts)

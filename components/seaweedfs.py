@@ -1,4 +1,4 @@
-"""SeaweedFS: the artifacts, for those who do not want MinIO; see docs/adr/0008-seaweedfs.md."""
+"""SeaweedFS, an object store for the artifacts, as an alternative to MinIO; see docs/adr/0008-seaweedfs.md."""
 
 import hashlib
 from collections.abc import Mapping
@@ -23,23 +23,26 @@ HEALTH_PATH = "/healthz"
 METRICS_PORT = 9327
 MASTER_PORT = 9333
 GRPC_PORT = 18333
-"""Where the gateway is told of new identities: by anybody, unless it asks for a certificate."""
+"""Port on which the gateway accepts new identities, from anybody unless it requires a client certificate."""
 UID = 1000
-"""The user `seaweed` of the official image, which owns its data folder: a new volume takes that owner."""
+"""UID of the user `seaweed` of the official image. It owns the data folder, and so owns a new volume."""
 ASSETS = Path(__file__).parent.parent / "assets" / "seaweedfs"
 
 
 class Seaweedfs(pulumi.ComponentResource):
     """One SeaweedFS server with one bucket, on the internal network. Stateful.
 
-    Master, volume server, filer and S3 gateway in one process. Only the S3 API asks who is there, so the others
-    listen on the loopback address of the container: through an open filer anyone on the network could read, write
-    and delete. The gateway's own gRPC port cannot be moved there or turned off, and whoever reaches it makes himself
-    an administrator; it is closed by a certificate that nobody else has.
+    Creates the data volume, one secret key for each identity, the service `seaweedfs`, and the job
+    `seaweedfs-bootstrap`, which creates the bucket and verifies the permissions.
+
+    Master, volume server, filer and S3 gateway run in one process. Only the S3 API authenticates, so the others listen
+    on the loopback address of the container: through an open filer, everybody on the network could read, write and
+    delete. The gateway's gRPC port cannot be moved there or turned off, and everybody who reaches it can become an
+    administrator. So it requires a client certificate that only the server has.
     """
 
     store: ObjectStore
-    """What its clients are handed."""
+    """The interface for its clients."""
 
     def __init__(
         self,
@@ -49,7 +52,7 @@ class Seaweedfs(pulumi.ComponentResource):
         platform: Platform,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """Run the server, and the job that makes its bucket and proves who may use it."""
+        """Run the server, and the job that creates its bucket and verifies the permissions."""
         super().__init__("mlflow:components:Seaweedfs", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
         image = platform.images.seaweedfs
@@ -77,7 +80,7 @@ class Seaweedfs(pulumi.ComponentResource):
                 entrypoint=["/usr/bin/weed"],
                 command=_command(settings.memory_mb),
                 env={
-                    # The official image's own filer.toml says the same; without it the index would be elsewhere.
+                    # The official image's filer.toml has the same settings; without them, the index is elsewhere.
                     "WEED_LEVELDB2_ENABLED": "true",
                     "WEED_LEVELDB2_DIR": "/data/filerldb2",
                     "WEED_GRPC_CA": "/run/secrets/grpc.pem",
@@ -98,7 +101,7 @@ class Seaweedfs(pulumi.ComponentResource):
                 user=f"{UID}:{UID}",
             ),
             HealthCheck(
-                # The gateway answers before the volumes do, so the master is asked for a place for the next object.
+                # The gateway is ready before the volumes are, so the check also asks the master to assign an object.
                 command=[
                     "curl",
                     "-fsS",
@@ -114,7 +117,7 @@ class Seaweedfs(pulumi.ComponentResource):
                 ],
             ),
             platform=platform,
-            # An inner time-out of its own takes 15 s of it.
+            # A timeout within SeaweedFS takes 15 s of the stop grace period.
             metrics=Metrics(port=METRICS_PORT),
             grace_s=40,
             opts=child,
@@ -172,7 +175,7 @@ def _command(memory_mb: int) -> list[str]:
         "s3.iam": "false",
         "s3.port.iceberg": "0",
         "s3.port.lance": "0",
-        # Unlimited by default, and a download of 600 MB takes 600 MB. A smaller reader cache reads everything twice.
+        # Unlimited by default: a download of 600 MB takes 600 MB. With a smaller cache, everything is read twice.
         "s3.readerCacheSizeMB": str(memory_mb // 4),
         "s3.concurrentUploadLimitMB": "64",
         "volume.concurrentUploadLimitMB": "64",
@@ -180,10 +183,10 @@ def _command(memory_mb: int) -> list[str]:
         "metricsIp": "0.0.0.0",  # noqa: S104 - inside the container
         "metricsPort": str(METRICS_PORT),
         "master.telemetry": "false",
-        # As many volumes as the disk takes, of a size that vacuuming can copy.
+        # As many volumes as fit on the disk, of a size that vacuuming can copy.
         "volume.max": "0",
         "master.volumeSizeLimitMB": "1024",
-        # There is nobody else to wait for: an election takes 10 s otherwise, and a stop as long.
+        # There is only one master: an election would take 10 s, and so would a stop.
         "master.electionTimeout": "1s",
         "volume.preStopSeconds": "1",
     }
@@ -193,7 +196,7 @@ def _command(memory_mb: int) -> list[str]:
 def _identities(
     bucket: str, admin: Credential, user: Credential, readers: Mapping[str, Credential]
 ) -> pulumi.Output[str]:
-    """Return who may do what. MLflow may use its bucket: not make another, nor see one. Secret."""
+    """Return the identities and their permissions. MLflow may neither create nor list other buckets. Secret."""
 
     def identity(name: str, secret_key: Credential, actions: list[str]) -> dict[str, object]:
         return {"name": name, "credentials": [{"accessKey": name, "secretKey": secret_key.value}], "actions": actions}
@@ -213,17 +216,17 @@ def _identities(
 
 
 def closing_certificate(secret: str) -> str:
-    """Return a certificate and its key, in PEM, that is its own and only authority.
+    """Return a certificate and its key, in PEM. The certificate is its own and only certificate authority.
 
-    A server that asks its clients for a certificate of this authority lets nobody in who has not read this file. Made
-    from `secret` alone, so that every plan makes the same one.
+    A server that requires a client certificate from this authority accepts only clients that have read this file. The
+    result is derived from `secret` alone, so that every plan creates the same one.
     """
-    # A tenth of a preview, for whoever does not use this.
+    # Imported here because the import takes a tenth of a preview.
     from cryptography import x509  # noqa: PLC0415
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
 
-    # A slow function: the public half is seen by whoever connects, and a secret that a person chose could be guessed.
+    # A slow function: the public key is visible to clients, and a secret that a person chose could be guessed from it.
     seed = hashlib.scrypt(secret.encode(), salt=b"seaweedfs grpc", n=2**14, r=8, p=1, dklen=32)
     key = Ed25519PrivateKey.from_private_bytes(seed)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "seaweedfs")])
@@ -246,5 +249,5 @@ def closing_certificate(secret: str) -> str:
 
 
 def _signed_as(identity: str, secret_key: pulumi.Output[str]) -> pulumi.Output[str]:
-    """Return the configuration that makes `curl` sign as an identity. Secret."""
+    """Return the configuration with which `curl` signs requests as `identity`. Secret."""
     return pulumi.Output.concat(f'aws-sigv4 = "aws:amz:{REGION}:s3"\nuser = "{identity}:', secret_key, '"\n')

@@ -11,13 +11,13 @@ from settings.stack import NAMESPACE, StackConfig
 
 
 def load_settings() -> StackConfig:
-    """Return the settings of the stack that is being deployed; raise `RunError` with everything that is wrong."""
+    """Return the settings of the current stack. Raises `RunError` with all problems at once."""
     values = {**pulumi.runtime.config.get_config_env(), **pulumi.runtime.config.CONFIG.get()}
     prefix = f"{NAMESPACE}:"
-    # Config itself tells of one key at a time.
+    # The public API has no list of the secret keys: it answers for one key at a time.
     hidden = [key.removeprefix(prefix) for key in pulumi.runtime.config._SECRET_KEYS.get()]  # noqa: SLF001
     given = {
-        # Of a secret, that it is there is enough.
+        # The checks need to know that a secret is set, not its value.
         name: "" if name in SECRET_KEYS else decoded(value)
         for key, value in values.items()
         if key.startswith(prefix)
@@ -34,7 +34,7 @@ def load_settings() -> StackConfig:
 
 
 def decoded(value: object) -> object:
-    """Undo Pulumi's encoding: a section arrives as JSON, a plain value as the text that was typed."""
+    """Decode a value as Pulumi passes it: a section is JSON, any other value is its text in the stack file."""
     if isinstance(value, str) and value[:1] in ("{", "["):
         return json.loads(value)
     return value

@@ -1,4 +1,4 @@
-"""Traefik itself, for those who have none: reads its routes from a file, and never sees Docker's socket."""
+"""The bundled Traefik. It reads its routes from a file, and has no access to the Docker socket."""
 
 import json
 from dataclasses import dataclass
@@ -20,15 +20,19 @@ from settings.secrets import CERTIFICATE_SECRET, DNS_SECRET, KEY_SECRET
 from settings.traefik import TraefikSettings
 
 HTTP_PORT, HTTPS_PORT, PING_PORT, METRICS_PORT = 8000, 8443, 8082, 8083
-"""Inside the container, where nobody needs a right to bind a low port."""
+"""Ports in the container. They are above 1023, so Traefik needs no capability to bind them."""
 UID = 65532
 USERS_FILE, CERTIFICATE_FILE, KEY_FILE, DNS_FILE = "users", "certificate.pem", "key.pem", "dns-token"
 
 
 class Traefik(pulumi.ComponentResource):
-    """A Traefik of this stack's own, where the settings ask for one. Reads files; never sees Docker's socket.
+    """The bundled Traefik. Creates nothing unless `mlflow:traefik.mode` is `bundled`.
 
-    It has no dashboard and no API, and publishes the only ports of the stack that are open to others.
+    Creates the service `traefik`. With `certificate: selfSigned`, it also creates a key for the certificate; with
+    `acme`, a volume for the certificates.
+
+    It reads its configuration from files, without access to the Docker socket. It deliberately has no dashboard and no
+    API. By default, its ports are the only ports of the stack that are reachable from other hosts.
     """
 
     def __init__(
@@ -40,7 +44,7 @@ class Traefik(pulumi.ComponentResource):
         upstream: "Upstream",
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """Route to `upstream`, once that is ready."""
+        """Run Traefik when `upstream` is ready, and route to it."""
         super().__init__("mlflow:components:Traefik", name, None, opts)
         self.targets: list[Target] = []
         self.credentials: list[Credential] = []
@@ -62,13 +66,13 @@ class Traefik(pulumi.ComponentResource):
         if settings.certificate == "selfSigned":
             secrets |= self._self_signed(name, route.hostname or "")
         if settings.certificate == "acme":
-            # The image has no folder that a new volume could take its owner from. Root here has no capability.
+            # A new volume belongs to root, because the image has no such folder. Root has no capabilities here.
             user = "0:0"
             env["CF_DNS_API_TOKEN_FILE"] = f"/run/secrets/{DNS_FILE}"
             data["/certificates"] = docker.Volume(
                 f"{name}-certificates",
                 name=names.certificates_volume(pulumi.get_stack()),
-                # An authority gives out only so many certificates a week.
+                # Kept, because a certificate authority limits the number of certificates per week.
                 opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True),
             ).name
         service = Service(
@@ -96,7 +100,7 @@ class Traefik(pulumi.ComponentResource):
             HealthCheck(command=["traefik", "healthcheck", f"--configFile={CONFIG}/traefik.yml"], start_period_s=30),
             platform=platform,
             metrics=Metrics(port=METRICS_PORT),
-            # What is in flight may end: as long as the server gives it.
+            # Requests in flight may end, within the same time as the server allows.
             grace_s=30,
             publish=[
                 Publish(port=settings.http_port, target=HTTP_PORT, address=settings.bind_address),
@@ -117,16 +121,16 @@ class Traefik(pulumi.ComponentResource):
 
 @dataclass(frozen=True, kw_only=True)
 class Upstream:
-    """The server, as a proxy needs to know it."""
+    """The server, as Traefik and the blackbox exporter need it."""
 
     name: str
-    """Its name on the network, and of its router."""
+    """Its host name on the network, and the name of its router."""
     port: int
     ready: pulumi.Output[docker.Container]
     probe: dict[str, Any]
-    """What Traefik asks it every few seconds, and expects, to leave it in: `path`, `status`, `headers`."""
+    """Traefik's health check of the server, and the expected answer: `path`, `status`, `headers`."""
     password: Credential | None
-    """What Traefik asks clients for, if it does."""
+    """The password by which Traefik authenticates clients, if it does."""
 
 
 def _secrets(settings: TraefikSettings, password: Credential | None) -> dict[str, pulumi.Output[str]]:
@@ -140,7 +144,7 @@ def _secrets(settings: TraefikSettings, password: Credential | None) -> dict[str
 
 
 def static(settings: TraefikSettings, *, monitored: bool = False) -> dict[str, Any]:
-    """Return what Traefik reads once, when it starts."""
+    """Return Traefik's static configuration, which it reads when it starts."""
     entry_points: dict[str, Any] = {
         "web": {
             "address": f":{HTTP_PORT}",
@@ -150,7 +154,7 @@ def static(settings: TraefikSettings, *, monitored: bool = False) -> dict[str, A
             "address": f":{HTTPS_PORT}",
             "http": {"aliasHeadersStrategy": "delete"},
             "transport": {
-                # Traefik's own 60 s cut an upload off.
+                # Traefik's default of 60 s interrupts uploads.
                 "respondingTimeouts": {"readTimeout": f"{settings.upload_minutes}m"},
                 "lifeCycle": {"graceTimeOut": "25s"},
             },
@@ -160,7 +164,7 @@ def static(settings: TraefikSettings, *, monitored: bool = False) -> dict[str, A
     found: dict[str, Any] = {
         "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
         "log": {"level": "INFO", "format": "json"},
-        # Headers are left out of it, and passwords with them.
+        # By default, the access log contains no headers, so no passwords.
         "accessLog": {"format": "json"},
         "entryPoints": entry_points,
         "ping": {"entryPoint": "ping"},
@@ -181,7 +185,7 @@ def static(settings: TraefikSettings, *, monitored: bool = False) -> dict[str, A
 
 
 def dynamic(route: Route, upstream: Upstream) -> dict[str, Any]:
-    """Return the routes of the bundled Traefik, with its own health check of the server, and its certificate."""
+    """Return Traefik's dynamic configuration: routes, health check of the server, certificate."""
     found = routes(route, name=upstream.name, users={"usersFile": f"/run/secrets/{USERS_FILE}"})
     found["http"]["services"] = {
         upstream.name: {

@@ -1,13 +1,13 @@
-"""Deletes for ever what was deleted longer ago than an age, artifacts included, by `mlflow gc`.
+"""Permanently deletes what users deleted longer ago than AGE, with the artifacts, by `mlflow gc`.
 
 usage: collect.py AGE
 
-The default experiment (0) stays, also where somebody deleted it: MLflow makes it anew when it is gone. Its deleted runs
-are collected as those of any other.
+The default experiment (0) stays, even if a user deleted it: MLflow creates it again when it is missing. Its deleted
+runs are collected like those of other experiments.
 
-Of two things `mlflow gc` takes no care. It deletes the files of a run or a model, though a version in the registry has
-no others: here nothing is deleted until somebody has decided about that. And with an experiment it deletes the rows of
-its models and traces, and leaves their artifacts, which nobody could find any more: those are deleted here, after it.
+This program adds two things to `mlflow gc`. First, `mlflow gc` deletes the files of a run or model even if a version in
+the model registry uses them: this program then deletes nothing and lists these versions. Second, with an experiment
+`mlflow gc` deletes the rows of its models and traces, but leaves their artifacts: this program then deletes those.
 """
 
 import os
@@ -22,7 +22,7 @@ import psycopg2
 
 UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 LATER_MS = 60_000
-"""`mlflow gc` looks at the clock itself, once it has started."""
+"""Added to the time of the check, because `mlflow gc` reads the clock later, when it has started."""
 GOING = """
 WITH going AS (
     SELECT experiment_id FROM experiments
@@ -50,8 +50,8 @@ IN_USE = f"""{GOING}, owners AS (
 )
 SELECT name, version, id, way_back FROM versions JOIN owners USING (id) ORDER BY name, version
 """  # noqa: S608 - of constants
-"""Versions in the registry whose files are about to go: with the run or logged model that has them, and the client's
-call that brings that back."""
+"""Model versions in the registry whose files would be deleted: with the run or logged model that has the files, and the
+client's call that restores it."""
 WITH_EXPERIMENTS = f"""{GOING}
 SELECT 'Logged model', model_id, artifact_location FROM logged_models
 WHERE experiment_id IN (TABLE going) AND NOT (lifecycle_stage = 'deleted' AND last_updated_timestamp_ms <= %(before)s)
@@ -60,7 +60,7 @@ WHERE experiment_id IN (TABLE going) AND lifecycle_stage = 'active'
 UNION ALL SELECT 'Trace', request_id, value FROM trace_info JOIN trace_tags USING (request_id)
 WHERE experiment_id IN (TABLE going) AND key = 'mlflow.artifactLocation'
 """  # noqa: S608 - of constants
-"""What `mlflow gc` deletes with an experiment, and where the artifacts are that it leaves."""
+"""What `mlflow gc` deletes with an experiment, and the locations of the artifacts that it leaves."""
 STILL_THERE = """
 SELECT model_id FROM logged_models WHERE model_id = ANY(%(ids)s)
 UNION ALL SELECT run_uuid FROM runs WHERE run_uuid = ANY(%(ids)s)
@@ -69,18 +69,18 @@ UNION ALL SELECT request_id FROM trace_info WHERE request_id = ANY(%(ids)s)
 SHOWN = 20
 DEFAULT_EXPERIMENT = "0"
 ROOT = "mlflow-artifacts:/"
-"""Where the server puts a new experiment's artifacts. `mlflow gc` opens MLflow's store, which makes the default
-experiment where it is missing, and would take the root from MLFLOW_ARTIFACTS_DESTINATION, where no client gets."""
+"""Where the server puts the artifacts of a new experiment. `mlflow gc` opens MLflow's store, which creates the default
+experiment if it is missing; with the root in MLFLOW_ARTIFACTS_DESTINATION, no client could reach its artifacts."""
 
 
 def milliseconds(age: str) -> int:
-    """Return an age as `mlflow gc` spells it, 1d12h, in milliseconds."""
+    """Return an age in the format of `mlflow gc`, such as 1d12h, in milliseconds."""
     parts = {UNITS[unit]: int(number) for number, unit in re.findall(r"(\d+)([dhms])", age)}
     return int(timedelta(**parts).total_seconds() * 1000)
 
 
 def asked(uri: str, query: str, **values: object) -> list[tuple[Any, ...]]:
-    """Return what the database answers."""
+    """Run a query and return its rows."""
     session = psycopg2.connect(uri.replace("postgresql+psycopg2:", "postgresql:"))
     try:
         with session, session.cursor() as cursor:
@@ -91,20 +91,20 @@ def asked(uri: str, query: str, **values: object) -> list[tuple[Any, ...]]:
 
 
 def told(used: list[tuple[Any, ...]]) -> None:
-    """Say of each version what is to be decided."""
-    print("nothing was deleted: model versions in the registry have their files in what would go\n", file=sys.stderr)
+    """Print each model version in `used`, with the call that restores its files."""
+    print("nothing was deleted: model versions in the registry use files that would be deleted\n", file=sys.stderr)
     for name, version, owner, way_back in used[:SHOWN]:
-        gone = f"{owner} was deleted, which MLflow cannot take back: docs/operations/gc.md"
+        gone = f"{owner} was deleted, which MLflow cannot undo: docs/operations/gc.md"
         way = f"MlflowClient().{way_back}" if way_back else gone
         print(f"  {name} {version}: {way}", file=sys.stderr)
     if len(used) > SHOWN:
         print(f"  and {len(used) - SHOWN} more", file=sys.stderr)
-    print('\nor, of those that nobody uses: MlflowClient().delete_model_version("name", "version")', file=sys.stderr)
+    print('\nor, if a version is not used: MlflowClient().delete_model_version("name", "version")', file=sys.stderr)
 
 
 def deleted(places: list[tuple[str, str, str]]) -> bool:
-    """Delete what is in each place, told by kind and id; return whether all of it could be."""
-    # Seconds, for whoever does not need them.
+    """Delete the artifacts of each (kind, id, location), and report them; return whether all were deleted."""
+    # Imported here, because it takes seconds and is rarely needed.
     from mlflow.exceptions import MlflowException  # noqa: PLC0415
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # noqa: PLC0415
 
@@ -114,22 +114,22 @@ def deleted(places: list[tuple[str, str, str]]) -> bool:
             get_artifact_repository(place).delete_artifacts()
             print(f"{kind} with ID {identity} has been permanently deleted.")
         except (MlflowException, OSError) as error:
-            print(f"{place} could not be deleted, and nothing leads there any more: {error}", file=sys.stderr)
+            print(f"{place} could not be deleted, and MLflow does not refer to it any more: {error}", file=sys.stderr)
             complete = False
     return complete
 
 
 def main(age: str) -> int:
-    """Return the exit code of `mlflow gc`; 1 where somebody needs what it would delete, or artifacts are left."""
+    """Return the exit code of `mlflow gc`; 1 if a model version needs the files, or artifacts were left."""
     uri = os.environ["MLFLOW_BACKEND_STORE_URI"]
     before = int(time.time() * 1000) - milliseconds(age) + LATER_MS
     if used := asked(uri, IN_USE, before=before):
         told(used)
         return 1
     leaving = asked(uri, WITH_EXPERIMENTS, before=before)
-    # A process of its own: whatever becomes of it, what it left behind is looked at below.
+    # In a separate process: even if it fails, the artifacts that it left are deleted below.
     code = subprocess.run([sys.executable, "-W", "ignore", __file__, "gc", age], check=False).returncode
-    # Whatever became of it: only of what is gone, and only where nothing else can be.
+    # Only if the row is gone, and only from a location that belongs to this id alone.
     there = {identity for (identity,) in asked(uri, STILL_THERE, ids=[identity for _, identity, _ in leaving])}
     gone = [
         (kind, identity, place)
@@ -140,10 +140,10 @@ def main(age: str) -> int:
 
 
 def mlflow_gc(age: str) -> None:
-    """Run `mlflow gc` on every experiment but the default one."""
+    """Run `mlflow gc` on every experiment except the default one."""
     import mlflow.cli  # noqa: PLC0415
 
-    # Private, and checked when the image is built: the command has no option that leaves an experiment out.
+    # A private function, which the image build checks: the command has no option to exclude an experiment.
     open_store = mlflow.cli._get_store  # noqa: SLF001
 
     def store_without_default(*arguments: Any) -> Any:

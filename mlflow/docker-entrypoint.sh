@@ -1,28 +1,28 @@
 #!/bin/bash
-# Starts one role of the MLflow image: server | migrate | verify-data-keys | gc, or any other command as it is.
-# Secrets come as files in /run/secrets. Only what MLflow cannot read from a file becomes an environment variable,
-# of the process that is exec'ed last and of no other.
+# Starts one role of the MLflow image: server | migrate | verify-data-keys | gc. Runs any other command unchanged.
+# Secrets are files in /run/secrets. A secret that MLflow cannot read from a file becomes an environment variable, but
+# only of the process that is exec'ed last.
 set -Eeuo pipefail
 
 SECRETS=${SECRETS:-/run/secrets}
-PRIVATE=${PRIVATE:-/run/mlflow}  # a tmpfs of our own
-METRICS=${METRICS:-/run/metrics} # another: what the workers count must not crowd out the password file
+PRIVATE=${PRIVATE:-/run/mlflow}  # a private tmpfs
+METRICS=${METRICS:-/run/metrics} # another tmpfs: the workers' metrics must not use up the password file's space
 
-# Ends with a message on stderr. usage: die "what is wrong" "what to do"
+# Prints an error on stderr and exits. usage: die "what is wrong" "what to do"
 die() {
     printf 'docker-entrypoint: %s\n' "$@" >&2
     exit 1
 }
 
-# Checks that a secret is there and not empty. usage: require_secret pgpass
+# Exits if a secret is missing or empty. usage: require_secret pgpass
 require_secret() {
     [ -s "$SECRETS/$1" ] ||
         die "the secret $SECRETS/$1 is missing or empty" \
-            "it is written by the Pulumi program: type: make up STACK=${STACK:-dev}, which writes it again"
+            "to write it again, type: make up STACK=${STACK:-dev}"
 }
 
-# libpq ignores a password file that is not private to the user that runs it. Moved there whole: beside a server that
-# reads it, gc must not cut it off.
+# libpq ignores a password file that other users can read. The file is moved into place complete, because gc runs beside
+# a server that reads it.
 use_pgpass() {
     require_secret pgpass
     (umask 077 && cat "$SECRETS/pgpass" >"$PRIVATE/pgpass.$$" && mv "$PRIVATE/pgpass.$$" "$PRIVATE/pgpass")
@@ -34,7 +34,7 @@ use_object_store() {
     export AWS_SHARED_CREDENTIALS_FILE="$SECRETS/aws-credentials"
 }
 
-# MLflow reads its data keys from the environment only.
+# MLflow reads its data keys only from the environment.
 use_data_keys() {
     require_secret crypto-kek-passphrase
     require_secret webhook-encryption-key
@@ -43,7 +43,7 @@ use_data_keys() {
     export MLFLOW_CRYPTO_KEK_PASSPHRASE MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY
 }
 
-# Where MLflow asks its users who they are, Flask signs their forms with a key.
+# With `mlflow:authentication: mlflow`, Flask signs the users' forms with a key.
 use_users() {
     asks_users || return 0
     require_secret auth.ini
@@ -56,19 +56,19 @@ asks_users() {
     [ -n "${MLFLOW_AUTH_CONFIG_PATH:-}" ]
 }
 
-# The exporter merges whatever files it finds, so those of an earlier start would be counted again.
+# The exporter merges all files that it finds: those of an earlier start would be counted again.
 fresh_metrics_directory() {
     find "$METRICS" -mindepth 1 -delete
     export MLFLOW_EXPOSE_PROMETHEUS="$METRICS"
 }
 
-# On a port of their own, where nobody is asked who he is: MLflow's own /metrics wants an administrator's password where
-# it has users.
+# On a separate port without authentication: MLflow's own /metrics requires the administrator's password with
+# `mlflow:authentication: mlflow`.
 serve_metrics() {
     [ -z "${METRICS_PORT:-}" ] || PROMETHEUS_MULTIPROC_DIR="$METRICS" python /opt/mlflow-stack/metrics.py &
 }
 
-# What an upload left behind when the server was killed belongs to nobody.
+# Removes the files of uploads that were running when the server was killed.
 empty_scratch() {
     [ -n "${TMPDIR:-}" ] || return 0
     find "$TMPDIR" -mindepth 1 -delete
@@ -77,7 +77,7 @@ empty_scratch() {
 _main() {
     case "${1:-server}" in
     server)
-        # First: what serves them has no use for a secret, and would have those that are exported by then.
+        # First, before any secret is exported: the process that serves the metrics needs none.
         fresh_metrics_directory
         serve_metrics
         use_pgpass
@@ -86,7 +86,7 @@ _main() {
         use_users
         empty_scratch
         asks_users || exec python /opt/mlflow-stack/serve.py
-        # The one option that has no variable.
+        # The only option without an environment variable.
         exec python /opt/mlflow-stack/serve.py --app-name basic-auth
         ;;
     migrate)
@@ -99,11 +99,11 @@ _main() {
     verify-data-keys)
         use_pgpass
         use_data_keys
-        # Waits for a backup here, where the old server still runs, and not in the migration, where it does not.
+        # Waits for a running backup here, while the old server runs, and not in the migration, while no server runs.
         exec python /opt/mlflow-stack/locked.py verify-data-keys python /opt/mlflow-stack/verify_data_keys.py
         ;;
     gc)
-        # Beside the server, which deletes the artifacts; with the age in the spelling of mlflow gc.
+        # Runs beside the server, which deletes the artifacts. $2 is the age, in the format of mlflow gc.
         use_pgpass
         exec python /opt/mlflow-stack/locked.py gc python /opt/mlflow-stack/collect.py "$2"
         ;;
@@ -113,7 +113,7 @@ _main() {
     esac
 }
 
-# Sourced by its tests, which call one function at a time.
+# The tests source this file and call single functions.
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then
     _main "$@"
 fi

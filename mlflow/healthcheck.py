@@ -1,9 +1,10 @@
-"""Succeeds when the server answers a question that needs its database; `/health` asks nobody.
+"""Succeeds if the server answers a request that needs its database; `/health` does not use the database.
 
-Talks raw HTTP over a socket and imports nothing else: it runs every few seconds for as long as the server does.
+It sends plain HTTP over a socket and imports little else, because it runs every few seconds.
 
-Says how many processes the kernel has killed for want of memory, which Docker shows beside its answer. Fails where one
-was killed since it was last asked: three times in a row, and the server is unhealthy, though another worker answers.
+It prints how many processes the kernel has killed because memory ran out; Docker shows that with the result. It fails
+if a process was killed since the last check: after three failures in a row the server is unhealthy, although another
+worker answers.
 """
 
 import os
@@ -14,18 +15,18 @@ PORT = 5000
 REQUEST = (
     "GET /api/2.0/mlflow/experiments/search?max_results=1 HTTP/1.0\r\n"
     f"Host: 127.0.0.1:{PORT}\r\nUser-Agent: healthcheck\r\n"
-    # Nobody's name and password. Where MLflow has users of its own it looks them up in the database, and refuses.
+    # A user that does not exist. With `mlflow:authentication: mlflow`, MLflow looks it up in the database: HTTP 401.
     "Authorization: Basic aGVhbHRoY2hlY2s6aGVhbHRoY2hlY2s=\r\n\r\n"
 )
 OOM_FILES = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
-"""Of this container, by version 2 and 1 of Linux' control groups."""
+"""Files with the OOM kills of this container, in version 2 and 1 of Linux control groups."""
 LAST = "/run/mlflow/oom-kills"
-"""How many there were when it was last asked."""
+"""File with the number of OOM kills at the last check."""
 EXPECTED = "401" if os.environ.get("MLFLOW_AUTH_CONFIG_PATH") else "200"
 
 
 def oom_kills() -> int:
-    """Return how many processes of this container the kernel has killed since it started; 0 where it does not tell."""
+    """Return how many processes of this container the kernel has killed since its start; 0 if that is unknown."""
     for path in OOM_FILES:
         try:
             with open(path) as file:  # noqa: PTH123 - pathlib would be another import
@@ -37,7 +38,7 @@ def oom_kills() -> int:
 
 
 def killed_since() -> bool:
-    """Say how many were killed, if any; return whether one was since this was last asked."""
+    """Print the number of killed processes, if any; return whether it has increased since the last check."""
     kills = oom_kills()
     try:
         with open(LAST) as file:  # noqa: PTH123
@@ -48,12 +49,12 @@ def killed_since() -> bool:
         with open(LAST, "w") as file:  # noqa: PTH123
             file.write(str(kills))
     if kills:
-        sys.stdout.write(f"processes killed for want of memory: {kills}; raise mlflow:server.memoryMb\n")
+        sys.stdout.write(f"processes killed because memory ran out: {kills}; raise mlflow:server.memoryMb\n")
     return kills > last
 
 
 def main() -> int:
-    """Return the exit code: 0 for the answer that the database gave, 1 for anything else, or a worker just killed."""
+    """Return the exit code: 0 if the server answered from the database, 1 if not, or if a worker was just killed."""
     try:
         with socket.create_connection(("127.0.0.1", PORT), timeout=4) as connection:
             connection.sendall(REQUEST.encode())
@@ -62,7 +63,7 @@ def main() -> int:
         sys.stderr.write(f"no answer on port {PORT}: {error}\n")
         return 1
     if status != [EXPECTED]:
-        sys.stderr.write(f"the database was asked through the API, and the answer was HTTP {status}\n")
+        sys.stderr.write(f"a request that needs the database returned HTTP {status}, expected {EXPECTED}\n")
         return 1
     return int(killed_since())
 

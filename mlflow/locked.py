@@ -1,8 +1,8 @@
-"""Runs a command while nobody backs up, drills or restores, and keeps them from beginning until it has ended.
+"""Runs a command under the exclusive lock: no backup, restore test or restore runs at the same time.
 
 usage: locked.py NAME COMMAND [ARGUMENT]...
 
-The lock is a session's of Postgres, so it ends with this process, however that ends.
+The lock belongs to a Postgres session, so it ends with this process in any case.
 """
 
 import os
@@ -13,17 +13,17 @@ import time
 import psycopg2
 
 LOCK = 0x6D6C_666C_6F77
-"""`mlflow` in ASCII; assets/backup/database.py has the same number."""
+"""The exclusive lock: `mlflow` in ASCII. assets/backup/database.py has the same number."""
 WAIT_SECONDS = 600
 POLL_SECONDS = 2
 HOLDER = (
-    "SELECT coalesce(string_agg(application_name, ', '), 'somebody') FROM pg_locks JOIN pg_stat_activity USING (pid) "
+    "SELECT coalesce(string_agg(application_name, ', '), 'a process') FROM pg_locks JOIN pg_stat_activity USING (pid) "
     "WHERE locktype = 'advisory' AND granted AND classid = %s AND objid = %s"
 )
 
 
 def main(name: str, command: list[str]) -> int:
-    """Return the command's exit code, or 75 where somebody else was at work for all of `WAIT_SECONDS`."""
+    """Run `command`. Return its exit code, or 75 if the lock was not free within `WAIT_SECONDS`."""
     uri = os.environ["MLFLOW_BACKEND_STORE_URI"].replace("postgresql+psycopg2:", "postgresql:")
     session = psycopg2.connect(uri, application_name=name)
     session.autocommit = True
@@ -36,9 +36,9 @@ def main(name: str, command: list[str]) -> int:
         cursor.execute(HOLDER, (LOCK >> 32, LOCK & 0xFFFF_FFFF))
         holder = cursor.fetchone()[0]
         if time.monotonic() > deadline:
-            print(f"{name}: {holder} is still at work; try again once it has ended", file=sys.stderr)
+            print(f"{name}: cannot run while {holder} is still running; try again when it has ended", file=sys.stderr)
             return os.EX_TEMPFAIL
-        print(f"{name}: waiting for {holder}, which is at work", file=sys.stderr)
+        print(f"{name}: waiting for {holder}, which is running", file=sys.stderr)
         time.sleep(POLL_SECONDS)
 
 

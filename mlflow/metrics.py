@@ -1,6 +1,6 @@
-"""Tells Prometheus what the server's workers have counted, on the port METRICS_PORT. Lives as long as the server does.
+"""Serves the metrics of the server's workers on the port METRICS_PORT. Starts and ends with the server.
 
-Its own start is the server's, which the workers do not tell: one that starts again and again would be one that is up.
+Its own start time stands for the server's, which the workers do not export: without it, a restart loop looks healthy.
 """
 
 import os
@@ -13,23 +13,23 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 
 MADE = Path("/.dockerenv")
-"""Docker writes it when it makes a container, and not when it starts one."""
+"""Docker writes this file when it creates a container, not when it starts one."""
 
 
 class ContainerCollector:
-    """What the container tells of itself."""
+    """Collects the metrics of the container."""
 
     def collect(self):
-        """Yield its metrics."""
-        kills = "Processes of the server's container that the kernel has killed for want of memory, since it started."
+        """Yield the metrics."""
+        kills = "Processes that the kernel killed because the server's container had no memory left, since its start."
         yield GaugeMetricFamily("mlflow_oom_kills", kills, value=oom_kills())
         if MADE.exists():
-            made = "When the server's container was made. A deployment makes another, a restart does not."
+            made = "Unix time of the creation of the server's container. Changes with a deployment, not with a restart."
             yield GaugeMetricFamily("mlflow_container_created_timestamp_seconds", made, value=MADE.stat().st_ctime)
 
 
 def main():
-    """Serve until the container ends."""
+    """Serve the metrics until the container ends."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry)
     ProcessCollector(registry=registry)

@@ -1,6 +1,6 @@
-"""Brings the database to the schema of this MLflow, and is done at once where it has that already.
+"""Migrates the database to the schema of this MLflow. Returns at once if the database has that schema already.
 
-Most new images have the old schema. To import MLflow, only to find that out, takes seconds in which no server runs.
+Most new images do not change the schema. To import MLflow only to find that out takes seconds, while no server runs.
 """
 
 import os
@@ -10,11 +10,11 @@ from pathlib import Path
 import psycopg2
 
 NEWEST = Path(sys.prefix) / "schema-revision"
-"""Of this MLflow: Alembic's name for it, written down when the image was built."""
+"""File with Alembic's revision of this MLflow's schema, written by the image build."""
 
 
 def revision(uri):
-    """Return the revision of the database's schema, or None: an empty one has none."""
+    """Return the revision of the database's schema, or None if the database is empty."""
     with psycopg2.connect(uri.replace("postgresql+psycopg2:", "postgresql:")) as session, session.cursor() as cursor:
         cursor.execute("SELECT to_regclass('alembic_version')")
         if cursor.fetchone()[0] is None:
@@ -24,13 +24,13 @@ def revision(uri):
 
 
 def main():
-    """Become `mlflow db upgrade`, unless there is nothing to do."""
+    """Replace this process by `mlflow db upgrade`, unless there is nothing to do."""
     uri = os.environ["MLFLOW_BACKEND_STORE_URI"]
     newest = NEWEST.read_text().strip()
     if revision(uri) == newest:
         print(f"migrate: the database has revision {newest} already, the newest of this MLflow")
         return
-    # The command takes its address from argv only; the password is not in it.
+    # The command accepts the database's address only as an argument; the password is not in it.
     os.execvp("mlflow", ["mlflow", "db", "upgrade", uri])  # noqa: S606, S607 - on the image's own PATH
 
 

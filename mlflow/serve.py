@@ -1,11 +1,11 @@
-"""Starts MLflow's server, and leaves nothing of the command that started it. usage: serve.py [OPTION]...
+"""Starts MLflow's server without its parent process. usage: serve.py [OPTION]...
 
-`mlflow server` checks its settings, prepares the database, starts uvicorn, and is its parent from then on: 160 MB that
-do nothing but pass on signals. Here the command becomes uvicorn in the end. With job execution it has a second process
-to look after, and stays.
+`mlflow server` checks its settings, prepares the database, starts uvicorn and stays as its parent: 160 MB that only
+forward signals. Here uvicorn replaces that process. With job execution, the parent has to supervise a second process,
+and stays.
 
-It does not start while a restore or a migration holds the lock (mlflow/locked.py). `docker stop` alone does not keep a
-server down: Docker starts it again when the daemon restarts.
+The server does not start while a restore or a migration holds the exclusive lock (mlflow/locked.py). `docker stop` is
+not enough: Docker starts the container again when the daemon restarts.
 """
 
 import os
@@ -18,10 +18,10 @@ from mlflow.cli import cli
 from mlflow.environment_variables import MLFLOW_SERVER_ENABLE_JOB_EXECUTION
 
 LOCK = 0x6D6C_666C_6F77
-"""`mlflow` in ASCII; mlflow/locked.py has the same number."""
+"""The exclusive lock: `mlflow` in ASCII. mlflow/locked.py has the same number."""
 POLL_SECONDS = 1
 BLOCKING = ("restore", "migrate")
-"""What replaces the data. What a server wrote meanwhile would be lost. The others only read, or keep out of its way."""
+"""Operations that replace the data: what a server wrote meanwhile would be lost. The others can run beside a server."""
 HOLDER = (
     "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) "
     "WHERE locktype = 'advisory' AND granted AND classid = %s AND objid = %s AND application_name = ANY(%s)"
@@ -29,7 +29,7 @@ HOLDER = (
 
 
 def wait_for_the_lock(uri):
-    """Return when neither a restore nor a migration is at work on the database, or when it does not answer.
+    """Wait until no restore or migration holds the lock. Return at once if the database does not answer.
 
     MLflow itself reports a database that does not answer.
     """
@@ -51,12 +51,12 @@ def wait_for_the_lock(uri):
         time.sleep(POLL_SECONDS)
 
 
-# MLflow's own, and private: under another name in a later release, the command stays as it always did.
+# A private function of MLflow. If a later release renames it, the parent process stays, as in `mlflow server`.
 start = getattr(mlflow.server, "_exec_cmd", None)
 
 
 def become(command, *, extra_env=None, synchronous=True, **options):
-    """Run `command` in the place of this process, where MLflow would start it as another and wait for its end."""
+    """Replace this process by `command` where MLflow would start a child process and wait for its end."""
     if not synchronous:
         os.execvpe(command[0], command, os.environ | (extra_env or {}))  # noqa: S606 - a list of MLflow's own
     return start(command, extra_env=extra_env, **options)

@@ -1,6 +1,6 @@
-"""Makes MLflow's administrator, or gives him the password of this deployment. Passwords follow their files here, too.
+"""Creates MLflow's administrator, or sets the administrator's password to that in the secret file.
 
-MLflow itself reads the password of its administrator once, when it makes him, and never again.
+MLflow itself reads the administrator's password only once, when it creates the administrator.
 """
 
 import os
@@ -14,7 +14,7 @@ SECRETS = Path(os.environ.get("SECRETS", "/run/secrets"))
 
 
 def main() -> int:
-    """Return 0: the tables of the users are there, and the administrator has the password of the file."""
+    """Create the user tables, and the administrator with the password in the file. Return 0."""
     config = read_auth_config()
     password = (SECRETS / "admin-password").read_text().strip()
     store = SqlAlchemyStore()

@@ -1,7 +1,7 @@
-"""Proves that the data keys of this deployment open what the database holds, before any server starts with them.
+"""Checks that the stack's data keys decrypt the secrets in the database, before a server starts with these keys.
 
-MLflow encrypts gateway secrets under `MLFLOW_CRYPTO_KEK_PASSPHRASE` and webhook secrets under
-`MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY`, starts happily with the wrong ones, and fails at the first use.
+MLflow encrypts gateway secrets with `MLFLOW_CRYPTO_KEK_PASSPHRASE` and webhook secrets with
+`MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY`. With wrong keys it starts without an error, and fails at the first use.
 """
 
 import os
@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 import psycopg2
 from cryptography.fernet import Fernet, InvalidToken
 
-KEEP = "put the old value of {key} back, as docs/operations/rotate.md says; nothing was changed"
+KEEP = "nothing was changed; restore the old value of mlflow:{key}: docs/operations/rotate.md"
 
 
 def main() -> int:
-    """Return 0 if every key opens what it should, else 1 with one line for each that does not."""
+    """Check both keys. Return 0 if they decrypt the data, else 1, and print one line for each wrong key."""
     address = urlsplit(os.environ["MLFLOW_BACKEND_STORE_URI"].replace("+psycopg2", ""))
     connection = psycopg2.connect(address.geturl())
     problems = [problem for problem in (gateway_problem(connection), webhook_problem(connection)) if problem]
@@ -25,7 +25,7 @@ def main() -> int:
 
 
 def any_row(connection, table, columns):
-    """Return a row of `table` as a tuple, or None: an empty database has no tables yet."""
+    """Return a row of `table` as a tuple, or None if there is no row or, in an empty database, no table."""
     with connection, connection.cursor() as cursor:
         cursor.execute("SELECT to_regclass(%s)", (table,))
         if cursor.fetchone()[0] is None:
@@ -37,11 +37,11 @@ def any_row(connection, table, columns):
 
 
 def gateway_problem(connection):
-    """Return what is wrong with the key of the gateway's secrets, or None."""
+    """Return what is wrong with the data key of the gateway's secrets, or None."""
     row = any_row(connection, "secrets", "wrapped_dek, kek_version")
     if row is None:
         return None
-    # Imported where there is something to open: importing mlflow takes three seconds.
+    # Imported only if there is a secret to decrypt: importing mlflow takes three seconds.
     from mlflow.exceptions import MlflowException  # noqa: PLC0415
     from mlflow.utils.crypto import KEKManager, unwrap_dek  # noqa: PLC0415
 
@@ -49,21 +49,21 @@ def gateway_problem(connection):
     try:
         unwrap_dek(wrapped, KEKManager(kek_version=version).get_kek())
     except (MlflowException, ValueError):
-        return "cryptoKekPassphrase does not open the gateway secrets in the database: " + KEEP.format(
+        return "mlflow:cryptoKekPassphrase does not decrypt the gateway secrets in the database: " + KEEP.format(
             key="cryptoKekPassphrase"
         )
     return None
 
 
 def webhook_problem(connection):
-    """Return what is wrong with the key of the webhooks' secrets, or None."""
+    """Return what is wrong with the data key of the webhooks' secrets, or None."""
     row = any_row(connection, "webhooks", "secret")
     if row is None:
         return None
     try:
         Fernet(os.environ["MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"]).decrypt(row[0].encode())
     except (InvalidToken, ValueError):
-        return "webhookEncryptionKey does not open the webhook secrets in the database: " + KEEP.format(
+        return "mlflow:webhookEncryptionKey does not decrypt the webhook secrets in the database: " + KEEP.format(
             key="webhookEncryptionKey"
         )
     return None

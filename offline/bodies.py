@@ -8,7 +8,7 @@ from docker.types import IPAMConfig, IPAMPool
 
 
 class EngineLessError(Exception):
-    """What the rehearsal cannot do, in words."""
+    """The engine-less deployment failed, or does not support something; the message says what."""
 
 
 CONTAINER_KEYS = {
@@ -17,7 +17,7 @@ CONTAINER_KEYS = {
     *("labels", "restart", "init", "healthcheck", "ports", "stopTimeout", "destroyGraceSeconds", "mustRun", "start"),
     "uploads",
 }
-"""Every argument that is understood. One that is not is refused: it would be ignored."""
+"""All supported arguments. Any other is refused, because it would be ignored."""
 NESTED_KEYS = {
     "uploads": {"file", "content", "permissions"},
     "volumes": {"volumeName", "containerPath", "readOnly"},
@@ -29,7 +29,7 @@ NESTED_KEYS = {
 
 
 def ipam_config(configs: list[dict[str, Any]]) -> IPAMConfig | None:
-    """Return a network's addresses as Docker's API takes them, or None where Docker is to choose."""
+    """Return a network's addresses in the form of Docker's API, or None if Docker chooses them."""
     if not configs:
         return None
     return IPAMConfig(pool_configs=[IPAMPool(subnet=entry["subnet"], gateway=entry["gateway"]) for entry in configs])
@@ -38,11 +38,11 @@ def ipam_config(configs: list[dict[str, Any]]) -> IPAMConfig | None:
 def require_known(known: set[str], inputs: dict[str, Any], of: str | None = None) -> None:
     """Raise `EngineLessError` where `inputs` has an argument outside `known`: it would be ignored."""
     if unknown := sorted(set(inputs) - known):
-        raise EngineLessError(f"{of or inputs['name']}: the rehearsal does not know {', '.join(unknown)}")
+        raise EngineLessError(f"{of or inputs['name']}: not supported without the engine: {', '.join(unknown)}")
 
 
 def container_body(inputs: dict[str, Any], marks: dict[str, str]) -> dict[str, Any]:
-    """Return Docker's own description of a container, with the defaults that the Pulumi provider sends."""
+    """Return the body of Docker's request to create a container, with the defaults that Pulumi's provider sends."""
     volumes = inputs.get("volumes", [])
     ports = {f"{port['internal']}/{port.get('protocol', 'tcp')}": port for port in inputs.get("ports", [])}
     body: dict[str, Any] = {
@@ -89,13 +89,13 @@ def container_body(inputs: dict[str, Any], marks: dict[str, str]) -> dict[str, A
 
 
 def _nanoseconds(duration: str) -> int:
-    """Read a duration as `components/runtime.py` spells it: 1m30s, 5s."""
+    """Parse a duration in the format of `components/runtime.py` (1m30s, 5s); return nanoseconds."""
     minutes, _, seconds = duration.removesuffix("s").rpartition("m")
     return (int(minutes or 0) * 60 + int(seconds)) * 10**9
 
 
 def tar_archive(uploads: list[dict[str, Any]]) -> bytes:
-    """Return files as the one archive that Docker unpacks at the root of a container."""
+    """Return files as a tar archive that Docker unpacks at the root of a container."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for upload in uploads:

@@ -1,7 +1,7 @@
-"""Building images from packages, where the settings say `images.source: packages`.
+"""Builds the packages images, if the settings have `images.source: packages`.
 
-Debian's packages come by this host's apt, and Python's by this host's pip: its mirrors, proxy and certificates are
-used as they are, and are not in what is built. An image that is there is not built again.
+Debian packages are downloaded with this host's apt configuration, and Python packages with its pip configuration: its
+mirrors, proxy and certificates are used, and are not part of the images. Existing images are not built again.
 """
 
 import hashlib
@@ -29,69 +29,70 @@ from runtime.daemon import Daemon
 from settings import packages
 
 HOST_LABEL = "mlflow.packages.host"
-"""Of the image that MLflow is installed on: the SHA-256 of what it has of this host."""
+"""Label of MLflow's base image: the SHA-256 of the files that it has from this host."""
 NEEDED_GB = 3
-"""In the folder for temporary files: two root file systems at once, each with its archive."""
+"""GiB needed in the folder for temporary files: two root file systems at once, each with its archive."""
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 CREDENTIALS = re.compile(r"//[^/@\s]*@")
 TOOLS = "mmdebstrap debian-archive-keyring gpg uidmap"
-"""What builds, who vouches for Debian's packages, and what lets a user do without root."""
+"""The builder, the signing keys of Debian's packages, and what a build without root needs."""
 SCRATCH = "mlflow-packages-"
-"""What the temporary folders begin with; the process that uses one comes next."""
+"""Prefix of the temporary folders. The id of the process that uses one follows."""
 LAST_LINES = 6
 
 
 def build(daemon: Daemon, names: list[str], sources: list[str]) -> None:
     """Build the images `names` (of `packages.NAMES`) that are not on the host yet.
 
-    `sources` are lines of apt's sources.list, or none for this host's own mirror. Raises `StopError` with everything
-    that went wrong; what could be built stays, and is not built again.
+    `sources` are lines of apt's sources.list; if empty, this host's mirror is used. Raises `StopError` with every
+    failure; images that were built are kept and not built again.
     """
     missing = [name for name in names if not daemon.has_image(packages.ref(name))]
     if missing:
         _require_tools(daemon)
-        say(f"building {', '.join(missing)} from Debian's packages (a minute or two, once)")
+        say(f"building {', '.join(missing)} from Debian packages (a minute or two, once)")
         with ThreadPoolExecutor(max_workers=2) as pool:
             failures = [problem for problem in pool.map(lambda name: _built(daemon, name, sources), missing) if problem]
         if failures:
             raise StopError(
                 f"{len(failures)} of {len(missing)} images could not be built; nothing was deployed\n"
                 + "\n".join(failures)
-                + f"\n  once the cause is mended, type: {make('up')}"
-                + ("; what was built is kept" if len(failures) < len(missing) else "")
+                + f"\n  fix the cause, then type: {make('up')}"
+                + ("; the images that were built are kept" if len(failures) < len(missing) else "")
             )
     if "python" in names:
         _build_builder(daemon)
 
 
 def can_build() -> bool:
-    """Whether this host has what builds images from packages, or can be given it."""
+    """Return whether this host has the tools that build packages images, or they can be installed."""
     return bool(shutil.which("mmdebstrap")) or (os.geteuid() == 0 and bool(shutil.which("apt-get")))
 
 
 def _require_tools(daemon: Daemon) -> None:
-    """Make sure that this host can build; raise `StopError` saying what it lacks."""
+    """Install the tools that build packages images if needed; raise `StopError` if this host cannot build."""
     if _machine(str(daemon.api.version()["Arch"])) != _machine(platform.machine()):
         raise StopError(
-            f"mlflow:images.source: packages are of this machine ({platform.machine()}), and the Docker host at "
-            f"{daemon.host} is another\n  build there, and bring the images: docs/operations/without-a-registry.md"
+            f"mlflow:images.source: packages builds images for this machine's architecture ({platform.machine()}), but "
+            f"the Docker host at {daemon.host} has another\n  build the images on a machine with its architecture, and "
+            "copy them: docs/operations/without-a-registry.md"
         )
     temporary = Path(tempfile.gettempdir())
     if (free := shutil.disk_usage(temporary).free / 2**30) < NEEDED_GB:
         raise StopError(
             f"disk: {free:.1f} GB free in {temporary}, needs {NEEDED_GB} to build images\n"
-            f"  free some, or name another folder: TMPDIR=/path {make('up')}"
+            f"  free some space, or set another folder: TMPDIR=/path {make('up')}"
         )
     if shutil.which("mmdebstrap"):
         return
     install = f"apt-get install {TOOLS}"
     if shutil.which("apt-get") is None:
         raise StopError(
-            "mlflow:images.source: packages are built with Debian's mmdebstrap, and this is neither Debian nor Ubuntu\n"
-            "  build on one that is, and bring the images: docs/operations/without-a-registry.md"
+            "mlflow:images.source: packages needs mmdebstrap, but this machine is neither Debian nor Ubuntu\n"
+            "  build the images on a machine that is, and copy them: docs/operations/without-a-registry.md"
         )
     if os.geteuid() != 0 or (interactive() and not confirmed(f"This needs mmdebstrap. Install it ({install})?")):
-        raise StopError(f"mlflow:images.source: packages are built with mmdebstrap\n  type: sudo {install}")
+        raise StopError(f"mlflow:images.source: packages needs mmdebstrap\n  type: sudo {install}")
     say("installing mmdebstrap (from this distribution)")
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     for command in ("apt-get update -qq", f"{install} -y -qq --no-install-recommends"):
@@ -105,21 +106,21 @@ def _machine(name: str) -> str:
 
 
 def _built(daemon: Daemon, name: str, sources: list[str]) -> str | None:
-    """Build one image; return why it could not be built, or None."""
+    """Build one image; return the error message, or None."""
     with _scratch(name) as scratch:
         try:
             wheels = _programs(name, scratch / "wheels")
         except subprocess.CalledProcessError as error:
-            return f"  {name}: its wheels could not be had\n{_last_lines(error.stderr)}"
+            return f"  {name}: its wheels could not be downloaded\n{_last_lines(error.stderr)}"
         archive = scratch / "root.tar"
-        # Out of a home that is nobody else's to read: without root, the build is another user's.
+        # The checkout may be in a private home directory, and without root the build runs as another user.
         recipe = Path(shutil.copytree(packages.FOLDER / name, scratch / "recipe"))
         for path in [recipe, *recipe.iterdir(), wheels, *wheels.iterdir()]:
             path.chmod(0o755)
         lines = [with_keyring(line) for line in sources or host_sources()]
         done = subprocess.run(
             [
-                # Its mounts end with it, however it ends. Without root, mmdebstrap sees to that itself.
+                # Removes its mounts however it ends. Without root, mmdebstrap does so itself.
                 *(["unshare", "--mount"] if os.geteuid() == 0 else []),
                 "sh",
                 packages.FOLDER / "build.sh",
@@ -136,23 +137,23 @@ def _built(daemon: Daemon, name: str, sources: list[str]) -> str | None:
             check=False,
         )
         if done.returncode:
-            used = "".join(f"\n      {line}" for line in lines) or " mmdebstrap's own"
+            used = "".join(f"\n      {line}" for line in lines) or " mmdebstrap's default"
             words = (
-                f"  {name}: mmdebstrap could not make it\n{_last_lines(done.stderr)}\n"
-                f"    its sources (mlflow:images.debianSources names others):{used}"
+                f"  {name}: mmdebstrap failed\n{_last_lines(done.stderr)}\n"
+                f"    its package sources (to set others: mlflow:images.debianSources):{used}"
             )
             return CREDENTIALS.sub("//", words)
         try:
             root = json.loads(daemon.api.import_image(src=str(archive)).splitlines()[-1])["status"]
         except APIError as error:
-            return f"  {name}: Docker refused it: {error.explanation}"
+            return f"  {name}: Docker could not import it: {error.explanation}"
     return _imaged(
         daemon, packages.ref(name), {"Dockerfile": (packages.FOLDER / name / "Dockerfile").read_bytes()}, root
     )
 
 
 def _imaged(daemon: Daemon, name: str, files: dict[str, bytes], root: str) -> str | None:
-    """Build an image from a context of a few files, its build argument ROOT being `root`; return why not, or None."""
+    """Build an image from a few files, with the build argument ROOT=`root`; return the error message, or None."""
     context = BytesIO()
     with tarfile.open(fileobj=context, mode="w") as tar:
         for path, content in files.items():
@@ -169,7 +170,7 @@ def _imaged(daemon: Daemon, name: str, files: dict[str, bytes], root: str) -> st
 
 @contextmanager
 def _scratch(name: str) -> Iterator[Path]:
-    """Return an empty folder, and remove it; those that killed runs left are removed, too."""
+    """Yield an empty folder and remove it afterwards. Also remove the folders that killed runs left."""
     home = Path(tempfile.gettempdir())
     for left in home.glob(f"{SCRATCH}*"):
         if not Path(f"/proc/{left.name.removeprefix(SCRATCH).partition('-')[0]}").exists():
@@ -183,7 +184,7 @@ def _scratch(name: str) -> Iterator[Path]:
 
 
 def _programs(name: str, folder: Path) -> Path:
-    """Fetch the wheels that a recipe names, and return the folder with the programs in them."""
+    """Download the wheels of a recipe, and return the folder with the programs from them."""
     folder.mkdir()
     locked = packages.FOLDER / name / "wheels.txt"
     if locked.exists():
@@ -205,10 +206,10 @@ def _programs(name: str, folder: Path) -> Path:
 
 
 def _build_builder(daemon: Daemon) -> None:
-    """Build the image that MLflow is installed on: Python's, with the certificates and the package index of this host.
+    """Build MLflow's base image: the Python image with the certificates and the pip configuration of this host.
 
-    It stays on this host. Its name says nothing of what it has of the host, so that plans are the same everywhere;
-    a label does, and where that has changed it is built again.
+    It stays on this host. Its name does not depend on the host, so that plans are the same everywhere. A label has a
+    hash of the host's files; if the hash changes, the image is built again.
     """
     settings = pip_settings()
     authorities = dict.fromkeys([CERTIFICATES, Path(settings.get("cert", CERTIFICATES))])
@@ -232,7 +233,7 @@ def _build_builder(daemon: Daemon) -> None:
 
 
 def _last_lines(text: str) -> str:
-    """Return what a program said of its failure: the lines that it marked as errors, else its last ones."""
+    """Return the error lines of a failed program's output, or its last lines if there are none."""
     lines = [line for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith(("E: ", "ERROR", "error"))]
     return "\n".join(f"    {line}" for line in (errors or lines)[-LAST_LINES:])

@@ -1,4 +1,4 @@
-"""Deploying dev without the Pulumi engine, and handing over to it once it is there. See rehearsal/."""
+"""Engine-less deployment of dev, and the handover to the engine once it is available. See rehearsal/."""
 
 import fcntl
 import json
@@ -23,18 +23,18 @@ from settings.names import key_of
 from settings.stack import DEV, NAMESPACE
 
 BACKUP_PASSWORD = "backup-password"  # noqa: S105 - its name
-"""What opens the backups; there once a stack has had any."""
+"""Data key of the backups; exists if the stack has had backups."""
 ASKED_FOR = "ENGINELESS"
-"""The variable that asks for a rehearsal of a stack with another name, by 1. Never of one that protects its data."""
+"""Variable: 1 deploys without the engine, also a stack with another name than dev. Not a stack that protects data."""
 
 
 def asked_for() -> bool:
-    """Whether somebody wants a rehearsal, engine or not."""
+    """Return whether ENGINELESS=1 requests an engine-less deployment."""
     return os.environ.get(ASKED_FOR) == "1"
 
 
 def owns(stack: Stack) -> bool:
-    """Whether this stack was last deployed by a rehearsal."""
+    """Return whether this stack was last deployed without the engine."""
     return _passwords(stack).path.exists()
 
 
@@ -43,40 +43,40 @@ def _passwords(stack: Stack) -> Passwords:
 
 
 def _generated(stack: Stack) -> dict[str, str]:
-    """Return the generated secrets by their keys in the config."""
+    """Return the generated secrets by their config keys."""
     return {key_of(name): value for name, value in _passwords(stack).read().items()}
 
 
 def credentials(stack: Stack) -> dict[str, str]:
-    """Return every secret in clear, by its key: the configured one, else the generated one."""
+    """Return every secret in plain text, by its key: the configured one, else the generated one."""
     written = {key.removeprefix(f"{NAMESPACE}:"): value for key, value in stack.values.items()}
-    # What is encrypted there has come since, and Pulumi alone reads it.
+    # Encrypted values were added later, and only Pulumi can read them.
     readable = {key: str(value) for key, value in written.items() if not isinstance(value, dict)}
     return {key: readable.get(key, value) for key, value in _generated(stack).items()}
 
 
 def up(stack: Stack, reason: str) -> None:
-    """Deploy by the rehearsal; raise `StopError` with everything that went wrong."""
+    """Deploy without the engine, because of `reason`; raise `StopError` with everything that went wrong."""
     if stack.settings.protect_data:
         raise StopError(
-            f"{reason}\n  (a rehearsal cannot stand in: mlflow:protectData is true for {stack.name}, and what is "
-            "protected is never rehearsed)"
+            f"{reason}\n  (not deployed without the engine: mlflow:protectData is true for {stack.name}, and a stack "
+            "with protected data always needs the engine)"
         )
     if stack.name != DEV and not asked_for():
-        raise StopError(f"{reason}\n  (a rehearsal stands in for dev alone, or where ENGINELESS=1 asks for it)")
+        raise StopError(f"{reason}\n  (not deployed without the engine: only dev is, or a stack with ENGINELESS=1)")
     if encrypted := [key for key, value in stack.values.items() if isinstance(value, dict) and "secure" in value]:
         raise StopError(
-            f"{reason}\n  a rehearsal cannot stand in: {stack.path.name} has secrets that only Pulumi reads: "
-            f"{', '.join(encrypted)}\n  for a stack of your own: copy it to Pulumi.mine.yaml without encryptionsalt "
-            "and `secure:` entries, choose another server.port, and type: ENGINELESS=1 make up STACK=mine"
+            f"{reason}\n  not deployed without the engine: {stack.path.name} has secrets that only Pulumi can read: "
+            f"{', '.join(encrypted)}\n  to deploy a stack of your own: copy it to Pulumi.mine.yaml without "
+            "encryptionsalt and `secure:` entries, set another server.port, and type: ENGINELESS=1 make up STACK=mine"
         )
     passwords = _passwords(stack)
     say(
-        f"\n*** A ENGINELESS, NOT PULUMI: {reason.splitlines()[0]}\n"
-        "*** The same program makes the same containers, by a small deployer of this project: no plan, no state, no\n"
-        f"*** comparison with what is there later. Its secrets are in {passwords.path}, readable by you\n"
-        "*** only: keep a copy, without them the data are refused. For dev only.\n"
-        f"*** Once the Pulumi CLI can be had, `{make('up', stack.name)}` hands it over to Pulumi, data included.\n"
+        f"\n*** DEPLOYING WITHOUT THE PULUMI ENGINE: {reason.splitlines()[0]}\n"
+        "*** A small deployer of this project runs the same program and creates the same containers. It has no plan,\n"
+        f"*** no state and no drift detection. The generated secrets are in {passwords.path}, readable\n"
+        "*** only by you: keep a copy, without them the next make up refuses the data. For dev only.\n"
+        f"*** When the Pulumi CLI is available, `{make('up', stack.name)}` hands the stack over to it, with its data.\n"
     )
     with _alone(stack):
         host = Host(stack.daemon, stack.name, ROOT)
@@ -92,115 +92,112 @@ def up(stack: Stack, reason: str) -> None:
         )
         if problems:
             raise StopError(
-                f"the rehearsal of {stack.name} did not complete\n"
+                f"the engine-less deployment of {stack.name} did not complete\n"
                 + "\n".join(f"  {problem}" for problem in problems)
-                + "\n  no data are lost, and what was not to change runs on"
-                + f"\n  mend the cause, or take the change back, then type: make up STACK={stack.name}"
+                + "\n  no data is lost, and services without changes keep running"
+                + f"\n  fix the cause, or undo your change, then type: make up STACK={stack.name}"
             )
         host.prune()
 
 
 def _refuse_others(stack: Stack, host: Host) -> None:
-    """Raise `StopError` where this stack is Pulumi's, or somebody else's: before a single password is made."""
+    """Raise `StopError` if Pulumi or another user deployed this stack, before any password is generated."""
     if strangers := host.strangers():
         raise StopError(
-            f"{stack.name} is there already, and no rehearsal made it: {', '.join(strangers[:5])}\n"
-            "  put pulumi on the PATH again to go on with that deployment; nothing of it was changed"
+            f"{stack.name} exists already, and was deployed with the engine: {', '.join(strangers[:5])}\n"
+            "  put pulumi on the PATH to continue with that deployment; nothing was changed"
         )
     data = [volume for volume in stack.daemon.volumes() if names.is_data_volume(stack.name, volume)]
     if data and not owns(stack):
         raise StopError(
-            f"{stack.name} has data, and what opens them is not here: {', '.join(sorted(data))}\n"
-            f"  ask whoever deployed it on this host for the secrets, and put them into {_passwords(stack).path} "
+            f"{stack.name} has data, but you do not have its secrets: {', '.join(sorted(data))}\n"
+            f"  get them from the user who deployed it on this host, and put them into {_passwords(stack).path} "
             "(mode 0600)\n"
-            f"  or have a stack of your own: copy {stack.path.name} to Pulumi.mine.yaml, choose another server.port, "
+            f"  or deploy a stack of your own: copy {stack.path.name} to Pulumi.mine.yaml, set another server.port, "
             "and type: ENGINELESS=1 make up STACK=mine\n  nothing was changed"
         )
 
 
 def _encoded(value: Any) -> str:  # noqa: ANN401 - YAML
-    """Spell a value of the stack's file as Pulumi hands it to a program."""
+    """Encode a value of the stack file as Pulumi passes it to a program."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 @contextmanager
 def _alone(stack: Stack) -> Iterator[None]:
-    """Hold the stack's lock, which ends with the process; raise `StopError` if somebody else does."""
+    """Hold the stack's lock, which ends with the process; raise `StopError` if another process holds it."""
     path = _passwords(stack).path.with_suffix(".lock")
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise StopError(f"stack {stack.name} is being changed by another rehearsal; wait for it") from None
+            raise StopError(f"stack {stack.name} is being changed by another run; wait for it") from None
         yield
 
 
 def down(stack: Stack) -> None:
-    """Remove what the rehearsal made; the data volumes and their passwords stay."""
+    """Remove the containers and networks of an engine-less deployment; keep the data volumes and the passwords."""
     with _alone(stack):
         Host(stack.daemon, stack.name, ROOT).prune()
     kept = sorted(volume for volume in stack.daemon.volumes() if names.is_data_volume(stack.name, volume))
     say(
-        f"\n{stack.name} is stopped. Its data are kept in {', '.join(kept) or 'no volume'}, and what opens them in "
+        f"\n{stack.name} is stopped. Its data is kept in {', '.join(kept) or 'no volume'}, and its secrets in "
         f"{_passwords(stack).path}.\nStart it again: make up STACK={stack.name}\n"
         f"Delete it with all its data: make destroy STACK={stack.name} CONFIRM={stack.name}"
     )
 
 
 def destroy(stack: Stack) -> None:
-    """Delete what the rehearsal made, the data and the passwords included."""
+    """Delete an engine-less deployment with its data and its passwords."""
     doomed = sorted(volume for volume in stack.daemon.volumes() if names.is_data_volume(stack.name, volume))
     require_name(
         stack.name,
-        f"This deletes every run, model and artifact of {stack.name} ({', '.join(doomed) or 'no data volume'}), "
-        "for ever.",
+        f"This permanently deletes every run, model and artifact of {stack.name} "
+        f"({', '.join(doomed) or 'no data volume'}).",
     )
     with _alone(stack):
         Host(stack.daemon, stack.name, ROOT).prune()
         for volume in stack.daemon.volumes():
             if names.survives_down(stack.name, volume):
                 stack.daemon.api.remove_volume(volume)
-        # Its backups outlive it, here or in a bucket elsewhere, and nothing else opens them.
+        # Its backups are kept, here or in a bucket elsewhere, and only this file's password decrypts them.
         if BACKUP_PASSWORD not in _passwords(stack).read():
             _passwords(stack).path.unlink()
-    kept = f"its secrets are in {_passwords(stack).path}" if owns(stack) else "nor a secret"
-    say(f"{stack.name} is gone: no container, network or data volume is left; {kept}.")
+    kept = f"its secrets are kept in {_passwords(stack).path}" if owns(stack) else "its secrets are deleted, too"
+    say(f"{stack.name} is deleted: no container, network or data volume is left; {kept}.")
     report_kept_backups(stack)
 
 
 def hand_over(engine: Engine, *, approved: bool) -> list[str]:
-    """Give the engine a rehearsed stack: its secrets into the config, its containers out of the way.
+    """Hand an engine-less deployment over to the engine: write its secrets into the config, remove its containers.
 
-    Asks first, unless somebody has `approved`: from then on the stack is down until the engine has made it again.
-    Returns the keys of what it had generated, if it was one.
-    The data volumes stay as they are, and what the engine makes next finds them. A hand-over that was cut off is
-    done again from its beginning.
+    Asks for approval unless `approved`, because the stack is then down until the engine has deployed it.
+    Returns the keys of the generated secrets; an empty list if the stack was not deployed without the engine.
+    The data volumes are kept, and the engine uses them. An interrupted handover starts again from the beginning.
     """
     stack = engine.stack
     if not owns(stack):
         return []
-    # Every network is made again, those that the settings keep included.
+    # Every network is created again, even if the settings still have it.
     containers.require_no_foreign_containers(stack.daemon, stack.name)
-    say(f"{stack.name} was deployed by a rehearsal; handing it over to Pulumi")
+    say(f"{stack.name} was deployed without the engine; handing it over to Pulumi")
     secrets = credentials(stack)
     configured = json.loads(engine.call("config", "--json", "--show-secrets"))
     known = {key.removeprefix("mlflow:"): entry.get("value") for key, entry in configured.items()}
     if other := [key for key, value in secrets.items() if known.get(key, value) != value]:
         raise StopError(
-            f"{stack.path.name} has another {', '.join(other)} than the rehearsal, whose data would not open with it\n"
-            f"  to keep the rehearsed data, remove those lines from {stack.path.name}; to give them up: make destroy "
+            f"{stack.path.name} has another {', '.join(other)} than the engine-less deployment, and cannot access its "
+            f"data\n  to keep the data, remove those lines from {stack.path.name}; to delete the data: make destroy "
             f"STACK={stack.name} CONFIRM={stack.name}\n  nothing was changed"
         )
-    # An engine that cannot plan must not find out after the containers are gone.
+    # Plan before the containers are removed, in case the engine cannot.
     if engine.show("preview", "--suppress-outputs"):
-        raise StopError("Pulumi cannot plan this stack; the reason is above. The rehearsed one was left as it is")
-    if not approved and not confirmed(
-        "Stop the rehearsed containers, and have Pulumi make them again on the same data?"
-    ):
+        raise StopError("Pulumi cannot plan this stack; the reason is above. The running deployment is unchanged")
+    if not approved and not confirmed("Stop the containers, and let Pulumi create them again with the same data?"):
         raise StopError("nothing was changed")
     with _alone(stack):
-        # One that somebody wrote into the stack's file himself is no news to him.
+        # Secrets that the user wrote into the stack file are not reported as generated.
         generated = [key for key, value in _generated(stack).items() if secrets[key] == value]
         for key in secrets.keys() - known.keys():
             engine.call("config", "set", "--secret", key, stdin=secrets[key])

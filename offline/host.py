@@ -1,8 +1,8 @@
-"""What a program's resources are on the Docker host, made as the Pulumi provider makes them.
+"""Creates the program's resources on the Docker host, in the same way as Pulumi's Docker provider.
 
-A container carries the hash of what it was made from: one that is there with the same hash, and did what it is for,
-is kept; anything else is replaced, after whoever must not outlive it. A killed run leaves nothing that the next one
-does not either keep or replace.
+A container has a label with the hash of its inputs. An existing container with the same hash that runs, or has
+completed, is kept. Any other is replaced, after the containers that must not outlive it are removed. The next run keeps
+or replaces everything that a killed run left.
 """
 
 import hashlib
@@ -28,37 +28,37 @@ from runtime.daemon import Daemon
 from settings import names
 
 HASH_LABEL = "mlflow.rehearsal"
-"""On everything that a rehearsal made: the SHA-256 of what it was made from."""
+"""Label of every resource of an engine-less deployment: the SHA-256 of its inputs."""
 FOLLOWS_LABEL = "mlflow.rehearsal.follows"
-"""The containers that this one must not outlive, Pulumi's `replaceWith`, each with the hash that it had: name=hash."""
+"""Label: the containers that this one must not outlive (Pulumi's `replaceWith`), each with its hash: name=hash."""
 BUILD_TIMEOUT_SECONDS = 1800
 IMAGE_KEYS = {"name", "keepLocally", "build", "triggers"}
 BUILD_KEYS = {"context", "buildArgs", "builder", "provenance", "buildLogFile"}
-"""What decides about Pulumi's builder alone, `builder` and `provenance`, has no use here."""
+"""`builder` and `provenance` affect only Pulumi's builder, and are ignored here."""
 NETWORK_KEYS = {"name", "internal", "labels", "ipamConfigs"}
 VOLUME_KEYS = {"name", "labels", "driverOpts"}
 
 
 class Host:
-    """The Docker daemon, for one run of one stack. Its methods are called from several threads at once."""
+    """The Docker daemon, during one run for one stack. Several threads call its methods at once."""
 
     def __init__(self, daemon: Daemon, stack: str, folder: Path) -> None:
-        """Deploy `stack` to `daemon`; paths of the program are below `folder`."""
+        """Deploy `stack` to `daemon`; relative paths of the program are relative to `folder`."""
         self.daemon = daemon
         self.stack = stack
         self.folder = folder
         self.used: set[str] = set()
-        """Names of everything that the program asked for in this run."""
+        """Names of all resources that the program registered in this run."""
         self.made: set[str] = set()
-        """Names of the containers that were made in this run."""
+        """Names of the containers that were created in this run."""
         self._removing = threading.Lock()
 
     def must_build(self, inputs: dict[str, Any]) -> bool:
-        """Whether an image is to be built, and is not there."""
+        """Return whether an image has a build and does not exist yet."""
         return bool(inputs.get("build")) and not self.daemon.has_image(inputs["name"])
 
     def image(self, inputs: dict[str, Any]) -> str:
-        """Return the id of an image that is on the host, built if it is to be built; raise `EngineLessError` if not."""
+        """Return the id of an image, after building it if needed; raise `EngineLessError` if it is not on the host."""
         name, build = inputs["name"], inputs.get("build")
         require_known(IMAGE_KEYS, inputs)
         require_known(BUILD_KEYS, build or {}, of=name)
@@ -83,7 +83,7 @@ class Host:
             raise EngineLessError(f"the image {name} is not on this host") from None
 
     def network(self, inputs: dict[str, Any]) -> str:
-        """Return the id of a network, made if there is none, made again if it is another."""
+        """Return the id of a network; create it if it is missing, and replace it if its inputs differ."""
         require_known(NETWORK_KEYS, inputs)
         name, wanted = inputs["name"], _hash(inputs)
         self.used.add(name)
@@ -108,10 +108,10 @@ class Host:
         return str(made["Id"])
 
     def volume(self, inputs: dict[str, Any]) -> str:
-        """Return the name of a volume, made if there is none. One that is there as it was keeps what is in it."""
+        """Return the name of a volume; create it if it is missing. An unchanged volume keeps its content."""
         require_known(VOLUME_KEYS, inputs)
         labels = labels_of(inputs)
-        # A data volume carries no label, and is nobody's to prune.
+        # A data volume has no label, so that nothing prunes it.
         marks = labels | {HASH_LABEL: _hash(inputs)} if labels else None
         if marks and self._made_otherwise(inputs["name"], marks[HASH_LABEL]):
             for container in self._made():
@@ -125,16 +125,16 @@ class Host:
         return str(inputs["name"])
 
     def _made_otherwise(self, volume: str, wanted: str) -> bool:
-        """Whether a rehearsal has made a volume from other inputs than these."""
+        """Return whether an engine-less deployment created a volume from other inputs."""
         if volume not in self.daemon.volumes():
             return False
         labels: dict[str, str] = self.daemon.api.inspect_volume(volume)["Labels"] or {}
         return labels.get(HASH_LABEL, wanted) != wanted
 
     def container(self, inputs: dict[str, Any], follows: Mapping[str, str]) -> tuple[str, str]:
-        """Return the id of a container and the hash of what it was made from.
+        """Return the id of a container and the hash of its inputs; create or replace the container if needed.
 
-        `follows` are the containers that it must not outlive, each with the hash of what that was made from.
+        `follows` are the containers that it must not outlive, each with the hash of its inputs.
         """
         require_known(CONTAINER_KEYS, inputs)
         name = inputs["name"]
@@ -162,14 +162,14 @@ class Host:
         else:
             container_id, fresh = found["Id"], False
         if uploads := inputs.get("uploads"):
-            # Also where it is there already: a run that was killed may not have come so far.
+            # Also into an existing container: a killed run may not have copied them.
             self.daemon.api.put_archive(container_id, "/", tar_archive(uploads))
         if fresh and inputs.get("start", True):
             self.daemon.api.start(container_id)
         return str(container_id), wanted
 
     def strangers(self) -> list[str]:
-        """Return every container, network and volume of this stack that no rehearsal made."""
+        """Return every container, network and volume of this stack that was not deployed without the engine."""
         ours = {"label": f"{names.STACK_LABEL}={self.stack}"}
         api = self.daemon.api
         return sorted(
@@ -186,7 +186,7 @@ class Host:
         )
 
     def prune(self) -> None:
-        """Remove what earlier runs made and this one did not ask for. Data volumes are not among it."""
+        """Remove the resources of earlier runs that this run did not register, except data volumes."""
         for container in self._made():
             name = container["Names"][0].lstrip("/")
             if name not in self.used:
@@ -200,24 +200,24 @@ class Host:
                 self.daemon.api.remove_volume(volume["Name"])
 
     def _made(self) -> list[dict[str, Any]]:
-        """Return every container of this stack that a rehearsal made."""
+        """Return every container of this stack that was deployed without the engine."""
         ours = {"label": [HASH_LABEL, f"{names.STACK_LABEL}={self.stack}"]}
         found: list[dict[str, Any]] = self.daemon.api.containers(all=True, filters=ours)
         return found
 
     def _ours(self, name: str, labels: dict[str, str] | None) -> str:
-        """Return the hash of what something was made from; raise `EngineLessError` if somebody else made it."""
+        """Return the hash of a resource's inputs; raise `EngineLessError` if it was not deployed without the engine."""
         if HASH_LABEL not in (labels or {}):
             raise EngineLessError(
-                f"{name} is there already, and no rehearsal made it: Pulumi did, or somebody by hand\n"
-                "  put pulumi on the PATH again to go on with that deployment; nothing of it was changed"
+                f"{name} exists already, and was created with the engine or by hand\n"
+                "  put pulumi on the PATH to continue with a deployment of the engine; it was not changed"
             )
         return (labels or {})[HASH_LABEL]
 
     def _remove(self, name: str, successor: str | None = None) -> None:
         """Stop and remove a container, after those that must not outlive it.
 
-        They may where its successor, by its hash, is the very same: it was removed by hand, or did not do its work.
+        Those are kept if `successor`, the hash of its replacement, is the same: it was removed by hand, or failed.
         """
         for follower in self._made():
             followed = dict(entry.split("=") for entry in follower["Labels"].get(FOLLOWS_LABEL, "").split(",") if entry)
@@ -237,7 +237,7 @@ def _hash(made_from: object) -> str:
 
 
 def _as_it_should_be(found: dict[str, Any], inputs: dict[str, Any]) -> bool:
-    """Whether a container of the right make runs, or ran to a good end, or was never meant to be started."""
+    """Return whether a container with the right hash runs, has completed successfully, or is not to be started."""
     state = found["State"]
     if not inputs.get("start", True) or state["Running"]:
         return True

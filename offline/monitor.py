@@ -1,7 +1,7 @@
-"""Runs the program by Pulumi's own SDK, and answers its registrations in the engine's place.
+"""Runs the program with Pulumi's own SDK, and answers its registrations instead of the engine.
 
-The SDK keeps a resource back until its inputs and everything it depends on are known, so order and concurrency are
-its own. What is used of it beyond its public interface is in this file; pulumi is pinned exactly because of it.
+The SDK registers a resource when its inputs and dependencies are known, so it determines order and concurrency. Only
+this file uses the SDK beyond its public interface; because of this, pulumi is pinned to an exact version.
 """
 
 import asyncio
@@ -28,23 +28,23 @@ VOLUME = "docker:index/volume:Volume"
 CONTAINER = "docker:index/container:Container"
 PASSWORD = "random:index/randomPassword:RandomPassword"  # noqa: S105 - a type's name
 THREADS = 32
-"""A registration waits in a thread of its own until Docker is done."""
+"""Each registration waits in its own thread until Docker is done."""
 END_SECONDS = 5
 REFUSED_OPTIONS = ("importId", "transforms", "deletedWith", "hooks", "remote")
-"""Options of a resource that the rehearsal could not honour. (An alias speaks to a state, and here is none.)"""
+"""Resource options that are not supported. (Aliases are ignored, because they only affect a state.)"""
 
 
 class Monitor:
-    """Answers the SDK as the engine's resource monitor would, one method for each of its calls."""
+    """Answers the SDK in place of the engine's resource monitor, with one method for each of its calls."""
 
     def __init__(self, host: Host, passwords: Passwords, project: str, say: Callable[[str], None]) -> None:
-        """Make what is registered on `host`, and tell of it by `say`."""
+        """Create registered resources on `host`, and report progress with `say`."""
         self._host = host
         self._passwords = passwords
         self._project = project
         self._say = say
         self._made: dict[str, tuple[str, str]] = {}
-        """URN of each container to its name and the hash of what it was made from."""
+        """URN of each container to its name and the hash of its inputs."""
         self.failures: list[str] = []
         self.failed = asyncio.Event()
         self._loop = asyncio.get_event_loop()
@@ -76,13 +76,13 @@ class Monitor:
         return resource_pb2.RegisterResourceResponse(urn=urn, id=identity, object=answer)
 
     def _make(self, urn: str, request: Any) -> tuple[str, dict[str, Any]]:
-        """Make one resource; return its id, and what it has beyond its inputs."""
+        """Create one resource; return its id, and its outputs beyond its inputs."""
         if refused := [name for name in REFUSED_OPTIONS if _is_set(request, name)]:
-            raise EngineLessError(f"the rehearsal does not know the option {', '.join(refused)}")
+            raise EngineLessError(f"not supported without the engine: the option {', '.join(refused)}")
         inputs = plain(json_format.MessageToDict(request.object))
         if request.type == PASSWORD:
             if inputs.get("special", True):
-                raise EngineLessError("the rehearsal makes passwords of letters and digits only")
+                raise EngineLessError("not supported without the engine: passwords with special characters")
             value = self._passwords.get(request.name, inputs["length"])
             return "none", {"result": {rpc._special_sig_key: rpc._special_secret_sig, "value": value}}  # noqa: SLF001
         if request.type == IMAGE:
@@ -98,9 +98,9 @@ class Monitor:
             follows = dict(self._made[other] for other in request.replace_with)
             identity, made_from = self._host.container(inputs, follows)
             self._made[urn] = inputs["name"], made_from
-            self._say(f"  {'made' if inputs['name'] in self._host.made else 'kept'} {inputs['name']}")
+            self._say(f"  {'created' if inputs['name'] in self._host.made else 'kept'} {inputs['name']}")
             return identity, {}
-        raise EngineLessError("the rehearsal does not know this type of resource")
+        raise EngineLessError("not supported without the engine: this type of resource")
 
     def RegisterResourceOutputs(self, _: object) -> empty_pb2.Empty:
         return empty_pb2.Empty()
@@ -112,17 +112,17 @@ class Monitor:
         return empty_pb2.Empty()
 
     def Invoke(self, request: Any) -> None:
-        raise EngineLessError(f"the rehearsal does not know the function {request.tok}")
+        raise EngineLessError(f"not supported without the engine: the function {request.tok}")
 
     def ReadResource(self, request: Any) -> None:
-        raise EngineLessError(f"the rehearsal does not read what is there: {request.type} {request.name}")
+        raise EngineLessError(f"not supported without the engine: to read {request.type} {request.name}")
 
 
 class Log:
-    """Takes what the program logs, as the engine would; only errors are of use without a plan."""
+    """Receives the program's log messages in place of the engine; keeps only the errors."""
 
     def __init__(self) -> None:
-        """Keep every error."""
+        """Start with no errors."""
         self.errors: list[str] = []
 
     def Log(self, request: Any) -> empty_pb2.Empty:
@@ -140,12 +140,12 @@ def run(
     config: dict[str, str],
     say: Callable[[str], None],
 ) -> list[str]:
-    """Run `program` with `config`, and return what went wrong; nothing if all of it is as the program wants it."""
+    """Run `program` with `config`, and return the errors; an empty list if everything is deployed."""
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     pool = ThreadPoolExecutor(max_workers=THREADS)
     loop.set_default_executor(pool)
-    # Tasks that nobody awaits any more are what a failed program leaves.
+    # A failed program leaves tasks that are never awaited, about which asyncio would log.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     monitor, log = Monitor(host, passwords, project, say), Log()
     configure(Settings(project=project, stack=host.stack, monitor=monitor, engine=log, organization="organization"))
@@ -166,18 +166,18 @@ def run(
 
 
 def _end(loop: asyncio.AbstractEventLoop, pool: ThreadPoolExecutor) -> None:
-    """End what a failed program left waiting: for each other, or for what will never be made."""
+    """Cancel the tasks that a failed program left waiting, and close the loop and the pool."""
     if waiting := asyncio.all_tasks(loop):
         for task in waiting:
             task.cancel()
         loop.run_until_complete(asyncio.wait(waiting, timeout=END_SECONDS))
-    # Whoever still stops a container or builds an image does so under this run's lock.
+    # Wait for threads that still stop a container or build an image, so that they end before the lock is released.
     pool.shutdown(wait=True, cancel_futures=True)
     loop.close()
 
 
 async def _until_failed(program: Path, monitor: Monitor) -> None:
-    """Run the program, and stop waiting for the rest of it once a resource could not be made."""
+    """Run the program until it ends, or until a resource fails."""
     running = asyncio.ensure_future(pulumi.runtime.run_in_stack(lambda: _run(program)))
     failed = asyncio.ensure_future(monitor.failed.wait())
     await asyncio.wait({running, failed}, return_when=asyncio.FIRST_COMPLETED)
@@ -193,14 +193,14 @@ def _run(program: Path) -> None:
 
 
 def _is_set(request: Any, option: str) -> bool:
-    """Whether a registration carries an option that says anything."""
+    """Return whether a registration has a non-empty option."""
     value = getattr(request, option)
-    # Hooks are always there, and empty where there are none.
+    # Hooks are always present, and empty if there are none.
     return bool(value.ByteSize() if hasattr(value, "ByteSize") else value)
 
 
 def plain(value: Any) -> Any:
-    """Return a value from the wire as it was meant: secrets out of their envelope, whole numbers whole."""
+    """Return a protocol value as a plain one: secrets without their envelope, whole numbers as integers."""
     if isinstance(value, dict):
         if rpc._special_sig_key in value and "value" in value:  # noqa: SLF001
             return plain(value["value"])

@@ -1,4 +1,4 @@
-"""The generated passwords: all that a rehearsal has to remember, kept until the engine takes them over."""
+"""The generated passwords of an engine-less deployment, stored until they are handed over to the engine."""
 
 import json
 import os
@@ -8,19 +8,19 @@ import threading
 from pathlib import Path
 
 ALPHABET = string.ascii_letters + string.digits
-"""What the program asks the engine's generator for: no special characters."""
+"""The characters of the program's passwords: no special characters."""
 
 
 class Passwords:
-    """The passwords of one stack, by the names of their resources, in one file that only its owner reads."""
+    """The passwords of one stack, by the names of their resources, in one file that only its owner can read."""
 
     def __init__(self, path: Path) -> None:
-        """Remember where the file is; it is made with the first password."""
+        """Use the file `path`, which is created with the first password."""
         self.path = path
         self._lock = threading.Lock()
 
     def read(self) -> dict[str, str]:
-        """Return every password, by the name of its resource; none where nothing was rehearsed."""
+        """Return every password, by the name of its resource; empty if there is no file."""
         try:
             found: dict[str, str] = json.loads(self.path.read_text())
         except FileNotFoundError:
@@ -28,7 +28,7 @@ class Passwords:
         return found
 
     def get(self, name: str, length: int) -> str:
-        """Return a password, made and written down the first time: before anything can have been given it."""
+        """Return a password. The first time, generate it and write it to the file before it is used."""
         with self._lock:
             known = self.read()
             if name not in known:
@@ -38,7 +38,7 @@ class Passwords:
 
     def _write(self, known: dict[str, str]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # Beside its place and moved there whole: a run that is killed loses none.
+        # Written to a temporary file that then replaces it, so that a killed run loses no password.
         part = self.path.with_suffix(".part")
         part.unlink(missing_ok=True)
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

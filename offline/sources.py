@@ -16,13 +16,13 @@ from settings import packages
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 PIP_KEYS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "retries")
-"""What of pip's configuration says where packages come from."""
+"""The keys of pip's configuration that determine where packages come from."""
 
 
 def host_sources(release: Path = Path("/etc/os-release"), apt: Path = Path("/etc/apt")) -> list[str]:
-    """Return apt's lines for the mirror that this host uses, if it is a Debian; else none, for mmdebstrap's default.
+    """Return apt lines for the mirrors of this host if it runs Debian; else an empty list, for mmdebstrap's default.
 
-    The suite is the one that the images are made of, whichever this host runs.
+    The suite is that of the images, whichever suite this host runs.
     """
     system = dict(line.split("=", 1) for line in release.read_text().splitlines() if "=" in line)
     codename = system.get("VERSION_CODENAME")
@@ -36,17 +36,17 @@ def host_sources(release: Path = Path("/etc/os-release"), apt: Path = Path("/etc
     suites = {codename: packages.SUITE} | {
         f"{codename}-{pocket}": f"{packages.SUITE}-{pocket}" for pocket in ("updates", "security")
     }
-    # By this release's own suites: other repositories on this host have others, and no Debian in them.
+    # Only entries with this release's suites: other repositories on this host use other suites and are not Debian.
     return [f"deb {mirrors[suite]} {ours} main" for suite, ours in suites.items() if suite in mirrors]
 
 
 def with_keyring(line: str) -> str:
-    """Return an apt line with who vouches for it: Debian, where nobody is named. Ubuntu's apt would not know."""
+    """Return an apt line, with Debian's keyring unless it has options: Ubuntu's apt does not trust Debian's keys."""
     return line.replace("deb ", f"deb [signed-by={KEYRING}] ", 1) if "[" not in line and KEYRING.exists() else line
 
 
 def _entries(text: str) -> Iterator[tuple[str, str]]:
-    """Yield address and suite of every entry of apt's sources with the component `main`, in either of its formats."""
+    """Yield URI and suite of every entry of apt's sources with the component `main`, in either format."""
     for line in text.splitlines():
         words = re.sub(r"\[.*?\]", "", line).split()
         if words[:1] == ["deb"] and "main" in words[3:]:
@@ -61,11 +61,11 @@ def _entries(text: str) -> Iterator[tuple[str, str]]:
 
 
 def pip_settings() -> dict[str, str]:
-    """Return this host's pip configuration. Raises `StopError` where a build could not use it."""
+    """Return this host's pip configuration; raise `StopError` if a build in a container cannot use it."""
     asked = [sys.executable, "-m", "pip", "config", "list", "--disable-pip-version-check"]
     printed = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
     found = {}
-    # Variables win over files, and are listed first.
+    # Variables take precedence over files, and are listed first.
     for line in reversed(printed.splitlines()):
         key, _, value = line.partition("=")
         found[key.rpartition(".")[2]] = str(ast.literal_eval(value)).strip().replace("\n", "\n    ")
@@ -73,13 +73,13 @@ def pip_settings() -> dict[str, str]:
     proxy = get_environ_proxies(index, no_proxy=None).get("https")
     if proxy:
         found.setdefault("proxy", proxy)
-    # pip listens to it where it has no setting of its own.
+    # pip uses it if its configuration has no `cert`.
     if authorities := os.environ.get("REQUESTS_CA_BUNDLE"):
         found.setdefault("cert", authorities)
     for key in ("index-url", "proxy"):
         if urlsplit(found.get(key, "")).hostname in ("127.0.0.1", "localhost", "::1"):
             raise StopError(
-                f"pip's {key} is on this host's loopback address, which a build in a container does not reach\n"
-                "  set it to an address of this host that Docker's containers reach"
+                f"pip's {key} is on this host's loopback address, which a build in a container cannot reach\n"
+                "  set it to an address of this host that Docker containers can reach"
             )
     return found

@@ -1,5 +1,5 @@
-"""What is done to a deployment: `python -m operations VERB`, behind `make VERB`.
+"""The operations on a deployment: `make VERB` runs `python -m operations VERB`.
 
-Knows a deployment by its stack outputs, its Docker labels and the names in `components.names`, never by the
-program's insides.
+They identify a deployment by its stack outputs, its Docker labels and the names in `components.names`, and do not
+depend on the internals of the Pulumi program.
 """

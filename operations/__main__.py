@@ -1,4 +1,4 @@
-"""`python -m operations VERB`: the door behind `make VERB`. STACK names the stack, dev by default."""
+"""`python -m operations VERB`: the entry point of `make VERB`. STACK names the stack, dev by default."""
 
 import os
 import sys
@@ -36,17 +36,17 @@ VERBS = {
 }
 
 INTERRUPTED = {
-    **dict.fromkeys(("up", "down", "destroy"), "the next one goes on from here"),
-    **dict.fromkeys(("backup", "drill", "gc"), "it goes on in its container, and whatever comes next waits for it"),
-    "restore": "the database is as it was, unless it says otherwise above; type it again",
+    **dict.fromkeys(("up", "down", "destroy"), "the next run continues from here"),
+    **dict.fromkeys(("backup", "drill", "gc"), "it continues in its container, and later commands wait for it"),
+    "restore": "the database is unchanged unless the output above says otherwise; run the same command again",
 }
-"""What an interruption of each verb leaves. The others only look."""
+"""The state after an interruption of each verb. All other verbs only read."""
 TRIES = {"restore"}
-"""What can say what it would do. `preview` does so for `up`."""
+"""The verbs that support DRY_RUN=1. For `up`, `preview` is the dry run."""
 
 
 def main(arguments: list[str]) -> int:
-    """Run one verb and return the exit code: 0 done, 1 could not be done, 2 no such verb, 130 interrupted."""
+    """Run one verb and return the exit code: 0 success, 1 failure, 2 unknown verb, 130 interrupted."""
     if len(arguments) != 1 or arguments[0] not in VERBS:
         say(f"usage: python -m operations {'|'.join(VERBS)}")
         return 2
@@ -58,25 +58,25 @@ def main(arguments: list[str]) -> int:
         say(f"\nerror: {error}")
         return 1
     except BrokenPipeError:
-        # `make status | head`. What Python would still flush at its end has no reader either.
+        # `make status | head`. Python flushes stdout when it exits, which would fail the same way.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except UNREACHABLE as error:
-        # One of a file tells which; Docker's socket has no name.
+        # An error of a file has a file name; an error of Docker's socket has none.
         mine = isinstance(error, OSError) and error.filename is not None
         say(f"\nerror: {error}" if mine else f"\nerror: Docker: {error}\n  type: {make('doctor')}")
         return 1
     except KeyboardInterrupt:
-        say(f"\ninterrupted; {INTERRUPTED.get(verb, 'nothing was left half done')}")
+        say(f"\ninterrupted; {INTERRUPTED.get(verb, 'nothing was left incomplete')}")
         return 130
     return 0
 
 
 def _refuse_dry_run(verb: str) -> None:
-    """Raise `StopError` where somebody only wants to try what changes something, and cannot be tried."""
+    """Raise `StopError` if DRY_RUN=1 is set for a verb that changes something and has no dry run."""
     if verb in {*INTERRUPTED, "pin"} - TRIES and flag("DRY_RUN"):
         instead = f"\n  to see what it would change, type: {make('preview')}" if verb == "up" else ""
-        raise StopError(f"make {verb} has no DRY_RUN; nothing was changed{instead}")
+        raise StopError(f"make {verb} does not support DRY_RUN; nothing was changed{instead}")
 
 
 if __name__ == "__main__":

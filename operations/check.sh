@@ -1,5 +1,5 @@
 #!/bin/sh
-# Everything that `make test` checks, in the order of its speed. usage: check.sh [pytest options]
+# Runs all checks of `make test`, the fastest first. usage: check.sh [pytest options]
 set -eu
 
 BIN=.venv/bin
@@ -8,7 +8,7 @@ step() {
     echo "==> $*" >&2
 }
 
-# Every tracked shell file.
+# Lists every tracked shell file.
 shell_files() {
     git ls-files '*.sh' .ci/run
 }
@@ -30,8 +30,8 @@ lint() {
 main() {
     lint
     step "pytest"
-    # Two files at a time: a deployment is mostly waited for. Each makes its own. In the order of their names, so that
-    # the fast rings come first and no long file is left to the end.
+    # Two files at a time, because tests mostly wait for deployments; each file creates its own. In alphabetical order,
+    # so that the fast tests come first and no long file starts last.
     exec "$BIN/python" -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"
 }
 

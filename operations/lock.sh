@@ -1,5 +1,5 @@
 #!/bin/sh
-# Resolves every locked set of packages again. usage: make lock
+# Resolves all lock files again. usage: make lock
 set -eu
 
 # usage: compile PYTHON_VERSION NAME [uv options]
@@ -13,7 +13,7 @@ compile() {
 main() {
     compile 3.11 requirements --universal
     compile 3.11 requirements-dev --universal
-    # What goes into the image: its Python, its system, on both architectures (hashes cover every wheel).
+    # For the image: its Python version and system. The hashes cover the wheels of both architectures.
     compile 3.13 mlflow/requirements --python-platform x86_64-manylinux_2_28
     compile 3.13 mlflow/mlflow --python-platform x86_64-manylinux_2_28 --no-deps
 }

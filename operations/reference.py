@@ -1,6 +1,6 @@
-"""Writes the pages that are made of the settings' models, and the schema of a stack's file: `make docs`.
+"""`make docs`: writes the pages that are generated from the settings' models, and the JSON Schema of a stack file.
 
-The schema completes `Pulumi.*.yaml` in editors. A test compares all of them with what is committed.
+Editors use the schema to complete `Pulumi.*.yaml`. A test compares all files with the committed ones.
 """
 
 import json
@@ -17,8 +17,8 @@ from settings.stack import NAMESPACE, StackConfig
 
 INTRODUCTION = """# Settings
 
-Generated from the models by `make docs`. Everything goes into `Pulumi.<stack>.yaml`, and nothing has to: each setting
-has a default. A section is set like this, or by `pulumi config set --path mlflow:server.workers 4`:
+Generated from the models by `make docs`. All settings go into `Pulumi.<stack>.yaml`. Every setting has a default. Set
+a setting in its section, or with `pulumi config set --path mlflow:server.workers 4`:
 
 ```yaml
 config:
@@ -26,39 +26,40 @@ config:
     workers: 4
 ```
 
-Wrong settings are refused before anything is changed, all at once, each with its path.
+Wrong settings are reported before anything is changed: all at once, each with its path.
 """
 
 SECRETS_TEXT = """## Secrets
 
-Generated, and written into the stack's file, encrypted, by the first `make up`. To bring your own, before or after
-(`docs/operations/rotate.md` says what each change means): `printf %s VALUE | pulumi config set --secret KEY`.
+The first `make up` generates these secrets, and writes them, encrypted, into the stack file. To set your own, before or
+after that: `printf %s VALUE | pulumi config set --secret KEY`.
+`docs/operations/rotate.md` explains the effect of each change.
 
 | key | what it is |
 | --- | --- |
 | `mlflow:postgresPassword` | password of the role `mlflow` in Postgres |
 | `mlflow:minioRootPassword` | root password of MinIO (its user is `mlflow-admin`) |
-| `mlflow:minioPassword` | secret key of the identity `mlflow`, which may use its bucket and nothing else |
+| `mlflow:minioPassword` | secret key of the identity `mlflow`, which may use only its bucket |
 | `mlflow:seaweedfsAdminPassword` | secret key of SeaweedFS' identity `mlflow-admin` |
-| `mlflow:seaweedfsPassword` | secret key of its identity `mlflow`, which may use its bucket and nothing else |
+| `mlflow:seaweedfsPassword` | secret key of its identity `mlflow`, which may use only its bucket |
 | `mlflow:cryptoKekPassphrase` | data key: encrypts MLflow's gateway secrets in the database |
 | `mlflow:webhookEncryptionKey` | data key: encrypts the secrets of MLflow's webhooks in the database |
-| `mlflow:clientPassword` | what Traefik asks browsers or clients for; 32 characters or more |
-| `mlflow:adminPassword` | password of `admin`, with MLflow's own users |
-| `mlflow:flaskSecretKey` | signs the forms of MLflow's own users |
-| `mlflow:postgresBackupPassword`, `minioBackupPassword`, `seaweedfsBackupPassword` | of who reads for the backup |
-| `mlflow:backupPassword` | data key: opens the backups |
-| `mlflow:postgresMonitoringPassword`, `minioMonitoringPassword` | of who reads figures |
+| `mlflow:clientPassword` | password that Traefik requires from browsers or clients; 32 characters or more |
+| `mlflow:adminPassword` | password of the user `admin`, with `mlflow:authentication: mlflow` |
+| `mlflow:flaskSecretKey` | signs MLflow's forms, with `mlflow:authentication: mlflow` |
+| `mlflow:postgresBackupPassword`, `minioBackupPassword`, `seaweedfsBackupPassword` | credentials for the backup |
+| `mlflow:backupPassword` | data key: decrypts the backups |
+| `mlflow:postgresMonitoringPassword`, `minioMonitoringPassword` | credentials for the monitoring |
 | `mlflow:grafanaPassword` | password of Grafana's user `admin` |
-| `mlflow:traefikCertificateKey` | what a `selfSigned` certificate of the bundled Traefik is made of |
-| `mlflow:backupTargetSecretKey` | not generated: secret key of an S3 target |
-| `mlflow:tlsCertificate`, `mlflow:tlsKey`, `mlflow:acmeDnsToken` | not generated: of the bundled Traefik |
-| `mlflow:alertWebhookUrl`, `deadMansSwitchUrl`, `smtpPassword` | not generated: whom Alertmanager tells |
+| `mlflow:traefikCertificateKey` | from which the `selfSigned` certificate of the bundled Traefik is generated |
+| `mlflow:backupTargetSecretKey` | not generated: secret key of an S3 backup target |
+| `mlflow:tlsCertificate`, `mlflow:tlsKey`, `mlflow:acmeDnsToken` | not generated: for the bundled Traefik |
+| `mlflow:alertWebhookUrl`, `deadMansSwitchUrl`, `smtpPassword` | not generated: for Alertmanager's notifications |
 """
 
 
 def markdown() -> str:
-    """Return the page."""
+    """Return the page of the settings."""
     parts = [INTRODUCTION, "## Top level\n", _table(StackConfig, f"{NAMESPACE}:", sections=False)]
     for field in StackConfig.model_fields.values():
         if section := _section(field):
@@ -67,14 +68,14 @@ def markdown() -> str:
 
 
 def schema() -> dict[str, Any]:
-    """Return a JSON Schema of a stack's file."""
+    """Return the JSON Schema of a stack file."""
     model = StackConfig.model_json_schema(by_alias=True)
     definitions = model.pop("$defs")
-    # What is not typed of an image is filled in.
+    # Keys of an image that are left out have defaults.
     definitions["Image"].pop("required")
     properties = {f"{NAMESPACE}:{key}": value for key, value in model["properties"].items()}
     secure = {"type": "object", "properties": {"secure": {"type": "string"}}, "required": ["secure"]}
-    # Pulumi writes a value at the top level as text.
+    # Pulumi writes top-level values as strings.
     properties[f"{NAMESPACE}:protectData"] = {"enum": [True, False, "true", "false"], "default": True}
     properties |= {f"{NAMESPACE}:{key}": secure for key in SECRET_KEYS}
     return {
@@ -85,7 +86,7 @@ def schema() -> dict[str, Any]:
             "config": {
                 "type": "object",
                 "properties": properties,
-                # Other namespaces, such as docker:host, are the provider's.
+                # Other namespaces, such as docker:host, belong to providers.
                 "patternProperties": {f"^(?!{NAMESPACE}:)": {}},
                 "additionalProperties": False,
             }
@@ -97,27 +98,27 @@ def schema() -> dict[str, Any]:
 VARIABLES = """# Environment variables of MLflow's server
 
 Generated from [mlflow/variables.toml](../mlflow/variables.toml) by `make docs`: every variable of the installed MLflow,
-and whose it is. A test compares the list with the package, so that the variables of a new MLflow are decided about.
+and whether you can set it. A test compares the list with the package, so that no variable of a new MLflow is missed.
 
-To set one:
+To set a variable:
 
 ```yaml
 config:
   mlflow:server:
     environment:
-      MLFLOW_GATEWAY_API_BASE_ALLOW_PRIVATE_IPS: "true"          # a model server at an address of your own network,
+      MLFLOW_GATEWAY_API_BASE_ALLOW_PRIVATE_IPS: "true"          # for a model server in your own network,
       MLFLOW_GATEWAY_API_BASE_ALLOWED_SCHEMES: "http,https"      # without TLS, such as http://ollama:11434/v1
 ```
 
-A variable that is not MLflow's is taken as well, unless the stack sets it or its name or value looks like a secret's:
-`docker inspect` shows the environment to everybody on the host.
+Variables that are not MLflow's are accepted, too, unless the stack sets them, or their name or value looks like a
+secret: `docker inspect` shows the environment to everybody with access to Docker.
 """
 KINDS = {
     "server": "Yours: `mlflow:server.environment`",
-    "ours": "A setting sets it",
+    "ours": "Set by a setting of the stack",
     "fixed": "Fixed: the stack sets it, or relies on its default",
-    "secret": "A secret: not in the environment",
-    "client": "Of clients: no effect on the server",
+    "secret": "Secrets: not allowed in the environment",
+    "client": "For clients: no effect on the server",
 }
 
 
@@ -150,7 +151,7 @@ def _table(model: type[Settings], prefix: str, *, sections: bool = True) -> str:
         else:
             shown = "-" if default is None or default == () else f"`{json.dumps(default)}`"
         rows.append(f"| `{prefix}{field.alias}` | {'required' if field.is_required() else shown} | {_text(field)} |")
-        # A section that may be left out.
+        # An optional section.
         for part in get_args(field.annotation):
             if isinstance(part, type) and issubclass(part, Settings):
                 rows += _table(part, f"{prefix}{field.alias}.").splitlines()[2:]

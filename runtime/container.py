@@ -14,7 +14,7 @@ from runtime.workload import Metrics, Workload
 
 
 def with_scrape_target(workload: Workload, metrics: Metrics, platform: DockerHost) -> Workload:
-    """Return `workload` on the network where Prometheus is, with labels for one that finds its targets by them."""
+    """Return `workload` with the network `monitoring`, and with labels for a Prometheus that discovers its targets."""
     labels = {
         "prometheus.io/scrape": "true",
         "prometheus.io/port": str(metrics.port),
@@ -36,9 +36,9 @@ def container_arguments(
     read: Mapping[str, pulumi.Output[str]] = MappingProxyType({}),
     labels: Sequence[docker.ContainerLabelArgsDict] = (),
 ) -> dict[str, Any]:
-    """Return the arguments that services and jobs have in common. `read` are volumes to be mounted read-only."""
+    """Return the arguments that services and jobs have in common. The volumes in `read` are mounted read-only."""
     stack = pulumi.get_stack()
-    # Values are spelled as the provider reads them back: any other spelling is a change in every plan.
+    # All values have the form in which the provider reads them back: any other form would be a change in every plan.
     return {
         "name": physical,
         "image": workload.image,
@@ -70,7 +70,7 @@ def container_arguments(
 
 
 def _assignment(key: str, value: pulumi.Input[str]) -> pulumi.Input[str]:
-    # An output where none is needed is several tasks in the program, and there are sixty of these.
+    # Each output costs several asyncio tasks, and there are sixty of these assignments.
     return f"{key}={value}" if isinstance(value, str) else pulumi.Output.concat(key, "=", value)
 
 
@@ -83,22 +83,22 @@ def container_options(
     return pulumi.ResourceOptions(
         parent=parent,
         depends_on=[*after],
-        # The name is fixed, so the old one has to go first; the engine does not see that by itself.
+        # The name is fixed, so the old container must be deleted first. The engine cannot know that.
         delete_before_replace=True,
-        # The provider reports these as updated and changes nothing.
+        # The provider reports an update of these properties, but changes nothing.
         replace_on_changes=["healthcheck", "init", "tmpfs"],
         replace_with=[*replaced_with],
-        # Reported in random order where a container has two networks.
+        # The provider reports them in random order if a container has two networks.
         hide_diffs=["networkDatas"],
     )
 
 
 def go_duration(seconds: int) -> str:
-    """Spell seconds as Go does: 90 is 1m30s, 60 is 1m0s."""
+    """Return seconds in Go's format: 90 is 1m30s, 60 is 1m0s."""
     minutes, rest = divmod(seconds, 60)
     return f"{minutes}m{rest}s" if minutes else f"{rest}s"
 
 
 def _cpus(number: float) -> str:
-    """Spell a number of processors as Docker does: 1 is 1.0, 0.50 is 0.5."""
+    """Return a number of CPUs in Docker's format: 1 is 1.0, 0.50 is 0.5."""
     return str(float(number))

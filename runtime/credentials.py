@@ -1,7 +1,7 @@
-"""Every secret: generated here, overridden by the stack's config, handed on as the content of a file.
+"""Secrets: generated here, overridden by the stack file, passed on as the content of secret files.
 
-A password guards a service. Any new value will do, since the services follow their files at every start. A data key
-opens data at rest. Only the old value will do, so it outlives whatever uses it: see `DataKey`.
+A password protects a service. It can be replaced, because each service applies its secret files at every start. A data
+key decrypts stored data. It is never replaced, so it must outlive the services that use it: see `DataKey`.
 """
 
 import base64
@@ -18,22 +18,23 @@ from settings.secrets import ACCEPTED, ACCEPTED_WORDS, FERNET_KEY_LENGTH, LENGTH
 
 
 class DataKey(pulumi.ComponentResource):
-    """A data key in the state, where `pulumi destroy` does not delete it. Its output `value` is the one in use.
+    """A data key in the state, protected from `pulumi destroy`. Its output `value` is the value in use.
 
-    Protected in every stack: the data volumes and the backups outlive a `pulumi destroy`, and so must what opens them.
-    `make destroy`, which deletes the data, removes the protection first. The generator alone would not do: where the
-    stack's file has another value, that is the one in use, and the file may be lost.
+    Creates the generator of the value. It is protected in every stack: the data volumes and the backups outlive a
+    `pulumi destroy`, so their data keys must, too. `make destroy`, which deletes the data, removes the protection
+    first. To protect the generator alone is not enough: a value in the stack file replaces the generated one, and the
+    stack file may be lost.
     """
 
     def __init__(self, name: str, key: str, *, parent: pulumi.Resource) -> None:
-        """Generate a value; `keep` the one that is in use."""
+        """Generate a value. Call `keep` with the value in use."""
         super().__init__(DATA_KEY, name, None, pulumi.ResourceOptions(parent=parent, protect=True))
-        # Before there were data keys, a generator was a child of the component that it guards.
+        # In older versions of this program, the generator was a child of the component itself.
         self.generated = _generator(name, parent=self, aliases=[pulumi.Alias(parent=parent)])
         self.key = key
 
     def keep(self, value: pulumi.Output[str]) -> None:
-        """Write the value that is in use into the state, encrypted."""
+        """Write the value in use into the state, encrypted."""
         self.register_outputs({"value": value})
 
 
@@ -45,21 +46,21 @@ def _generator(name: str, *, parent: pulumi.Resource, aliases: Sequence[pulumi.A
         opts=pulumi.ResourceOptions(
             parent=parent,
             aliases=[*aliases],
-            # Any of these would make a new password behind the back of the service that has the old one.
+            # A change of any of these would generate a new password while the service still uses the old one.
             ignore_changes=["length", "special", "overrideSpecial", "keepers"],
         ),
     )
 
 
 class Credential:
-    """One secret value, under one name in the stack's config. Belongs to the component that it guards."""
+    """One secret with its key in the stack file. It belongs to the component that it protects."""
 
     key: str
-    """Its name in the config: `pulumi config set --secret <key>`."""
+    """Its key in the stack file: `pulumi config set --secret <key>`."""
     value: pulumi.Output[str]
-    """The configured value, or else the generated one. Always secret."""
+    """The value in the stack file, or else the generated one. Secret."""
     configured: bool
-    """Whether the value came from the config. If not, losing the state would lose it."""
+    """Whether the value is in the stack file. If not, it is lost with the state."""
 
     def __init__(
         self,
@@ -69,10 +70,9 @@ class Credential:
         kind: Literal["password", "data key"] = "password",
         parent: pulumi.Resource,
     ) -> None:
-        """Generate a value, and prefer the configured one.
+        """Generate a value, and use the one in the stack file if there is one.
 
-        The generator is registered even where the config has a value: a resource that comes and goes with a setting
-        would leave "1 to delete" in the plan that follows the write-back.
+        The generator is registered in both cases: otherwise the plan after the write-back would show "1 to delete".
         """
         data_key = DataKey(name, key, parent=parent) if kind == "data key" else None
         generated = data_key.generated if data_key else _generator(name, parent=parent)
@@ -85,7 +85,7 @@ class Credential:
             data_key.keep(self.value)
 
     def _checked(self, value: str) -> str:
-        """Refuse a value that somebody brought and that would break the file that it goes into. Never repeats it."""
+        """Return `value`. Raises `RunError`, without the value, if its characters could break a secret file."""
         if re.fullmatch(ACCEPTED, value) is None:
             raise pulumi.RunError(f"mlflow:{self.key}: must be {ACCEPTED_WORDS}")
         return value
@@ -113,9 +113,9 @@ def warn_of_unsaved(*components: Guarded | None) -> None:
             credential.key for credential in credentials if credential.kind == "data key" and credential.key in keys
         ]
         pulumi.log.warn(
-            f"generated secrets that are in the state alone: {', '.join(keys)}; type: make up STACK="
-            f"{pulumi.get_stack()}, which writes them into the stack's file"
-            + (f". Without {', '.join(data_keys)}, data and backups cannot be opened" if data_keys else "")
+            f"generated secrets that are only in the state: {', '.join(keys)}; type: make up STACK="
+            f"{pulumi.get_stack()}, which writes them into the stack file"
+            + (f". Without {', '.join(data_keys)}, data and backups cannot be decrypted" if data_keys else "")
         )
 
 
@@ -130,7 +130,10 @@ def is_configured(key: str) -> bool:
 
 
 def fernet_key(value: str) -> str:
-    """Return the Fernet key of a 32-character secret: its bytes in URL-safe base64. A key of 44 characters is one."""
+    """Return the Fernet key of a secret: 32 characters are encoded as URL-safe base64, 44 characters are one already.
+
+    Raises `RunError` for any other length.
+    """
     if len(value) == FERNET_KEY_LENGTH:
         return value
     if len(value) != LENGTH:

@@ -1,7 +1,7 @@
-"""What this project asks the Docker daemon itself, beside what the Pulumi provider does.
+"""The project's own requests to the Docker daemon, beside those of the Pulumi provider.
 
-The provider creates containers; whether they work, it does not say. The questions here are asked at `up` only:
-a preview never needs the daemon for anything but the provider's own greeting.
+The provider creates containers, but does not report whether they work. The program sends these requests in an `up`
+only: in a preview, only the provider connects to the daemon.
 """
 
 import json
@@ -27,7 +27,7 @@ from runtime import tunnel
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 REQUEST_TIMEOUT_SECONDS = 30
 UNREACHABLE = (DockerException, RequestException, OSError)
-"""What is raised where no daemon answers."""
+"""The exceptions when no daemon answers."""
 
 
 class NoAnswerError(DockerException):
@@ -35,20 +35,20 @@ class NoAnswerError(DockerException):
 
 
 SILENT = (NoConnection, Timeout, NoAnswerError)
-"""What is raised where one does not answer now: it is busy, or starts again."""
+"""The exceptions when a daemon does not answer at the moment, because it is busy or restarts."""
 NOT_KNOWN, NOT_RUN = 124, 126
-"""Exit codes, as of `timeout` and of a shell: nobody knows how it ended; it could not be begun."""
+"""Exit codes: the result is unknown (as of `timeout`), and the command could not be started (as of a shell)."""
 EXIT_SECONDS = 5
 RESTART_SECONDS = 120
-"""How long a daemon may take to restart under a command that is waited for."""
+"""How long a daemon may take to restart while a command runs."""
 _clients = threading.local()
 
 
 def resolve_host(configured: str | None = None) -> str:
     """Return the address of the Docker daemon.
 
-    In the order of the Docker command line, the stack's own setting first: `docker:host`, `DOCKER_HOST`,
-    `DOCKER_CONTEXT`, the context that `docker context use` chose, the local socket.
+    The order is that of the Docker command line, after the stack's setting: `docker:host`, `DOCKER_HOST`,
+    `DOCKER_CONTEXT`, the context that `docker context use` selected, the local socket.
     """
     return configured or os.environ.get("DOCKER_HOST") or _context_host() or DEFAULT_HOST
 
@@ -68,12 +68,12 @@ def _context_host() -> str | None:
         if meta.get("Name") == chosen:
             host = meta["Endpoints"]["docker"].get("Host")
             return str(host) if host else None
-    # The local daemon instead would be somebody's production on a laptop.
-    raise DockerException(f"the Docker context {chosen!r} does not exist; `docker context ls` shows those that do")
+    # A fallback to the local daemon could deploy production on a laptop.
+    raise DockerException(f"the Docker context {chosen!r} does not exist; `docker context ls` lists the existing ones")
 
 
 def _tls() -> docker.TLSConfig | bool:
-    """Return the client's certificates, from the variables that Docker's own command line reads."""
+    """Return the TLS configuration, from the same environment variables as the Docker command line."""
     if not os.environ.get("DOCKER_TLS_VERIFY"):
         return False
     folder = Path(os.environ.get("DOCKER_CERT_PATH", Path.home() / ".docker"))
@@ -82,14 +82,14 @@ def _tls() -> docker.TLSConfig | bool:
 
 
 def _printed(api: docker.APIClient, command: str) -> Iterator[bytes]:
-    """Start a command that was created in a container, and return what it prints, on either output, as it comes.
+    """Start an exec instance that was created in a container, and yield its output (stdout and stderr) as it comes.
 
-    The library's own `exec_start` has the connection upgraded, and then reads past its own buffer: what came in one
-    piece with the head of the answer is lost, and nobody is told (docker-py, issues 2042 and 3332). Without the
-    upgrade the daemon sends the same frames, of which each begins with eight bytes, the last four its length.
+    The library's `exec_start` upgrades the connection and then bypasses its own buffer: output that arrives together
+    with the response headers is lost without an error (docker-py, issues 2042 and 3332). Without the upgrade, the
+    daemon sends the same frames. Each begins with eight bytes; the last four are its length.
     """
     url = f"{api.base_url}/v{api.api_version}/exec/{command}/start"
-    # A command may be silent for as long as it likes.
+    # No timeout: a command may print nothing for any length of time.
     with closing(api.post(url, json={"Detach": False, "Tty": False}, stream=True, timeout=None)) as answer:
         try:
             answer.raise_for_status()
@@ -102,9 +102,9 @@ def _printed(api: docker.APIClient, command: str) -> Iterator[bytes]:
 
 
 def _exit_code(api: docker.APIClient, command: str) -> int:
-    """Return how a command in a container ended; 124 where that is not known, since the connection was cut."""
+    """Return the exit code of a command in a container, or 124 if it is unknown because the connection was lost."""
     deadline = time.monotonic() + EXIT_SECONDS
-    # Docker closes its output first, and hears of its end a moment later.
+    # Docker closes the output a moment before it knows the exit code.
     while (found := api.exec_inspect(command))["Running"] and time.monotonic() < deadline:
         time.sleep(0.02)
     return NOT_KNOWN if found["ExitCode"] is None else int(found["ExitCode"])
@@ -112,10 +112,10 @@ def _exit_code(api: docker.APIClient, command: str) -> int:
 
 @dataclass(frozen=True)
 class State:
-    """A container at one moment."""
+    """The state of a container at one moment."""
 
     image: str
-    """Id of the image that it runs."""
+    """Id of the container's image."""
     running: bool
     status: str
     exit_code: int
@@ -126,21 +126,21 @@ class State:
 
 
 class Daemon:
-    """The Docker daemon at one address. Safe to use from several threads: each has a connection of its own."""
+    """The Docker daemon at one address. It is thread-safe: each thread has its own connection."""
 
     def __init__(self, host: str) -> None:
-        """Remember the address; the first question connects."""
+        """Store the address. The first request connects."""
         self.host = host
 
     @property
     def api(self) -> docker.APIClient:
-        """The connection of this thread; raises `NoAnswerError` where no daemon answers."""
+        """The connection of this thread. Raises `NoAnswerError` if no daemon answers."""
         client: docker.APIClient | None = getattr(_clients, "by_host", {}).get(self.host)
         if client is None:
             client = self._connected(REQUEST_TIMEOUT_SECONDS)
             _clients.by_host = {**getattr(_clients, "by_host", {}), self.host: client}
         else:
-            # Its connections are made when they are needed, and the way over SSH may have ended since the last one.
+            # The client connects when needed, and the SSH tunnel may have ended since the last request.
             self._address()
         return client
 
@@ -152,20 +152,20 @@ class Daemon:
                 base_url=address,
                 tls=tls,
                 version="auto",
-                timeout=timeout_s,  # type: ignore[arg-type]  # None is for ever
+                timeout=timeout_s,  # type: ignore[arg-type]  # None: no timeout
             )
         except DockerException as error:
             raise NoAnswerError(str(error)) from error
 
     def _address(self) -> str:
-        """Return where this process finds the daemon; the way over SSH is open by then."""
+        """Return the local address of the daemon. Opens the SSH tunnel if there is one."""
         try:
             return tunnel.through(self.host) if self.host.startswith("ssh://") else self.host
         except DockerException as error:
             raise NoAnswerError(str(error)) from error
 
     def inspect(self, container: str) -> dict[str, Any] | None:
-        """Return all that Docker knows of a container, by id or name, or None if there is no such container."""
+        """Return the output of `docker inspect` for a container, by id or name, or None if it does not exist."""
         try:
             found: dict[str, Any] = self.api.inspect_container(container)
         except NotFound:
@@ -173,7 +173,7 @@ class Daemon:
         return found
 
     def state(self, container: str) -> State | None:
-        """Return the state of a container by id or name, or None if there is no such container."""
+        """Return the state of a container, by id or name, or None if it does not exist."""
         found = self.inspect(container)
         if found is None:
             return None
@@ -190,7 +190,7 @@ class Daemon:
         )
 
     def run(self, container: str, command: list[str]) -> tuple[int, str]:
-        """Run a command in a container; return its exit code and what it printed; `NOT_RUN` or `NOT_KNOWN` and why."""
+        """Run a command in a container. Return its exit code and output, or `NOT_RUN` or `NOT_KNOWN` and the reason."""
         answer: Future[tuple[int, str]] = Future()
 
         def ask(api: docker.APIClient) -> None:
@@ -198,12 +198,12 @@ class Daemon:
                 created = api.exec_create(container, command)
                 output = b"".join(_printed(api, created["Id"]))
                 answer.set_result((_exit_code(api, created["Id"]), output.decode(errors="replace").strip()))
-            except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            except BaseException as error:  # noqa: BLE001 - raised by answer.result()
                 answer.set_exception(error)
 
         try:
-            # The client's own limit does not hold for a command's output, and one that hangs has none. Nobody waits for
-            # a daemon thread, neither here nor when the program ends.
+            # The client's timeout does not apply to the output of a command, so a command that hangs would block. A
+            # daemon thread blocks neither this method nor the end of the program.
             threading.Thread(target=ask, args=[self.api], daemon=True).start()
             return answer.result(timeout=REQUEST_TIMEOUT_SECONDS)
         except (APIError, NotFound) as error:
@@ -221,7 +221,7 @@ class Daemon:
         *,
         environment: Mapping[str, str] | None = None,
     ) -> int:
-        """Run a command in a container for as long as it takes; hand on what it prints, and return its exit code."""
+        """Run a command in a container without a timeout, pass its output to `tell`, and return its exit code."""
         with closing(self._connected(None)) as api:
             created = api.exec_create(container, command, environment=dict(environment or {}))
             for chunk in _printed(api, created["Id"]):
@@ -231,9 +231,9 @@ class Daemon:
     def once(
         self, name: str, body: dict[str, Any], tell: Callable[[str], None], *, networks: Sequence[str] = ()
     ) -> int:
-        """Run a container to its end, hand on what it prints, remove it, and return its exit code.
+        """Run a container to its end, pass its output to `tell`, remove it, and return its exit code.
 
-        One of this name that an earlier call left behind is removed first, unless it still runs: raises `APIError`.
+        A stopped container of this name from an earlier call is removed first. Raises `APIError` if one is running.
         """
         left = self.inspect(name)
         if left and not left["State"]["Running"]:
@@ -251,9 +251,10 @@ class Daemon:
                 api.remove_container(container, v=True, force=True)
 
     def _followed(self, api: docker.APIClient, container: str, tell: Callable[[str], None]) -> int:
-        """Hand on what a running container prints, and return its exit code; go on after a restart of the daemon.
+        """Pass the output of a running container to `tell`, and return its exit code. Survives a restart of the daemon.
 
-        With `live-restore` a container outlives its daemon. Raises what `_again` raises where the daemon stays away.
+        With `live-restore`, a container keeps running while its daemon restarts. Raises the errors of `_again` if the
+        daemon does not come back.
         """
         tail: Literal["all"] | int = "all"
         while True:
@@ -265,11 +266,11 @@ class Daemon:
                 if isinstance(error, APIError) and not error.is_server_error():
                     raise
                 self._again()
-                # What it printed meanwhile is in its log; what it printed before was handed on.
+                # Earlier output has been passed on already. Output during the restart stays in the container's log.
                 tail = 0
 
     def _again(self) -> None:
-        """Return when the daemon answers again; raise `NoAnswerError` after `RESTART_SECONDS` without an answer."""
+        """Wait until the daemon answers. Raises `NoAnswerError` after `RESTART_SECONDS` without an answer."""
         deadline = time.monotonic() + RESTART_SECONDS
         while True:
             try:
@@ -282,9 +283,10 @@ class Daemon:
                 return
 
     def stop(self, container: str, *, for_good: bool = False) -> None:
-        """Stop a container, with the notice that it was given when it was made. One that is gone has stopped.
+        """Stop a container with the stop grace period that it was created with. Does nothing if it does not exist.
 
-        Docker starts one with `restart: always` again when the daemon restarts. Not where it is stopped `for_good`.
+        Docker starts a container with `restart: always` again when the daemon restarts, unless it was stopped
+        `for_good`.
         """
         found = self.inspect(container)
         if found:
@@ -294,19 +296,19 @@ class Daemon:
                 api.stop(container, timeout=found["Config"].get("StopTimeout") or 10)
 
     def restart(self, container: str) -> None:
-        """Stop a container, with the notice that it was given, and start it again."""
+        """Stop a container with its stop grace period, and start it again."""
         self.stop(container)
         self.start(container)
 
     def logs(self, container: str, lines: int = 15) -> str:
-        """Return the last lines that a container printed, or nothing if it is gone."""
+        """Return the last lines of a container's log, or an empty string if it does not exist."""
         try:
             return str(self.api.logs(container, tail=lines).decode(errors="replace")).rstrip()
         except (APIError, NotFound):
             return ""
 
     def start(self, container: str) -> None:
-        """Start an existing container once more."""
+        """Start an existing container."""
         self.api.start(container)
 
     def networks(self) -> set[str]:
@@ -327,13 +329,13 @@ class Daemon:
         return {volume["Name"] for volume in self.api.volumes()["Volumes"] or []}
 
     def clock(self) -> datetime:
-        """Return what time it is on the daemon's host, which may not be this one."""
+        """Return the current time on the daemon's host, which may be another host."""
         return datetime.fromisoformat(self.api.info()["SystemTime"])
 
     def volume_made(self, name: str) -> datetime | None:
-        """Return when a volume was made, to the second, or None if there is no such volume, or its driver tells not.
+        """Return when a volume was created, to the second, or None if it does not exist or its driver has no date.
 
-        Before Docker 24 it is when something was last made or removed right below its root.
+        Before Docker 24, it is the time when an entry was last created or removed directly below its root.
         """
         try:
             made = self.api.inspect_volume(name).get("CreatedAt")
@@ -342,7 +344,7 @@ class Daemon:
         return datetime.fromisoformat(made) if made else None
 
     def has_image(self, name: str) -> bool:
-        """Whether an image of this name is on the host."""
+        """Return whether an image of this name is on the host."""
         try:
             self.api.inspect_image(name)  # type: ignore[no-untyped-call]
         except NotFound:
@@ -350,7 +352,7 @@ class Daemon:
         return True
 
     def load(self, archive: Path) -> str | None:
-        """Load the images of a file that `docker save` wrote; return why they could not be, or None."""
+        """Load the images in a file from `docker save`. Return the reason of a failure, or None."""
         try:
             with archive.open("rb") as content:
                 for event in self.api.load_image(content):  # type: ignore[no-untyped-call]
@@ -361,7 +363,7 @@ class Daemon:
         return None
 
     def pull(self, name: str) -> str | None:
-        """Pull an image; return why it could not be had, or None."""
+        """Pull an image. Return the reason of a failure, or None."""
         try:
             for event in self.api.pull(name, stream=True, decode=True):
                 if "error" in event:

@@ -18,18 +18,17 @@ if TYPE_CHECKING:
 class FileVolumes:
     """Writes the files of one service into volumes: one for its secrets, one for its configuration.
 
-    Docker cannot upload into a container with a read-only root. So the files are uploaded into the volumes through a
-    container that never starts: it needs nothing but an image, and no program in it. Nobody but the service mounts
-    the volumes.
+    Docker cannot upload into a container with a read-only root file system. So the files are uploaded into the volumes
+    through a container that never starts, and needs no program in its image. Only the service mounts the volumes.
     """
 
     volumes: dict[str, pulumi.Output[str]]
-    """Path at which the service finds them, to volume name."""
+    """Mount path in the service, to volume name."""
     container: docker.Container
-    """Is replaced when a file changes; whoever read the files must be replaced with it."""
+    """Replaced when a file changes. The service that reads the files must be replaced with it."""
 
     def __init__(self, service: str, files: Files, *, image: pulumi.Input[str], parent: pulumi.Resource | None) -> None:
-        """Write them; the service is deleted first where they are others than before."""
+        """Write the files. If they changed, the service is deleted first."""
         stack = pulumi.get_stack()
         self.volumes = {
             path: self._volume(f"{service}-{Path(path).name}", contents, parent)
@@ -40,7 +39,7 @@ class FileVolumes:
             name,
             name=names.physical(stack, name),
             image=image,
-            # Never started, so never given anything else: only the daemon writes through it.
+            # It never starts, so it needs no hardening: only the daemon writes through it.
             start=False,
             must_run=False,
             network_mode="none",
@@ -53,8 +52,8 @@ class FileVolumes:
     def _volume(
         self, name: str, contents: Mapping[str, pulumi.Input[str]], parent: pulumi.Resource | None
     ) -> pulumi.Output[str]:
-        # A file that is no longer among them would stay in the volume, and open what it opened: other names, another
-        # volume. It has the old one's name, so that has to go first, with whoever uses it.
+        # A file that is no longer needed would stay in the volume, and so would a secret in it. So a change of the file
+        # names replaces the volume. The name stays the same, so the old volume and its containers are deleted first.
         return docker.Volume(
             name,
             name=names.physical(pulumi.get_stack(), name),

@@ -12,16 +12,16 @@ from runtime.workload import Workload
 from settings import names
 
 JOB_TIMEOUT_SECONDS = 900
-"""A job that takes longer is said to hang."""
+"""A job that takes longer is reported as failed."""
 
 
 class Job(pulumi.ComponentResource):
-    """A container that runs once, to its end, whenever anything about it changes. What it does is idempotent."""
+    """A container that runs once, to its end, and again whenever a property of it changes. Jobs are idempotent."""
 
     done: pulumi.Output[docker.Container]
-    """For `depends_on` of whoever needs its result."""
+    """Resolves when the job has succeeded. For `depends_on` of resources that need its result."""
     container: docker.Container
-    """For `replaced_with` of whoever must not live on beside a new run."""
+    """For `replaced_with` of services that must not run beside a new run of the job."""
 
     def __init__(
         self,
@@ -33,13 +33,13 @@ class Job(pulumi.ComponentResource):
         after: Sequence[pulumi.Input[pulumi.Resource]] = (),
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """Run `workload` once everything in `after` is ready; one that failed is run again by the next `up`."""
+        """Run `workload` when everything in `after` is ready. If it fails, the next `up` runs it again."""
         super().__init__("mlflow:runtime:Job", name, None, opts)
         physical = names.physical(pulumi.get_stack(), name)
         self.container = docker.Container(
             name,
             **container_arguments(physical, name, "job", workload, labels=workload.files.labels),
-            # Docker uploads into no other root. Whoever runs in it owns no program and no configuration there.
+            # Docker cannot upload into a read-only root. The job's user owns no program and no configuration there.
             read_only=not workload.files.folders,
             uploads=workload.files.uploads,
             restart="no",

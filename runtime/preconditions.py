@@ -1,4 +1,4 @@
-"""What must hold on the Docker host before the first change. Asked at `up` only, and all at once."""
+"""Checks of the Docker host before the first change. They run in an `up` only, and report all problems at once."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from runtime.daemon import Daemon
 
 ENDPOINT, DESTINATION = "MLFLOW_S3_ENDPOINT_URL", "MLFLOW_ARTIFACTS_DESTINATION"
-"""Of the server's environment: where its artifacts are."""
+"""Environment variables of the server with the location of its artifacts."""
 
 
 def unmet(
@@ -21,32 +21,33 @@ def unmet(
     object_store: ObjectStoreSettings,
     traefik: TraefikSettings,
 ) -> list[str]:
-    """Return what stands in the way, each with what to type."""
+    """Return the problems that prevent the deployment, each with the command or setting that fixes it."""
     problems = _artifacts_left_behind(daemon, stack, object_store) + _being_restored(daemon, stack)
     if traefik.mode == "existing" and traefik.network not in daemon.networks():
         problems.append(
             f"mlflow:traefik.network: there is no Docker network {traefik.network!r}\n"
-            f"    start your Traefik, which owns it, or type: docker network create {traefik.network}"
+            f"    start your Traefik if it creates the network, or type: docker network create {traefik.network}"
         )
     asked = traefik.forward_auth_network if traefik.mode == "bundled" else None
     if asked and asked not in daemon.networks():
         problems.append(
             f"mlflow:traefik.forwardAuthNetwork: there is no Docker network {asked!r}\n"
-            f"    start what mlflow:traefik.forwardAuth names, or type: docker network create {asked}"
+            f"    start the service of mlflow:traefik.forwardAuth, or type: docker network create {asked}"
         )
     majors = {major for volume in daemon.volumes() if (major := names.postgres_major(stack, volume)) is not None}
     if majors and postgres_major not in majors:
         old = names.postgres_volume(stack, max(majors))
         problems.append(
-            f"mlflow:images.postgres: version {postgres_major} would start on an empty database: this stack's data "
+            f"mlflow:images.postgres: version {postgres_major} would start with an empty database: this stack's data "
             f"are in the volume {old}\n"
-            f"    go back to {_image_of(max(majors))}, or move the data first: docs/operations/upgrade.md#upgrade-postgres"
+            f"    go back to {_image_of(max(majors))}, or move the data first: "
+            "docs/operations/upgrade.md#upgrade-postgres"
         )
     return problems
 
 
 def restore_is_running(daemon: "Daemon", stack: str) -> bool:
-    """Whether a restore is replacing the data of this stack."""
+    """Return whether a restore of this stack is running."""
     found = daemon.inspect(names.physical(stack, names.RESTORE))
     return bool(found and found["State"]["Running"])
 
@@ -56,19 +57,19 @@ def _being_restored(daemon: "Daemon", stack: str) -> list[str]:
         return []
     name = names.physical(stack, names.RESTORE)
     return [
-        "a restore is at work, and what the server wrote now would be lost\n"
-        f"    see how far it is: docker logs -f {name}; to end it, which loses nothing: docker kill {name}"
+        "a restore is running, and data that the server writes now would be lost\n"
+        f"    to see its progress, type: docker logs -f {name}; to end it, which loses nothing: docker kill {name}"
     ]
 
 
 def _image_of(major: int) -> str:
-    """Return what to set for a Postgres of this major version."""
+    """Return the setting or image for this major version of Postgres."""
     built = packages.recipe("postgres").version == str(major)
     return "mlflow:images.source: packages" if built else f"postgres:{major}"
 
 
 def _artifacts_left_behind(daemon: "Daemon", stack: str, settings: ObjectStoreSettings) -> list[str]:
-    """Return why the server would not find the artifacts of this stack where `settings` put it."""
+    """Return the reason why the server would not find this stack's artifacts with `settings`, if there is one."""
     kind, source = settings.kind, settings.copy_from
     manual = "docs/operations/object-store.md"
     holders = {found for volume in daemon.volumes() if (found := names.object_store(stack, volume)) is not None}
@@ -78,18 +79,18 @@ def _artifacts_left_behind(daemon: "Daemon", stack: str, settings: ObjectStoreSe
     problem = None
     if bucket and bucket != settings.bucket:
         problem = (
-            f"bucket: this stack's artifacts are in the bucket {bucket}, and would not be found in another\n"
+            f"bucket: this stack's artifacts are in the bucket {bucket}, and the server would not find them\n"
             f"    go back to {bucket}"
         )
     elif source and source not in holders:
         problem = (
             f"copyFrom: there is nothing to copy: no volume {names.object_store_volume(stack, source)}\n"
-            "    remove it from the stack's file"
+            "    remove it from the stack file"
         )
     elif source and used == kind:
         problem = (
-            f"copyFrom: the server uses {kind} already; an older copy from {source} must not come over what it wrote\n"
-            "    remove copyFrom from the stack's file"
+            f"copyFrom: the server uses {kind} already; a copy from {source} would overwrite newer artifacts\n"
+            "    remove copyFrom from the stack file"
         )
     elif source and used and server and not _stopped_for_good(server):
         name = names.physical(stack, "server")
@@ -98,15 +99,15 @@ def _artifacts_left_behind(daemon: "Daemon", stack: str, settings: ObjectStoreSe
             (
                 f"copyFrom: the server still writes to {used}"
                 if running
-                else f"copyFrom: Docker starts the server, which writes to {used}, again when its daemon restarts"
+                else f"copyFrom: when its daemon restarts, Docker starts the server again, which writes to {used}"
             )
-            + ", and what it writes during the copy would be lost\n"
+            + ", and data that it writes during the copy would be lost\n"
             f"    type: docker update --restart=no {name} && docker stop {name}, then try again; {manual}"
         )
     elif not source and unfinished:
         problem = (
-            f"copyFrom: the artifacts have not all been copied from {unfinished} yet\n"
-            f"    put copyFrom: {unfinished} back, or go back to kind: {unfinished}; {manual}"
+            f"copyFrom: not all artifacts have been copied from {unfinished} yet\n"
+            f"    add copyFrom: {unfinished} again, or go back to kind: {unfinished}; {manual}"
         )
     elif not source and (used != kind if used else holders and kind not in holders):
         old = used or min(holders)
@@ -119,7 +120,7 @@ def _artifacts_left_behind(daemon: "Daemon", stack: str, settings: ObjectStoreSe
 
 
 def _used_by(stack: str, server: dict[str, Any]) -> tuple[names.ObjectStoreKind | None, str | None]:
-    """Return the object store and the bucket that a deployed server uses; None for what is not ours."""
+    """Return the object store and the bucket that a deployed server uses, each None if it is not of this stack."""
     environment = _environment(server)
     endpoint, destination = environment.get(ENDPOINT, ""), environment.get(DESTINATION, "")
     kinds = (kind for kind in names.OBJECT_STORES if f"//{names.physical(stack, kind)}:" in endpoint)
@@ -127,12 +128,12 @@ def _used_by(stack: str, server: dict[str, Any]) -> tuple[names.ObjectStoreKind 
 
 
 def _stopped_for_good(container: dict[str, Any]) -> bool:
-    """Whether a container does not run, and nothing but a person starts it: `docker stop` does not hold for ever."""
+    """Return whether a container is stopped and Docker does not start it again, as it may after `docker stop`."""
     return not container["State"]["Running"] and container["HostConfig"]["RestartPolicy"]["Name"] in ("", "no")
 
 
 def _unfinished_copy(daemon: "Daemon", stack: str, target: str) -> str | None:
-    """Return the store from which a copy to `target` was begun and not completed, if there is one."""
+    """Return the object store from which a copy to `target` was started but not completed, if there is one."""
     job = daemon.inspect(names.physical(stack, names.COPY))
     if job is None or (job["State"]["Status"] == "exited" and job["State"]["ExitCode"] == 0):
         return None

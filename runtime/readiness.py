@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.1
 PROBE_SECONDS = 1.0
-"""Between two runs of a health check. Each takes 0.13 s of a processor (measured) from what it waits for."""
+"""Time between two runs of a health check. Each run takes 0.13 s of CPU time (measured) from the service."""
 SILENCE_SECONDS = 10
 SILENCES = 6
-"""How often Docker may leave a question unanswered, under load or when it restarts, and how long until the next."""
+"""How often a request to Docker is repeated if it does not answer (under load, or while it restarts), and the seconds
+between."""
 STOP_TIMEOUT_SECONDS = 120
 _program_started = time.monotonic()
 Answer = TypeVar("Answer")
@@ -31,7 +32,7 @@ Answer = TypeVar("Answer")
 def when_checked(
     container: docker.Container, probe: Callable[[str], Awaitable[None]]
 ) -> pulumi.Output[docker.Container]:
-    """Return the container once `probe` has passed. It runs at every `up`, and never in a preview."""
+    """Return the container when `probe` has succeeded. The probe runs in every `up`, and never in a preview."""
 
     async def check(container_id: str) -> docker.Container:
         if not pulumi.runtime.is_dry_run():
@@ -44,9 +45,9 @@ def when_checked(
 def previous_stopped(
     service: str, *, image: pulumi.Input[str], once: pulumi.Output[docker.Container], platform: DockerHost
 ) -> pulumi.Output[docker.Container]:
-    """Return `once` when no container of `service` runs from another image, and stop the one that does.
+    """Return `once` when no container of `service` runs from another image. Stops such a container.
 
-    The engine would delete it, too, but later where a job is new and replaces nothing, as after
+    The engine deletes it as well, but later if the job is new and replaces nothing, as after
     `docker container prune`.
     """
     name = names.physical(pulumi.get_stack(), service)
@@ -61,19 +62,19 @@ def previous_stopped(
 
 
 async def _until_stopped(platform: DockerHost, name: str, image: str) -> None:
-    """Stop container `name`, unless it runs from `image`, and wait until it has."""
+    """Stop the container `name`, unless it runs from `image`, and wait until it has stopped."""
 
     async def runs() -> bool:
         state = await _call(platform.daemon.state, name)
         return state is not None and state.running and state.image != image
 
     if await runs():
-        # For good: a migration takes hours on a large database, and Docker may be restarted meanwhile.
+        # For good: a migration of a large database takes hours, and Docker may be restarted meanwhile.
         await _call(functools.partial(platform.daemon.stop, for_good=True), name)
     deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
     while await runs():
         if time.monotonic() > deadline:
-            reason = f"still running after {STOP_TIMEOUT_SECONDS} s, and its successor must not start beside it"
+            reason = f"still running after {STOP_TIMEOUT_SECONDS} s, and the new container must not start beside it"
             raise pulumi.RunError(explain(name, reason, await _call(platform.daemon.logs, name)))
         await asyncio.sleep(POLL_SECONDS)
 
@@ -81,7 +82,7 @@ async def _until_stopped(platform: DockerHost, name: str, image: str) -> None:
 async def until_healthy(
     platform: DockerHost, container_id: str, name: str, health: HealthCheck, prepares: str | None = None
 ) -> None:
-    """Ask the health check itself, rather than wait for Docker's next turn, until it succeeds."""
+    """Run the health check until it succeeds. Does not wait for Docker, which runs it less often."""
     daemon: Daemon = platform.daemon
     if prepares is not None and await _call(_volume_is_newer, daemon, container_id, prepares):
         await _call(daemon.restart, container_id)
@@ -91,7 +92,7 @@ async def until_healthy(
         state = await _call(daemon.state, container_id)
         first = first or state
         said = "it is not running"
-        # Of one that is paused, Docker would wait for the answer.
+        # In a paused container, the command would block.
         if state and state.running and state.status != "paused":
             code, said = await asyncio.to_thread(daemon.run, container_id, list(health.command))
             if code == 0:
@@ -105,7 +106,7 @@ async def until_healthy(
 
 
 def _failure(state: "State | None", first: "State | None") -> str | None:
-    """Return why waiting on would be in vain, if it would."""
+    """Return why the container cannot become ready, or None if it still can."""
     if state is None or first is None:
         return "it was removed by hand"
     if state.oom_killed:
@@ -122,7 +123,7 @@ def _failure(state: "State | None", first: "State | None") -> str | None:
 async def until_done(
     platform: DockerHost, container_id: str, name: str, timeout_s: int, prepares: str | None = None
 ) -> None:
-    """Wait for a job's end. One that failed in an earlier `up`, or before its volume was lost, gets another run."""
+    """Wait for the end of a job. Starts it again if it failed in an earlier `up`, or ran before its volume was lost."""
     daemon: Daemon = platform.daemon
     deadline = time.monotonic() + timeout_s
     state = await _call(daemon.state, container_id)
@@ -133,7 +134,7 @@ async def until_done(
         state = await _call(daemon.state, container_id)
     started = time.monotonic()
     while state and (state.running or state.status == "created") and time.monotonic() < deadline:
-        # A job of hours is not asked ten times a second.
+        # A job that takes hours is not polled ten times a second.
         await asyncio.sleep(min(5, POLL_SECONDS + (time.monotonic() - started) / 50))
         state = await _call(daemon.state, container_id)
     if state and state.status == "exited" and state.exit_code == 0:
@@ -149,7 +150,10 @@ async def until_done(
 
 
 async def _call(question: Callable[..., Answer], *arguments: object) -> Answer:
-    """Ask the daemon something; again where it does not answer: a job of hours is not lost by a restart of it."""
+    """Send a request to the daemon, and repeat it if there is no answer. A restart of the daemon must not fail a job.
+
+    Raises `RunError` if the daemon does not answer at all.
+    """
     # See Platform.daemon.
     from runtime.daemon import SILENT  # noqa: PLC0415
 
@@ -167,13 +171,13 @@ async def _call(question: Callable[..., Answer], *arguments: object) -> Answer:
 
 
 def _started_before_this_run(daemon: "Daemon", state: "State") -> bool:
-    """Whether a container was last started before this run of the program, by the clock of the daemon's host."""
+    """Return whether a container was last started before this run of the program, by the clock of the daemon's host."""
     begun = daemon.clock() - timedelta(seconds=time.monotonic() - _program_started)
     return datetime.fromisoformat(state.started_at) < begun
 
 
 def _volume_is_newer(daemon: "Daemon", container_id: str, volume: str) -> bool:
-    """Whether a container was last started before its volume was made: what it left there is lost."""
+    """Return whether a container was last started before its volume was created, so what it created there is lost."""
     state, made = daemon.state(container_id), daemon.volume_made(volume)
     return state is not None and made is not None and datetime.fromisoformat(state.started_at) < made
 
@@ -183,17 +187,17 @@ def _unfinished(state: "State") -> bool:
 
 
 _RETRY = (
-    "  once the cause is mended, type: make up STACK={stack} (or pulumi up --refresh)\n"
-    "  the data are as they were; what it was to replace does not run until then"
+    "  fix the cause, then type: make up STACK={stack} (or pulumi up --refresh)\n"
+    "  the data are unchanged; the container that this one replaces does not run until then"
 )
 _STILL_RUNNING = (
-    "  it goes on, and the next one waits for it; type: make up STACK={stack} (or pulumi up --refresh)\n"
-    "  do not take a change back meanwhile: what it does to the data may be done already"
+    "  the job continues, and the next up waits for it; type: make up STACK={stack} (or pulumi up --refresh)\n"
+    "  do not revert a change meanwhile: the job may already have changed the data"
 )
 
 
 def explain(name: str, reason: str, log: str, advice: str = _RETRY) -> str:
-    """Say what failed, what it printed last, and what to type."""
+    """Return a message: what failed and why, the last lines of its log, and the command to type."""
     last = "\n".join(f"    {line}" for line in log.splitlines()) or "    (it printed nothing)"
     advice = advice.format(stack=pulumi.get_stack())
     return f"{name}: {reason}\n  its last lines:\n{last}\n  the whole log: docker logs {name}\n{advice}"

@@ -14,12 +14,16 @@ from settings import names
 
 
 class Service(pulumi.ComponentResource):
-    """A container that runs for as long as the stack does, and is back after a reboot."""
+    """A container that runs for as long as the stack does, and starts again after a reboot.
+
+    Creates the container, and for its files one volume each for secrets and configuration, and the container that
+    writes them.
+    """
 
     host: str
-    """Its name on its networks."""
+    """Its host name on its networks."""
     ready: pulumi.Output[docker.Container]
-    """For `depends_on` of whoever needs it to answer."""
+    """Resolves when the service is ready. For `depends_on` of its clients."""
 
     def __init__(
         self,
@@ -35,9 +39,10 @@ class Service(pulumi.ComponentResource):
         replaced_with: Sequence[pulumi.Resource] = (),
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """Run `workload`, started once everything in `after` is ready, stopped with `grace_s` seconds of notice.
+        """Run `workload` when everything in `after` is ready, with a stop grace period of `grace_s` seconds.
 
-        One with `metrics` is where Prometheus can reach it, in a stack that is monitored.
+        A service with `metrics` is attached to the network `monitoring` if the stack is monitored. The service is
+        replaced together with the resources in `replaced_with`.
         """
         super().__init__("mlflow:runtime:Service", name, None, opts)
         if metrics and platform.monitored:
@@ -52,10 +57,10 @@ class Service(pulumi.ComponentResource):
             name,
             **container_arguments(self.host, name, "service", workload, read=volumes),
             read_only=True,
-            # Not "unless-stopped": when dockerd 20.10 comes back after a crash it stops what survived, remembers that
-            # as somebody's wish, and leaves it stopped.
+            # Not "unless-stopped": when dockerd 20.10 restarts after a crash, it stops the containers that still run,
+            # records that as stopped by a user, and does not start them again.
             restart="always",
-            # An init reaps what a health check that timed out leaves behind.
+            # The init process reaps processes that a timed-out health check leaves behind.
             init=True,
             healthcheck={
                 "tests": ["CMD", *health.command],
@@ -69,7 +74,7 @@ class Service(pulumi.ComponentResource):
                 for port in sorted(publish, key=lambda port: port.target)
             ],
             stop_timeout=grace_s,
-            # Unset, it means SIGTERM and SIGKILL in the same second.
+            # If unset, the provider sends SIGTERM and SIGKILL in the same second.
             destroy_grace_seconds=grace_s,
             opts=container_options(self, [*after, *writers], [*writers, *replaced_with]),
         )

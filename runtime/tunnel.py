@@ -1,7 +1,7 @@
-"""The way to a Docker daemon over SSH: one connection, through which the remote socket is a local one.
+"""The SSH tunnel to a remote Docker daemon: one `ssh` process that forwards the remote socket to a local one.
 
-Docker's Python library would start an `ssh` for each of its connections. It forks for that, which gRPC in Pulumi's
-programs does not survive, and fails where the other end hangs up first, as after every command in a container.
+Docker's Python library would start one `ssh` for each of its connections. For that it forks, which crashes gRPC in
+Pulumi programs. It also fails if the remote end closes the connection first, as after every command in a container.
 """
 
 import atexit
@@ -27,15 +27,16 @@ _one_at_a_time = threading.Lock()
 def through(host: str) -> str:
     """Return the local address of the daemon at `host`, `ssh://[user@]name[:port][/path/to/its.sock]`.
 
-    One that has ended meanwhile is opened again, at the same address. Everything else is `ssh`'s own: keys, agent, jump
-    hosts, known hosts. Raises `DockerException` with its words where it does not get there without a question.
+    Opens the tunnel, or reopens it at the same address if it has ended. The configuration of `ssh` applies: keys,
+    agent, jump hosts, known hosts. Raises `DockerException` with the message of `ssh` if it cannot connect without
+    asking the user.
     """
     with _one_at_a_time:
         return _to(host).opened()
 
 
 def destination(host: str) -> list[str]:
-    """Return what `ssh` is told of `host`: the port, if it has one, and the name, with the user."""
+    """Return the arguments of `ssh` for `host`: the port, if there is one, and the name with the user."""
     url = urlsplit(host)
     name = str(url.hostname)
     return [*(["-p", str(url.port)] if url.port else []), f"{url.username}@{name}" if url.username else name]
@@ -47,7 +48,7 @@ def _to(host: str) -> "_Tunnel":
 
 
 class _Tunnel:
-    """The connection to one host, which is opened when it is first needed, and ends with this process."""
+    """The tunnel to one host. It is opened when first needed, and ends with this process."""
 
     def __init__(self, host: str) -> None:
         path = unquote(urlsplit(host).path)
@@ -59,7 +60,7 @@ class _Tunnel:
             *(option for value in OPTIONS for option in ("-o", value)),
             *("-L", f"{self.local}:{remote}"),
             *destination(host),
-            # Ends with its input, and that with this process, however it ends.
+            # `cat` ends when its input closes, which it does when this process ends for any reason.
             "cat",
         ]
         self.running: subprocess.Popen[bytes] | None = None
@@ -72,14 +73,14 @@ class _Tunnel:
 
     def _open(self) -> None:
         self._end()
-        # What one that was killed leaves behind looks like an open one, and is in the way of the next.
+        # A killed `ssh` leaves its socket file behind, which looks open and blocks the next tunnel.
         self.local.unlink(missing_ok=True)
-        self.running = subprocess.Popen(  # noqa: S603 - no shell, and the host is the operator's own setting
+        self.running = subprocess.Popen(  # noqa: S603 - no shell, and the host is a setting of the operator
             self.command,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            # Ctrl-C is for us, who still have things to wind up over there.
+            # Ctrl-C must not end `ssh`: this process still needs it to clean up on the remote host.
             start_new_session=True,
         )
         deadline = time.monotonic() + CONNECT_SECONDS
@@ -91,7 +92,7 @@ class _Tunnel:
             time.sleep(0.02)
 
     def _listens(self) -> bool:
-        # The file is there a moment earlier.
+        # The socket file exists a moment before `ssh` listens on it.
         with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
             probe.connect(str(self.local))
             return True

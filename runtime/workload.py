@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a container may use at most."""
+    """The resource limits of a container."""
 
     memory_mb: int
     cpus: float
@@ -24,7 +24,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class HealthCheck:
-    """A command that succeeds in the container when the service does what its clients need."""
+    """A command in the container that succeeds when the service answers as its clients need it to."""
 
     command: Sequence[str]
     interval_s: int = 10
@@ -32,12 +32,12 @@ class HealthCheck:
     retries: int = 3
     start_period_s: int = 60
     ready_within_s: int = 120
-    """How long `up` waits for the first success. Longer where a crash recovery may come first."""
+    """How long `up` waits for the first success. Longer for a service that may recover from a crash first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Publish:
-    """A port of the host."""
+    """A host port."""
 
     port: int
     target: int
@@ -46,42 +46,42 @@ class Publish:
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """Where a service tells Prometheus how it is."""
+    """The metrics endpoint of a service."""
 
     port: int
     path: str = "/metrics"
 
 
 SECRETS = "/run/secrets"
-"""Where a consumer finds its secrets."""
+"""Folder of the secret files in a container."""
 CONFIG = "/run/config"
-"""Where it finds what is no secret: configuration, scripts."""
+"""Folder of the files that are not secret: configuration, scripts."""
 NOBODY = "65534:65534"
-"""User and group of what needs none, and owns nothing in any image."""
+"""User and group of containers that need no particular user. They own no file in any image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """What a consumer reads: secrets, found in `SECRETS`, and configuration, found in `CONFIG`; file name to content.
+    """The files that a container reads, as file name to content: secrets in `SECRETS`, configuration in `CONFIG`.
 
-    They are root's, mode 0444. A service reads them from volumes, see `FileVolumes`; a job from its own
-    root file system, as a user who cannot change them.
+    They belong to root and have mode 0444. A service gets them in two volumes, see `FileVolumes`. A job gets them in
+    its own root file system, and runs as a user who cannot change them.
     """
 
     secrets: Mapping[str, pulumi.Input[str]] = field(default_factory=dict)
     config: Mapping[str, str] = field(default_factory=dict)
     after: Sequence[pulumi.Input[pulumi.Resource]] = ()
-    """Of a service: what must be proved while the one before it still runs. New files end that."""
+    """Of a service: what must be ready before the files change. A change of the files stops the running service."""
 
     @property
     def folders(self) -> dict[str, Mapping[str, pulumi.Input[str]]]:
-        """The two that there are, or one: path to contents."""
+        """The folders with files: path to files."""
         given: dict[str, Mapping[str, pulumi.Input[str]]] = {SECRETS: self.secrets, CONFIG: self.config}
         return {path: contents for path, contents in given.items() if contents}
 
     @property
     def uploads(self) -> list[docker.ContainerUploadArgsDict]:
-        """All of them, as the provider takes them."""
+        """All files, in the form of the provider's `uploads`."""
         return [
             {"file": f"{path}/{file}", "content": content, "permissions": "0444"}
             for path, contents in self.folders.items()
@@ -90,13 +90,16 @@ class Files:
 
     @property
     def labels(self) -> list[docker.ContainerLabelArgsDict]:
-        """One secret among the files hides all of them in every plan. These tell which of the others changed."""
+        """Labels with a hash of each file that is not secret.
+
+        A plan hides all files if one of them is secret. The labels show which of the others changed.
+        """
         return [label(f"{names.CONFIG_LABEL}/{file}", short_digest(text)) for file, text in sorted(self.config.items())]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What a container needs. Everything else is the same for all."""
+    """The properties of a container that differ between containers."""
 
     image: pulumi.Input[str]
     limits: Limits
@@ -104,14 +107,15 @@ class Workload:
     entrypoint: Sequence[str] | None = None
     command: Sequence[str] | None = None
     env: Mapping[str, pulumi.Input[str]] = field(default_factory=dict)
-    """Never a secret: those are files."""
+    """Never contains a secret: secrets are files."""
     files: Files = field(default_factory=Files)
     data: Mapping[str, pulumi.Input[str]] = field(default_factory=dict)
-    """Path to volume name."""
+    """Data volumes: path to volume name."""
     tmpfs: Mapping[str, str] = field(default_factory=dict)
-    """Path to mount options. Counts as memory of the container."""
+    """Path to mount options. The content counts as memory of the container."""
     user: str | None = None
     labels: Mapping[str, pulumi.Input[str]] = field(default_factory=dict)
     shm_mb: int | None = None
     prepares: str | None = None
-    """Physical name of the volume in which it makes something when it starts, and does so again where that is lost."""
+    """Docker name of a volume in which the container creates something when it starts. It runs again if the volume is
+    lost."""

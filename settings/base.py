@@ -1,4 +1,4 @@
-"""What every section of settings has in common, and the types that its fields share."""
+"""The base class of all sections of settings, and the types that their fields share."""
 
 import ipaddress
 import re
@@ -9,11 +9,11 @@ from pydantic.alias_generators import to_camel
 
 NO_DIGEST = "none"
 MINIMUM_PREFIX, MAXIMUM_PREFIX = 8, 28
-"""Of a network's addresses. The smallest has room for 13 containers."""
+"""Prefix lengths of a subnet. The smallest subnet has room for 13 containers."""
 
 
 class Settings(BaseModel):
-    """A section of the stack file: immutable, camelCase in YAML, and refusing every key that it does not know."""
+    """A section of the stack file. It is immutable, uses camelCase in YAML, and refuses unknown keys."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=False, validate_default=True
@@ -21,7 +21,7 @@ class Settings(BaseModel):
 
 
 def in_words(pattern: str, words: str) -> AfterValidator:
-    """Return a validator that refuses what does not match `pattern`, and says so in `words` instead."""
+    """Return a validator that refuses a value that does not match `pattern`, with `words` as the message."""
 
     def check(value: str) -> str:
         if re.fullmatch(pattern, value) is None:
@@ -33,13 +33,13 @@ def in_words(pattern: str, words: str) -> AfterValidator:
 
 Port = Annotated[int, Field(ge=1024, le=65535)]
 PublicPort = Annotated[int, Field(ge=1, le=65535)]
-"""One that others are to find, so it may be 443."""
+"""A host port for clients from outside, so a privileged port such as 443 is permitted."""
 
 
 def _not_a_multiple_of_ten(value: float) -> float:
     if value % 10 == 0:
         raise ValueError(
-            f"must not be a multiple of ten: Docker's provider misreads it in every plan; use {value - 0.1}"
+            f"must not be a multiple of ten: the Docker provider misreads it in every plan; use {value - 0.1}"
         )
     return value
 
@@ -81,7 +81,7 @@ Middleware = Annotated[
         "must be <name>@<provider> as Traefik's dashboard shows it, such as authelia@docker",
     ),
 ]
-Email = Annotated[str, in_words(r"[^@\s]+@[^@\s]+\.[^@\s]+", "must be an address for mail such as you@example.com")]
+Email = Annotated[str, in_words(r"[^@\s]+@[^@\s]+\.[^@\s]+", "must be an e-mail address such as you@example.com")]
 HttpUrl = Annotated[
     str, in_words(r"https?://[^\s/]+(/\S*)?", "must be a URL such as http://authelia:9091/api/authz/forward-auth")
 ]
@@ -93,7 +93,7 @@ BackupTarget = Annotated[
     in_words(
         r"volume|(?!/(bin|boot|dev|etc|lib|lib64|proc|root|run|sbin|sys|usr|var/run|var/lib/docker)(/|$))/[^\s:]*[^\s:/]"
         r"|s3:https?://[^\s/]+/\S+",
-        "must be volume, a folder of the Docker host such as /srv/backup (none of the system's), or "
+        "must be volume, a folder on the Docker host such as /srv/backup (not a system folder), or "
         "s3:https://s3.example.com/bucket/path",
     ),
 ]
@@ -115,7 +115,7 @@ Subnet = Annotated[str, AfterValidator(_subnet)]
 
 
 def _cron(value: str) -> str:
-    # Not at the top: a preview should not wait for it where nobody sets a schedule.
+    # Imported here, so that a preview loads croniter only if a schedule is set.
     from croniter import croniter  # noqa: PLC0415
 
     if len(value.split()) != 5 or not croniter.is_valid(value):  # noqa: PLR2004
@@ -135,7 +135,7 @@ ImageName = Annotated[
     str,
     in_words(
         r"[^\s@]+:(?!latest$)[A-Za-z0-9_][A-Za-z0-9_.-]*",
-        "must be <image>:<tag> with a tag other than latest; its digest has a key of its own",
+        "must be <image>:<tag> with a tag other than latest; set the digest under the key digest",
     ),
 ]
 Digest = Annotated[

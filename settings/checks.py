@@ -24,21 +24,23 @@ from settings.stack import StackConfig, major
 from settings.traefik import BUNDLED_ONLY, EXISTING_ONLY, SINGLE_SIGN_ON, Authentication
 
 SPARE_CONNECTIONS = 25
-"""For the migration, a person with psql, a backup, an exporter, and Postgres' own reserve of three."""
+"""Connections beside those of the workers: migration, psql, backup, exporter, and Postgres' own reserve of three."""
 SEAWEEDFS_MB = 1024
-"""Measured: three slow downloads and an upload of 600 MB each take 705 MB; with 512 it was killed."""
+"""Minimum memory of SeaweedFS. Measured: three slow downloads and an upload of 600 MB each take 705 MB; with a limit
+of 512 MB the kernel killed it."""
 OLDEST_POSTGRES = 18
-"""The official image moved its data with this version, and the built-in collation is older by one."""
+"""Oldest supported major version: with it the official image moved its data directory. (The built-in collation exists
+since the version before.)"""
 AUTHENTICATES_NOBODY = re.compile(
     r"(^|[-_])(no|non|without|skip|bypass|disabled?|off|anonymous)[-_]?(auth|login|sso|oidc|$)|unauth"
     r"|(auth|login|sso|oidc)[-_]?(off|bypass|disabled|none)",
     re.IGNORECASE,
 )
-"""A middleware that authenticates nobody, by its name. policy/rules.py has the same."""
+"""Matches the names of middlewares that do not authenticate. policy/rules.py has the same pattern."""
 
 
 def contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
-    """Yield what is wrong between sections: which sections were read, and the words."""
+    """Yield the problems across settings: the sections involved, and the message."""
     server = config.server
     needed = BASE_MB + WORKER_MB * server.workers + (JOBS_MB if server.jobs else 0)
     if server.memory_mb < needed:
@@ -49,7 +51,7 @@ def contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
             f"got {server.memory_mb}; raise it, or lower mlflow:server.workers",
         )
     by_mlflow = config.route.by_mlflow
-    # The users are read through a pool of their own.
+    # MLflow's own users have a second connection pool.
     pools = 2 if by_mlflow else 1
     connections = pools * (POOL_SIZE + MAX_OVERFLOW) * server.workers + SPARE_CONNECTIONS
     if config.postgres.max_connections < connections:
@@ -68,14 +70,14 @@ def contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
     if postgres != packages.ref("postgres") and ((major(postgres) or 0) < OLDEST_POSTGRES or "alpine" in tag):
         yield (
             {"images"},
-            "mlflow:images.postgres.ref: must be the Debian variant with a tag that begins with a major version of at "
+            "mlflow:images.postgres.ref: must be a Debian variant whose tag begins with a major version of at "
             f"least {OLDEST_POSTGRES}, such as postgres:18.6, got {postgres!r}",
         )
     if server.bind_address == "0.0.0.0" and config.hostname is None:  # noqa: S104
         yield (
             {"server", "hostname"},
-            "mlflow:hostname: is required when mlflow:server.bindAddress is 0.0.0.0: the server answers to the names "
-            "that it knows only",
+            "mlflow:hostname: is required when mlflow:server.bindAddress is 0.0.0.0: the server rejects requests for "
+            "any other host name",
         )
     yield from _subnet_contradictions(config)
     yield from _without_a_use(config)
@@ -83,8 +85,8 @@ def contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
     if config.backup.enabled and config.images.backup is None and ("bookworm" in tag or "bullseye" in tag):
         yield (
             {"images", "backup"},
-            "mlflow:images.postgres.ref: must be of Debian 13, such as postgres:18.6, where the backup's image is "
-            f"built on it: the restic of Debian's earlier releases cannot do what a backup needs, got {postgres!r}",
+            "mlflow:images.postgres.ref: must be based on Debian 13, such as postgres:18.6: the backup image is built "
+            f"on it, and the restic of earlier Debian releases lacks functions that a backup needs, got {postgres!r}",
         )
     if config.backup.where == "s3" and not config.backup.access_key_id:
         yield (
@@ -101,7 +103,7 @@ def _subnet_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]
     for service in sorted(subnets.keys() - config.networks):
         yield (
             {"networks"},
-            f"mlflow:networks.subnets.{service}: has no use: with these settings the stack has no network {service}; "
+            f"mlflow:networks.subnets.{service}: is ignored: with these settings the stack has no network {service}; "
             "remove it",
         )
     for (one, subnet), (other, another) in itertools.combinations(sorted(subnets.items()), 2):
@@ -110,16 +112,16 @@ def _subnet_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]
 
 
 def _without_a_use(config: StackConfig) -> Iterator[tuple[set[str], str]]:
-    """Yield what was typed and does nothing: somebody believes that it does."""
+    """Yield the settings that have no effect. They are refused, so that nobody relies on them."""
     server, backup, monitoring = config.server, config.backup, config.monitoring
-    # Whether, the sections that were read, the first of them the setting's own, that section, its keys, and why.
+    # Condition, the sections involved (the setting's own first), that section's values, its keys, and the reason.
     rules: list[tuple[bool, tuple[str, ...], Settings, Collection[str], str]] = [
         (
             config.route.published_port is None,
             ("server", "traefik"),
             server,
             ("bind_address",),
-            "the server is published on no port; set mlflow:server.port, or remove it",
+            "the server has no host port; set mlflow:server.port, or remove it",
         ),
         (
             not config.route.by_mlflow,
@@ -133,7 +135,7 @@ def _without_a_use(config: StackConfig) -> Iterator[tuple[set[str], str]]:
             ("backup",),
             backup,
             ("keep_daily", "keep_weekly", "keep_monthly"),
-            "mlflow:backup.deletes is false: nothing is given up; remove it",
+            "mlflow:backup.deletes is false: no backup is deleted; remove it",
         ),
         (
             monitoring.mode != "bundled",
@@ -146,7 +148,7 @@ def _without_a_use(config: StackConfig) -> Iterator[tuple[set[str], str]]:
     for idle, sections, section, names, why in rules:
         for name in names if idle else ():
             if name in section.model_fields_set and getattr(section, name):
-                yield set(sections), f"mlflow:{sections[0]}.{to_camel(name)}: has no use while {why}"
+                yield set(sections), f"mlflow:{sections[0]}.{to_camel(name)}: is ignored while {why}"
 
 
 def _route_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
@@ -154,44 +156,45 @@ def _route_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]
     if traefik.mode != "off" and config.hostname is None:
         yield (
             {"traefik", "hostname"},
-            f"mlflow:hostname: is required when mlflow:traefik.mode is {traefik.mode}; in the "
-            "stack's file: mlflow:hostname: mlflow.example.com",
+            f"mlflow:hostname: is required when mlflow:traefik.mode is {traefik.mode}; add to the "
+            "stack file: mlflow:hostname: mlflow.example.com",
         )
     if traefik.cert_resolver and not traefik.tls:
         yield (
             {"traefik"},
-            f"mlflow:traefik.certResolver: {traefik.cert_resolver!r} has no use while mlflow:traefik.tls is false; "
+            f"mlflow:traefik.certResolver: {traefik.cert_resolver!r} is ignored while mlflow:traefik.tls is false; "
             "set tls to true, or remove certResolver",
         )
     if config.route.by_single_sign_on and not traefik.tls:
         yield (
             {"traefik", "authentication"},
-            "mlflow:traefik.tls: false does not go with mlflow:authentication "
+            "mlflow:traefik.tls: must be true for mlflow:authentication "
             f"{config.authentication}: a login page and its cookies need TLS",
         )
     if traefik.certificate == "acme" and not traefik.acme_email:
         yield (
             {"traefik"},
-            "mlflow:traefik.acmeEmail: is required for mlflow:traefik.certificate acme: whom the authority writes to",
+            "mlflow:traefik.acmeEmail: is required for mlflow:traefik.certificate acme: the certificate authority "
+            "sends its messages there",
         )
     others = {"existing": BUNDLED_ONLY, "bundled": EXISTING_ONLY, "off": ()}[traefik.mode]
     for name in others:
         if name in traefik.model_fields_set:
             yield (
                 {"traefik"},
-                f"mlflow:traefik.{to_camel(name)}: has no use while mlflow:traefik.mode is {traefik.mode}; remove it",
+                f"mlflow:traefik.{to_camel(name)}: is ignored while mlflow:traefik.mode is {traefik.mode}; remove it",
             )
 
 
 def _authentication_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
-    """Yield what would leave a way in open that somebody believes closed, or nobody in."""
+    """Yield the problems that would leave an endpoint without authentication, or reject everybody."""
     traefik, server, chosen = config.traefik, config.server, config.authentication
     key = "mlflow:authentication"
     if traefik.mode == "off":
         if chosen not in (None, "anonymous", "mlflow"):
             yield (
                 {"authentication", "traefik"},
-                f"{key}: {chosen} is asked for by Traefik, and mlflow:traefik.mode is off; use mlflow or anonymous",
+                f"{key}: {chosen} needs Traefik, and mlflow:traefik.mode is off; use mlflow or anonymous",
             )
         return
     if chosen is None:
@@ -204,7 +207,7 @@ def _authentication_contradictions(config: StackConfig) -> Iterator[tuple[set[st
         yield (
             {"authentication", "traefik"},
             f"mlflow:traefik.singleSignOn: must be one of mlflow:traefik.middlewares for {key} {chosen}: the one that "
-            f"asks who somebody is, such as authelia@docker; got {traefik.single_sign_on!r}",
+            f"authenticates, such as authelia@docker; got {traefik.single_sign_on!r}",
         )
     elif (
         chosen in SINGLE_SIGN_ON
@@ -213,39 +216,38 @@ def _authentication_contradictions(config: StackConfig) -> Iterator[tuple[set[st
     ):
         yield (
             {"authentication", "traefik"},
-            f"mlflow:traefik.singleSignOn: {traefik.single_sign_on} authenticates nobody, by its name; name the one "
-            "that does, such as authelia@docker",
+            f"mlflow:traefik.singleSignOn: the name {traefik.single_sign_on} says that it does not authenticate; set "
+            "the middleware that does, such as authelia@docker",
         )
     elif chosen in SINGLE_SIGN_ON and traefik.mode == "bundled" and not traefik.forward_auth:
         yield (
             {"authentication", "traefik"},
-            f"mlflow:traefik.forwardAuth: is required for {key} {chosen}: whom to ask, such as "
+            f"mlflow:traefik.forwardAuth: is required for {key} {chosen}: the URL of your identity provider, such as "
             "http://authelia:9091/api/authz/forward-auth",
         )
     elif chosen not in SINGLE_SIGN_ON and (unused := traefik.single_sign_on or traefik.forward_auth):
         name = "singleSignOn" if traefik.single_sign_on else "forwardAuth"
         yield (
             {"authentication", "traefik"},
-            f"mlflow:traefik.{name}: {unused!r} has no use while {key} is {chosen}; remove it, or choose singleSignOn",
+            f"mlflow:traefik.{name}: {unused!r} is ignored while {key} is {chosen}; remove it, or choose singleSignOn",
         )
     if traefik.mode == "bundled" and chosen == "anonymous" and "bind_address" not in traefik.model_fields_set:
         yield (
             {"authentication", "traefik"},
-            f"{key}: anonymous would let everybody who reaches this host read, change and delete everything; choose "
-            "password, or say on which address: mlflow:traefik.bindAddress: 127.0.0.1, or one of a network that is "
-            "yours alone",
+            f"{key}: anonymous would allow everybody who reaches this host to read, change and delete everything; "
+            "choose password, or set mlflow:traefik.bindAddress to 127.0.0.1 or to an address in a private network",
         )
     past_traefik = server.port and server.bind_address != "127.0.0.1"
     if past_traefik and chosen not in ("anonymous", "mlflow"):
         yield (
             {"authentication", "traefik", "server"},
-            f"mlflow:server.port: would publish the server on {server.bind_address}, where nobody is asked who he is; "
+            f"mlflow:server.port: would publish the server on {server.bind_address} without authentication; "
             "remove it, or mlflow:server.bindAddress",
         )
 
 
 def missing_secrets(config: StackConfig, given: Collection[str]) -> Iterator[tuple[str, str, str]]:
-    """Yield which secrets are wanted that nobody can generate, and are not in the stack's file: section, key, words."""
+    """Yield the required secrets that are missing and cannot be generated: section, key, message."""
     certificate = config.traefik.certificate if config.traefik.mode == "bundled" else ""
     by_section: dict[tuple[str, str], Collection[str]] = {
         ("traefik", f"mlflow:traefik.certificate {certificate}"): {
@@ -265,7 +267,7 @@ def _object_store_contradictions(store: ObjectStoreSettings) -> Iterator[tuple[s
     if store.copy_from == store.kind:
         yield (
             {"objectStore"},
-            f"mlflow:objectStore.copyFrom: must be another store than mlflow:objectStore.kind, got {store.kind!r}",
+            f"mlflow:objectStore.copyFrom: must differ from mlflow:objectStore.kind, got {store.kind!r}",
         )
     if "seaweedfs" in store.kinds and store.memory_mb < SEAWEEDFS_MB:
         yield (
@@ -286,8 +288,8 @@ def _monitoring_contradictions(config: StackConfig) -> Iterator[tuple[set[str], 
     ):
         yield (
             {"monitoring", "images"},
-            "mlflow:monitoring.grafanaPort: there is no package of Grafana; set mlflow:images.grafana.ref, or remove "
-            "it and import assets/monitoring/dashboards/ into another Grafana",
+            "mlflow:monitoring.grafanaPort: Grafana has no packages image; set mlflow:images.grafana.ref, or remove "
+            "grafanaPort and import assets/monitoring/dashboards/ into another Grafana",
         )
 
 
@@ -297,15 +299,16 @@ def _image_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]
         if "minio" in config.object_store.kinds and images.minio.ref == DEFAULTS["minio"]["ref"]:
             yield (
                 {"images", "objectStore"},
-                "mlflow:images.source: there is no package of MinIO; set mlflow:objectStore.kind to seaweedfs",
+                "mlflow:images.source: MinIO has no packages image; set mlflow:objectStore.kind to seaweedfs",
             )
     elif images.debian_sources:
-        yield {"images"}, "mlflow:images.debianSources: has no use while mlflow:images.source is registry; remove it"
+        yield {"images"}, "mlflow:images.debianSources: is ignored while mlflow:images.source is registry; remove it"
     pinned = [image.ref for image in config.pulled_images if image.digest != NO_DIGEST]
     if config.images.archive and pinned:
         yield (
             {"images", "objectStore"},
-            f"mlflow:images.archive: an image that was loaded has no digest; set digest: none for {', '.join(pinned)}",
+            "mlflow:images.archive: an image loaded from a file has no digest; set digest: none for "
+            f"{', '.join(pinned)}",
         )
 
 

@@ -15,16 +15,16 @@ SUSPICIOUS = re.compile("passw|secret|token|key|credential", re.IGNORECASE)
 
 
 class InvalidSettingsError(ValueError):
-    """Settings that cannot be deployed, with a line for each reason."""
+    """The settings cannot be deployed. `problems` has one line for each reason."""
 
     def __init__(self, problems: list[str]) -> None:
-        """Keep the lines, each `mlflow:path.to.key: what is wrong`."""
+        """Store `problems`, each a line `mlflow:path.to.key: reason`."""
         super().__init__("the settings of this stack are not valid\n" + "\n".join(f"  {line}" for line in problems))
         self.problems = problems
 
 
 def in_words(error: ErrorDetails, hidden: list[str]) -> str:
-    """Say what is wrong with one value: its path, the rule, the value unless it may be a secret."""
+    """Return the message for one invalid value: its path, the rule, and the value unless it may be a secret."""
     path = [str(part) for part in error["loc"]]
     context: dict[str, Any] = error.get("ctx", {})
     where = f"{NAMESPACE}:" + ".".join(path)
@@ -44,7 +44,7 @@ def in_words(error: ErrorDetails, hidden: list[str]) -> str:
 
 
 def _type_rule(kind: str) -> str:
-    """Return the words for a value of another type."""
+    """Return the rule for a value of the wrong type."""
     for prefix, words in (
         ("int", "must be a whole number"),
         ("float", "must be a number"),
@@ -60,7 +60,7 @@ def _type_rule(kind: str) -> str:
 
 
 def _nearest(path: list[str]) -> str:
-    """Return a hint for an unknown key: where it would be one, else the nearest known one, else all of them."""
+    """Return a hint for an unknown key: a section that has this key, or the most similar key, or all known keys."""
     model: Any = StackConfig
     for part in path[:-1]:
         model = _sections(model)[part]
@@ -78,7 +78,7 @@ def _nearest(path: list[str]) -> str:
 
 
 def _sections(model: Any) -> dict[str, Any]:  # noqa: ANN401 - a class of pydantic's
-    """Return the models that are the values of some of its keys. One that may be left out is a union with None."""
+    """Return the sections of `model` by key. The type of an optional section is a union with None."""
     kinds = {
         str(field.alias): next(
             (kind for kind in get_args(field.annotation) if hasattr(kind, "model_fields")), field.annotation

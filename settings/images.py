@@ -12,24 +12,24 @@ from settings import names, packages
 from settings.base import NO_DIGEST, AptSource, Digest, ImageName, Settings
 
 CONTEXT = "mlflow"
-"""The folder from which the MLflow image is built."""
+"""Build context of the MLflow image."""
 BACKUP_CONTEXT = "assets/backup/image"
-"""The one of the backup's image, which is built on the database's."""
+"""Build context of the backup image, which is built on the Postgres image."""
 
 
 class Image(Settings):
-    """A container image: where it is, and exactly which one it is."""
+    """A container image: its name, and the digest that identifies it."""
 
-    ref: ImageName = Field(description="Registry, repository and tag. Point it at a mirror where there is one.")
+    ref: ImageName = Field(description="Registry, repository and tag. Can name a mirror.")
     digest: Digest = Field(
         default=NO_DIGEST,
-        description="The manifest digest, looked up by `make pin`. With `none` the tag decides, and an image of this"
-        " name that is already on the host is used as it is: a local build, or one that was loaded from a file.",
+        description="The manifest digest; `make pin` looks it up. With `none`, the tag decides, and an image with this"
+        " name that is already on the host is used: a local build, or an image that was loaded from a file.",
     )
 
     @property
     def name(self) -> str:
-        """What Docker is asked for: with the digest, if there is one."""
+        """The name for Docker: the reference, with the digest if there is one."""
         return self.ref if self.digest == NO_DIGEST else f"{self.ref}@{self.digest}"
 
 
@@ -56,62 +56,72 @@ DEFAULTS = {
 
 
 def _completed(default: dict[str, str], typed: dict[str, Any]) -> dict[str, Any]:
-    """Fill in what was not typed. The digest of another tag is another image's, so it does not come along."""
+    """Return `typed`, completed with the default. The default's digest is used only for the same tag."""
     ref = typed.get("ref", default.get("ref"))
     same_tag = str(ref).rpartition(":")[2] == default.get("ref", "").rpartition(":")[2]
     return {**(default if same_tag else {}), **typed}
 
 
 class ImagesSettings(Settings):
-    """What an operator may set under `mlflow:images`.
+    """The settings under `mlflow:images`.
 
-    A mirror of the default needs its `ref` only and keeps the digest; another tag has no digest until one is given.
+    For a mirror of a default image, `ref` is enough: the digest stays. For another tag, there is no digest until one is
+    set.
     """
 
     source: Literal["registry", "packages"] = Field(
         default="registry",
-        description="Where images come from whose `ref` is not set. With `packages`, `make up` builds them from "
-        "Debian's and Python's packages; there is none of MinIO. See docs/operations/without-a-registry.md.",
+        description="The source of the images whose `ref` is not set. With `packages`, `make up` builds packages "
+        "images, from Debian's and Python's packages; there is none for MinIO and Grafana. See "
+        "docs/operations/without-a-registry.md.",
     )
     debian_sources: tuple[AptSource, ...] = Field(
         default=(),
-        description="For `source: packages`: where Debian 13 is, as lines of apt's sources.list. Without them, the "
-        "mirror that this host uses.",
+        description="The Debian 13 mirrors for packages images, as lines of apt's sources.list. Default: the "
+        "mirror that this host uses. Only with `source: packages`.",
     )
     postgres: Image = Field(default=Image(**DEFAULTS["postgres"]), description="The database.")
     minio: Image = Field(default=Image(**DEFAULTS["minio"]), description="The object store `minio`.")
     minio_client: Image = Field(
         default=Image(**DEFAULTS["minioClient"]),
-        description="The job that makes MinIO's bucket and identities.",
+        description="The job that creates MinIO's bucket and identities.",
     )
     seaweedfs: Image = Field(default=Image(**DEFAULTS["seaweedfs"]), description="The object store `seaweedfs`.")
-    traefik: Image = Field(default=Image(**DEFAULTS["traefik"]), description="The proxy, with `traefik.mode: bundled`.")
-    python: Image = Field(default=Image(**DEFAULTS["python"]), description="What the MLflow image is built on.")
-    prometheus: Image = Field(default=Image(**DEFAULTS["prometheus"]), description="With `monitoring.mode: bundled`.")
-    alertmanager: Image = Field(default=Image(**DEFAULTS["alertmanager"]), description="The same.")
-    postgres_exporter: Image = Field(
-        default=Image(**DEFAULTS["postgresExporter"]), description="With `monitoring.mode` other than off."
+    traefik: Image = Field(default=Image(**DEFAULTS["traefik"]), description="Used with `traefik.mode: bundled`.")
+    python: Image = Field(default=Image(**DEFAULTS["python"]), description="Base image of the MLflow image.")
+    prometheus: Image = Field(
+        default=Image(**DEFAULTS["prometheus"]), description="Used with `monitoring.mode: bundled`."
     )
-    blackbox_exporter: Image = Field(default=Image(**DEFAULTS["blackboxExporter"]), description="The same.")
-    grafana: Image = Field(default=Image(**DEFAULTS["grafana"]), description="With `monitoring.grafanaPort`.")
+    alertmanager: Image = Field(
+        default=Image(**DEFAULTS["alertmanager"]), description="Used with `monitoring.mode: bundled`."
+    )
+    postgres_exporter: Image = Field(
+        default=Image(**DEFAULTS["postgresExporter"]),
+        description="Used with `monitoring.mode: exporters` and `bundled`.",
+    )
+    blackbox_exporter: Image = Field(
+        default=Image(**DEFAULTS["blackboxExporter"]),
+        description="Used with `monitoring.mode: exporters` and `bundled`.",
+    )
+    grafana: Image = Field(default=Image(**DEFAULTS["grafana"]), description="Used with `monitoring.grafanaPort`.")
     mlflow: Image | None = Field(
         default=None,
-        description="An MLflow image that was built before, from the same `mlflow/`: by CI, or on another machine. "
-        "Without it, it is built here.",
+        description="An MLflow image that was built before from the same `mlflow/`, by CI or on another machine. "
+        "Without it, the image is built here.",
     )
     backup: Image | None = Field(
         default=None,
-        description="An image for the backup that was built before. Without it, it is built here, on `postgres`.",
+        description="A backup image that was built before. Without it, the image is built here, on `postgres`.",
     )
     archive: str | None = Field(
         default=None,
-        description="A folder with images that were written by `docker save`. Where one is missing, `make up` loads "
+        description="A folder with image files from `docker save`. If an image is missing on the host, `make up` loads "
         "them; see docs/operations/without-a-registry.md.",
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _keep_what_is_not_named(cls, values: Any) -> Any:  # noqa: ANN401 - pydantic hands over whatever was typed
+    def _keep_what_is_not_named(cls, values: Any) -> Any:  # noqa: ANN401 - pydantic passes the unvalidated value
         if not isinstance(values, dict):
             return values
         defaults: dict[str, dict[str, str]] = DEFAULTS
@@ -125,7 +135,7 @@ class ImagesSettings(Settings):
         }
 
     def deployed(self, parts: Collection[str]) -> dict[str, Image]:
-        """Return every image that runs as it is, in a stack of these parts (see `StackConfig.parts`)."""
+        """Return the images that run without a build, for the services in `parts` (see `StackConfig.parts`)."""
         by_part: dict[str, dict[str, Image | None]] = {
             "minio": {"minio": self.minio, "minio-client": self.minio_client},
             "seaweedfs": {"seaweedfs": self.seaweedfs},
@@ -143,7 +153,7 @@ class ImagesSettings(Settings):
         return {key: image for key, image in wanted.items() if image}
 
     def built(self, parts: Collection[str]) -> dict[str, "Built"]:
-        """Return every image that is built by the program, for a stack of these parts."""
+        """Return the images that the program builds, for the services in `parts`."""
         images = {}
         if self.mlflow is None:
             arguments = {"BASE_IMAGE": self.python.name, "BUILD_IMAGE": self.builder.name}
@@ -153,45 +163,45 @@ class ImagesSettings(Settings):
         return images
 
     def pulled(self, parts: Collection[str]) -> list[Image]:
-        """Return every image that must be on the host before anything is deployed."""
+        """Return the images that must be on the host before the deployment starts."""
         built_on = [] if self.mlflow else [self.python, self.builder]
         return list(dict.fromkeys([*self.deployed(parts).values(), *built_on]))
 
     @property
     def builder(self) -> Image:
-        """What MLflow is installed on, before it is copied onto `python`."""
+        """The image on which MLflow is installed before it is copied into the image built on `python`."""
         own = self.python.ref == packages.ref("python")
         return Image(ref=packages.ref(packages.BUILDER)) if own else self.python
 
 
 @dataclass(frozen=True)
 class Built:
-    """An image that is built by the program."""
+    """An image that the program builds."""
 
     service: str
-    """What it is for."""
+    """The service that uses the image."""
     context: str
-    """The folder that it is built from."""
+    """The build context: a folder."""
     arguments: dict[str, str]
-    """Of the build. The first one names what it is built on."""
+    """Build arguments. `BASE_IMAGE` names the base image."""
 
     @property
     def name(self) -> str:
-        """What the image is called.
+        """The name of the image.
 
-        The tag is the content's hash, under a registry that cannot exist: an image that is missing is built again,
-        never pulled from a stranger who owns its name.
+        The tag is the hash of the content. The registry cannot exist, so a missing image is built again and never
+        pulled from a public registry where someone else could own the name.
         """
         return f"{names.LOCAL_REGISTRY}/{names.PROJECT}-{self.service}:{self.content[:12]}"
 
     @property
     def content(self) -> str:
-        """The SHA-256 of all that it is made of."""
+        """The SHA-256 of the build context and the base image."""
         return context_digest(Path(__file__).parent.parent / self.context, self.arguments["BASE_IMAGE"])
 
 
 def context_digest(folder: Path, base: str) -> str:
-    """Return the SHA-256 of what a build reads: names, executable bits and contents, and the image it is built on."""
+    """Return the SHA-256 of what a build reads: file names, executable bits, contents, and the base image's name."""
     digest = hashlib.sha256(base.encode())
     for path in read_by_a_build(folder):
         executable = bool(path.stat().st_mode & 0o100)
@@ -201,13 +211,13 @@ def context_digest(folder: Path, base: str) -> str:
 
 
 def read_by_a_build(folder: Path) -> list[Path]:
-    """Return the files of a build context, by its `.dockerignore`: everything is left out, and some let in again.
+    """Return the files of a build context: those that its `.dockerignore` includes after it has excluded everything.
 
-    Whatever else lies in the folder (an editor's backup, `.DS_Store`) changes no image. Raises `ValueError` where the
-    file is of another kind: Docker's patterns can do more than this reads.
+    Other files in the folder (an editor's backup, `.DS_Store`) do not change the image. Raises `ValueError` if
+    `.dockerignore` has another form: this function supports only a part of Docker's syntax.
     """
     first, *rest = (folder / ".dockerignore").read_text().split()
     if first != "*" or not all(pattern.startswith("!") for pattern in rest):
-        raise ValueError(f"{folder}/.dockerignore must begin with *, and go on with !patterns, one a line")
+        raise ValueError(f"{folder}/.dockerignore: must begin with *, followed by !patterns, one on each line")
     found = {path for pattern in rest for path in folder.glob(pattern.removeprefix("!"))}
     return sorted(path for path in found if path.is_file())

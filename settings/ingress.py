@@ -7,27 +7,27 @@ from settings.traefik import SINGLE_SIGN_ON, Authentication, TraefikSettings
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """How the server is reached, and who may: through Traefik by name, or on a port of the host."""
+    """How clients reach the server, through Traefik or on a host port, and how they authenticate."""
 
     traefik: TraefikSettings
     hostname: str | None
     authentication: Authentication
     server_port: int | None
-    """Of the host, if one was asked for."""
+    """The host port of `mlflow:server.port`, if it is set."""
     server_address: str
-    """Of the host, on which that port is published."""
+    """The address of the host on which the port is published."""
 
     DEFAULT_PORT = 5000
-    """Without Traefik, and without another choice."""
+    """The host port if there is no Traefik and `mlflow:server.port` is not set."""
 
     @property
     def published_port(self) -> int | None:
-        """The port of the host on which the server itself is published, if it is."""
+        """The host port on which the server itself is published, or None."""
         return self.server_port or (self.DEFAULT_PORT if self.traefik.mode == "off" else None)
 
     @property
     def url(self) -> str:
-        """The URL that a browser shows. No trailing slash: it is the browser's Origin, too."""
+        """The URL of the server in a browser. It has no trailing slash: it is also the browser's Origin."""
         if self.traefik.mode == "off":
             loopback = self.server_address == "127.0.0.1"
             host = "127.0.0.1" if loopback else self.hostname or self.server_address
@@ -39,25 +39,25 @@ class Route:
 
     @property
     def endpoints(self) -> list[tuple[str, str]]:
-        """Every address at which the server is reached, and how it authenticates whoever comes by it."""
+        """All endpoints of the server: URL and authentication."""
         found = [] if self.traefik.mode == "off" else [(self.url, str(self.authentication))]
         if self.published_port:
-            # Traefik authenticates at its own address only; MLflow at each.
+            # Traefik authenticates only requests that pass through it; MLflow authenticates all.
             by_mlflow = "mlflow" if self.by_mlflow else "anonymous"
             found.append((f"http://{self.server_address}:{self.published_port}", by_mlflow))
         return found
 
     @property
     def by_single_sign_on(self) -> bool:
-        """Whether somebody else's login page stands before the server."""
+        """Whether an identity provider authenticates, through Traefik."""
         return self.authentication in SINGLE_SIGN_ON
 
     @property
     def by_password(self) -> bool:
-        """Whether Traefik asks for the generated password."""
+        """Whether Traefik authenticates by the generated password."""
         return self.authentication in ("password", "singleSignOnAndPassword")
 
     @property
     def by_mlflow(self) -> bool:
-        """Whether MLflow itself asks who somebody is."""
+        """Whether MLflow itself authenticates."""
         return self.authentication == "mlflow"

@@ -12,79 +12,92 @@ BUNDLED_MONITORING_ONLY = (
     *("mail", "webhook", "dead_mans_switch", "prometheus_port", "alertmanager_port", "grafana_port"),
     *("retention_days", "retention_gb", "memory_mb", "runbooks"),
 )
-"""Settings that `exporters` have no use for."""
+"""Settings that apply to `mode: bundled` only."""
 
 
 class MailSettings(Settings):
-    """What an operator may set under `mlflow:monitoring.mail`."""
+    """The settings under `mlflow:monitoring.mail`."""
 
-    to: Email = Field(description="Who is told of an alert, and of its end.")
-    sender: Email = Field(description="From whom.")
-    server: HostAndPort = Field(description="The mail server, such as smtp.example.com:587. It must speak TLS.")
+    to: Email = Field(description="The e-mail address that gets a mail when an alert fires and when it is resolved.")
+    sender: Email = Field(description="The sender's e-mail address.")
+    server: HostAndPort = Field(
+        description="Host and port of the mail server, such as smtp.example.com:587. It must support TLS."
+    )
     user: str | None = Field(
-        default=None, description="Who logs in there. The password: `pulumi config set --secret smtpPassword`."
+        default=None,
+        description="The user name for the mail server. Set its password with `pulumi config set --secret "
+        "smtpPassword`. Without a user, Alertmanager does not log in.",
     )
 
 
 class MonitoringSettings(Settings):
-    """What an operator may set under `mlflow:monitoring`."""
+    """The settings under `mlflow:monitoring`."""
 
     mode: Literal["off", "exporters", "bundled"] = Field(
         default="off",
-        description="`exporters` for a Prometheus of your own (`make scrape` prints what it needs); `bundled` brings "
-        "Prometheus and Alertmanager.",
+        description="`exporters`: exporters for your existing Prometheus; `make scrape` prints its scrape "
+        "configuration. `bundled`: exporters, Prometheus and Alertmanager. All other settings but `cpus` need "
+        "`bundled`.",
     )
-    mail: MailSettings | None = Field(default=None, description="Alerts by mail.")
+    mail: MailSettings | None = Field(default=None, description="Send notifications by mail.")
     webhook: bool = Field(
         default=False,
-        description="Alerts by Alertmanager's webhook: `pulumi config set --secret alertWebhookUrl`.",
+        description="Send notifications to a webhook, in Alertmanager's format. Set its URL with "
+        "`pulumi config set --secret alertWebhookUrl`.",
     )
     dead_mans_switch: bool = Field(
         default=False,
-        description="Call an address every minute while alerts can be sent, so that somebody else notices when they "
-        "cannot: `pulumi config set --secret deadMansSwitchUrl`.",
+        description="Call a URL every minute while notifications can be sent, so that an external service notices when "
+        "they cannot. Set the URL with `pulumi config set --secret deadMansSwitchUrl`.",
     )
-    retention_days: int = Field(default=30, ge=1, le=3650, description="How long Prometheus keeps what it has seen,")
-    retention_gb: int = Field(default=5, ge=1, le=10_000, description="unless that is more gigabytes than these.")
-    memory_mb: int = Field(default=512, ge=256, le=1_048_576, description="Memory limit of Prometheus.")
-    cpus: Cpus = Field(default=1.0, description="Processors that each of them may use.")
+    retention_days: int = Field(
+        default=30, ge=1, le=3650, description="Days that Prometheus keeps its data, if they fit into `retentionGb`."
+    )
+    retention_gb: int = Field(
+        default=5, ge=1, le=10_000, description="Maximum size of Prometheus' data, in GB. The oldest are deleted first."
+    )
+    memory_mb: int = Field(default=512, ge=256, le=1_048_576, description="Memory limit of Prometheus, in MB.")
+    cpus: Cpus = Field(default=1.0, description="The number of CPUs that each monitoring container may use.")
     prometheus_port: Port | None = Field(
-        default=None, description="Publish Prometheus on this port of the host's loopback address. It asks for nothing."
+        default=None,
+        description="Publish Prometheus on this port of the host's loopback address. It has no authentication.",
     )
     alertmanager_port: Port | None = Field(
-        default=None, description="Publish Alertmanager there, to silence an alert. It asks for nothing."
+        default=None,
+        description="Publish Alertmanager on this port of the host's loopback address, to silence alerts. It has no "
+        "authentication.",
     )
     grafana_port: Port | None = Field(
         default=None,
-        description="Run Grafana, with the dashboards of `assets/monitoring`, and publish it there. The user is admin, "
-        "its password `make password SERVICE=grafana` prints.",
+        description="Run Grafana with the dashboards of `assets/monitoring`, and publish it on this port of the host's "
+        "loopback address. The user is `admin`; `make password SERVICE=grafana` prints the password.",
     )
     runbooks: HttpUrl | None = Field(
         default=None,
         description="The URL of `docs/operations/alerts.md` for those who receive alerts, such as "
-        "`https://git.example.com/ops/mlflow/blob/main/docs/operations/alerts.md`. Without it, an alert names the file.",
+        "`https://git.example.com/ops/mlflow/blob/main/docs/operations/alerts.md`. Without it, alerts name the file.",
     )
 
     @property
     def on(self) -> bool:
-        """Whether anything is watched."""
+        """Whether the stack is monitored."""
         return self.mode != "off"
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What is deployed for it."""
+        """The names of the services that are deployed for monitoring."""
         exporters = ("postgres-exporter", "blackbox-exporter") if self.on else ()
         bundled = ("prometheus", "alertmanager") if self.mode == "bundled" else ()
         return (*exporters, *bundled, *(["grafana"] if bundled and self.grafana_port else []))
 
     @property
     def published(self) -> bool:
-        """Whether somebody wants to look at it from the host."""
+        """Whether a monitoring service has a host port."""
         return bool(self.addresses)
 
     @property
     def addresses(self) -> dict[str, int]:
-        """What somebody can look at, by the port on the host's loopback address."""
+        """The published interfaces: name to port on the host's loopback address."""
         ports = {
             "Prometheus": self.prometheus_port,
             "Alertmanager": self.alertmanager_port,
@@ -94,12 +107,12 @@ class MonitoringSettings(Settings):
 
     @property
     def leaves(self) -> bool:
-        """Whether somebody outside is told."""
+        """Whether Alertmanager sends notifications to receivers outside the stack."""
         return self.mode == "bundled" and bool(self.mail or self.webhook or self.dead_mans_switch)
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Which secrets it needs that nobody can generate."""
+        """Keys of the required secrets that cannot be generated."""
         wanted = {
             MAIL_SECRET: bool(self.mail and self.mail.user),
             WEBHOOK_SECRET: self.webhook,

@@ -1,7 +1,7 @@
-"""Every name that this deployment has on the Docker host, made in one place.
+"""All names of this deployment on the Docker host.
 
-The program and the operations share it: a data volume outlives its state and carries no label, so its name is
-all that anyone can find it by.
+The program and the operations share this module: a data volume outlives the state and has no label, so it can be found
+by its name only.
 """
 
 import hashlib
@@ -12,29 +12,29 @@ from pydantic.alias_generators import to_camel
 
 PROJECT = "mlflow"
 LOCAL_REGISTRY = "localhost"
-"""Of the images that are built here. No registry answers to it: what is missing is built, never a stranger's."""
+"""Registry in the names of local builds. It does not exist, so a missing image is built, and never pulled."""
 ObjectStoreKind = Literal["minio", "seaweedfs"]
 OBJECT_STORES: tuple[ObjectStoreKind, ...] = get_args(ObjectStoreKind)
 COPY = "copy-artifacts"
-"""The job between two of them."""
+"""The job that copies the artifacts from one object store to another."""
 RESTORE = "restore"
-"""The container of a restore, which `make restore` makes and removes."""
+"""The container of a restore. `make restore` creates and removes it."""
 STACK_LABEL = "mlflow.stack"
 SERVICE_LABEL = "mlflow.service"
 ROLE_LABEL = "mlflow.role"
-"""service, job or files: what the container is for."""
+"""The role of a container: service, job or files."""
 AUTHENTICATION_LABEL = "mlflow.authentication"
-"""Of the server and of the stack's own Traefik: the setting of that name. The policy pack reads it."""
+"""On the server and the bundled Traefik: the value of `mlflow:authentication`. The policy reads it."""
 SINGLE_SIGN_ON_LABEL = "mlflow.single-sign-on"
-"""Of the server: the middleware that authenticates, where it is one of an operator's Traefik."""
+"""On the server: the middleware of an existing Traefik that authenticates."""
 FILES_LABEL = "mlflow.files"
-"""Of a volume of files: a hash of their names."""
+"""On a volume of files: a hash of the file names."""
 CONFIG_LABEL = "mlflow.config"
-"""Of a writer of files and of a job, for each file that is no secret: a hash of its content."""
+"""On a container that writes files and on a job: for each file that is not secret, a hash of its content."""
 
 
 def make(verb: str, stack: str) -> str:
-    """Return a verb of this project as a person types it for a stack."""
+    """Return the command that runs a make target for a stack."""
     return f"make {verb} STACK={stack}"
 
 
@@ -54,59 +54,59 @@ def object_store_volume(stack: str, kind: ObjectStoreKind) -> str:
 
 
 def backup_volume(stack: str, folder: str | None = None) -> str:
-    """Return the name of the volume of the backups: `mlflow-dev-backup-repository`; another for each host's folder."""
+    """Return the name of the backup repository's volume: `mlflow-dev-backup-repository`, or one for each `folder`."""
     if folder is None:
         return physical(stack, "backup-repository")
-    # Docker would hand back a volume of the same name, whichever folder it is of.
+    # With a fixed name, Docker would reuse the volume that is bound to another folder.
     return physical(stack, f"backup-folder-{hashlib.sha256(folder.encode()).hexdigest()[:8]}")
 
 
 def certificates_volume(stack: str) -> str:
-    """Return the name of the volume of the bundled Traefik's certificates: `mlflow-prod-traefik-certificates`."""
+    """Return the name of the volume with the bundled Traefik's certificates: `mlflow-prod-traefik-certificates`."""
     return physical(stack, "traefik-certificates")
 
 
 def history_volume(stack: str) -> str:
-    """Return the name of the volume of the bundled Prometheus' history: `mlflow-prod-prometheus-history`."""
+    """Return the name of the volume with the bundled Prometheus' data: `mlflow-prod-prometheus-history`."""
     return physical(stack, "prometheus-history")
 
 
 def is_backup_volume(stack: str, volume: str) -> bool:
-    """Whether `volume` holds the backups of a stack, which outlive it."""
+    """Return whether `volume` holds the backup repository of a stack. It survives_down the stack."""
     return volume == backup_volume(stack) or volume.startswith(physical(stack, "backup-folder-"))
 
 
 def object_store(stack: str, volume: str) -> ObjectStoreKind | None:
-    """Return the kind of object store whose data are in `volume`, or None if it is no such volume of this stack."""
+    """Return the kind of the object store whose data volume is `volume`, or None if this stack has no such volume."""
     return next((kind for kind in OBJECT_STORES if volume == object_store_volume(stack, kind)), None)
 
 
 def postgres_major(stack: str, volume: str) -> int | None:
-    """Return the Postgres major whose data are in `volume`, or None if it is no such volume of this stack."""
+    """Return the Postgres major version whose data volume is `volume`, or None if this stack has no such volume."""
     match = re.fullmatch(re.escape(physical(stack, "postgres-")) + r"(\d+)-data", volume)
     return int(match.group(1)) if match else None
 
 
 def survives_down(stack: str, volume: str) -> bool:
-    """Whether `volume` outlives a stack that is stopped, for `make destroy` to delete."""
+    """Return whether `volume` outlives a `pulumi destroy` of the stack. `make destroy` deletes it."""
     return is_data_volume(stack, volume) or volume in (certificates_volume(stack), history_volume(stack))
 
 
 def is_data_volume(stack: str, volume: str) -> bool:
-    """Whether `volume` holds what nobody can make again."""
+    """Return whether `volume` is a data volume: its content cannot be recreated."""
     return object_store(stack, volume) is not None or postgres_major(stack, volume) is not None
 
 
 GENERATOR = "random:index/randomPassword:RandomPassword"
-"""Type of the resource that makes a value. Its name is the credential's key, see `key_of`."""
+"""Type of the resource that generates a value. `key_of` converts its name into the secret's key."""
 DATA_KEY = "mlflow:components:DataKey"
-"""Type of the resource that keeps a data key in the state. Its name is the same."""
+"""Type of the resource that keeps a data key in the state. It has the same name as the generator."""
 SAVES = "MLFLOW_SECRETS_ARE_SAVED"
-"""Variable of whoever runs the program and saves what it generated once all of it works, as `make up` does."""
+"""Environment variable: the caller saves the generated secrets after the deployment, as `make up` does."""
 
 
 def key_of(generator: str) -> str:
-    """Return the key of what a resource has generated: `postgres-password` has made the `postgresPassword`."""
+    """Return the key of the secret of a generator: `postgresPassword` for `postgres-password`."""
     return to_camel(generator.replace("-", "_"))
 
 

@@ -7,29 +7,34 @@ from settings.names import ObjectStoreKind
 
 
 class ObjectStoreSettings(Settings):
-    """What an operator may set under `mlflow:objectStore`."""
+    """The settings under `mlflow:objectStore`."""
 
     kind: ObjectStoreKind = Field(
         default="minio",
-        description="Which one; docs/adr/0008-seaweedfs.md says when to choose which. A deployed stack changes it "
-        "together with `copyFrom`.",
+        description="The object store; docs/adr/0008-seaweedfs.md says when to choose which. To change it in a "
+        "deployed stack, set `copyFrom`, too.",
     )
     copy_from: ObjectStoreKind | None = Field(
         default=None,
-        description="The store that this stack used before: it runs beside the new one, and its artifacts are copied "
-        "before the server starts. Remove it once they are; see docs/operations/object-store.md.",
+        description="The object store that this stack used before. It runs beside the new one, and its artifacts are "
+        "copied before the server starts. Remove the setting when the copy is complete; see "
+        "docs/operations/object-store.md.",
     )
-    memory_mb: int = Field(default=1024, ge=512, le=1_048_576, description="Memory limit.")
-    cpus: Cpus = Field(default=1.0, description="Processors that it may use.")
+    memory_mb: int = Field(
+        default=1024, ge=512, le=1_048_576, description="Memory limit in MB. SeaweedFS needs 1024 or more."
+    )
+    cpus: Cpus = Field(default=1.0, description="The number of CPUs that the object store may use.")
     bucket: Bucket = Field(
         default="mlflow",
-        description="Where the artifacts are. Choose it before the first run: experiments remember their place.",
+        description="The bucket for the artifacts. Choose it before the first run: each experiment stores the "
+        "location of its artifacts.",
     )
     console_port: Port | None = Field(
-        default=None, description="Publish MinIO's console on this port of the host's loopback address."
+        default=None,
+        description="Publish MinIO's console on this port of the host's loopback address. SeaweedFS has no console.",
     )
 
     @property
     def kinds(self) -> list[ObjectStoreKind]:
-        """The stores that are deployed: the one in use, then the one that is copied from."""
+        """The object stores that are deployed: the one in use, then the one to copy from."""
         return [self.kind, *([self.copy_from] if self.copy_from else [])]

@@ -1,7 +1,7 @@
-"""Images that are built from Debian's and Python's packages, for networks that reach those and no registry.
+"""Packages images: built from Debian's and Python's packages, for networks without an image registry.
 
-Each stands for an official image and keeps its contract: the same paths, user, variables and signals. What it is made
-of is in `offline/images/<name>/`; `make up` builds it (offline/build.py) before the program asks for it.
+Each one replaces an official image and is compatible with it: the same paths, user, environment variables and signals.
+Its recipe is in `offline/images/<name>/`; `make up` builds it (offline/build.py) before the program runs.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from pathlib import Path
 from settings import names
 
 SUITE = "trixie"
-"""Debian 13, of which every image is made."""
+"""Debian 13, the base of every packages image."""
 FOLDER = Path(__file__).parent.parent / "offline" / "images"
 REPOSITORY = f"{names.LOCAL_REGISTRY}/{names.PROJECT}-packages"
 NAMES = tuple(sorted(folder.parent.name for folder in FOLDER.glob("*/recipe.toml")))
@@ -21,21 +21,22 @@ STANDING_FOR = {
     **{name: name for name in NAMES if name != "monitoring"},
     **dict.fromkeys(("prometheus", "alertmanager", "postgresExporter", "blackboxExporter"), "monitoring"),
 }
-"""The key of each image in the settings, and the recipe that stands for it."""
+"""Key of each image in the settings, and the recipe that replaces it."""
 BUILDER = "python-build"
-"""The image `python` with this host's certificates and package index. MLflow is installed on it, not run."""
+"""The image `python` with this host's certificates and package index. MLflow is installed on it, but does not run on
+it."""
 READ = ("Dockerfile", "setup.sh", "wheels.txt")
 """The files of a recipe, beside `recipe.toml`."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What `offline/images/<name>/recipe.toml` says."""
+    """The content of `offline/images/<name>/recipe.toml`."""
 
     version: str
-    """Of what the image is for; the tag begins with it."""
+    """Version of the software in the image. The tag begins with it."""
     packages: Sequence[str]
-    """Debian's, beside the essential ones."""
+    """Debian packages, in addition to the essential ones."""
 
 
 def recipe(name: str) -> Recipe:
@@ -44,18 +45,18 @@ def recipe(name: str) -> Recipe:
 
 
 def ref(name: str) -> str:
-    """Return the image's name. Its tag is a version and the content of its recipe: another recipe, another image."""
+    """Return the image's name. The tag is the version and a hash of the recipe, so a changed recipe is a new image."""
     source = "python" if name == BUILDER else name
     return f"{REPOSITORY}/{name}:{recipe(source).version}-{_content(source)[:12]}"
 
 
 def is_one(name: str) -> bool:
-    """Whether `name` is of an image that is built from packages."""
+    """Return whether `name` is the name of a packages image."""
     return name.startswith(f"{REPOSITORY}/")
 
 
 def _content(name: str) -> str:
-    """Return the SHA-256 of what a recipe's build reads: no comment in `recipe.toml`, no other file of the folder."""
+    """Return the SHA-256 of what a build reads, without comments in `recipe.toml` and other files in the folder."""
     digest = hashlib.sha256(f"{SUITE}\0{recipe(name)}".encode())
     for path in [FOLDER / "build.sh", *(FOLDER / name / file for file in READ)]:
         if path.exists():

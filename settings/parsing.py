@@ -19,11 +19,11 @@ def parse_settings(
     stack: str = "dev",
     may_be_clear: bool | None = None,
 ) -> StackConfig:
-    """Check `values`, the YAML of `stack` below `mlflow:`, and return them as settings.
+    """Validate `values`, the settings of `stack` without the prefix `mlflow:`, and return them.
 
-    Raises `InvalidSettingsError` with every problem at once. A value under a key in `hidden`, or whose name
-    sounds like a secret, is never repeated. A secret in clear is a problem outside dev, unless it `may_be_clear`:
-    by default where nobody can encrypt it, in a copy of a stack's file and without the engine.
+    Raises `InvalidSettingsError` with all problems at once. The messages never repeat a value whose key is in
+    `hidden` or sounds like a secret. Outside dev, a plain text secret is a problem, unless `may_be_clear` is true.
+    By default it is true where Pulumi cannot encrypt: in a copy of the stack file and in an engine-less deployment.
     """
     if may_be_clear is None:
         may_be_clear = os.environ.get("ENGINELESS") == "1" or os.environ.get("COPY") == "made"
@@ -35,8 +35,8 @@ def parse_settings(
     except ValidationError as error:
         details = error.errors(include_url=False)
         problems = [in_words(detail, hidden or []) for detail in details]
-        # What can be read is still checked against the rest, so that one round is enough. Of what cannot, nothing
-        # more is said: the default is in its place.
+        # Valid settings are still checked against each other, so that all problems come in one run. An invalid one
+        # has its default here, so further problems with it are not reported.
         broken = {f"mlflow:{'.'.join(str(part) for part in detail['loc'][:2])}" for detail in details}
         config = StackConfig.model_validate(_without(given, [detail["loc"] for detail in details]))
     problems += [
@@ -64,37 +64,37 @@ def parse_settings(
 def settings_warnings(
     config: StackConfig, values: Mapping[str, object], *, hidden: Collection[str] = (), stack: str = "dev"
 ) -> list[str]:
-    """Return what is allowed and what a person should know of: the ways in, and secrets in clear."""
+    """Return warnings about permitted but risky settings: open endpoints and plain text secrets."""
     found = [
-        f"{url} lets in everybody who reaches it, past mlflow:authentication {config.authentication}; to close it, "
-        "remove mlflow:server.port"
+        f"{url} accepts everybody who reaches it, although mlflow:authentication is {config.authentication}; to "
+        "close it, remove mlflow:server.port"
         for url, authentication in config.route.endpoints
         if authentication == "anonymous" != config.route.authentication
     ]
     found += [
-        f"{url} takes passwords without TLS, for everybody on the way to read; put a Traefik in front of it "
-        "(mlflow:traefik.mode), or publish it on 127.0.0.1"
+        f"{url} accepts passwords without TLS, so everybody on the network path can read them; use Traefik "
+        "(mlflow:traefik.mode), or publish the port on 127.0.0.1"
         for url, authentication in config.route.endpoints
         if authentication == "mlflow" and url.startswith("http:") and "//127.0.0.1" not in url
     ]
     if config.traefik.mode == "bundled" and config.route.authentication == "anonymous":
         found.append(
-            f"{config.route.url} lets everybody who reaches {config.traefik.bind_address} read, change and delete "
+            f"{config.route.url} allows everybody who reaches {config.traefik.bind_address} to read, change and delete "
             "everything (mlflow:authentication: anonymous)"
         )
     return found + [_encrypt(key, stack) for key in _in_clear(values, hidden)]
 
 
 def _encrypt(key: str, stack: str) -> str:
-    """Say that a secret is in clear, and what encrypts it."""
+    """Return the message for a plain text secret, with the command that encrypts it."""
     return (
-        f"mlflow:{key}: is in the file in clear, for everybody to read who reads the file or its history; type: "
+        f"mlflow:{key}: is plain text, readable by everybody who reads the stack file or its history; type: "
         f'eval "$(make -s env STACK={stack})" && pulumi config set --stack {stack} --secret {key}'
     )
 
 
 def _without(values: Mapping[str, object], paths: Iterable[tuple[int | str, ...]]) -> dict[str, object]:
-    """Return a copy of `values` without what is at some paths, each two steps deep at the most."""
+    """Return a copy of `values` without the entries at `paths`. Only the first two steps of a path count."""
     kept: dict[str, object] = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
     for first, *rest in paths:
         section = kept.get(str(first))
@@ -106,12 +106,12 @@ def _without(values: Mapping[str, object], paths: Iterable[tuple[int | str, ...]
 
 
 def _names(path: str, words: str) -> bool:
-    """Whether some words are about the setting at `path`."""
+    """Return whether the message `words` mentions the setting at `path`."""
     return re.search(rf"{re.escape(path)}(?![A-Za-z])", words) is not None
 
 
 def _in_clear(values: Mapping[str, object], hidden: Collection[str]) -> list[str]:
-    """Return the keys of secrets whose values anybody reads who reads the file."""
+    """Return the keys of the secrets in `values` that are plain text."""
     return [key for key in SECRET_KEYS if key in values and key not in hidden and not _is_sealed(values[key])]
 
 

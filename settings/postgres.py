@@ -6,15 +6,21 @@ from settings.base import Cpus, Port, Settings
 
 
 class PostgresSettings(Settings):
-    """What an operator may set under `mlflow:postgres`."""
+    """The settings under `mlflow:postgres`."""
 
-    memory_mb: int = Field(default=512, ge=256, le=1_048_576, description="Memory limit. A quarter is shared buffers.")
-    cpus: Cpus = Field(default=1.0, description="Processors that it may use.")
+    memory_mb: int = Field(
+        default=512, ge=256, le=1_048_576, description="Memory limit in MB. A quarter of it becomes shared buffers."
+    )
+    cpus: Cpus = Field(default=1.0, description="The number of CPUs that Postgres may use.")
     max_connections: int = Field(
-        default=100, ge=20, le=5000, description="Must cover 15 for each of the server's workers, and 25 beside them."
+        default=100,
+        ge=20,
+        le=5000,
+        description="The maximum number of connections. The minimum is 25, plus 15 for each of the server's workers "
+        "(30 with `mlflow:authentication: mlflow`).",
     )
     port: Port | None = Field(
         default=None,
-        description="Publish Postgres on this port of the host's loopback address, for a person with psql: user and "
-        "database `mlflow`, the password by `pulumi config get postgresPassword`.",
+        description="Publish Postgres on this port of the host's loopback address, for psql. User and database are "
+        "`mlflow`; `pulumi config get postgresPassword` prints the password.",
     )

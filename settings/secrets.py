@@ -1,18 +1,18 @@
 """The keys of secrets in a stack file: which are generated, which you bring, and what a value may be."""
 
 LENGTH = 32
-"""Characters of A-Z, a-z and 0-9: 190 bits, and nothing that a URL, a shell or an ini file would want escaped."""
+"""Number of characters of A-Z, a-z and 0-9: 190 bits, and no character that a URL, a shell or an ini file escapes."""
 ACCEPTED = r"[A-Za-z0-9_=-]{12,64}"
-"""No separator of a password file, an ini file or JSON."""
+"""Accepted values of a secret. They contain no separator of a password file, an ini file or JSON."""
 ACCEPTED_WORDS = "12 to 64 letters, digits, hyphens, underscores or equals signs"
 FERNET_KEY_LENGTH = 44
-"""Of a key that somebody brings along from an older deployment."""
+"""Number of characters of a Fernet key, such as one from an older deployment."""
 TARGET_SECRET = "backupTargetSecretKey"  # noqa: S105 - a name
-"""Secret key of an S3 target, in the stack's config. Nobody can generate that one."""
+"""Key of the secret key of an S3 target, in the stack file. It cannot be generated."""
 WEBHOOK_SECRET, SWITCH_SECRET, MAIL_SECRET = "alertWebhookUrl", "deadMansSwitchUrl", "smtpPassword"
-"""Secrets in the stack's config that nobody can generate. Whoever knows such an address may write to it."""
+"""Keys of secrets that cannot be generated. The URLs are secret because they need no other authentication."""
 CERTIFICATE_SECRET, KEY_SECRET, DNS_SECRET = "tlsCertificate", "tlsKey", "acmeDnsToken"
-"""Keys of the config that nobody can generate: a certificate of one's own, and the token of a DNS provider."""
+"""Keys of secrets that cannot be generated: the operator's certificate and its key, and the DNS provider's token."""
 GENERATED_KEYS = (
     "postgresPassword",
     "minioRootPassword",
@@ -33,7 +33,7 @@ GENERATED_KEYS = (
     "grafanaPassword",
     "traefikCertificateKey",
 )
-"""Keys that are not settings: each overrides a generated credential."""
+"""Keys of the secrets that the program generates. A value under such a key overrides the generated one."""
 SECRET_KEYS = (
     *GENERATED_KEYS,
     TARGET_SECRET,
@@ -44,4 +44,4 @@ SECRET_KEYS = (
     SWITCH_SECRET,
     MAIL_SECRET,
 )
-"""And those that nobody can generate."""
+"""Keys of all secrets: the generated ones, and those that only the operator can provide."""

@@ -17,50 +17,56 @@ from settings.traefik import Authentication, TraefikSettings
 
 NAMESPACE = "mlflow"
 DEV = "dev"
-"""The stack on somebody's laptop, that nobody is asked about."""
+"""The stack for a laptop: plain text secrets are allowed in its stack file."""
 
 
 class StackConfig(Settings):
-    """Everything that can be set in `Pulumi.<stack>.yaml`, under `mlflow:`. Nothing has to be."""
+    """All settings of a stack: the keys under `mlflow:` in `Pulumi.<stack>.yaml`. Every setting has a default."""
 
     hostname: Hostname | None = Field(
         default=None,
-        description="The public name of the server. MLflow's allowed hosts and CORS origins follow from it.",
+        description="The public host name of the server. MLflow's allowed hosts and CORS origins follow from it. "
+        "Required with Traefik, and with `mlflow:server.bindAddress: 0.0.0.0`.",
     )
     authentication: Authentication | None = Field(
         default=None,
-        description="Who asks a person or a program who it is. `password`: Traefik, for one generated password. "
-        "`singleSignOn`: your Authelia or the like, for everybody; a client sends the user and password of that. "
-        "`singleSignOnAndPassword`: the same for browsers, and the generated password for clients. `mlflow`: MLflow "
-        "itself, with users and permissions of its own. `anonymous`: nobody. Without Traefik: `anonymous`, unless "
-        "told otherwise; with it, there is no default.",
+        description="Who has to prove who they are, and to what. `anonymous`: nobody. `password`: everybody, to "
+        "Traefik, with one generated password. `singleSignOn`: everybody, to your identity provider, such as Authelia; "
+        "clients send a user and password of that provider. `singleSignOnAndPassword`: browsers, to your identity "
+        "provider, and clients, to Traefik with the generated password. `mlflow`: everybody, to MLflow, which has its "
+        "own users and permissions. Without Traefik, only `anonymous` (the default) and `mlflow` are possible. With "
+        "Traefik, the setting is required.",
     )
     protect_data: bool = Field(
         default=True,
-        description="Refuse to delete the data volumes from the stack. (They survive even without it: "
-        "only `make destroy` deletes data.)",
+        description="Whether Pulumi refuses to delete the data volumes from the stack. The data survive even with "
+        "`false`: only `make destroy` deletes them.",
     )
     server: ServerSettings = Field(default=ServerSettings(), description="The MLflow tracking server.")
     postgres: PostgresSettings = Field(default=PostgresSettings(), description="The database.")
-    object_store: ObjectStoreSettings = Field(default=ObjectStoreSettings(), description="Where artifacts are.")
-    traefik: TraefikSettings = Field(default=TraefikSettings(), description="The way in from outside.")
-    backup: BackupSettings = Field(default=BackupSettings(), description="The copy of everything.")
-    monitoring: MonitoringSettings = Field(default=MonitoringSettings(), description="What watches it, and tells.")
-    docker_networks: NetworksSettings = Field(
-        default=NetworksSettings(), alias="networks", description="The stack's own Docker networks."
+    object_store: ObjectStoreSettings = Field(default=ObjectStoreSettings(), description="The store for artifacts.")
+    traefik: TraefikSettings = Field(
+        default=TraefikSettings(),
+        description="Ingress: how requests from outside reach MLflow. A setting whose description begins with "
+        "`existing` or `bundled` applies in that `mode` only.",
     )
-    images: ImagesSettings = Field(default=ImagesSettings(), description="What is run, and what MLflow is built on.")
+    backup: BackupSettings = Field(default=BackupSettings(), description="Backups of the database and the artifacts.")
+    monitoring: MonitoringSettings = Field(default=MonitoringSettings(), description="Monitoring and alerting.")
+    docker_networks: NetworksSettings = Field(
+        default=NetworksSettings(), alias="networks", description="The Docker networks of the stack."
+    )
+    images: ImagesSettings = Field(default=ImagesSettings(), description="The container images.")
 
     @property
     def postgres_major(self) -> int:
-        """The major version of the database, from its image's tag."""
+        """The major version of Postgres, taken from the tag of its image."""
         found = major(self.images.postgres.ref)
         assert found is not None, "parse_settings() refuses a tag without one"  # noqa: S101
         return found
 
     @property
     def route(self) -> Route:
-        """The way in, as the server's component wants it."""
+        """The ingress and the authentication, in the form that the components take."""
         return Route(
             traefik=self.traefik,
             hostname=self.hostname,
@@ -71,7 +77,7 @@ class StackConfig(Settings):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What the stack consists of, beside what every stack has: object stores, a backup, a proxy."""
+        """The names of the stack's optional services: object stores, backup, Traefik, monitoring."""
         return (
             *self.object_store.kinds,
             *(["backup"] if self.backup.enabled else []),
@@ -81,17 +87,17 @@ class StackConfig(Settings):
 
     @property
     def pulled_images(self) -> list[Image]:
-        """Every image that must be on the host before anything is deployed."""
+        """The images that must be on the host before the deployment starts."""
         return self.images.pulled(self.parts)
 
     @property
     def networks(self) -> set[str]:
-        """The networks that the stack has of its own."""
+        """The names of the networks that the stack creates."""
         return {"backend", *(["edge"] if self.traefik.mode != "existing" else []), *self.extra_networks}
 
     @property
     def extra_networks(self) -> set[ExtraNetwork]:
-        """The networks beside the two that are always there."""
+        """The names of the optional networks that these settings need."""
         wanted: dict[ExtraNetwork, bool] = {
             "access": bool(self.postgres.port or self.object_store.console_port or self.monitoring.published),
             "egress": self.backup.leaves or self.monitoring.leaves,

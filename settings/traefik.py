@@ -7,79 +7,93 @@ from pydantic import Field
 from settings.base import Address, Cpus, Email, HttpUrl, Middleware, NetworkName, PublicPort, Settings, TraefikName
 
 CLIENT_USER = "mlflow"
-"""Who a client with the generated password says he is."""
+"""User name of the clients that send the generated password."""
 Authentication = Literal["anonymous", "password", "singleSignOn", "singleSignOnAndPassword", "mlflow"]
 SINGLE_SIGN_ON = ("singleSignOn", "singleSignOnAndPassword")
 
 
 class TraefikSettings(Settings):
-    """What an operator may set under `mlflow:traefik`."""
+    """The settings under `mlflow:traefik`."""
 
     mode: Literal["off", "existing", "bundled"] = Field(
         default="off",
-        description="`existing`: a Traefik on this host routes `mlflow:hostname` to the server. `bundled`: one is "
-        "deployed for that, with the stack. `off`: nothing does; the server is published on a port of this host.",
+        description="`off`: no Traefik; the server is published on a host port. `existing`: your Traefik on this host "
+        "routes `mlflow:hostname` to the server. `bundled`: the stack deploys a Traefik, which does the same.",
     )
     single_sign_on: Middleware | None = Field(
         default=None,
-        description="`existing`: which of `middlewares` asks who somebody is. For `mlflow:authentication: "
-        "singleSignOn`.",
+        description="`existing`: the one of `middlewares` that authenticates. Required for `mlflow:authentication: "
+        "singleSignOn` and `singleSignOnAndPassword`, and refused otherwise.",
     )
     network: NetworkName = Field(
         default="shared-network",
-        description="`existing`: the Docker network that Traefik shares with what it routes to.",
+        description="`existing`: the Docker network that your Traefik shares with the containers it routes to. It must "
+        "exist.",
     )
     entry_point: TraefikName = Field(
-        default="websecure", description="`existing`: the entry point that the routers listen on."
+        default="websecure", description="`existing`: the entry point of your Traefik that the routers use."
     )
-    tls: bool = Field(default=True, description="`existing`: whether the routers end TLS.")
+    tls: bool = Field(
+        default=True, description="`existing`: whether the routers terminate TLS. Must be true for single sign-on."
+    )
     cert_resolver: TraefikName | None = Field(
-        default=None, description="`existing`: the certificate resolver of your Traefik. Needs `tls`."
+        default=None, description="`existing`: the certificate resolver of your Traefik. Only with `tls: true`."
     )
     middlewares: tuple[Middleware, ...] = Field(
         default=(),
-        description="`existing`: middlewares of your Traefik, in the order in which a request passes them. "
-        "One that does not exist closes the route.",
+        description="`existing`: middlewares of your Traefik, in the order in which a request passes through them. "
+        "If one of them does not exist, Traefik disables the route.",
     )
     forward_auth: HttpUrl | None = Field(
         default=None,
-        description="`bundled`: whom to ask who somebody is, such as `http://authelia:9091/api/authz/forward-auth`. "
-        "For `mlflow:authentication: singleSignOn`.",
+        description="`bundled`: the URL of your identity provider for forward authentication, such as "
+        "`http://authelia:9091/api/authz/forward-auth`. Required for `mlflow:authentication: singleSignOn` and "
+        "`singleSignOnAndPassword`, and refused otherwise.",
     )
     forward_auth_network: NetworkName | None = Field(
         default=None,
-        description="`bundled`: an existing Docker network on which `forwardAuth` is reached. Without it, by the "
-        "host's own way out.",
+        description="`bundled`: an existing Docker network through which Traefik reaches `forwardAuth`. Without it, "
+        "Traefik connects through the host's network.",
     )
     certificate: Literal["selfSigned", "own", "acme"] = Field(
         default="selfSigned",
-        description="`bundled`: where the certificate comes from. `own`: the secrets `tlsCertificate` (with its chain) "
-        "and `tlsKey`, PEM. `acme`: Let's Encrypt, proved through Cloudflare's DNS with the secret `acmeDnsToken`. "
-        "`selfSigned`: for a first try; every client has to be told to trust it.",
+        description="`bundled`: the source of the certificate. `selfSigned`: generated, for a first try; every client "
+        "has to be configured to trust it. `own`: yours, in the secrets `tlsCertificate` (with its chain) and "
+        "`tlsKey`, in PEM. `acme`: Let's Encrypt, with a DNS challenge at Cloudflare and the secret `acmeDnsToken`.",
     )
-    acme_email: Email | None = Field(default=None, description="`bundled`: whom the authority writes to.")
+    acme_email: Email | None = Field(
+        default=None,
+        description="`bundled`: the e-mail address for messages of the certificate authority. Required with "
+        "`certificate: acme`, and ignored otherwise.",
+    )
     acme_server: HttpUrl | None = Field(
-        default=None, description="`bundled`: another authority than Let's Encrypt, or its staging directory."
+        default=None,
+        description="`bundled`: the URL of another ACME certificate authority, or of Let's Encrypt's staging "
+        "directory. Without it, Let's Encrypt. Ignored unless `certificate` is `acme`.",
     )
     bind_address: Address = Field(
-        default="0.0.0.0",  # noqa: S104 - it is there in order to be reached
-        description="`bundled`: the host's address on which it is published.",
+        default="0.0.0.0",  # noqa: S104 - Traefik is meant to be reachable
+        description="`bundled`: the address of the host on which Traefik is published. Required with "
+        "`mlflow:authentication: anonymous`.",
     )
     http_port: PublicPort = Field(
-        default=80, description="`bundled`: port of the host that sends browsers on to `httpsPort`."
+        default=80, description="`bundled`: the host port for HTTP. Traefik redirects it to `httpsPort`."
     )
-    https_port: PublicPort = Field(default=443, description="`bundled`: port of the host for everything.")
+    https_port: PublicPort = Field(default=443, description="`bundled`: the host port for HTTPS.")
     upload_minutes: int = Field(
         default=120,
         ge=1,
         le=1440,
-        description="`bundled`: how long a request may take to arrive, the artifact in it included: 120 are enough for "
-        "5 GB at 6 Mbit/s. A connection that sends nothing is kept for as long, too.",
+        description="`bundled`: the minutes that a request may take to arrive, including the artifact in it: 120 are "
+        "enough for 5 GB at 6 Mbit/s. Traefik also keeps a connection that sends nothing for as long.",
     )
     memory_mb: int = Field(
-        default=512, ge=128, le=65_536, description="`bundled`: memory limit. Each open connection takes 0.05."
+        default=512,
+        ge=128,
+        le=65_536,
+        description="`bundled`: the memory limit of Traefik, in MB. Each open connection takes 0.05 MB.",
     )
-    cpus: Cpus = Field(default=1.0, description="`bundled`: processors that it may use.")
+    cpus: Cpus = Field(default=1.0, description="`bundled`: the number of CPUs that Traefik may use.")
 
 
 EXISTING_ONLY = ("single_sign_on", "network", "entry_point", "tls", "cert_resolver", "middlewares")

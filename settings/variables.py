@@ -1,4 +1,4 @@
-"""Which environment variables an operator may give MLflow's server, by `mlflow/variables.toml`."""
+"""Checks `mlflow:server.environment` against the list of MLflow's environment variables, `mlflow/variables.toml`."""
 
 import difflib
 import re
@@ -12,19 +12,19 @@ FILE = Path(__file__).parent.parent / "mlflow" / "variables.toml"
 RESERVED = re.compile(
     r"(PYTHON|PG|AWS_|LD_|PROMETHEUS_)\w*|STACK|HOME|TMPDIR|PATH|HOSTNAME|METRICS_PORT|SECRETS|PRIVATE|METRICS"
 )
-"""What is not MLflow's, and set or read by the image itself."""
+"""Variables that are not MLflow's, but that the image sets or reads."""
 SECRET_NAME = re.compile("passw|secret|token|key$|_key|credential", re.IGNORECASE)
 SECRET_VALUE = re.compile(r"://[^/\s:@]+:[^@\s]+@")
 
 
 @cache
 def known() -> Mapping[str, Mapping[str, Any]]:
-    """Return every variable of MLflow that was decided about: its kind, why, and the setting that sets it."""
+    """Return the list of MLflow's variables: for each its kind, the reason, and the setting that sets it."""
     return tomllib.loads(FILE.read_text())
 
 
 def refused(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield which variables of `mlflow:server.environment` cannot be given there, and why. No value is repeated."""
+    """Yield the variables in `mlflow:server.environment` that are refused, and why. Never repeats a value."""
     for name, value in environment.items():
         if reason := _reason(name, value):
             yield name, reason
@@ -47,5 +47,5 @@ def _reason(name: str, value: str) -> str | None:
     if name.startswith("MLFLOW_") and kind is None:
         given = [other for other, found in known().items() if found["kind"] == "server"]
         close = difflib.get_close_matches(name, given, n=1)
-        return "is no variable of this MLflow" + (f"; did you mean {close[0]}?" if close else "")
+        return "is not a variable of this MLflow version" + (f"; did you mean {close[0]}?" if close else "")
     return None

@@ -1,4 +1,4 @@
-"""The database: one lock for whoever changes or copies all of it, a consistent dump, and its way back."""
+"""The database: the exclusive lock, a consistent dump, and its restore."""
 
 import os
 import subprocess
@@ -12,15 +12,15 @@ import psycopg2
 from shell import Failure, make, run, say
 
 LOCK = 0x6D6C_666C_6F77
-"""`mlflow` in ASCII. Backup, drill, restore and migration each hold it: mlflow/locked.py has the same number."""
+"""The exclusive lock: `mlflow` in ASCII. mlflow/locked.py has the same number."""
 LOCK_WAIT_SECONDS = 3600
 LOCK_POLL_SECONDS = 5
 AFTER_RESTORE_SECONDS = 60
-"""The migration of what was restored comes next, with the server down until it is done."""
+"""Poll interval during a restore: long, so that its migration gets the lock next. The server is down until then."""
 DATABASE = "mlflow"
 QUOTE = '"'
 UNUSED_ROWS = {"alembic_version": 1, "alembic_version_auth": 1, "experiments": 1, "users": 1, "workspaces": 1}
-"""What a migration leaves, and the administrator. Counted on MLflow 3.18."""
+"""Rows in each table after a migration of an empty database, with the administrator. Counted on MLflow 3.18."""
 
 LATEST = "SELECT max(timestamp) FROM public.latest_metrics WHERE latest_metrics.run_uuid = runs.run_uuid"
 CHANGED = {
@@ -30,20 +30,23 @@ CHANGED = {
     "model_versions": "last_updated_time",
     "trace_info": "timestamp_ms",
 }
-"""When something was made or changed, as far as MLflow keeps that, by table: in ms of Unix time."""
+"""SQL for the time of a row's creation or last change, by table, in ms of Unix time, as far as MLflow stores it."""
 
 
 def connect(**options: Any) -> Any:  # noqa: ANN401 - psycopg2 has no types
-    """Return a connection, by libpq's own variables; raise `Failure` where there is none."""
+    """Return a connection to the database in libpq's environment variables; raise `Failure` if that fails."""
     try:
         return psycopg2.connect(application_name=os.environ.get("PGAPPNAME", "backup"), **options)
     except psycopg2.Error as error:
-        raise Failure(f"the database cannot be reached: {str(error).strip()}\n  type: {make('status')}") from None
+        raise Failure(f"cannot connect to the database: {str(error).strip()}\n  type: {make('status')}") from None
 
 
 @contextmanager
 def locked(what: str, wait_s: int = LOCK_WAIT_SECONDS) -> Iterator[Any]:
-    """Hold the lock; yield the session that does. Raises `Failure` where another holds it for longer than `wait_s`."""
+    """Hold the exclusive lock and yield its database session.
+
+    Raises `Failure` if `wait_s` seconds pass while another operation holds it.
+    """
     os.environ["PGAPPNAME"] = what
     session = connect()
     session.autocommit = True
@@ -55,15 +58,15 @@ def locked(what: str, wait_s: int = LOCK_WAIT_SECONDS) -> Iterator[Any]:
         if cursor.fetchone()[0]:
             break
         cursor.execute(
-            "SELECT coalesce(string_agg(application_name, ', '), 'somebody') FROM pg_locks JOIN pg_stat_activity "
+            "SELECT coalesce(string_agg(application_name, ', '), 'a process') FROM pg_locks JOIN pg_stat_activity "
             "USING (pid) WHERE locktype = 'advisory' AND granted AND classid = %s AND objid = %s",
             (LOCK >> 32, LOCK & 0xFFFF_FFFF),
         )
         holder = cursor.fetchone()[0]
         if time.monotonic() > deadline:
-            raise Failure(f"{holder} is at work, and nothing else may be meanwhile; try again once it has ended")
+            raise Failure(f"{what} cannot run while {holder} is still running; try again when it has ended")
         if not told:
-            say(f"waiting for {holder}, which is at work")
+            say(f"waiting for {holder}, which is running")
             told = True
         time.sleep(AFTER_RESTORE_SECONDS if "restore" in holder else LOCK_POLL_SECONDS)
     try:
@@ -73,17 +76,17 @@ def locked(what: str, wait_s: int = LOCK_WAIT_SECONDS) -> Iterator[Any]:
 
 
 def still_locked(session: Any) -> None:  # noqa: ANN401 - psycopg2 has no types
-    """Raise `Failure` where the session ended, and the lock with it: the database was restarted meanwhile."""
+    """Raise `Failure` if the session has ended, and the lock with it, because the database was restarted."""
     try:
         session.cursor().execute("SELECT 1")
     except psycopg2.Error:
-        raise Failure("the database was restarted meanwhile, so the lock was lost; try again") from None
+        raise Failure("the database was restarted meanwhile, so the exclusive lock was lost; try again") from None
 
 
 def dump(path: Path) -> dict[str, Any]:
-    """Write MLflow's tables to `path`, and return what was in them at that very moment.
+    """Write a dump of MLflow's tables to `path`; return the row counts and versions of the same moment.
 
-    Uncompressed: the repository compresses, and finds again what has not changed since the last dump.
+    The dump is uncompressed: the repository compresses it, and stores only what changed since the last dump.
     """
     reader = connect()
     reader.set_session(isolation_level="REPEATABLE READ", readonly=True)
@@ -111,7 +114,7 @@ def dump(path: Path) -> dict[str, Any]:
 
 
 def has_tables() -> bool:
-    """Whether there is any table: in a new stack, before its first migration, there is none."""
+    """Return whether there is any table. A new stack has none before its first migration."""
     session = connect()
     try:
         return bool(_tables(session.cursor()))
@@ -120,9 +123,9 @@ def has_tables() -> bool:
 
 
 def used() -> bool:
-    """Whether there is more in it than what MLflow's migration leaves: the default experiment, and the like.
+    """Return whether the database has more rows than MLflow's migration creates, such as the default experiment.
 
-    A look at the first rows of each table, and not a count: one that is damaged further in is no reason to stop.
+    Reads only the first rows of each table instead of counting: damage further inside does not make it fail.
     """
     session = connect()
     try:
@@ -133,7 +136,10 @@ def used() -> bool:
 
 
 def since(moment: str) -> dict[str, int] | None:
-    """Return how many of each were made or changed after `moment`, ISO 8601, if any; None where one is damaged."""
+    """Return the number of rows by table that were created or changed after `moment` (ISO 8601), without zeros.
+
+    None if a table is damaged.
+    """
     session = connect()
     try:
         cursor = session.cursor()
@@ -182,13 +188,13 @@ def _tables(cursor: Any) -> list[str]:  # noqa: ANN401 - psycopg2 has no types
 
 
 def load(path: Path, expected: Mapping[str, int], *, keep: str | None = None) -> None:
-    """Put a dump into the database that libpq's variables name, in one transaction, and count its rows in that, too.
+    """Load a dump into the database in libpq's variables, and compare its row counts, in one transaction.
 
-    What was there stays in the schema `keep`; without one there must be nothing. Raises `Failure`, and everything is
-    as it was.
+    The previous tables stay in the schema `keep`; without `keep`, there must be none. Raises `Failure`; the database is
+    then unchanged.
     """
-    # Into a file first: a pipe that ends early would be committed as if it were the whole.
-    # Not beside the dump: what is there is in the next backup, and one that was killed would leave it.
+    # Into a file first: psql would commit the part before the end of a broken pipe as if it were complete.
+    # Not beside the dump: the next backup would include the file that a killed run leaves.
     script = Path(os.environ["TMPDIR"]) / "mlflow.sql"
     run("pg_restore", "--schema=public", "--no-owner", "--no-privileges", f"--file={script}", str(path))
     before = f"ALTER SCHEMA public RENAME TO {_quoted(keep)}; CREATE SCHEMA public;\n" if keep else ""
@@ -215,7 +221,7 @@ DECLARE n bigint;
 BEGIN
     SELECT count(*) INTO n FROM public.{table};
     IF n <> {count} THEN
-        RAISE EXCEPTION 'table {table} has % rows, and the manifest says {count}', n;
+        RAISE EXCEPTION 'table {table} has % rows, but the manifest has {count}', n;
     END IF;
 END $$;
 """
@@ -223,14 +229,14 @@ END $$;
 
 @contextmanager
 def throw_away(folder: Path) -> Iterator[None]:
-    """Run an empty Postgres in `folder`, which only this program can reach, for as long as the block lasts.
+    """Run an empty Postgres in `folder` during the block. Only this program can reach it.
 
-    Libpq's variables name it meanwhile.
+    Libpq's environment variables point to it during the block. Raises `Failure` if it does not start.
     """
     data = folder / "data"
     run("initdb", f"--pgdata={data}", "--username=drill", "--encoding=UTF8", "--locale=C", "--auth=trust", "--no-sync")
     options = f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off"
-    # Of its own, or it would keep the pipe of whoever started it.
+    # Its output goes to a file: otherwise it would keep the caller's pipe open.
     with (folder / "log").open("w") as log:
         started = subprocess.run(
             ["pg_ctl", f"--pgdata={data}", "--wait", "--timeout=120", f"--options={options}", "start"],

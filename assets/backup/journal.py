@@ -1,4 +1,4 @@
-"""What became of the last backup and the last drill: kept beside the mirror, and told to Prometheus."""
+"""The results of the last backup and the last restore test: stored beside the mirror, and exported to Prometheus."""
 
 import json
 import time
@@ -16,27 +16,27 @@ from shell import Failure
 
 PORT = 9110
 GAUGES = {
-    "last_success_timestamp_seconds": "When the last one that succeeded ended.",
-    "last_end_timestamp_seconds": "When the last one ended.",
-    "last_result": "1 where the last one succeeded, 0 where it failed.",
-    "duration_seconds": "How long the last one that succeeded took.",
-    "source_bytes": "Bytes of artifacts and database dump in the last one that succeeded.",
-    "added_bytes": "Bytes that the last one that succeeded added to the repository.",
-    "repository_bytes": "Size of the repository.",
-    "snapshots": "Backups in the repository.",
+    "last_success_timestamp_seconds": "Unix time at which the last successful run ended.",
+    "last_end_timestamp_seconds": "Unix time at which the last run ended.",
+    "last_result": "1 if the last run succeeded, 0 if it failed.",
+    "duration_seconds": "Duration of the last successful run in seconds.",
+    "source_bytes": "Bytes of artifacts and database dump in the last successful run.",
+    "added_bytes": "Bytes that the last successful run added to the repository.",
+    "repository_bytes": "Size of the repository in bytes.",
+    "snapshots": "Number of backups in the repository.",
 }
 KINDS = ("backup", "drill")
 
 
 class Journal:
-    """The record, in one file."""
+    """The results of the last runs, in one JSON file."""
 
     def __init__(self, path: Path) -> None:
-        """Keep it in `path`."""
+        """Use the file `path`."""
         self.path = path
 
     def read(self) -> dict[str, Any]:
-        """Return everything that is known; nothing at first, or where the file was cut off."""
+        """Return all sections; empty if the file does not exist yet or is truncated."""
         try:
             found: dict[str, Any] = json.loads(self.path.read_text())
         except (OSError, ValueError):
@@ -44,7 +44,7 @@ class Journal:
         return found
 
     def write(self, section: str, values: dict[str, Any]) -> None:
-        """Add to one section."""
+        """Add `values` to one section."""
         known = self.read()
         known[section] = known.get(section, {}) | values
         self._store(known)
@@ -55,17 +55,17 @@ class Journal:
         part.rename(self.path)
 
     def forget(self) -> None:
-        """Forget the last of each kind, and since when each is wanted; not which repositories there are."""
+        """Delete the last result of each kind and when each was enabled; keep the known repositories."""
         known = self.read()
         self._store({section: known[section] for section in known if section not in (*KINDS, "scheduled")})
 
     def failed(self, kind: str, words: str) -> None:
-        """Record a failure. Where the disk is too full for that, what Docker logged has to do."""
+        """Record a failure. If the disk is too full for that, only Docker's log has it."""
         with suppress(OSError):
             self.write(kind, {"last_end_timestamp_seconds": time.time(), "last_result": 0, "error": words})
 
     def excuse(self, kind: str) -> None:
-        """Forget that the last one failed. The one before it is as old as it is, and is told to be."""
+        """Delete the failure of the last run. The last success stays, with its age."""
         known = self.read()
         if known.get(kind, {}).get("last_result") != 0:
             return
@@ -76,7 +76,7 @@ class Journal:
 
     @contextmanager
     def recorded(self, kind: str) -> Iterator[dict[str, Any]]:
-        """Record how the block ends, with whatever it puts into the dictionary that it is handed."""
+        """Record how the block ends, with the values that it puts into the dictionary."""
         started = time.time()
         result: dict[str, Any] = {}
         try:
@@ -108,12 +108,12 @@ class _Collected(Collector):
     def collect(self) -> Iterator[Metric]:
         known = self._journal.read()
         for kind, schedule in self._schedules.items():
-            # Before the first one it is due as of the day on which somebody wanted it; so it is again on a stack that
-            # was down, and knows of older ones.
+            # Counted from the last success or, if later, from when it was enabled: before the first run, and on a stack
+            # that was down and still knows its older backups.
             success = known.get(kind, {}).get("last_success_timestamp_seconds", 0)
             since = max(success, known.get("scheduled", {}).get(kind, 0)) or self._begun
             due = croniter(schedule, datetime.fromtimestamp(since, UTC)).get_next(float)
-            words = "When one is due: by the schedule, after the last one that succeeded."
+            words = "Unix time at which the next run is due by the schedule, after the last successful one."
             yield GaugeMetricFamily(f"mlflow_{kind}_due_timestamp_seconds", words, value=due)
         for kind in KINDS:
             for name, words in GAUGES.items():
@@ -122,9 +122,9 @@ class _Collected(Collector):
 
 
 def serve(journal: Journal, schedules: Mapping[str, str]) -> None:
-    """Answer Prometheus, in a thread of its own. `schedules` are cron expressions by kind, in UTC."""
+    """Serve the metrics to Prometheus, in a separate thread. `schedules` are cron expressions by kind, in UTC."""
     now = time.time()
-    # On a full disk it is not kept, and counts from this start.
+    # On a full disk this is not stored: the time then counts from this start.
     with suppress(OSError):
         journal.write("scheduled", dict.fromkeys(schedules, now) | journal.read().get("scheduled", {}))
     registry = CollectorRegistry()

@@ -1,10 +1,10 @@
-"""Backs up, drills and restores one stack. Runs in the backup container, by its schedule or by `docker exec`.
+"""Backs up, restores and tests the restore of one stack. Runs in the backup container, by schedule or `docker exec`.
 
 usage: main.py schedule|alive|backup|safety|drill|list|journal|plan ID|restore ID
 
 Environment: STACK, TARGET (as in the settings), BUCKET, SERVER (its URL), SCHEDULE and DRILL_SCHEDULE (cron, in UTC),
-KEEP_DAILY, KEEP_WEEKLY, KEEP_MONTHLY, PGPASS (a password file), TMPDIR (on disk), DELETES (1, or 0 where the target
-deletes nothing), and what libpq, rclone and restic read.
+KEEP_DAILY, KEEP_WEEKLY, KEEP_MONTHLY, PGPASS (a password file), TMPDIR (on disk), DELETES (1; 0 if the target does not
+allow deletion), and the variables of libpq, rclone and restic.
 """
 
 import atexit
@@ -36,25 +36,28 @@ from shell import Failure, amount, first, killed, make, say
 
 STAGING = Path(os.environ.get("STAGING", "/staging"))
 CURRENT = STAGING / "current"
-"""What is stored: the mirror of the artifacts, the dump, the manifest."""
+"""Content of a backup: the mirror of the artifacts, the dump, the manifest."""
 DRILL = STAGING / "drill"
 ARTIFACTS, ASIDE, DUMP, MANIFEST, INDEX = "artifacts", "aside", "mlflow.dump", "manifest.json", "index.jsonl"
 KEYS = Path(os.environ.get("KEYS", "/run/secrets/data-keys"))
 SAMPLE = 50
-"""Artifacts that a drill fetches and compares."""
+"""Number of artifacts that a restore test fetches and compares."""
 PLAUSIBLE_PART = 0.5
-"""Of the artifacts, from one backup to the next: fewer were hardly deleted on purpose."""
+"""Minimum share of the artifacts that must remain from one backup to the next. Less is probably a data loss."""
 DRILL_PARTS = 20
-"""Into which the repository's data are divided. A drill reads one, another each week: all of it in 20 weeks."""
+"""Number of parts of the repository's data. A restore test reads one part, another each week: all in 20 weeks."""
 RESERVE_BYTES = 1 << 30
-"""Left free on a disk."""
+"""Space that stays free on a disk."""
 RESTORE_WAIT_SECONDS = 60
-"""How long a restore waits for what is at work, before it says so and the server runs again."""
+"""How long a restore waits for the exclusive lock. Then it fails, and the server starts again."""
 journal = journals.Journal(STAGING / "journal.json")
 
 
 def backup(*, forget: bool = True) -> None:
-    """Take one. It succeeded when it is in the repository and the repository is whole."""
+    """Take a backup. It succeeds only if it is in the repository and `restic check` finds no damage.
+
+    Raises `Failure`. With `forget=False`, a safety backup before a restore, no older backup is deleted.
+    """
     with journal.recorded("backup") as result, database.locked("backup") as session:
         _require_repository()
         repository.release()
@@ -65,7 +68,7 @@ def backup(*, forget: bool = True) -> None:
         if forget:
             _require_plausible(len(survey.there))
         _require_space(survey.missing_bytes)
-        # The database first: an artifact is there before a run refers to it, so what this dump refers to is copied.
+        # The database first: an artifact exists before a run refers to it, so every artifact of this dump is copied.
         say("reading the database")
         dump = CURRENT / DUMP
         found = database.dump(dump)
@@ -91,26 +94,26 @@ def backup(*, forget: bool = True) -> None:
         say(f"storing {manifest.summary}")
         database.still_locked(session)
         if sha256(dump) != dump_sha256:
-            raise Failure("the dump was changed while the artifacts were mirrored; try again")
+            raise Failure(f"{dump}: the dump changed while the artifacts were mirrored; type: {make('backup')}")
         tags = [repository.TAG]
         tags += [] if forget else [repository.SAFETY]
         tags += [repository.INCOMPLETE] if missing else []
         summary = repository.snapshot(CURRENT, KEYS, tags=tags)
-        # Before anything is given up for it.
+        # Before older backups are deleted.
         say("checking the repository")
         repository.check()
         if missing:
             raise Failure(
                 f"backup {summary['snapshot_id'][:8]} is incomplete: {len(missing)} of {len(survey.there)} artifacts "
-                f"cannot be read as the store lists them:{first(missing)}\n  everything else is in it, and it can be "
+                f"cannot be read as the store lists them:{first(missing)}\n  it has everything else, and can be "
                 f"restored by its id\n  see docs/operations/backup.md#artifacts-that-cannot-be-read"
             )
         database.still_locked(session)
         if forget and os.environ["DELETES"] == "1":
-            say("giving up what the retention gives up")
+            say("deleting backups according to the retention policy")
             repository.forget()
         if forget:
-            # Where what is gone is why somebody restores, the mirror and its list are the measure of what is missing.
+            # Not before a restore: the mirror and its list are needed to find which artifacts the bucket has lost.
             mirror.prune(survey.gone)
         result |= {
             "snapshot": summary["snapshot_id"],
@@ -126,38 +129,39 @@ def backup(*, forget: bool = True) -> None:
 
 
 def _empty_temporary() -> None:
-    """Remove what runs that were killed had put aside."""
+    """Remove the temporary files of runs that were killed."""
     shutil.rmtree(os.environ["TMPDIR"])
     Path(os.environ["TMPDIR"]).mkdir()
 
 
 def _require_repository() -> None:
-    """Make the repository, the first time. One that has vanished is not made again: its disk may not be mounted."""
+    """Create the repository, the first time. Raise `Failure` if it has vanished: its disk may not be mounted."""
     repository.require_reachable()
     target = os.environ["TARGET"]
     known = journal.read().get("repositories", {}).get(target)
     found = repository.identity()
     if found is None and known:
         raise Failure(
-            f"the repository {known[:8]} that was at {target} is gone; is its disk mounted, "
-            "its bucket the right one?\n  to begin a new one: "
+            f"the backup repository {known[:8]} at {target} has vanished; check that its disk is mounted "
+            "and its bucket is the right one\n  to start a new one, type: "
             f"docker exec mlflow-{os.environ['STACK']}-backup rm {journal.path}"
         )
     journal.write("repositories", {target: found or repository.create()})
 
 
 def _require_plausible(in_bucket: int) -> None:
-    """Raise `Failure` where most of what was there is gone: a backup of that would be the latest, and push out others.
+    """Raise `Failure` if most artifacts or all runs have vanished since the last backup.
 
-    A volume that was lost, or a new host on which nobody has restored yet, is not told from a stack that is well.
+    A backup would otherwise become `latest` and displace good ones: after the loss of a volume, or on a new host before
+    its restore, the stack looks healthy.
     """
     stack = os.environ["STACK"]
     before = len(read_index(CURRENT / INDEX))
     if in_bucket < before * PLAUSIBLE_PART:
         raise Failure(
-            f"the bucket has {in_bucket} artifacts, and the backup before had {before}: where are they?\n"
-            f"  to have them back: make restore STACK={stack} FROM=latest\n"
-            "  if they were deleted on purpose, as by `make gc`: "
+            f"the bucket has {in_bucket} artifacts, and the backup before had {before}; no backup was taken\n"
+            f"  to restore them, type: make restore STACK={stack} FROM=latest\n"
+            "  if they were deleted on purpose, for example by `make gc`, type: "
             f"docker exec mlflow-{stack}-backup rm {CURRENT / INDEX}"
         )
     if database.used():
@@ -166,46 +170,46 @@ def _require_plausible(in_bucket: int) -> None:
     if regular and (runs := Manifest.read(repository.text(regular[-1]["id"], CURRENT / MANIFEST)).rows.get("runs", 0)):
         raise Failure(
             f"nothing was ever logged here, and the newest backup has {counted(runs, 'runs')}\n"
-            f"  to have them back: make restore STACK={stack} FROM=latest\n"
-            "  to begin anew: log something; the next backup takes that"
+            f"  to restore them, type: make restore STACK={stack} FROM=latest\n"
+            "  to start from empty, log something: the next backup then succeeds"
         )
 
 
 def _require_space(new_bytes: int) -> None:
-    """Raise `Failure` where the staging folder, or a target on this host, cannot hold what is to come."""
+    """Raise `Failure` if the staging folder, or a target on this host, has too little space for the backup."""
     coming = new_bytes + database.size()
     target = Path(os.environ["RESTIC_REPOSITORY"])
     if target.is_absolute() and not _on_one_disk():
-        _require_free(target, coming, "what is new in a backup")
-        _require_free(STAGING, coming, "the mirror of the artifacts, and the dump")
+        _require_free(target, coming, "the new data of a backup")
+        _require_free(STAGING, coming, "the mirror of the artifacts and the dump")
     else:
         twice = 2 if target.is_absolute() else 1
-        _require_free(STAGING, twice * coming, "the mirror of the artifacts, the dump, and what is new in a backup")
+        _require_free(STAGING, twice * coming, "the mirror of the artifacts, the dump, and the new data of a backup")
 
 
 def _mirrored() -> int:
-    """Return the bytes of artifacts in the staging folder."""
+    """Return the size in bytes of the artifacts in the staging folder."""
     return sum(path.stat().st_size for path in files(CURRENT / ARTIFACTS))
 
 
 def _on_one_disk() -> bool:
-    """Whether the repository is on the disk of the staging folder, which is the data's as a rule."""
+    """Return whether the repository is on the disk of the staging folder, which normally also holds the data."""
     target = Path(os.environ["RESTIC_REPOSITORY"])
     return target.is_absolute() and target.stat().st_dev == STAGING.stat().st_dev
 
 
 def _require_free(folder: Path, wanted: int, what_for: str) -> None:
-    """Raise `Failure` where less than `wanted` bytes, and a reserve, are free on a folder's disk."""
+    """Raise `Failure` if less than `wanted` bytes plus a reserve are free on a folder's disk."""
     free = shutil.disk_usage(folder).free
     if free < wanted + RESERVE_BYTES:
         raise Failure(
-            f"{folder}: {amount(free)} free, {amount(wanted + RESERVE_BYTES)} are needed for {what_for}\n"
-            "  free some on that disk of the Docker host; nothing was changed"
+            f"{folder}: {amount(free)} are free, {amount(wanted + RESERVE_BYTES)} are needed for {what_for}\n"
+            "  nothing was changed; free space on that disk of the Docker host: docs/operations/capacity.md#disk-full"
         )
 
 
 def _mlflow_version() -> str:
-    """Return the server's version, or nothing where it does not run: a backup does not need it."""
+    """Return the server's MLflow version; empty if it does not run: a backup does not need it."""
     try:
         with urllib.request.urlopen(f"{os.environ['SERVER']}/version", timeout=10) as answer:  # noqa: S310
             return str(answer.read().decode().strip())
@@ -214,7 +218,10 @@ def _mlflow_version() -> str:
 
 
 def drill() -> None:
-    """Prove that the newest backup can be restored: into a database of its own, with a sample of the artifacts."""
+    """Run a restore test: restore the newest backup into a throw-away database, with a sample of the artifacts.
+
+    Raises `Failure` if anything differs from what was backed up.
+    """
     begun = time.time()
     with journal.recorded("drill") as result, database.locked("drill"), _failure_remembered(begun):
         repository.require()
@@ -224,15 +231,15 @@ def drill() -> None:
         DRILL.mkdir(mode=0o700)
         try:
             manifest = _fetched(chosen["id"], DRILL)
-            say(f"drilling {chosen['short_id']} of {manifest.taken_at[:16]}: {manifest.summary}")
+            say(f"restore test of backup {chosen['short_id']} of {manifest.taken_at[:16]}: {manifest.summary}")
             known = list(read_index(DRILL / INDEX).values())
             _compare_names(chosen["id"], manifest, known)
-            # Restic takes names by the line.
+            # Restic reads one name per line.
             entries = [entry for entry in known if "\n" not in entry.path and not entry.aside]
-            # Chosen anew by each backup, and the same for one: a failure can be looked at again.
+            # Another sample for each backup, but the same one for the same backup: a failure can be reproduced.
             sample = random.Random(chosen["id"]).sample(entries, min(SAMPLE, len(entries)))  # noqa: S311
             coming = sum(entry.size for entry in sample) + manifest.restored_bytes
-            _require_free(STAGING, coming, "the drill's database and its sample of the artifacts")
+            _require_free(STAGING, coming, "the restore test's database and its sample of the artifacts")
             if sample:
                 repository.restore(
                     chosen["id"], CURRENT / ARTIFACTS, DRILL / ARTIFACTS, only=[entry.path for entry in sample]
@@ -241,27 +248,27 @@ def drill() -> None:
                 repository.restore(chosen["id"], CURRENT / ASIDE, DRILL / ASIDE)
                 sample += [entry for entry in known if entry.aside]
             if wrong := damaged(objects.Mirror(DRILL / ARTIFACTS, DRILL / ASIDE).file, sample):
-                raise Failure(f"{len(wrong)} of {len(sample)} artifacts are not what was stored:{first(wrong)}")
+                raise Failure(f"{len(wrong)} of {len(sample)} artifacts differ from their checksums:{first(wrong)}")
             for name, digest in manifest.data_keys.items():
                 if hashlib.sha256(repository.text(chosen["id"], KEYS / name).encode()).hexdigest() != digest:
-                    raise Failure(f"MLflow's {name} is not what was stored; choose another: {make('backups')}")
-            say(f"{len(sample)} artifacts and MLflow's keys are as they were stored; restoring the database")
+                    raise Failure(f"the data key {name} differs from its checksum; choose another: {make('backups')}")
+            say(f"{len(sample)} artifacts and the data keys match their checksums; restoring the database")
             (DRILL / "postgres").mkdir()
             with database.throw_away(DRILL / "postgres"):
                 database.load(DRILL / DUMP, manifest.rows)
-            say("the database was restored, and every table has its rows; reading a part of the repository")
+            say("the database is restored, and every table has all its rows; reading a part of the repository")
             week = int(time.time() // (7 * 86400))
             repository.check(f"--read-data-subset={week % DRILL_PARTS + 1}/{DRILL_PARTS}")
         finally:
             shutil.rmtree(DRILL, ignore_errors=True)
         result |= {"snapshot": chosen["id"], "source_bytes": manifest.dump_bytes + sum(entry.size for entry in sample)}
-        say(f"drill of {chosen['short_id']} passed")
+        say(f"the restore test of backup {chosen['short_id']} succeeded")
         _remember_drill(begun, result)
 
 
 @contextlib.contextmanager
 def _failure_remembered(begun: float) -> Iterator[None]:
-    """Store beside the backups that a drill failed, too: what passed a week before is no proof any more."""
+    """Store the failure of a restore test beside the backups: last week's success must not count any more."""
     try:
         yield
     except Failure as error:
@@ -270,7 +277,7 @@ def _failure_remembered(begun: float) -> Iterator[None]:
 
 
 def _remember_drill(begun: float, result: dict[str, Any]) -> None:
-    """Store what became of a drill beside the backups: the journal goes with `make down`. Needs the lock."""
+    """Store the result of a restore test beside the backups: `make down` deletes the journal. Needs the lock."""
     now = time.time()
     passed = {"last_success_timestamp_seconds": now, "last_result": 1, "duration_seconds": now - begun, "error": ""}
     known = journal.read().get("drill", {})
@@ -278,12 +285,12 @@ def _remember_drill(begun: float, result: dict[str, Any]) -> None:
     try:
         repository.remember_drill({**known, "last_end_timestamp_seconds": now, **told})
     except Failure as error:
-        # After a `make down` nobody will know.
-        say(f"the result of the drill could not be stored beside the backups: {error}")
+        # After a `make down` the result is not known.
+        say(f"the result of the restore test cannot be stored beside the backups: {error}")
 
 
 def _compare_names(snapshot: str, manifest: Manifest, entries: list[Entry]) -> None:
-    """Raise `Failure` where a snapshot does not have every artifact of its list, in its size, or has others."""
+    """Raise `Failure` if a snapshot's artifacts differ from its list in name or size."""
     mirror = objects.Mirror(CURRENT / ARTIFACTS, CURRENT / ASIDE)
     wanted = {str(mirror.file(entry).relative_to(CURRENT)): entry.size for entry in entries}
     stored = {
@@ -292,25 +299,25 @@ def _compare_names(snapshot: str, manifest: Manifest, entries: list[Entry]) -> N
         if name.startswith((f"{ARTIFACTS}/", f"{ASIDE}/"))
     }
     if wrong := sorted(name for name, _ in wanted.items() ^ stored.items()):
-        raise Failure(f"{len(set(wrong))} artifacts of backup {snapshot[:8]} are not as its list says:{first(wrong)}")
+        raise Failure(f"{len(set(wrong))} artifacts of backup {snapshot[:8]} differ from its list:{first(wrong)}")
     if len(entries) != manifest.objects:
         raise Failure(
-            f"the list of backup {snapshot[:8]} has {len(entries)} artifacts, its manifest {manifest.objects}"
+            f"the list of backup {snapshot[:8]} has {len(entries)} artifacts, but its manifest has {manifest.objects}"
         )
 
 
 def _fetched(snapshot: str, folder: Path) -> Manifest:
-    """Restore the manifest, the list of artifacts and the dump into `folder`; raise `Failure` where one is damaged."""
+    """Restore the manifest, the list of artifacts and the dump into `folder`; raise `Failure` if one is damaged."""
     manifest = Manifest.read(repository.text(snapshot, CURRENT / MANIFEST))
     repository.restore(snapshot, CURRENT, folder, only=[MANIFEST, INDEX, DUMP])
     for name, wanted in ((DUMP, manifest.dump_sha256), (INDEX, manifest.index_sha256)):
         if sha256(folder / name) != wanted:
-            raise Failure(f"{name} of backup {snapshot[:8]} is not what was stored; choose another: {make('backups')}")
+            raise Failure(f"{name} of backup {snapshot[:8]} is damaged; choose another backup: {make('backups')}")
     return manifest
 
 
 def plan(wanted: str) -> None:
-    """Print what a restore would find, as JSON: the backup, its manifest, and what is there now."""
+    """Print what a restore needs to know, as JSON: the backup, its manifest, and the state of the current data."""
     repository.require()
     chosen = repository.find(wanted)
     manifest = Manifest.read(repository.text(chosen["id"], CURRENT / MANIFEST))
@@ -333,12 +340,12 @@ def plan(wanted: str) -> None:
 
 
 def restore(wanted: str) -> None:
-    """Put a backup in the place of what is there. Nobody else may write; the server is stopped.
+    """Replace the stack's data by a backup. Nothing else may write meanwhile: the caller stops the server.
 
-    The artifacts first, then the database in one transaction: whatever happens in between, the runs that are there
-    have their artifacts. May be run again at any time.
+    Restores the artifacts first, then the database in one transaction: if it stops in between, every existing run still
+    has its artifacts. Can be repeated at any time. Raises `Failure`.
     """
-    # The server is down meanwhile.
+    # A short wait, because the server is down meanwhile.
     with database.locked("restore", wait_s=RESTORE_WAIT_SECONDS) as session:
         repository.release()
         chosen = repository.find(wanted)
@@ -347,20 +354,20 @@ def restore(wanted: str) -> None:
         _, source = objects.size()
         coming = max(0, claimed.object_bytes - _mirrored()) + max(0, claimed.object_bytes - source)
         _require_free(
-            STAGING, coming + claimed.restored_bytes, "the artifacts, here and in the store, and the database"
+            STAGING, coming + claimed.restored_bytes, "the artifacts, here and in the object store, and the database"
         )
-        say(f"fetching {chosen['short_id']} into the staging folder")
-        # The mirror becomes what it was then. It is a copy of the bucket, and the next backup mends it.
+        say(f"fetching backup {chosen['short_id']} into the staging folder")
+        # The mirror gets its old content. It is only a copy of the bucket: the next backup updates it.
         repository.restore(chosen["id"], CURRENT, CURRENT)
         manifest = _fetched(chosen["id"], CURRENT)
-        say("comparing what was fetched with the checksums of the backup")
+        say("comparing the fetched artifacts with the checksums of the backup")
         mirror = objects.Mirror(CURRENT / ARTIFACTS, CURRENT / ASIDE)
         entries = list(read_index(CURRENT / INDEX).values())
         if wrong := damaged(mirror.file, entries):
-            raise Failure(f"{len(wrong)} artifacts are not what was stored:{first(wrong)}\n  see: {make('backups')}")
+            raise Failure(f"{len(wrong)} artifacts differ from the list:{first(wrong)}\n  see: {make('backups')}")
         if len(entries) != manifest.objects:
             raise Failure(
-                f"the list of artifacts has {len(entries)}, the manifest {manifest.objects}; see: {make('backups')}"
+                f"the list has {len(entries)} artifacts, but the manifest {manifest.objects}; see: {make('backups')}"
             )
         stamp = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
         database.still_locked(session)
@@ -370,15 +377,15 @@ def restore(wanted: str) -> None:
         say("restoring the database")
         kept = f"before_restore_{stamp}" if database.has_tables() else None
         database.load(CURRENT / DUMP, manifest.rows, keep=kept)
-        # Whatever kept the last backup from being one, it was of what is there no more.
+        # A failure of the last backup was about the data that this restore has replaced.
         journal.excuse("backup")
         say(f"restored {manifest.summary}")
         if kept:
-            say(f"the database that was there before is in its schema {kept}")
+            say(f"the previous database is kept in the schema {kept}")
 
 
 def show_list() -> None:
-    """Print every backup."""
+    """Print one line for each backup."""
     repository.require()
     for entry in repository.snapshots():
         size = entry.get("summary", {}).get("total_bytes_processed", 0)
@@ -389,9 +396,9 @@ def show_list() -> None:
 
 
 def show_journal() -> None:
-    """Print what is known of the last backup and drill, as JSON; of a stack that lost its runs, how many they were."""
+    """Print the last backup and restore test as JSON; if the stack has lost its runs, also their number."""
     known = journal.read()
-    # Where the database does not answer, or a migration has a table to itself, there are others to say so.
+    # If the database does not answer, or a migration locks a table, other checks report that.
     os.environ["PGOPTIONS"] = "-c statement_timeout=5s"
     with contextlib.suppress(Failure, psycopg2.Error):
         if (runs := known.get("backup", {}).get("runs")) and not database.used():
@@ -400,13 +407,13 @@ def show_journal() -> None:
 
 
 def schedule() -> None:
-    """Run backup and drill when they are due, until the container is stopped. A failure is told, and tried again."""
+    """Run backups and restore tests when they are due, until the container stops. Report failures and go on."""
     expressions = {"backup": os.environ["SCHEDULE"], "drill": os.environ["DRILL_SCHEDULE"]}
     _begin_anew_at_another_target()
     journals.serve(journal, expressions)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     recall()
-    # A run that was killed leaves no word of its end, and must not be begun again and again.
+    # A run that was killed records no end, and must not start again and again.
     attempted: dict[str, float] = {}
     while True:
         known, now = journal.read(), datetime.now(UTC)
@@ -417,31 +424,31 @@ def schedule() -> None:
         verb = min(due, key=lambda name: due[name])
         say(f"the next {verb} is at {due[verb]:%Y-%m-%d %H:%M} UTC")
         while (left := due[verb].timestamp() - time.time()) > 0:
-            # In steps, since a laptop that slept wakes up to another time.
+            # In steps, because the clock of a laptop that slept has moved on.
             time.sleep(min(left, 60))
         attempted[verb] = time.time()
         if verb == "drill" and "snapshot" not in journal.read().get("backup", {}):
-            say("there is no backup yet, so nothing to drill")
+            say("there is no backup yet, so there is no restore test")
             continue
         code = subprocess.run([sys.executable, __file__, verb], check=False).returncode
         attempted[verb] = time.time()
         if code:
-            say(f"the {verb} failed; see above")
+            say(f"the {verb} failed; see the error above")
         if code < 0:
             journal.failed(verb, f"it {killed(code)}")
 
 
 def _begin_anew_at_another_target() -> None:
-    """Forget the last backup and drill where they are of another target: there may be none at this one."""
+    """Forget the last backup and restore test if they belong to another target: this one may have none."""
     target = os.environ["TARGET"]
     if journal.read().get("backup", {}).get("target", target) != target:
-        # On a full disk it is not written, and the next start tries again.
+        # On a full disk this fails, and the next start tries again.
         with contextlib.suppress(OSError):
             journal.forget()
 
 
 def recall() -> None:
-    """Ask the repository for the last backup, where the journal is new: `make down` takes that, and no backup."""
+    """Read the last backup from the repository if the journal is new: `make down` deletes the journal."""
     if "backup" in journal.read():
         return
     try:
@@ -456,12 +463,12 @@ def recall() -> None:
         summary = newest.get("summary", {})
         began, ended = (_unix(summary.get(moment, newest["time"])) for moment in ("backup_start", "backup_end"))
     except (Failure, ValueError, KeyError) as error:
-        # The next backup says it, too, and the schedule does not wait for that.
-        say(f"what there is of backups could not be found out: {error!r}")
+        # The next backup reports this, too, and the schedule does not depend on it.
+        say(f"the existing backups cannot be read: {error!r}")
         return
     journal.write("repositories", {os.environ["TARGET"]: identity})
-    # Not when it ended: a time that was missed since would be made up for at once, and the backup of a stack that waits
-    # for its restore be the latest.
+    # Without the time of its end: otherwise a missed backup would start at once, and on a stack that waits for its
+    # restore that backup would become `latest`.
     journal.write(
         "backup",
         {
@@ -478,7 +485,7 @@ def recall() -> None:
     say(f"the last backup is {newest['short_id']} of {newest['time'][:16]}")
     if drilled:
         journal.write("drill", drilled)
-        say(f"the last drill was of {drilled['snapshot'][:8]}")
+        say(f"the last restore test was of backup {drilled['snapshot'][:8]}")
 
 
 def _unix(moment: str) -> float:
@@ -486,13 +493,16 @@ def _unix(moment: str) -> float:
 
 
 def _counted_from(verb: str, known: dict[str, Any], attempted: dict[str, float]) -> float | None:
-    """Return when the last run ended, or somebody began to want one, in Unix time: what was due since is missed."""
+    """Return when the last run ended or, before the first run, when it was enabled, in Unix time; None if unknown.
+
+    A run that was due since then was missed.
+    """
     since = known.get(verb, {}).get("last_end_timestamp_seconds") or known.get("scheduled", {}).get(verb)
     return max((moment for moment in (since, attempted.get(verb)) if moment), default=None)
 
 
 def next_due(expression: str, now: datetime, last_end: float | None) -> datetime:
-    """Return when a schedule is due next: now, where a time was missed since the last run ended, in Unix time."""
+    """Return when a schedule is due next: `now` if a run was missed since `last_end` (Unix time)."""
     times = croniter(expression, now)
     if last_end is not None and last_end < times.get_prev(float):
         return now
@@ -501,13 +511,13 @@ def next_due(expression: str, now: datetime, last_end: float | None) -> datetime
 
 
 def alive() -> None:
-    """Raise where the scheduler does not answer."""
+    """Raise `OSError` if the scheduler does not answer."""
     urllib.request.urlopen(f"http://127.0.0.1:{journals.PORT}/metrics", timeout=4).close()
 
 
 def _use_pgpass() -> None:
-    """Hand libpq its password file: it ignores one that is not private to the user that runs it."""
-    # In memory, where HOME is; what restic and others put aside is too large for that.
+    """Copy the password file for libpq, which ignores one that other users can read."""
+    # In HOME, which is in memory; TMPDIR is on disk, for the large temporary files of restic and others.
     path = Path.home() / f"pgpass-{os.getpid()}"
     path.touch(mode=0o600)
     path.write_bytes(Path(os.environ["PGPASS"]).read_bytes())
@@ -519,7 +529,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "schedule": schedule,
     "alive": alive,
     "backup": backup,
-    # Before a restore: the one that is to be restored must not be forgotten meanwhile.
+    # Before a restore: the backup to be restored must not be deleted.
     "safety": lambda: backup(forget=False),
     "drill": drill,
     "list": show_list,
@@ -530,8 +540,8 @@ VERBS: dict[str, Callable[..., None]] = {
 
 
 def main(arguments: list[str]) -> int:
-    """Return the exit code: 0 done, 1 could not be done."""
-    # Half of what a run leaves is nobody else's to read.
+    """Run a verb. Return the exit code: 0 success, 1 failure."""
+    # Other users must not read the files of a run, even of an unfinished one.
     os.umask(0o077)
     try:
         if arguments[0] not in ("schedule", "alive"):
@@ -544,7 +554,7 @@ def main(arguments: list[str]) -> int:
     except (psycopg2.Error, OSError) as error:
         words = f"{type(error).__name__}: {str(error).strip()}"
         print(
-            f"error: {words}\n  type: {make('status')}, and look at the disk; then try again",
+            f"error: {words}\n  type: {make('status')}, and check the free disk space; then try again",
             file=sys.stderr,
             flush=True,
         )

@@ -1,4 +1,4 @@
-"""What a backup claims to hold: written beside the data, and compared with them whenever they are restored."""
+"""The manifest: the expected content of a backup. It is stored beside the data; each restore compares them with it."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from typing import Self
 from shell import Failure, Progress, amount, make
 
 FORMAT = 2
-"""Newest of the manifest. Raised when an older reader would misunderstand it: 2 has artifacts aside."""
+"""Newest manifest format. Increased when an older reader would misunderstand it: 2 has artifacts aside."""
 CHUNK_BYTES = 1 << 20
 SUMMARY = {
     "experiments": "experiments",
@@ -20,56 +20,56 @@ SUMMARY = {
     "model_versions": "model versions",
     "trace_info": "traces",
 }
-"""Tables that a person wants to hear of."""
+"""Tables in the summary, with the words for their rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """One backup, described."""
+    """The description of one backup."""
 
     stack: str
     taken_at: str
-    """When the database was read, in UTC, ISO 8601. What was written later is in the next backup."""
+    """Time at which the database was read, in UTC, ISO 8601. Later changes are in the next backup."""
     mlflow: str
-    """MLflow's version; empty where the server was not running."""
+    """MLflow's version; empty if the server was not running."""
     schema_revision: str
-    """Alembic's, of MLflow's tables."""
+    """Alembic's revision of MLflow's tables."""
     postgres: str
     rows: Mapping[str, int]
-    """Of every table."""
+    """Number of rows, by table."""
     database_bytes: int = 0
-    """On disk, with its indexes; 0 where a backup did not tell yet."""
+    """Size of the database on disk, with its indexes; 0 in older backups, which do not record it."""
     objects: int
     object_bytes: int
     dump_bytes: int
     dump_sha256: str
     index_sha256: str
-    """Of the list of artifacts, each with its own."""
+    """SHA-256 of the list of artifacts, which has the SHA-256 of each artifact."""
     data_keys: Mapping[str, str]
-    """Name of each of MLflow's data keys to its SHA-256. The keys are in the backup, too."""
+    """SHA-256 of each of MLflow's data keys, by name. The backup contains the keys, too."""
     format: int = 1
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """Return a manifest; raise `Failure` where a newer version of this program wrote it."""
+        """Return a manifest; raise `Failure` if it is damaged or a newer version of this program wrote it."""
         try:
             values = json.loads(text)
             if values["format"] > FORMAT:
                 raise Failure(
-                    f"this backup is of format {values['format']}, written by a newer version of this project; "
-                    f"this one reads up to {FORMAT}\n  check out the version that wrote it, then type: {make('up')}, "
-                    "and restore"
+                    f"this backup has format {values['format']}, written by a newer version of this project; "
+                    f"this version reads formats up to {FORMAT}\n  check out the newer version, type: {make('up')}, "
+                    "then restore"
                 )
             return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
         except (ValueError, KeyError, TypeError) as error:
             raise Failure(
-                f"this backup's manifest cannot be read: {error!r}; choose another: {make('backups')}"
+                f"this backup's manifest cannot be read: {error!r}; choose another backup: {make('backups')}"
             ) from None
 
     @property
     def restored_bytes(self) -> int:
-        """What the dump, its statements and the database that comes of them take at most."""
-        # Where a backup did not tell: as much for the indexes as for the rows.
+        """The space in bytes that the dump, its SQL statements and the restored database need at most."""
+        # If the backup does not record the database's size: as much for the indexes as for the rows.
         return 2 * self.dump_bytes + (self.database_bytes or 2 * self.dump_bytes)
 
     def written(self) -> str:
@@ -78,30 +78,30 @@ class Manifest:
 
     @property
     def summary(self) -> str:
-        """What is in it, for a person."""
+        """The content of the backup in words."""
         return f"{told(self.rows)}; {counted(self.objects, 'artifacts')}, {amount(self.object_bytes)}"
 
 
 def told(rows: Mapping[str, int]) -> str:
-    """Return how many of each there are, for a person."""
+    """Return the row counts in words: 7 runs, 2 models."""
     return ", ".join(counted(rows[table], words) for table, words in SUMMARY.items() if table in rows)
 
 
 def counted(number: int, words: str) -> str:
-    """Spell a number of something whose name in the plural is `words`: 1 run, 2 runs."""
+    """Return a number with `words`, a noun in the plural: 1 run, 2 runs."""
     return f"{number} {words.removesuffix('s') if number == 1 else words}"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One artifact."""
+    """One artifact in the list."""
 
     path: str
     size: int
     mtime_ns: int
     sha256: str
     aside: bool = False
-    """Whether its file is under the hash of its name, which a file system cannot hold."""
+    """Whether its file is named by the hash of its name, because a file system cannot hold the name."""
 
 
 def sha256(path: Path) -> str:
@@ -114,14 +114,14 @@ def sha256(path: Path) -> str:
 
 
 def files(folder: Path) -> Iterator[Path]:
-    """Yield every file below a folder, in order."""
+    """Yield every file below a folder, sorted by path."""
     yield from sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def indexed(folder: Path, known: Mapping[str, Entry], aside: Mapping[str, Path] | None = None) -> list[Entry]:
-    """Return every file of `folder`, and those `aside`, by name. One that is as it was `known` is not read again."""
+    """Return an entry for every file in `folder` and `aside`. A file that did not change since `known` is not read."""
     entries = []
-    progress = Progress("of new artifacts read for their checksums")
+    progress = Progress("of new artifacts read to compute their checksums")
     named = [(path.relative_to(folder).as_posix(), path, False) for path in files(folder)]
     for name, path, is_aside in [*named, *((name, path, True) for name, path in (aside or {}).items())]:
         stat = path.stat()
@@ -134,18 +134,18 @@ def indexed(folder: Path, known: Mapping[str, Entry], aside: Mapping[str, Path] 
 
 
 def write_index(path: Path, entries: list[Entry]) -> None:
-    """Write the list of artifacts, a line of JSON for each."""
+    """Write the list of artifacts, one line of JSON for each."""
     part = path.with_suffix(".part")
     with part.open("w") as file:
         for entry in entries:
-            # An older reader knows no more than four, and is told by the format where there are five.
+            # An older reader accepts four values only. The manifest's format says if there are five.
             values = list(vars(entry).values())[: None if entry.aside else -1]
             file.write(json.dumps(values) + "\n")
     part.rename(path)
 
 
 def read_index(path: Path) -> dict[str, Entry]:
-    """Return the list of artifacts by their paths; nothing where there is none, or it was cut off."""
+    """Return the list of artifacts by path; empty if the file does not exist or is truncated."""
     try:
         with path.open() as file:
             entries = [Entry(*json.loads(line)) for line in file]
@@ -155,7 +155,7 @@ def read_index(path: Path) -> dict[str, Entry]:
 
 
 def damaged(file: Callable[[Entry], Path], entries: list[Entry]) -> list[str]:
-    """Return the names of those entries whose `file` is not as it should be, by reading all of it."""
+    """Return the paths of the entries whose `file` is missing or differs from its checksum. Reads every file."""
     wrong = []
     progress = Progress("compared with the checksums")
     for entry in entries:

@@ -1,7 +1,7 @@
-"""The artifacts: copied from the object store into the staging folder, and back. All of it by rclone.
+"""The artifacts: copies them from the object store into the staging folder, and back, with rclone.
 
-No copy is believed: each is compared with what was to be copied. Rclone itself compares the checksum of each object
-that it transfers, where the store has one, and says nothing of one whose name the file system cannot hold.
+Every copy is compared with its source. Rclone compares the checksum of each object that it transfers, if the store has
+one, but it does not report an object whose name the file system cannot hold.
 """
 
 import hashlib
@@ -18,17 +18,17 @@ from manifest import Entry
 from shell import Failure, first, run, say, show
 
 PREFIX = "artifacts"
-"""Where MLflow's artifacts are in the bucket."""
+"""Prefix of MLflow's artifacts in the bucket."""
 COMMON = (
     *("--fast-list", "--transfers=4", "--checkers=8", "--buffer-size=4M", "--retries=3"),
-    # Two names that differ in their Unicode form alone are two artifacts.
+    # Two names that differ only in their Unicode normalization are two artifacts.
     "--no-unicode-normalization",
 )
 PROGRESS = ("--stats=10s", "--stats-one-line", "--stats-log-level=NOTICE")
 NAME_BYTES = 255
-"""Longest name of a file on Linux."""
+"""Maximum length of a file name on Linux."""
 ASIDE_LIMIT = 1000
-"""Objects that are copied one by one. More are no odd names, but a store that does not answer."""
+"""Maximum number of objects to copy one by one. With more, the cause is not their names, but the store."""
 
 
 def _remote(path: str = PREFIX) -> str:
@@ -36,13 +36,13 @@ def _remote(path: str = PREFIX) -> str:
 
 
 def size() -> tuple[int, int]:
-    """Return the number of artifacts and their bytes."""
+    """Return the number of artifacts in the bucket and their total size in bytes."""
     found = json.loads(run("rclone", "size", "--json", *COMMON, _remote()))
     return found["count"], found["bytes"]
 
 
 def listed() -> dict[str, int]:
-    """Return every artifact in the bucket: its name below the prefix, and its size in bytes."""
+    """Return the sizes in bytes of all artifacts in the bucket, by name below the prefix."""
     printed = run(
         "rclone", "lsjson", "--recursive", "--files-only", "--no-modtime", "--no-mimetype", *COMMON, _remote()
     )
@@ -51,39 +51,39 @@ def listed() -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Survey:
-    """The bucket beside its mirror, before anything is copied."""
+    """The differences between the bucket and its mirror, before the copy."""
 
     there: Mapping[str, int]
-    """Of the artifacts in the bucket, their sizes in bytes."""
+    """Sizes in bytes of the artifacts in the bucket, by name."""
     missing_bytes: int
-    """Of those that the mirror does not have, or has in another size."""
+    """Total size of the artifacts that the mirror does not have, or has with another size."""
     gone: Sequence[Path]
-    """What the mirror has of those that are in the bucket no more."""
+    """Files in the mirror of artifacts that are no longer in the bucket."""
 
 
 class Mirror:
-    """A copy of the bucket in two folders: by name and, where a file system cannot hold the name, by its hash."""
+    """A copy of the bucket in two folders: by name or, if a file system cannot hold the name, by its hash."""
 
     def __init__(self, folder: Path, aside: Path) -> None:
-        """Keep it there. `aside` exists only where something is in it."""
+        """Use these folders. `aside` exists only if it has files."""
         self.folder = folder
         self.aside = aside
 
     def hashed(self, name: str) -> Path:
-        """Return the file of an artifact whose name a file system cannot hold."""
+        """Return the path in `aside` of an artifact whose name a file system cannot hold."""
         return self.aside / hashlib.sha256(name.encode()).hexdigest()
 
     def place(self, name: str) -> Path:
-        """Return the file of an artifact, by its name as rclone lists it: the one under its hash, if there is one."""
+        """Return the file of an artifact, by its name as rclone lists it: the file named by its hash, if it exists."""
         hashed = self.hashed(name)
         return hashed if hashed.is_file() else self.folder / local(name)
 
     def file(self, entry: Entry) -> Path:
-        """Return the file of an entry of a backup's list: its path is the file's, or aside the artifact's own name."""
+        """Return the file of an entry. Its path is the file's path or, for an entry aside, the artifact's name."""
         return self.hashed(entry.path) if entry.aside else self.folder / entry.path
 
     def surveyed(self) -> Survey:
-        """Compare the bucket with the mirror, by names and sizes."""
+        """Compare the bucket with the mirror, by name and size."""
         there = listed()
         missing = sum(there[name] for name in self.different(there))
         known = {local(name) for name in there}
@@ -94,7 +94,7 @@ class Mirror:
         return Survey(there, missing, gone)
 
     def different(self, wanted: Mapping[str, int]) -> list[str]:
-        """Return which of the artifacts `wanted` are not in the mirror, or in another size."""
+        """Return the names in `wanted` that are not in the mirror, or have another size there."""
         any_aside = self.aside.is_dir()
         return sorted(
             name
@@ -105,15 +105,15 @@ class Mirror:
     def fill(self, survey: Survey) -> list[str]:
         """Copy every artifact that the mirror does not have yet, or has in another version.
 
-        Return the names of those that cannot be copied. What came or went since the survey is not among them. Deletes
-        nothing but what is in the way: a file that was deleted from the bucket, where a folder has its name now.
+        Return the names of those that cannot be copied, without those that appeared or vanished since the survey.
+        Deletes only a file whose artifact is gone from the bucket and whose name a folder has now. Raises `Failure`.
         """
         odd = odd_names(survey.there)
         self._clear_the_way(survey, odd)
         failure = None
         try:
-            # The time of the last change is the store's own. Asking for the one that a client may have kept beside the
-            # object would be a request for each of them.
+            # Use the change time that the store lists. The time that a client may have stored as metadata would need
+            # one request per object.
             show("rclone", "copy", "--use-server-modtime", *COMMON, *PROGRESS, _remote(), str(self.folder))
         except Failure as error:
             failure = error
@@ -125,13 +125,13 @@ class Mirror:
             raise failure or Failure(words)
         again = sorted(left | (odd & unchanged.keys()))
         copied = [name for name in again if self._copied_aside(name)]
-        # None of several: that is no matter of names, but of the store.
+        # If none of several can be copied, the cause is not their names, but the store.
         if failure and len(left) > 1 and not copied:
             raise failure
         return self.different(unchanged)
 
     def _copied_aside(self, name: str) -> bool:
-        """Copy one artifact under the hash of its name; return whether it could be."""
+        """Copy one artifact to a file named by the hash of its name; return whether that succeeded."""
         self.aside.mkdir(exist_ok=True)
         source = _remote(f"{PREFIX}/{name}")
         try:
@@ -139,7 +139,7 @@ class Mirror:
         except Failure as error:
             say(f"{name} cannot be copied: {error}")
             return False
-        # Rclone may have taken the file rather than the folder. One name has one place.
+        # Rclone may have copied the file instead of the folder. Keep one file for one name.
         self.prune([path for path in [self.folder / local(name)] if _size(path) is not None])
         return True
 
@@ -147,26 +147,26 @@ class Mirror:
         wanted = {self.folder / local(parent) for parent in folders(survey.there)} if survey.gone else set()
         to_come = {self.folder / local(name) for name in survey.there} if survey.gone else set()
         self.prune([path for path in survey.gone if path in wanted or to_come.intersection(path.parents)])
-        # Mirrored by its name when there was no folder of that name yet.
+        # It was mirrored by its name when there was no folder of that name yet.
         self.prune([self.folder / local(name) for name in odd if _size(self.folder / local(name)) is not None])
         if self.aside.is_dir():
-            # One that a file system holds again is found by its name.
+            # If a file system can hold the name again, the artifact is mirrored by its name.
             self.prune([self.hashed(name) for name in survey.there if name not in odd and self.hashed(name).is_file()])
 
     def prune(self, gone: Sequence[Path]) -> None:
-        """Delete what is `gone` from the mirror. Call it when a snapshot has it."""
+        """Delete the files in `gone` from the mirror. Call it only after the snapshot."""
         for path in gone:
             path.unlink(missing_ok=True)
-            # An artifact may have the name of a folder that there was.
+            # A new artifact may have the name of a former folder.
             for parent in itertools.takewhile(lambda parent: parent not in (self.folder, self.aside), path.parents):
                 if not parent.is_dir() or any(parent.iterdir()):
                     break
                 parent.rmdir()
 
     def upload(self, entries: Collection[Entry], kept: str) -> None:
-        """Copy everything in the mirror into the bucket, and compare what is there then, byte by byte.
+        """Copy the mirror into the bucket, then compare the bucket byte by byte.
 
-        What it has to overwrite stays in the bucket, under `kept`. Raises `Failure` where something differs.
+        Overwritten artifacts stay in the bucket, under the prefix `kept`. Raises `Failure` if an artifact differs.
         """
         upload(self.folder, kept)
         aside = [entry for entry in entries if entry.aside]
@@ -176,20 +176,20 @@ class Mirror:
             run("rclone", "copyto", "--checksum", *kept_aside, *COMMON, str(self.hashed(entry.path)), target)
             printed = run("rclone", "hashsum", "SHA256", "--download", *COMMON, target)
             if printed.split(maxsplit=1)[:1] != [entry.sha256]:
-                raise Failure(f"{entry.path} differs after it was copied: the store cannot hold this name")
+                raise Failure(f"{entry.path} differs after the copy: the object store cannot hold this name")
         if aside:
-            # A store that takes one of two names may give up the other.
+            # A store that accepts one of two conflicting names may drop the other.
             there = {local(name): size for name, size in listed().items()}
             names = {local(entry.path) if entry.aside else entry.path: entry.size for entry in entries}
             if lost := sorted(name for name, size in names.items() if there.get(name) != size):
-                raise Failure(f"{len(lost)} artifacts are not listed after they were copied:{first(lost)}")
+                raise Failure(f"{len(lost)} artifacts are not in the object store after the copy:{first(lost)}")
 
 
 def local(name: str) -> str:
-    """Return the name of a file that rclone makes of an artifact's name, as it lists that.
+    """Return the file name that rclone uses for an artifact, from the name that rclone lists.
 
-    It lists control characters as their pictures, and puts a mark before what would be taken for one. Source: rclone,
-    lib/encoder, `Standard`.
+    Rclone lists control characters as Unicode control pictures, and puts a quote character before a real control
+    picture. Source: rclone, lib/encoder, `Standard`.
     """
     if not ENCODED.search(name):
         return name
@@ -203,7 +203,7 @@ ENCODED = re.compile("\u201b(.)|[\u2400-\u241f\u2421]")
 
 
 def _names(folder: Path) -> Iterator[str]:
-    """Yield the name of every file below a folder. Text takes a fifth of the memory of paths."""
+    """Yield the name of every file below a folder. As text, because paths need five times the memory."""
     skipped = len(str(folder)) + 1
     for place, _, found in os.walk(folder):
         yield from (f"{place}/{name}"[skipped:] for name in found)
@@ -213,13 +213,13 @@ def _size(path: Path | str) -> int | None:
     try:
         found = os.stat(path)  # noqa: PTH116 - of a million names
     except OSError:
-        # Not there, or its name is too long.
+        # It does not exist, or its name is too long.
         return None
     return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def folders(names: Iterable[str]) -> set[str]:
-    """Return every folder that these names are in."""
+    """Return every folder that contains one of these names."""
     found: set[str] = set()
     for name in names:
         parent = name.rpartition("/")[0]
@@ -230,7 +230,7 @@ def folders(names: Iterable[str]) -> set[str]:
 
 
 def odd_names(names: Collection[str]) -> set[str]:
-    """Return those that a file system cannot hold beside the others: too long, or there is a folder of this name."""
+    """Return the names that a file system cannot hold: too long, or also the name of a folder."""
     taken = folders(names)
     return {
         name
@@ -244,26 +244,26 @@ def _bytes(part: str) -> int:
 
 
 def upload(folder: Path, kept: str) -> None:
-    """Copy everything in `folder` into the bucket, and compare what is there then, byte by byte.
+    """Copy `folder` into the bucket, then compare the bucket byte by byte.
 
-    What it has to overwrite stays in the bucket, under `kept`.
+    Overwritten artifacts stay in the bucket, under the prefix `kept`. Raises `Failure` if an artifact differs.
     """
     aside = ("--backup-dir", _remote(kept))
     show("rclone", "copy", "--checksum", *aside, *COMMON, *PROGRESS, str(folder), _remote())
-    say("comparing what is in the bucket with the backup, byte by byte")
+    say("comparing the bucket with the backup, byte by byte")
     differing = folder.parent / "differing"
-    # An object that was uploaded in parts has no checksum, so one of the same size was taken for the same.
+    # An object that was uploaded in parts has no checksum: rclone skipped it if its size was the same.
     if _differing(folder, differing):
         show(
             "rclone", "copy", "--ignore-times", f"--files-from-raw={differing}", *aside, *COMMON, str(folder), _remote()
         )
         if left := _differing(folder, differing):
-            raise Failure(f"{len(left)} artifacts differ after they were copied:{first(left)}\n  try again")
+            raise Failure(f"{len(left)} artifacts differ after the copy:{first(left)}\n  try again")
     differing.unlink()
 
 
 def _differing(folder: Path, report: Path) -> list[str]:
-    """Return the paths of what is in the bucket in another version, or not at all; they are in `report`, too."""
+    """Return the paths of files that differ or are missing in the bucket; also write them to `report`."""
     missing = report.with_suffix(".missing")
     for path in (report, missing):
         path.write_text("")

@@ -1,4 +1,4 @@
-"""The repository: history, encryption, deduplication, retention and integrity, all of it by restic."""
+"""The backup repository: history, encryption, deduplication, retention and integrity, all by restic."""
 
 import json
 import os
@@ -14,21 +14,21 @@ from shell import Failure, amount, killed, make, say, show
 DAMAGED, NO_REPOSITORY, LOCKED, WRONG_PASSWORD = 1, 10, 11, 12
 """Exit codes of restic."""
 TAG, SAFETY, INCOMPLETE = "mlflow", "safety", "incomplete"
-"""Of every snapshot; of one that was taken before a restore; of one that lacks artifacts that could not be read.
+"""Tags of: every snapshot; a safety backup before a restore; an incomplete backup, which lacks artifacts.
 
-`latest` is neither of the last two.
+`latest` never means a snapshot with one of the last two tags.
 """
 DRILL = "drill"
-"""Tag of a snapshot of the result of a restore test, and name of the file in it."""
+"""Tag of a snapshot with the result of a restore test, and name of the file in it."""
 LOCK_WAIT = "35m"
-"""Restic itself takes a lock for left behind after half an hour."""
+"""Restic considers a lock stale after half an hour."""
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 60
-"""For a small file. Restic itself tries again for a quarter of an hour, also what was refused."""
+"""Timeout for a small file. Restic itself retries for a quarter of an hour, even if access was denied."""
 
 
 def _run(*arguments: str, timeout_s: int | None = None, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
-    """Run restic; raise `Failure` where it does not end within `timeout_s`, with what it last complained of."""
+    """Run restic; raise `Failure` with its last errors if it does not end within `timeout_s` seconds."""
     try:
         return subprocess.run(
             ["restic", *arguments], input=stdin, capture_output=True, text=True, check=False, timeout=timeout_s
@@ -37,8 +37,8 @@ def _run(*arguments: str, timeout_s: int | None = None, stdin: str | None = None
         words = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else error.stderr or ""
         last = "\n".join(f"    {line}" for line in words.strip().splitlines()[-3:])
         raise Failure(
-            f"the target {os.environ['RESTIC_REPOSITORY']} does not do what it is asked to; is its key right, "
-            f"and may it write there?\n{last}"
+            f"the backup target {os.environ['RESTIC_REPOSITORY']} did not complete the request within {timeout_s} s; "
+            f"check mlflow:backup.target, and that its key is correct and may write there\n{last}"
         ) from None
 
 
@@ -56,16 +56,16 @@ def _explained(verb: str, code: int, words: str) -> str:
         return f"there is no backup at {where} yet\n  type: {make('backup')}"
     if code == WRONG_PASSWORD:
         return (
-            f"the backups at {where} do not open with mlflow:backupPassword: another stack's, or made before it was "
-            f"changed\n  put the old value of backupPassword back, as docs/operations/rotate.md says\n{last}"
+            f"the backups at {where} do not open with mlflow:backupPassword: they belong to another stack, or to an "
+            f"earlier password\n  restore the old value of backupPassword: docs/operations/rotate.md\n{last}"
         )
     if code == LOCKED:
-        return f"{where} is locked by another restic; one repository is for one stack\n{last}"
+        return f"{where} is locked by another restic process; use a repository for one stack only\n{last}"
     return f"restic {verb} {killed(code)} at {where}\n{last}"
 
 
 def _message(line: str) -> str:
-    """Return what restic says in a line, which is JSON where its results are."""
+    """Return the message in a line of restic, which is JSON if the command's output is JSON."""
     try:
         said: Any = json.loads(line)
         return str(said["message"]) if "message" in said else f"{said['item']}: {said['error']['message']}"
@@ -74,7 +74,7 @@ def _message(line: str) -> str:
 
 
 def require_reachable() -> None:
-    """Raise `Failure` where an S3 target does not answer: restic would try again for a quarter of an hour."""
+    """Raise `Failure` if an S3 target does not answer: restic would retry for a quarter of an hour."""
     where = os.environ["RESTIC_REPOSITORY"]
     if not where.startswith("s3:"):
         return
@@ -84,21 +84,21 @@ def require_reachable() -> None:
         socket.create_connection((url.hostname or "", port), timeout=CONNECT_SECONDS).close()
     except OSError as error:
         raise Failure(
-            f"the target {where} cannot be reached: {error}\n"
-            "  is mlflow:backup.target right, and may this host go there? The backups before are as they were"
+            f"the backup target {where} cannot be reached: {error}\n"
+            "  check mlflow:backup.target, and that this host may connect to it; earlier backups are unchanged"
         ) from None
 
 
 def require() -> None:
-    """Raise `Failure` where there is no repository, or its target does not answer, or refuses, within a minute."""
+    """Raise `Failure` if there is no repository, or its target denies access or does not answer within a minute."""
     require_reachable()
     if identity() is None:
         raise Failure(_explained("cat config", NO_REPOSITORY, ""))
 
 
 def identity() -> str | None:
-    """Return the id of the repository, or None where there is none."""
-    # Without a lock, as wherever something is only looked at: one that a killed run left would stand in the way.
+    """Return the id of the repository, or None if there is none."""
+    # Without a lock, as every command that only reads: the lock of a killed run would block it.
     done = _run("cat", "config", "--no-lock", timeout_s=ANSWER_SECONDS)
     if done.returncode == NO_REPOSITORY:
         return None
@@ -108,22 +108,22 @@ def identity() -> str | None:
 
 
 def create() -> str:
-    """Make a repository, and return its id."""
-    say(f"making a new repository at {os.environ['RESTIC_REPOSITORY']}")
+    """Create a repository and return its id."""
+    say(f"creating a new backup repository at {os.environ['RESTIC_REPOSITORY']}")
     _restic("init", timeout_s=ANSWER_SECONDS)
     return identity() or ""
 
 
 def release() -> None:
-    """Remove the locks of runs that were killed. Only for whoever holds the database's lock: no other run is at work.
+    """Remove restic's locks of killed runs. Call it only with the exclusive lock held: no other run is active then.
 
-    Where somebody else does the retention, they may be: only what restic itself takes for left behind is removed.
+    If the target does not allow deletion, another host may run the retention: then remove only stale locks.
     """
     _restic("unlock", *(["--remove-all"] if os.environ["DELETES"] == "1" else []))
 
 
 def snapshot(folder: Path, *others: Path, tags: Sequence[str]) -> dict[str, Any]:
-    """Store `folder` and `others`, and return restic's summary: snapshot_id, data_added_packed in bytes, and more."""
+    """Store `folder` and `others`; return restic's summary: snapshot_id, data_added_packed in bytes, and more."""
     command = [
         *(
             "restic",
@@ -134,7 +134,7 @@ def snapshot(folder: Path, *others: Path, tags: Sequence[str]) -> dict[str, Any]
             f"--retry-lock={LOCK_WAIT}",
         ),
         *(f"--tag={tag}" for tag in tags),
-        # A new volume numbers its files anew, and what is mirrored again gets a new time of change.
+        # A new volume has other inode numbers, and a file that is mirrored again has another change time.
         *("--ignore-ctime", "--ignore-inode", str(folder), *map(str, others)),
     ]
     summary: dict[str, Any] = {}
@@ -156,20 +156,20 @@ def snapshot(folder: Path, *others: Path, tags: Sequence[str]) -> dict[str, Any]
 
 
 def forget() -> None:
-    """Keep what the retention says, and every one of the last two days; free what nothing needs any more."""
+    """Apply the retention policy and free unused space. Every snapshot of the last two days stays."""
     keep = [f"--keep-{period}={os.environ[f'KEEP_{period.upper()}']}" for period in ("daily", "weekly", "monthly")]
-    # By tags, too: one that was taken before a restore is nobody's last of a day.
+    # Grouped by tags, too: a safety backup must not count as the last backup of a day.
     _restic("forget", "--quiet", f"--tag={TAG}", "--group-by=host,tags", "--keep-within=2d", *keep, "--prune")
 
 
 def check(*options: str) -> None:
-    """Raise `Failure` where the repository is damaged. Its structure; with `--read-data-subset`, the data too."""
+    """Raise `Failure` if the repository is damaged. Checks its structure; with `--read-data-subset`, also data."""
     done = _run("check", "--quiet", f"--retry-lock={LOCK_WAIT}", *options)
     if done.returncode == DAMAGED:
         last = "\n".join(f"    {line}" for line in done.stderr.strip().splitlines()[-6:])
         raise Failure(
-            "restic could not read all of it, or found what it did not write: the repository is damaged, or its disk "
-            f"or network is\n{last}\n  see docs/operations/backup.md#a-damaged-repository"
+            "restic cannot read all of it, or it is not what restic wrote: the repository is damaged, or its disk or "
+            f"network fails\n{last}\n  see docs/operations/backup.md#a-damaged-repository"
         )
     if done.returncode:
         raise Failure(_explained("check", done.returncode, done.stderr.strip()))
@@ -182,21 +182,21 @@ def snapshots() -> list[dict[str, Any]]:
 
 
 def is_regular(entry: dict[str, Any]) -> bool:
-    """Whether a snapshot is one that `latest` may mean."""
+    """Return whether `latest` may mean this snapshot."""
     return not {SAFETY, INCOMPLETE} & set(entry["tags"])
 
 
 def described(entry: dict[str, Any]) -> str:
-    """Say of a snapshot what sets it apart, if anything does."""
+    """Return in words whether a snapshot is a safety backup or incomplete; empty if neither."""
     words = {SAFETY: "before a restore", INCOMPLETE: "incomplete"}
     return ", ".join(text for tag, text in words.items() if tag in entry["tags"])
 
 
 def listing(snapshot_id: str, folder: Path) -> dict[str, int]:
-    """Return the files of a snapshot below `folder`, by their names below it, and their sizes in bytes."""
+    """Return the sizes in bytes of a snapshot's files below `folder`, by name relative to it."""
     command = ["restic", "ls", "--json", "--no-lock", "--recursive", snapshot_id, str(folder)]
     below, found = f"{folder}/", {}
-    # As it comes: of a million files it is a quarter of a gigabyte.
+    # Line by line: the output for a million files is a quarter of a gigabyte.
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout  # noqa: S101 - it is a pipe
         assert running.stderr  # noqa: S101 - it is a pipe
@@ -211,7 +211,7 @@ def listing(snapshot_id: str, folder: Path) -> dict[str, int]:
 
 
 def find(wanted: str) -> dict[str, Any]:
-    """Return one snapshot by its id or `latest`; raise `Failure` where there is none."""
+    """Return one snapshot by its id or `latest`; raise `Failure` if there is none, or more than one."""
     found = snapshots()
     if not found:
         raise Failure(_explained("snapshots", NO_REPOSITORY, ""))
@@ -219,7 +219,7 @@ def find(wanted: str) -> dict[str, Any]:
     matching = (
         regular[-1:]
         if wanted == "latest"
-        # Two letters are no choice.
+        # Not by fewer characters than the short id.
         else [entry for entry in found if entry["id"].startswith(wanted) and len(wanted) >= len(entry["short_id"])]
     )
     if len(matching) != 1:
@@ -227,18 +227,18 @@ def find(wanted: str) -> dict[str, Any]:
             entry["short_id"] + (f" ({kind})" if (kind := described(entry)) else "") for entry in found[-10:]
         )
         raise Failure(
-            f"FROM={wanted}: there {'is no' if not matching else 'are several'} such backup; there are {known}"
+            f"FROM={wanted}: {'there is no' if not matching else 'more than one'} such backup; there are {known}"
         )
     return matching[0]
 
 
 def remember_drill(result: dict[str, Any]) -> None:
-    """Store the result of a restore test beside the backups: the staging folder goes with `make down`."""
+    """Store the result of a restore test beside the backups: `make down` deletes the staging folder."""
     _restic(
         *("backup", "--quiet", "--stdin", f"--stdin-filename={DRILL}.json", f"--tag={DRILL}"),
         f"--host={os.environ['STACK']}",
         stdin=json.dumps(result),
-        # A target that does not answer may be why it failed.
+        # The test may have failed because the target does not answer.
         timeout_s=ANSWER_SECONDS,
     )
     if os.environ["DELETES"] == "1":
@@ -247,7 +247,7 @@ def remember_drill(result: dict[str, Any]) -> None:
 
 
 def last_drill() -> dict[str, Any] | None:
-    """Return the result of the last restore test that was stored, or None."""
+    """Return the last stored result of a restore test, or None."""
     found = json.loads(_restic("snapshots", "--json", "--no-lock", f"--tag={DRILL}", "--latest=1") or "[]")
     if not found:
         return None
@@ -262,7 +262,7 @@ def text(snapshot_id: str, path: Path) -> str:
 
 
 def restore(snapshot_id: str, folder: Path, target: Path, *, only: list[str] | None = None) -> None:
-    """Make `target` what `folder` was, or only some paths of it. What is there and the same is not written again."""
+    """Restore `folder` of a snapshot, or `only` some paths of it, to `target`. Unchanged files are not written."""
     command = ["restore", f"{snapshot_id}:{folder}", f"--target={target}"]
     if only is None:
         command.append("--delete")
@@ -274,16 +274,16 @@ def restore(snapshot_id: str, folder: Path, target: Path, *, only: list[str] | N
 
 
 def _escaped(path: str) -> str:
-    """Spell a path as a line of restic's include file that matches nothing else.
+    """Return a line for restic's include file that matches only this path.
 
-    Lines are stripped, variables expanded, and the rest is a pattern.
+    Restic strips the lines, expands variables, and treats the rest as a pattern.
     """
     special = {"$": "$$", " ": "[ ]"} | {letter: f"\\{letter}" for letter in "*?[]\\"}
     return "/" + "".join(special.get(letter, letter) for letter in path)
 
 
 def stored_bytes() -> int:
-    """Return the size of the repository."""
+    """Return the size of the repository in bytes."""
     folder = Path(os.environ["RESTIC_REPOSITORY"])
     if folder.is_absolute():
         return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

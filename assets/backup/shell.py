@@ -1,4 +1,4 @@
-"""Running other people's programs: their words go on as they come, and a failure is told in one line."""
+"""Runs external programs: shows their output as it comes, and reports a failure in one line."""
 
 import os
 import subprocess
@@ -9,25 +9,25 @@ from collections.abc import Sequence
 LAST_LINES = 12
 PROGRESS_SECONDS = 10
 SHOWN = 10
-"""Of a list of names."""
+"""Maximum number of names that a message lists."""
 
 
-class Failure(Exception):  # noqa: N818 - what an operator reads is its message
-    """What went wrong, and what to type."""
+class Failure(Exception):  # noqa: N818 - the operator reads its message only
+    """An error for the operator: what went wrong, and what to type."""
 
 
 def make(verb: str) -> str:
-    """Return a verb of this project as a person types it for this stack."""
+    """Return the `make` command of a verb, for this stack."""
     return f"make {verb} STACK={os.environ['STACK']}"
 
 
 def say(words: str) -> None:
-    """Print a line of progress, at once."""
+    """Print a line of progress, without buffering."""
     print(words, flush=True)
 
 
 def amount(size: float) -> str:
-    """Spell a number of bytes: 3.1 GB, 12 MB, or 7 kB."""
+    """Return a number of bytes in words: 3.1 GB, 12 MB, or 7 kB."""
     for unit, of_it, digits in (("GB", 1e9, 1), ("MB", 1e6, 0)):
         if size >= of_it:
             return f"{size / of_it:.{digits}f} {unit}"
@@ -35,22 +35,22 @@ def amount(size: float) -> str:
 
 
 def first(names: Sequence[str]) -> str:
-    """Spell the first ten of some names, a line each, and say how many more there are."""
+    """Return the first ten names, one per line, and how many more there are."""
     shown = "".join(f"\n    {name}" for name in names[:SHOWN])
     return shown + (f"\n    and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 class Progress:
-    """Says how far a long piece of work is, now and then."""
+    """Prints the progress of a long operation every `PROGRESS_SECONDS`."""
 
     def __init__(self, words: str) -> None:
-        """Begin with nothing done. `words` go behind the number: "3.1 GB ..."."""
+        """Start at zero. `words` follow the number: "3.1 GB ..."."""
         self._words = words
         self._done = 0
         self._next = time.monotonic() + PROGRESS_SECONDS
 
     def add(self, size: int) -> None:
-        """Count so many bytes as done."""
+        """Add `size` bytes to the progress."""
         self._done += size
         if time.monotonic() > self._next:
             self._next = time.monotonic() + PROGRESS_SECONDS
@@ -58,7 +58,7 @@ class Progress:
 
 
 def run(*command: str, stdin: str | None = None) -> str:
-    """Run a program and return what it printed; raise `Failure` with its last words."""
+    """Run a program and return its output; raise `Failure` with its last lines if it fails."""
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Failure(_failed(command, done.returncode, done.stderr or done.stdout))
@@ -66,7 +66,7 @@ def run(*command: str, stdin: str | None = None) -> str:
 
 
 def show(*command: str) -> None:
-    """Run a program whose progress is worth seeing; raise `Failure` where it fails."""
+    """Run a program and show its output; raise `Failure` with its last lines if it fails."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
         assert running.stdout  # noqa: S101 - it is a pipe
         lines: list[str] = []
@@ -84,7 +84,7 @@ def _failed(command: Sequence[str], code: int, words: str) -> str:
 
 
 def killed(code: int) -> str:
-    """Say how a program ended that did not succeed."""
+    """Return how a failed program ended, by its exit code."""
     if code < 0:
-        return f"was killed by signal {-code}; out of memory, perhaps (mlflow:backup.memoryMb)"
+        return f"was killed by signal {-code}; perhaps memory ran out: raise mlflow:backup.memoryMb"
     return f"failed with exit code {code}"

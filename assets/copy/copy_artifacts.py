@@ -1,8 +1,8 @@
-"""Copies every artifact from one object store to another, and proves by comparison that it did: names, sizes, bytes.
+"""Copies every artifact from one object store to another, and compares names, sizes and bytes.
 
-May be cut off and run again: what is there already is not copied twice. Nobody writes to either store meanwhile, and
-nothing is deleted. Environment: BUCKET, and of SOURCE and TARGET each the name and, with _ENDPOINT, the address; the
-credentials are profiles `source` and `target` of AWS_SHARED_CREDENTIALS_FILE.
+It can be interrupted and run again: it copies no object twice. It deletes nothing from the source. No other program may
+write to the stores meanwhile. Environment: BUCKET; SOURCE and TARGET, the names of the stores; SOURCE_ENDPOINT and
+TARGET_ENDPOINT, their addresses. The credentials are the profiles `source` and `target` of AWS_SHARED_CREDENTIALS_FILE.
 """
 
 import hashlib
@@ -18,14 +18,14 @@ from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 PROGRESS_BYTES = 1 << 30
 CHUNK_BYTES = 1 << 20
 SHOWN = 10
-"""Of a list of names."""
+"""Maximum number of names that a message lists."""
 
 Listing = Mapping[str, tuple[int, datetime]]
-"""Key to size in bytes and time of the last change, in whole seconds: one of the stores knows no others."""
+"""Size in bytes and time of the last change, by key. In whole seconds, because one of the stores has no fractions."""
 
 
 def listing(client: Any, bucket: str) -> Listing:  # noqa: ANN401 - made by boto3 at run time
-    """Return every object of `bucket`; raise botocore's errors."""
+    """Return every object in `bucket`. Raises botocore's errors."""
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
     return {
         found["Key"]: (found["Size"], found["LastModified"].replace(microsecond=0))
@@ -35,9 +35,9 @@ def listing(client: Any, bucket: str) -> Listing:  # noqa: ANN401 - made by boto
 
 
 def outdated(source: Listing, target: Listing) -> list[str]:
-    """Return the keys whose target is missing or older, an earlier move may have left it, or as old and another.
+    """Return the keys whose target is missing, older (from an earlier copy), or as old with another size.
 
-    Never of one that is newer: it was written since the move, and a second run must not bring back what was there.
+    A newer target is never returned: it was written after the copy, and a second run must not overwrite it.
     """
 
     def is_outdated(key: str) -> bool:
@@ -50,7 +50,7 @@ def outdated(source: Listing, target: Listing) -> list[str]:
 
 
 class Read:
-    """An object's content on its way, counted and hashed."""
+    """A stream that counts and hashes an object's content while it is read."""
 
     def __init__(self, body: Any) -> None:  # noqa: ANN401 - made by boto3 at run time
         """Read from `body`."""
@@ -60,7 +60,7 @@ class Read:
         self.sha256 = hashlib.sha256()
 
     def read(self, amount: int | None = None) -> bytes:
-        """Return the next bytes; at most `amount`."""
+        """Return the next bytes, at most `amount`."""
         found: bytes = self._body.read(amount)
         self.size += len(found)
         self.md5.update(found)
@@ -69,26 +69,26 @@ class Read:
 
 
 def copied(source: Any, target: Any, bucket: str, key: str, size: int) -> str | None:  # noqa: ANN401 - as above
-    """Copy one object, and compare what has arrived; return what is wrong with it, or None."""
+    """Copy one object and compare it with its source; return what is wrong, or None."""
     found = source.get_object(Bucket=bucket, Key=key)
     kept = {name: found[name] for name in ("ContentType", "ContentEncoding") if found.get(name)}
     sent = Read(found["Body"])
     target.upload_fileobj(sent, bucket, key, ExtraArgs=kept)
     reason = None
     if sent.size != size:
-        reason = f"the source lists {size} bytes, and gives {sent.size}"
+        reason = f"the source lists {size} bytes, but returns {sent.size}"
     elif not _arrived(target, bucket, key, sent):
-        reason = "the target gives other bytes"
+        reason = "the target returns other bytes"
     if reason:
-        # Newer than its source, it would be taken for written since by the next run.
+        # It is newer than its source: the next run would take it for an object that was written after the copy.
         target.delete_object(Bucket=bucket, Key=key)
     return reason
 
 
 def _arrived(target: Any, bucket: str, key: str, sent: Read) -> bool:  # noqa: ANN401 - as above
-    """Whether the target gives what was sent."""
+    """Return whether the target returns the bytes that were sent."""
     found = target.get_object(Bucket=bucket, Key=key)
-    # Of what was uploaded in one piece the store has a checksum of its own. The rest is read again.
+    # The store has a checksum of an object that was uploaded in one part. Others are read again.
     if found.get("ETag", "").strip('"') == sent.md5.hexdigest():
         return True
     back = Read(found["Body"])
@@ -98,7 +98,7 @@ def _arrived(target: Any, bucket: str, key: str, sent: Read) -> bool:  # noqa: A
 
 
 def main() -> int:
-    """Return the exit code: 0 if everything is there, 1 if something is missing."""
+    """Copy all objects. Return the exit code: 0 if all were copied, 1 if any is missing or differs."""
     names = os.environ["SOURCE"], os.environ["TARGET"]
     bucket = os.environ["BUCKET"]
     source, target = (

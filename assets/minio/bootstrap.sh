@@ -1,32 +1,33 @@
 #!/bin/sh
-# Makes the bucket and the identity that may use it, and proves that nobody else may. Runs to its end each time that
-# anything about it changes: every step may find its work done. Environment: ENDPOINT, BUCKET, MC_CONFIG_DIR.
+# Creates the bucket and the identities that may use it, and checks that MinIO refuses its default credentials. Runs
+# again whenever its configuration changes: every step is idempotent. Environment: ENDPOINT, BUCKET, MC_CONFIG_DIR.
 set -eu
 
 CONFIG=${CONFIG:-/run/config}
 SECRETS=${SECRETS:-/run/secrets}
 
-# Says what is wrong on stderr and ends. usage: die "what is wrong"
+# Prints an error on stderr and exits. usage: die "what is wrong"
 die() {
     echo "bootstrap: $*" >&2
     exit 1
 }
 
-# mc writes into its configuration folder, and the secret is read-only.
+# Copies the configuration, because mc writes into its folder and the secret file is read-only.
 use_root_credentials() {
     mkdir -p "$MC_CONFIG_DIR"
     cp "$SECRETS/mc-config.json" "$MC_CONFIG_DIR/config.json"
 }
 
-# MinIO was given another root user, and would not start without its password. This is the proof.
+# MinIO is configured with another root user, and does not start without that user's password. This checks it.
 refuse_default_credentials() {
     if MC_HOST_default="http://minioadmin:minioadmin@${ENDPOINT#http://}" mc --quiet ls default >/dev/null 2>&1; then
-        die "the object store accepts minioadmin:minioadmin, though it was given another root user:" \
-            "remove the user minioadmin, or go back to MinIO's own image in mlflow:images.minio; then type: make up STACK=$STACK"
+        die "the object store accepts minioadmin:minioadmin, although its root user is another: remove the user" \
+            "minioadmin, or set mlflow:images.minio to MinIO's own image; then type: make up STACK=$STACK"
     fi
 }
 
-# After a `make down` nothing else knows which bucket it was.
+# Exits if another bucket has objects: mlflow:objectStore.bucket may have changed. After a `make down`, only the object
+# store knows the old name.
 refuse_a_bucket_beside_the_artifacts() {
     listed=$(mc --quiet ls store)
     case "$listed" in
@@ -36,7 +37,7 @@ refuse_a_bucket_beside_the_artifacts() {
         other=${line##* }
         [ -z "$(mc --quiet ls "store/$other")" ] ||
             die "there is no bucket $BUCKET, and there are objects in ${other%/}: if they are the artifacts, go back to" \
-                "mlflow:objectStore.bucket: ${other%/}, and type: make up STACK=$STACK; if not, make the bucket $BUCKET by hand"
+                "mlflow:objectStore.bucket: ${other%/}, and type: make up STACK=$STACK; if not, create the bucket $BUCKET manually"
     done
 }
 
@@ -45,7 +46,7 @@ make_bucket() {
     mc --quiet anonymous set none "store/$BUCKET"
 }
 
-# An identity with the policy of its name, as long as there is a secret for it.
+# Creates an identity with the policy of the same name, or removes the identity if it has no secret.
 # usage: reconcile_identity NAME
 reconcile_identity() {
     if [ ! -s "$SECRETS/$1-secret-key" ]; then
@@ -53,7 +54,7 @@ reconcile_identity() {
         return
     fi
     mc --quiet admin policy create store "$1" "$CONFIG/$1-policy.json"
-    # The secret key comes through stdin: an argument would be in the process list.
+    # Passes the secret key through stdin: the process list shows arguments.
     printf '%s\n%s\n' "$1" "$(cat "$SECRETS/$1-secret-key")" | mc --quiet admin user add store
     attached=$(mc --json admin user info store "$1")
     case "$attached" in

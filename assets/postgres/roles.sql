@@ -1,5 +1,5 @@
--- The roles and the database of this deployment, at every start. Whatever is there already is brought into line.
--- A statement that fails is logged with its text, and this text holds a password.
+-- Creates the roles and the database, or corrects existing ones. start.sh runs this at every start.
+-- Postgres logs the text of a failed statement, and some statements here contain a password.
 SET log_min_error_statement = panic;
 SET log_statement = 'none';
 SET log_min_duration_statement = -1;
@@ -18,10 +18,10 @@ WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'mlflow')
 \gexec
 ALTER DATABASE mlflow OWNER TO mlflow;
 
--- Every role may connect to every database unless told otherwise.
+-- By default, every role may connect to every database.
 REVOKE ALL ON DATABASE mlflow, postgres, template1 FROM PUBLIC;
 
--- Reads all of it for the backup, and writes nothing. Without a backup it may not log in.
+-- The backup's role reads all data and writes nothing. If the backup is disabled, it may not log in.
 SELECT :'backup_password' <> '' AS backed_up
 \gset
 SELECT 'CREATE ROLE mlflow_backup'
@@ -35,7 +35,8 @@ GRANT CONNECT ON DATABASE mlflow TO mlflow_backup;
 ALTER ROLE mlflow_backup LOGIN PASSWORD :'backup_password';
 \endif
 
--- Sees Postgres' own figures, and of MLflow's data what the functions below count. Without monitoring it may not log in.
+-- The exporter's role reads Postgres' own metrics and, of MLflow's data, only what the functions below count. If
+-- monitoring is disabled, it may not log in.
 SELECT :'monitoring_password' <> '' AS monitored
 \gset
 SELECT 'CREATE ROLE mlflow_monitoring'
@@ -43,8 +44,7 @@ WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'mlflow_monitoring')
 \gexec
 ALTER ROLE mlflow_monitoring NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD NULL;
 ALTER ROLE mlflow_monitoring SET default_transaction_read_only = on;
--- A count that takes longer is not worth what it costs the others; and two of them are one answer to Prometheus, which
--- waits for 10 s.
+-- A longer query would slow down the other clients. One scrape runs two of them, and Prometheus waits for 10 s.
 ALTER ROLE mlflow_monitoring SET statement_timeout = '4s';
 GRANT pg_monitor, pg_use_reserved_connections TO mlflow_monitoring;
 GRANT CONNECT ON DATABASE mlflow TO mlflow_monitoring;
@@ -52,13 +52,13 @@ GRANT CONNECT ON DATABASE mlflow TO mlflow_monitoring;
 ALTER ROLE mlflow_monitoring LOGIN PASSWORD :'monitoring_password';
 \endif
 
--- Whatever the application's role may have set for its database does not hold here.
+-- These options override any that the role mlflow may have set for its database.
 \connect -reuse-previous=on "dbname=mlflow options='-c default_transaction_read_only=off -c search_path=pg_catalog'"
--- They run as mlflow, who owns what they read: as the superuser, whoever replaces a table by a view of his own would be
--- one. They find no table before the first migration, and then count nothing.
+-- The functions run as mlflow, which owns the tables. If they ran as the superuser, anybody who replaces a table by a
+-- view would get the superuser's rights. Before the first migration there is no table, and they return no rows.
 CREATE SCHEMA IF NOT EXISTS monitoring;
 GRANT USAGE ON SCHEMA monitoring TO mlflow_monitoring, mlflow;
--- Made anew each time: the columns of one that exists cannot be changed.
+-- Created anew each time, because the columns of an existing function cannot be changed.
 DROP FUNCTION IF EXISTS monitoring.runs(), monitoring.totals();
 CREATE FUNCTION monitoring.runs() RETURNS TABLE (status text, count bigint, started_last_hour bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
@@ -80,7 +80,7 @@ BEGIN
         (SELECT count(*) FROM public.experiments WHERE lifecycle_stage = 'active'),
         (SELECT count(*) FROM public.registered_models),
         (SELECT count(*) FROM public.model_versions),
-        -- Millions: what the last ANALYZE found will do.
+        -- There can be millions: the estimate of the last ANALYZE is enough.
         (SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = 'public.trace_info'::regclass);
 END $$;
 ALTER FUNCTION monitoring.runs() OWNER TO mlflow;

@@ -1,4 +1,4 @@
-"""Log lines as JSON, one object a line, for whoever collects them. Used with `mlflow:server.logFormat: json`."""
+"""Formats log lines as JSON, one object per line, for log collectors. Used with `mlflow:server.logFormat: json`."""
 
 import json
 import logging
@@ -6,27 +6,27 @@ import os
 from datetime import UTC, datetime
 
 REQUEST = ("client", "method", "path", "http_version", "status")
-"""What uvicorn hands to its access log, in its order (uvicorn.logging.AccessFormatter)."""
+"""Arguments of uvicorn's access log, in order (uvicorn.logging.AccessFormatter)."""
 
 
 class AtLeast(logging.Filter):
-    """Lets through what is as bad as MLFLOW_LOGGING_LEVEL, INFO without one."""
+    """Passes records of level MLFLOW_LOGGING_LEVEL and above; default INFO."""
 
     def __init__(self):
-        """Read the level."""
+        """Read the level from the environment."""
         super().__init__()
         self.level = logging.getLevelNamesMapping().get(os.environ.get("MLFLOW_LOGGING_LEVEL", "INFO"), logging.INFO)
 
     def filter(self, record):
-        """Whether a record is told."""
+        """Return whether to log a record."""
         return record.levelno >= self.level
 
 
 class JsonLines(logging.Formatter):
-    """Writes time (UTC), level, logger and message; of a request its parts, of an error its traceback."""
+    """Writes time (UTC), level, logger and message; for a request also its parts, for an error its traceback."""
 
     def format(self, record):
-        """Return one line; what is in a message cannot begin another."""
+        """Return a record as one line. A line break in the message is escaped."""
         entry = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,

@@ -1,8 +1,8 @@
-"""Artifacts in S3, where a file and a folder of one name are refused: no object store here keeps both.
+"""Refuses an artifact whose name is already the name of a folder, or the reverse: no supported object store keeps both.
 
-MinIO answers 200 and lists one of them no more; SeaweedFS answers 200 and gives the file back empty. A file system
-refuses it, and so did MLflow with artifacts on a disk. MLflow loads this in place of its own class by an entry point
-of `mlflow.artifact_repository`, its documented way.
+MinIO answers 200, but no longer lists one of them; SeaweedFS answers 200, but returns the file empty. A file system
+refuses it, as MLflow does with artifacts on disk. MLflow loads this class instead of its own through the documented
+entry point `mlflow.artifact_repository`.
 """
 
 import posixpath
@@ -13,20 +13,20 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS
 from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
 
 OWNED = "artifacts"
-"""Name of the folder of a run, a model or a trace in which its names are a client's. Above it they are MLflow's."""
+"""Folder of a run, model or trace. Clients choose the names below it; MLflow chooses the names above it."""
 NOT_FOUND = ("404", "NoSuchKey", "NotFound")
 
 
 class Artifacts(S3ArtifactRepository):
-    """MLflow's own, which asks before an upload whether the name is free."""
+    """MLflow's S3 artifacts, with a check before each upload that the name is free."""
 
     def log_artifact(self, local_file, artifact_path=None):
-        """Upload a file as MLflow's own does; raise `MlflowException` where its name, or a folder's, is not free."""
+        """Upload a file as MLflow's own class does; raise `MlflowException` if its name, or a folder's, is taken."""
         self._require_free(local_file, artifact_path)
         super().log_artifact(local_file, artifact_path)
 
     def create_multipart_upload(self, local_file, num_parts=1, artifact_path=None):
-        """Begin an upload in parts as MLflow's own does; raise as `log_artifact`."""
+        """Start a multipart upload as MLflow's own class does; raise `MlflowException` like `log_artifact`."""
         self._require_free(local_file, artifact_path)
         return super().create_multipart_upload(local_file, num_parts, artifact_path)
 
@@ -52,7 +52,7 @@ class Artifacts(S3ArtifactRepository):
 
 
 def folders(name):
-    """Return the folders of an artifact that a client has named, the outermost first."""
+    """Return the folders in an artifact's name that the client chose, the outermost first."""
     parts = name.split("/")[:-1]
     begin = parts.index(OWNED) + 1 if OWNED in parts else 0
     return ["/".join(parts[: end + 1]) for end in range(begin, len(parts))]
@@ -60,7 +60,7 @@ def folders(name):
 
 def _taken(name, why):
     return MlflowException(
-        f"the artifact {name!r} cannot be stored: {why}, and a file and a folder cannot have one name. "
+        f"the artifact {name!r} cannot be stored: {why}, and a file and a folder cannot have the same name. "
         "Choose another name for one of them.",
         error_code=RESOURCE_ALREADY_EXISTS,
     )

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Makes a root file system from Debian's packages: this host's apt fetches them, so its mirrors, proxy and certificates
-# are used, and none of them stays in the image.
+# Builds a root file system from Debian's packages. This host's apt downloads them, with its mirrors, proxy and
+# certificates; none of these settings stays in the image.
 # usage: build.sh SUITE RECIPE TAR PACKAGES [SOURCES]
-#   RECIPE is a folder with a setup.sh, PACKAGES are separated by commas. With SOURCES, apt's sources.list is read from
-#   stdin: a mirror's address may have a password in it, and arguments are everybody's to read.
+#   RECIPE is a folder with a setup.sh. PACKAGES are separated by commas. With SOURCES, apt's sources.list comes from
+#   stdin: a mirror's address can contain a password, and every user can read arguments.
 set -eu
 
-# Prints the proxies and certificates that apt uses here, as mmdebstrap takes them.
+# Prints this host's apt settings for proxies and certificates, in mmdebstrap's format.
 apt_options() {
     apt-config dump --format '%f "%v";%n' | grep -iE '^Acquire::https?::' | grep -v ' "";$' || true
 }
@@ -16,14 +16,14 @@ main() {
     recipe=$2
     tar=$3
     packages=$4
-    # Root's apt may know a proxy with a password. What another user's apt knows is everybody's, and mmdebstrap, which
-    # is not that user while it builds, has to read it.
+    # As root: apt's proxy may have a password, so only root may read this file. As another user: apt's settings are
+    # readable by everybody anyway, and mmdebstrap, which builds as yet another user, has to read the file.
     (
         umask 022
         [ "$(id -u)" != 0 ] || umask 077
         apt_options >"$tar.apt"
     )
-    # Only what the packages themselves need: no apt, no documentation, no translations, no logs of the installation.
+    # Only the packages and their dependencies: no apt, no documentation, no translations, no installation logs.
     # shellcheck disable=SC2016 # $1 is the hook's
     mmdebstrap --variant=essential \
         --include="$packages" \

@@ -7,23 +7,23 @@ from operations.common.console import StopError
 
 ROOT = Path(__file__).resolve().parents[2]
 WITH_LINES = ("*.sh", "*Dockerfile", "*.pth", "*.sql", "*.conf", "*.txt")
-"""What is copied into an image or a container as it is, and read by lines there."""
+"""Files that are copied unchanged into an image or a container, and read line by line there."""
 APPLICATION = "pulumi-mlflow"
-"""Name of this project's folders in the user's home."""
+"""Name of this project's folders in the user's home directory."""
 
 
 def state_home() -> Path:
-    """Where the local Pulumi state lives: outside every checkout, so that `git clean` cannot lose it."""
+    """Return the folder of the local Pulumi state. It is outside every checkout, so `git clean` cannot delete it."""
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / APPLICATION
 
 
 def config_home() -> Path:
-    """Where the generated passphrases live."""
+    """Return the folder of the generated passphrases."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / APPLICATION
 
 
 def require_line_ends(root: Path = ROOT) -> None:
-    """Raise `StopError` naming every file whose line ends would break a script in an image or a container."""
+    """Raise `StopError` with every file whose line endings would break a script in an image or a container."""
     wrong = sorted(
         str(path.relative_to(root))
         for folder in ("assets", "mlflow")
@@ -33,6 +33,6 @@ def require_line_ends(root: Path = ROOT) -> None:
     )
     if wrong:
         raise StopError(
-            "these files have the line ends of Windows (CRLF), which no script in a container reads; nothing was "
+            "these files have Windows line endings (CRLF), which break scripts in a container; nothing was "
             f"changed\n  type: sed -i 's/\\r$//' {' '.join(wrong)}"
         )

@@ -1,4 +1,4 @@
-"""How the operations speak: progress on stderr, answers on stdout, one kind of failure."""
+"""Output of the operations: progress on stderr, results on stdout, one exception for failures."""
 
 import os
 import sys
@@ -7,43 +7,46 @@ from settings import names
 
 
 class StopError(Exception):
-    """The end of an operation that could not be done: what is wrong, then what to type. Never a traceback."""
+    """An operation failed. The message says what is wrong, then what to type; it is shown without a traceback."""
 
 
 def say(text: str) -> None:
-    """Tell the person what is going on."""
-    # In one piece: threads tell of their progress, too.
+    """Print a progress message to stderr."""
+    # In one write, because several threads report progress.
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
 def answer(text: str) -> None:
-    """Print what was asked for."""
+    """Print a result to stdout."""
     print(text, flush=True)
 
 
 def interactive() -> bool:
-    """Whether somebody is there to be asked."""
+    """Return whether a person at a terminal can answer a question."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def confirmed(question: str) -> bool:
-    """Ask a question that deletes nothing. `YES=1` answers it; without a terminal nobody does."""
+    """Ask for approval of something that deletes nothing. `YES=1` approves.
+
+    Raises `StopError` if `YES=1` is not set and there is no terminal.
+    """
     if os.environ.get("YES") == "1":
         return True
     if not interactive():
-        raise StopError(f"{question}\n  without a terminal, answer with YES=1")
+        raise StopError(f"{question}\n  without a terminal, approve with YES=1")
     say(f"{question} [y/N]")
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def make(verb: str, stack: str | None = None) -> str:
-    """Return a verb as a person types it for a stack, or for the one that this command is about."""
+    """Return the `make` command of a verb, for `stack` or for the stack of the current command."""
     return names.make(verb, stack or os.environ.get("STACK") or "dev")
 
 
 def flag(name: str, *, default: bool = False) -> bool:
-    """Whether a variable is 1 rather than 0; raise `StopError` where it is neither: no word is taken for a no."""
+    """Return whether a variable is 1; raise `StopError` if it is neither 1 nor 0, so that no typo counts as 0."""
     given = os.environ.get(name) or str(int(default))
     if given not in ("0", "1"):
         raise StopError(f"{name}={given}: write {name}=1 or {name}=0; nothing was changed")
@@ -51,11 +54,11 @@ def flag(name: str, *, default: bool = False) -> bool:
 
 
 def require_name(stack: str, question: str, verb: str = "destroy") -> None:
-    """Ask a question that deletes: only the stack's name will do, typed or in `CONFIRM`."""
-    # make exports an empty one where there is none.
+    """Ask for approval of a deletion: the stack's name, typed or in `CONFIRM`. Raise `StopError` without it."""
+    # make exports CONFIRM as an empty string if it is not set.
     given = os.environ.get("CONFIRM") or None
     if given is None and interactive():
-        say(f"{question}\nType the stack's name to go on:")
+        say(f"{question}\nType the stack's name to continue:")
         given = sys.stdin.readline().strip()
     if given != stack:
         if given:
@@ -64,7 +67,7 @@ def require_name(stack: str, question: str, verb: str = "destroy") -> None:
 
 
 def amount(size: float | None) -> str:
-    """Spell a number of bytes: 3.1 GB, 12 MB, or 7 kB."""
+    """Return a number of bytes as text: 3.1 GB, 12 MB, or 7 kB."""
     if size is None:
         return "unknown"
     for unit, of_it, digits in (("GB", 1e9, 1), ("MB", 1e6, 0)):
@@ -74,6 +77,6 @@ def amount(size: float | None) -> str:
 
 
 def through(words: str) -> None:
-    """Hand on what a container prints, as it comes."""
+    """Print the output of a container to stderr as it arrives."""
     sys.stderr.write(words)
     sys.stderr.flush()

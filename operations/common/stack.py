@@ -19,17 +19,17 @@ from settings.stack import NAMESPACE, StackConfig
 
 TOP_KEYS = ("config", "secretsprovider", "encryptionsalt", "encryptedkey", "environment")
 NAMESPACES = (NAMESPACE, "docker", "random", "pulumi")
-"""What this program and its providers read."""
+"""The namespaces that this program and its providers read."""
 MARKS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
-"""How a file in another encoding begins."""
+"""The byte order marks of other encodings."""
 
 
 def _misplaced(document: Any) -> list[str]:  # noqa: ANN401 - YAML
-    """Return what Pulumi would ignore in a stack's file, or read as another project's."""
+    """Return every key of a stack file that Pulumi would ignore, or read as another project's."""
     if not isinstance(document, dict) or not isinstance(document.get("config", {}), dict | None):
-        return ["it must begin with config:, and the settings below it"]
+        return ["it must begin with config:, with the settings below it"]
     problems = [
-        f"{key}: no such key at the top{_nearest(str(key), TOP_KEYS)}; settings are below config:"
+        f"{key}: unknown top-level key{_nearest(str(key), TOP_KEYS)}; settings go below config:"
         for key in document
         if key not in TOP_KEYS
     ]
@@ -38,7 +38,7 @@ def _misplaced(document: Any) -> list[str]:  # noqa: ANN401 - YAML
         if not colon:
             problems.append(f"{key}: write it as {NAMESPACE}:{key}")
         elif namespace not in NAMESPACES:
-            problems.append(f"{key}: no such namespace{_nearest(namespace, NAMESPACES)}")
+            problems.append(f"{key}: unknown namespace{_nearest(namespace, NAMESPACES)}")
         elif namespace == NAMESPACE and "." in name:
             section, _, setting = name.partition(".")
             problems.append(f"{key}: write it as a section: {NAMESPACE}:{section}: and, below that, {setting}:")
@@ -47,38 +47,39 @@ def _misplaced(document: Any) -> list[str]:  # noqa: ANN401 - YAML
 
 def _nearest(word: str, known: tuple[str, ...]) -> str:
     close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f" (there are: {', '.join(known)})"
+    return f"; did you mean {close[0]}?" if close else f" (known: {', '.join(known)})"
 
 
 def _has_secret(value: Any) -> bool:  # noqa: ANN401 - YAML
-    """Whether a value, or one in it, is encrypted."""
+    """Return whether a value is encrypted or contains an encrypted value."""
     if isinstance(value, dict):
         return set(value) == {"secure"} or any(map(_has_secret, value.values()))
     return isinstance(value, list) and any(map(_has_secret, value))
 
 
 class Stack:
-    """One environment: its name, its file, its settings."""
+    """A stack: its name, its stack file, its settings."""
 
     def __init__(self, name: str) -> None:
-        """Read the stack's file; raise `StopError` if there is none."""
+        """Find the stack file; raise `StopError` if there is none or the name is invalid."""
         if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?", name):
             raise StopError(
-                f"STACK={name}: a stack's name is in Docker names: use up to 32 lower-case letters, digits and hyphens"
+                f"STACK={name}: a stack's name is part of Docker names: use up to 32 lowercase letters, digits and "
+                "hyphens"
             )
         self.name = name
         self.path = ROOT / f"Pulumi.{name}.yaml"
         if not self.path.exists():
             known = ", ".join(sorted(path.name.split(".")[1] for path in ROOT.glob("Pulumi.*.yaml")))
             raise StopError(
-                f"STACK={name}: there is no {self.path.name} (there are: {known})\n"
-                f"  for a new environment: copy one of them to {self.path.name}, without its encryptionsalt and "
-                "`secure:` entries"
+                f"STACK={name}: there is no {self.path.name} (stacks: {known})\n"
+                f"  for a new stack, copy the stack file of one of them to {self.path.name}, without encryptionsalt "
+                "and `secure:` entries"
             )
 
     @property
     def text(self) -> str:
-        """The stack's file as text; raises `StopError` where it is not UTF-8."""
+        """The stack file as text; raises `StopError` if it is not UTF-8."""
         content = self.path.read_bytes()
         encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), None)
         try:
@@ -88,38 +89,38 @@ class Stack:
             pass
         name, found = self.path.name, encoding or "ISO-8859-1"
         raise StopError(
-            f"{name}: is not UTF-8{f', but {encoding}' if encoding else ''}; nothing was changed\n"
+            f"{name} is not UTF-8{f', but {encoding}' if encoding else ''}; nothing was changed\n"
             f"  type: iconv -f {found} -t UTF-8 {name} > {name}.new && mv {name}.new {name}"
         )
 
     @property
     def document(self) -> dict[str, Any]:
-        """The stack's file, read anew: `pulumi` writes to it too."""
+        """The parsed stack file, read again each time because `pulumi` writes to it, too."""
         try:
-            # Not PyYAML: it takes the last of two equal keys, and says nothing.
+            # Not PyYAML: of two equal keys it silently takes the last.
             found = YAML(typ="safe").load(self.text) or {}
         except YAMLError as error:
-            # What a library would have its caller do is no advice for who wrote the file.
+            # The library's advice, after a blank line, is for programmers.
             words = str(error).partition("\n\n")[0].replace("<unicode string>", str(self.path))
             raise StopError(f"{self.path.name} cannot be read as YAML: {words}") from None
         if problems := _misplaced(found):
             lines = "\n".join(f"  {problem}" for problem in problems)
-            raise StopError(f"{self.path.name}: what is not read would be ignored\n{lines}")
+            raise StopError(f"{self.path.name}: unknown or misplaced keys, which Pulumi would ignore\n{lines}")
         document: dict[str, Any] = found
         return document
 
     @property
     def values(self) -> dict[str, Any]:
-        """The values of the stack's file, keys as written: `mlflow:server`."""
+        """The values below `config:` in the stack file, with their full keys, such as `mlflow:server`."""
         return self.document.get("config") or {}
 
     @property
     def settings(self) -> StackConfig:
-        """The settings; raises `StopError` with everything that is wrong with them."""
+        """The settings; raises `StopError` with every error in them."""
         return self.settings_with()
 
     def settings_with(self, **changed: Mapping[str, object]) -> StackConfig:
-        """Return the settings as they would be with these keys set, by section; raises `StopError` as `settings`."""
+        """Return the settings with these keys changed, by section; raise `StopError` as `settings` does."""
         values, hidden = self._given()
         for section, keys in changed.items():
             values[section] = {**(values.get(section) or {}), **keys}
@@ -131,29 +132,29 @@ class Stack:
             raise StopError(f"{self.path.name}: {error}") from None
 
     def _given(self) -> tuple[dict[str, Any], list[str]]:
-        """Return the values below `mlflow:`, and which of them have a secret in them."""
+        """Return the values below `mlflow:`, and the keys of those that contain an encrypted secret."""
         prefix = f"{NAMESPACE}:"
         values = {key.removeprefix(prefix): value for key, value in self.values.items() if key.startswith(prefix)}
         return values, [key for key, value in values.items() if _has_secret(value)]
 
     @property
     def is_engineless(self) -> bool:
-        """Whether it was last deployed without the engine, which alone encrypts."""
+        """Whether it was last deployed without the engine. Only the engine encrypts secrets."""
         return (state_home() / "rehearsal" / f"{self.name}.json").exists()
 
     @property
     def warnings(self) -> list[str]:
-        """What is allowed, and what a person should know of; raises `StopError` as `settings`."""
+        """Warnings about valid but risky settings; raises `StopError` as `settings` does."""
         values, hidden = self._given()
         return settings_warnings(self.settings, values, hidden=hidden, stack=self.name)
 
     def set(self, section: str, **values: object) -> None:
-        """Set keys of one section in the stack's file. Its comments and its order stay."""
+        """Set keys of one section in the stack file. Comments and order are kept."""
         editor = YAML()
         editor.preserve_quotes = True
         editor.width = 4096
         document = editor.load(self.text) or {}
-        # A key with nothing behind it is there, and None.
+        # A key without a value is present, with the value None.
         if document.get("config") is None:
             document["config"] = {}
         key = f"{NAMESPACE}:{section}"
@@ -166,7 +167,7 @@ class Stack:
         part.rename(self.path)
 
     def report_other_checkout(self) -> None:
-        """Say so where this stack was last deployed from another checkout: they share the state, and the containers."""
+        """Print a note if the last deployment was from another checkout: both share the state and the containers."""
         try:
             last = Path(self._last_checkout.read_text())
         except OSError:
@@ -175,7 +176,7 @@ class Stack:
             say(f"note: {self.name} was last deployed from {last}; this is {ROOT}")
 
     def remember_checkout(self) -> None:
-        """Remember that this stack was deployed from here."""
+        """Record that this stack was deployed from this checkout."""
         self._last_checkout.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._last_checkout.write_text(str(ROOT))
 

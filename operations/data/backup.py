@@ -1,15 +1,15 @@
-"""Backup, drill and restore: what `make` asks of the backup container, and what happens around it."""
+"""Backup, restore test and restore: runs the backup program in its container, and does the steps around it."""
 
 import json
 from typing import Any
 
-from operations.common.console import StopError, answer, through
+from operations.common.console import StopError, answer, say, through
 from operations.common.stack import Stack
 from settings import names
 
 PROGRAM = ("python3", "/run/config/main.py")
 NONE_YET = "there is no backup at"
-"""How the backup's program begins to say so."""
+"""Start of the backup program's message where the backup repository is empty."""
 
 
 def backup(stack: Stack) -> None:
@@ -18,38 +18,39 @@ def backup(stack: Stack) -> None:
 
 
 def backups(stack: Stack) -> None:
-    """Print every backup."""
+    """Print every backup. Times are in UTC."""
     require_container(stack)
     answer(_told(stack, "list"))
+    say("times are in UTC")
 
 
 def drill(stack: Stack) -> None:
-    """Restore the newest backup into a throw-away database now."""
+    """Run a restore test of the newest backup now."""
     in_container(stack, "drill")
 
 
 def require_container(stack: Stack) -> None:
-    """Raise `StopError` where there is no backup, or it does not run."""
+    """Raise `StopError` if backup is off, or its container does not run."""
     if not stack.settings.backup.enabled:
         raise StopError(
-            f"{stack.name} has no backup\n  in {stack.path.name}: `mlflow:backup: {{enabled: true}}`; then: "
+            f"backup is off for {stack.name}\n  set mlflow:backup: {{enabled: true}} in {stack.path.name}, then type: "
             f"make up STACK={stack.name}"
         )
     found = stack.daemon.inspect(names.physical(stack.name, "backup"))
     if found is None or not found["State"]["Running"]:
-        raise StopError(f"the backup of {stack.name} does not run\n  type: make up STACK={stack.name}")
+        raise StopError(f"the backup container of {stack.name} does not run\n  type: make up STACK={stack.name}")
 
 
 def in_container(stack: Stack, verb: str) -> None:
-    """Run a verb of the backup's program; raise `StopError` where it fails."""
+    """Run a command of the backup program; raise `StopError` if it fails."""
     require_container(stack)
     if stack.daemon.show(names.physical(stack.name, "backup"), [*PROGRAM, verb], through):
         what = "backup" if verb == "safety" else verb
-        raise StopError(f"the {what} of {stack.name} did not succeed; the reason is above, after 'error:'")
+        raise StopError(f"the {what} of {stack.name} failed; the reason is above, after 'error:'")
 
 
 def _told(stack: Stack, *arguments: str) -> str:
-    """Return what a verb of the backup's program prints; raise `StopError` with that where it fails."""
+    """Return the output of a command of the backup program; raise `StopError` with that output if it fails."""
     printed: list[str] = []
     if stack.daemon.show(names.physical(stack.name, "backup"), [*PROGRAM, *arguments], printed.append):
         raise StopError("".join(printed).strip().removeprefix("error: "))
@@ -57,6 +58,6 @@ def _told(stack: Stack, *arguments: str) -> str:
 
 
 def found(stack: Stack, wanted: str) -> dict[str, Any]:
-    """Return what a restore of a backup, `latest` or an id, would find; raise `StopError` where there is none."""
+    """Return the plan of a restore of a backup, `latest` or an id; raise `StopError` if there is no such backup."""
     plan: dict[str, Any] = json.loads(_told(stack, "plan", wanted).splitlines()[-1])
     return plan

@@ -1,4 +1,4 @@
-"""Giving back the space of what users have deleted: MLflow keeps it, runs and artifacts, until somebody collects it."""
+"""Garbage collection. MLflow keeps deleted runs and their artifacts on disk until they are collected."""
 
 import os
 import re
@@ -12,26 +12,26 @@ from settings import names
 from settings.server import ADMIN, PORT
 
 NOTHING = "nothing was deleted"
-"""How `mlflow/collect.py` begins to say so."""
+"""Start of the message of `mlflow/collect.py` where it deleted nothing."""
 AGE = "30d"
-"""How long something has to have been deleted: whoever deleted the wrong run has that long to find out."""
+"""How long ago something must have been deleted by default. Until then, a deletion by mistake can be undone."""
 
 
 def gc(stack: Stack) -> None:
-    """Delete for ever what was deleted `OLDER_THAN=` ago (30d by default; 12h, 1d12h), artifacts included.
+    """Permanently delete what users deleted more than `OLDER_THAN=` ago (default 30d; or 12h, 1d12h), with artifacts.
 
-    No backup, drill, restore or migration is at work meanwhile.
+    Holds the exclusive lock, so no backup, restore test, restore or migration runs at the same time.
     """
     require_containers(stack)
     age = os.environ.get("OLDER_THAN") or AGE
     if not re.fullmatch(r"(\d+d)?(\d+h)?(\d+m)?(\d+s)?", age):
-        raise StopError(f"OLDER_THAN={age}: write a time as 30d, 12h or 1d12h")
+        raise StopError(f"OLDER_THAN={age}: write a duration such as 30d, 12h or 1d12h")
     require_name(
         stack.name,
-        f"This deletes for ever what was deleted in {stack.name} more than {age} ago.",
+        f"This permanently deletes what users deleted in {stack.name} more than {age} ago.",
         verb=f"gc OLDER_THAN={age}",
     )
-    # The server deletes the artifacts, and asks whoever comes who he is.
+    # The server deletes the artifacts, and may require authentication.
     environment = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{PORT}"}
     if stack.settings.route.by_mlflow:
         environment |= {
@@ -46,17 +46,17 @@ def gc(stack: Stack) -> None:
 
     server = names.physical(stack.name, "server")
     if stack.daemon.show(server, ["docker-entrypoint.sh", "gc", age], told, environment=environment):
-        what = "nothing" if NOTHING in "".join(printed) else "not all that was to go"
-        raise StopError(f"{what} was deleted for ever in {stack.name}; the reason is above")
+        what = "nothing" if NOTHING in "".join(printed) else "not everything"
+        raise StopError(f"{what} was permanently deleted in {stack.name}; the reason is above")
     found = collected("".join(printed))
     say(
-        f"deleted for ever in {stack.name}: {found}"
+        f"permanently deleted in {stack.name}: {found}"
         if found
-        else f"nothing in {stack.name} was deleted more than {age} ago"
+        else f"users deleted nothing in {stack.name} more than {age} ago"
     )
 
 
 def collected(printed: str) -> str:
-    """Return what `mlflow gc` says it deleted, counted: "2 runs, 1 experiment"; empty where it was nothing."""
+    """Return the counts of what `mlflow gc` deleted, such as "2 runs, 1 experiment"; empty if nothing."""
     kinds = Counter(re.findall(r"(?m)^(\w[\w ]*) with ID \S+ has been permanently deleted", printed))
     return ", ".join(f"{number} {kind.lower()}" + ("s" if number > 1 else "") for kind, number in kinds.items())

@@ -19,54 +19,54 @@ from alembic.script import ScriptDirectory
 from mlflow.store.db.utils import _get_alembic_config
 ScriptDirectory.from_config(_get_alembic_config("sqlite://")).get_revision(sys.argv[1])
 """
-"""Run in the MLflow image: fails where its MLflow is older than a database of that revision."""
+"""Runs in the MLflow image. Fails if its MLflow does not know the database revision, because it is older."""
 UNKNOWN_REVISION = "Can't locate revision"
-"""Alembic's words."""
+"""Alembic's error message."""
 
 
 def restore(stack: Stack) -> None:
-    """Put the backup `FROM=` (latest, or its id) in the place of what is there. With `DRY_RUN=1`, only say so.
+    """Replace the data of the stack by the backup `FROM=` (latest, or its id). `DRY_RUN=1` changes nothing.
 
-    `SAFETY=0` spares the backup of what is there, where that cannot be read any more.
+    `SAFETY=0` skips the backup of the current data, for data that can no longer be read.
     """
     dry, safety = flag("DRY_RUN"), flag("SAFETY", default=True)
     require_container(stack)
     if preconditions.restore_is_running(stack.daemon, stack.name):
         raise StopError(
-            f"another restore of {stack.name} is at work; wait for it: "
+            f"another restore of {stack.name} is running; wait for it: "
             f"docker logs -f {names.physical(stack.name, names.RESTORE)}"
         )
     wanted = os.environ.get("FROM")
     if not wanted:
         raise StopError(
-            f"which backup?\n  type: {make('restore', stack.name)} FROM=latest, or FROM=<id> of: "
+            f"FROM= is not set\n  type: {make('restore', stack.name)} FROM=latest, or FROM=<id> with an id from: "
             f"{make('backups', stack.name)}"
         )
     plan = found(stack, wanted)
-    version = plan["mlflow"] or "(which did not tell its version)"
-    say(f"backup {plan['id'][:8]} of {plan['stack']}, taken {plan['taken_at'][:19]} with MLflow {version}:")
+    version = plan["mlflow"] or "of unknown version"
+    say(f"backup {plan['id'][:8]} of {plan['stack']}, taken {plan['taken_at'][:19]} UTC with MLflow {version}:")
     say(f"  {plan['summary']}")
     _refuse(stack, plan)
     used = plan["used"]
     if used:
-        # A backup container of before tells none.
+        # The backup container of an earlier version of this project does not report it.
         since = plan.get("since")
         say(
-            "  what was made or changed since could not be counted"
+            "  a restore discards what was created or changed since; it could not be counted"
             if since is None
-            else f"  would be lost, made or changed since: {since or 'nothing, as far as times tell'}"
+            else f"  a restore discards what was created or changed since: {since or 'nothing, judging by timestamps'}"
         )
     again = f"restore FROM={plan['id'][:8]}{'' if safety else ' SAFETY=0'}"
     if dry:
         say(
             "a restore would "
-            + ("take a backup of what is there now, " if used and safety else "")
-            + "stop the server, bring the artifacts back, put the database in the place of the one that is there "
-            "(which is kept beside it), migrate it, and start the server; nothing was changed"
+            + ("take a backup of the current data, " if used and safety else "")
+            + "stop the server, restore the artifacts, replace the database (the current one is kept in a separate "
+            "schema), migrate it, and start the server; nothing was changed"
         )
         return
     if used:
-        question = f"This puts the backup in the place of what {stack.name} has now."
+        question = f"This replaces the current data of {stack.name} by the backup."
         require_name(stack.name, question, verb=again)
         if safety:
             _secure(stack)
@@ -77,38 +77,38 @@ def restore(stack: Stack) -> None:
         stack.daemon.stop(server)
         code = _run_restorer(stack, plan["id"])
     finally:
-        # Where only its client ended, a restore goes on, and what anybody wrote meanwhile would be lost. The server
-        # itself waits for its end, too, wherever Docker starts it (mlflow/serve.py).
+        # If only this client ended, the restore continues, and it would discard anything written meanwhile. The server
+        # itself waits for the end of a restore, too, however Docker starts it (mlflow/serve.py).
         if code != 0 and not preconditions.restore_is_running(stack.daemon, stack.name):
-            # A stop that was interrupted may still be under way.
+            # An interrupted stop may still be in progress.
             stack.daemon.restart(server)
             say("the server was started again")
     if code:
         raise StopError(
             f"the restore of {stack.name} did not complete; the reason is above, after 'error:'\n"
-            "  the database is as it was; artifacts that differ may be the backup's already, and what they were is\n"
-            "  in the bucket, under before_restore_...\n"
-            f"  mend the cause, then type: make {again} STACK={stack.name} CONFIRM={stack.name}"
+            "  the database is unchanged; artifacts that differ may already be the backup's, and their previous\n"
+            "  versions are in the bucket, under before_restore_...\n"
+            f"  fix the cause, then type: make {again} STACK={stack.name} CONFIRM={stack.name}"
         )
     _start(stack)
-    say(f"\n{stack.name} has been restored from backup {plan['id'][:8]}")
+    say(f"\n{stack.name} is restored from backup {plan['id'][:8]}")
     answer(stack.settings.route.url)
 
 
 def _secure(stack: Stack) -> None:
-    """Take a backup of what is there before it is replaced; raise `StopError` saying how to go on without."""
-    say("first, a backup of what is there now")
+    """Back up the current data before it is replaced; if that fails, raise `StopError` that explains SAFETY=0."""
+    say("taking a backup of the current data first")
     try:
         in_container(stack, "safety")
     except StopError as error:
         raise StopError(
-            f"{error}\n  nothing was changed; where what is there is too damaged for a backup, the same with SAFETY=0: "
-            "the database stays in a schema of its own even so"
+            f"{error}\n  nothing was changed; if the current data is too damaged for a backup, type the same with "
+            "SAFETY=0: the current database is still kept in a separate schema"
         ) from None
 
 
 def _refuse(stack: Stack, plan: dict[str, Any]) -> None:
-    """Raise `StopError` where this stack cannot be what the backup was of."""
+    """Raise `StopError` if this backup cannot be restored into this stack."""
     if plan["stack"] != stack.name:
         raise StopError(
             f"this is a backup of {plan['stack']}, not of {stack.name}; nothing was changed\n"
@@ -123,14 +123,14 @@ def _refuse(stack: Stack, plan: dict[str, Any]) -> None:
         )
     if plan["other_keys"] and plan["encrypted_rows"]:
         raise StopError(
-            f"what MLflow encrypted in this backup does not open with the {', '.join(plan['other_keys'])} of "
-            f"{stack.path.name}; nothing was changed\n  the old ones are in the backup; to take them over: "
+            f"the {', '.join(plan['other_keys'])} of {stack.path.name} cannot decrypt what MLflow encrypted in this "
+            "backup; nothing was changed\n  the backup contains the previous data keys; to use them: "
             "docs/operations/restore.md#data-keys-from-a-backup"
         )
 
 
 def _knows(stack: Stack, revision: str) -> bool:
-    """Whether the MLflow of this stack can read a database of `revision`, or migrate it."""
+    """Return whether the MLflow of this stack can read or migrate a database of `revision`."""
     image = stack.daemon.api.inspect_container(names.physical(stack.name, "server"))["Image"]
     body = {
         "Image": image,
@@ -147,15 +147,15 @@ def _knows(stack: Stack, revision: str) -> bool:
     code = stack.daemon.once(names.physical(stack.name, "revision"), body, said.append)
     if code and UNKNOWN_REVISION not in "".join(said):
         raise StopError(
-            f"whether MLflow's image knows revision {revision} could not be found out; nothing was changed\n"
+            f"could not check whether MLflow's image knows database revision {revision}; nothing was changed\n"
             + "".join(said[-5:]).rstrip()
-            + f"\n  mend the cause, then type the same again; where none is said: make doctor STACK={stack.name}"
+            + f"\n  fix the cause, then type the same again; if no cause is shown: make doctor STACK={stack.name}"
         )
     return code == 0
 
 
 def _run_restorer(stack: Stack, snapshot: str) -> int:
-    """Restore in a container like the backup's, with the server's rights; return its exit code."""
+    """Restore in a copy of the backup container that has the server's credentials; return its exit code."""
     found = stack.daemon.api.inspect_container(names.physical(stack.name, "backup"))
     environment = dict(entry.partition("=")[::2] for entry in found["Config"]["Env"])
     environment |= {
@@ -182,25 +182,25 @@ def _run_restorer(stack: Stack, snapshot: str) -> int:
 
 
 def _start(stack: Stack) -> None:
-    """Migrate the restored database and start the server; raise `StopError` where that fails."""
+    """Migrate the restored database and start the server; raise `StopError` if that fails."""
     daemon = stack.daemon
     migrate, server = (names.physical(stack.name, service) for service in ("migrate", "server"))
     if daemon.inspect(migrate) is None:
-        # Somebody pruned it; the deployment makes it again, and it runs.
+        # It was pruned. A deployment creates it again, and it runs.
         try:
             deploy.up(stack)
         except StopError as error:
             raise StopError(
-                "the backup is restored, and the server is down until this succeeds: "
+                "the backup is restored, but the server stays down until this succeeds: "
                 f"make up STACK={stack.name}\n{error}"
             ) from None
         return
-    say("migrating the database, if it is of an older MLflow")
+    say("migrating the database if it is from an older MLflow")
     daemon.start(migrate)
     if code := daemon.api.wait(migrate, timeout=None)["StatusCode"]:
         raise StopError(
             f"{migrate} exited with code {code}:\n{daemon.logs(migrate)}\n"
-            f"  the backup is restored; mend the cause, then type: make up STACK={stack.name}"
+            f"  the backup is restored; fix the cause, then type: make up STACK={stack.name}"
         )
     say("starting the server")
     daemon.start(server)

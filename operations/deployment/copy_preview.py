@@ -1,7 +1,7 @@
-"""The plan of a copy: the program and a stack's settings, with none of its secrets, its state or its backend.
+"""The plan of a copy: the program and a stack's settings, without its secrets, its state or its backend.
 
-It is what can be said of a change that comes from a stranger: whether the settings are valid, the program runs and
-the rules of `policy/` hold. Everything in it is new, since there is nothing that it could be compared with.
+It is for changes from people who must not have the secrets. It shows whether the settings are valid, the program runs
+and the policies in `policy/` are met. Every resource in it is new, because there is no state to compare with.
 """
 
 import os
@@ -24,15 +24,15 @@ from settings.stack import NAMESPACE
 
 PARTS = ("assets", "components", "mlflow", "offline", "operations", "policy", "runtime", "settings")
 FILES = ("Pulumi.yaml", "__main__.py")
-"""All that a plan reads. What else lies in a checkout may be gigabytes of images, or somebody's secrets."""
+"""All files that a plan reads. Other files of a checkout may be gigabytes of images, or contain secrets."""
 ENCRYPTION = ("secretsprovider", "encryptionsalt", "encryptedkey")
 INSTEAD = "a-secret-of-the-copy"
 MADE = "made"
-"""What `COPY` is in the copy."""
+"""Value of `COPY` inside the copy."""
 
 
 def preview(stack: Stack) -> None:
-    """Print the plan of a copy of `stack`; raise `StopError` if it cannot be made or breaks a rule."""
+    """Print the plan of a copy of `stack`; raise `StopError` if it fails or violates a policy."""
     cli = require_cli()
     with tempfile.TemporaryDirectory(prefix="mlflow-copy-") as folder:
         checkout = Path(folder) / "checkout"
@@ -43,14 +43,14 @@ def preview(stack: Stack) -> None:
         (checkout / ".venv").symlink_to(ROOT / ".venv")
         with (checkout / stack.path.name).open("w") as file:
             YAML().dump(without_secrets(stack.document), file)
-        answer(f"A copy of `{stack.name}`, without its secrets and its state:\n")
+        answer(f"Plan of a copy of `{stack.name}`, without its secrets and its state:\n")
         command = [sys.executable, "-m", "operations", "preview"]
         if subprocess.run(command, cwd=checkout, env=_environment(Path(folder), cli), check=False).returncode:
-            raise StopError(f"of a copy of {stack.name}; nothing was changed")
+            raise StopError(f"the plan of a copy of {stack.name} failed; nothing was changed")
 
 
 def without_secrets(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a stack's file without what can be generated, and with a word for each other secret."""
+    """Return a stack file without the secrets that can be generated, and with a placeholder for every other secret."""
     generated = {f"{NAMESPACE}:{key}" for key in GENERATED_KEYS}
     config = {key: value for key, value in (document.get("config") or {}).items() if key not in generated}
     kept = {key: value for key, value in document.items() if key not in ENCRYPTION}
@@ -64,7 +64,7 @@ def _without_secrets(value: Any) -> Any:  # noqa: ANN401 - YAML
 
 
 def _environment(folder: Path, cli: Path) -> dict[str, str]:
-    """Return this process's environment, without a way to anybody's backend."""
+    """Return this process's environment with a temporary backend and passphrase instead of the real ones."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PULUMI_") or key == "PULUMI_HOME"}
     state = folder / "state"
     state.mkdir()

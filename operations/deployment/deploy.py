@@ -1,4 +1,4 @@
-"""Bringing a stack up, planning it, stopping it, deleting it."""
+"""Deploys, plans, stops and deletes a stack."""
 
 import re
 import time
@@ -19,10 +19,10 @@ from settings.stack import DEV
 
 
 def up(stack: Stack) -> None:
-    """Check, plan, deploy, save the secrets, print the URL."""
+    """Check, plan, deploy, write back the secrets, print the URL."""
     stack.report_other_checkout()
     require_line_ends()
-    stack.settings  # noqa: B018 - wrong settings stop everything, before Docker is even looked at
+    stack.settings  # noqa: B018 - raises on wrong settings, before Docker is contacted
     docker_daemon.require_docker(stack)
     checks.require_host(stack)
     images.require_images(stack)
@@ -49,9 +49,9 @@ def up(stack: Stack) -> None:
 
 
 def _deploy(stack: Stack) -> None:
-    """Deploy by the engine, and save the secrets; by a rehearsal where the engine cannot be had."""
+    """Deploy with the engine and write back the secrets; deploy without the engine if it cannot be installed."""
     if engineless.asked_for():
-        engineless.up(stack, "it was asked for")
+        engineless.up(stack, "ENGINELESS=1 is set")
         return
     try:
         engine = Engine(stack)
@@ -63,33 +63,33 @@ def _deploy(stack: Stack) -> None:
     rehearsed = engineless.owns(stack)
     handed_over = engineless.hand_over(engine, approved=bool(approved))
     if rehearsed:
-        # Asked already, with the plan in sight; a second question would leave the stack down where the answer is no.
+        # Approved already, after the plan was shown. Refusing a second question would leave the stack down.
         approved = ["--yes"]
     recover(engine)
-    # One that the settings do without for now, such as the backups' key, would be forgotten with its generator.
+    # A secret that the settings do not use any more, such as the backup password, is lost with its generator.
     saved = [] if new else save_credentials(engine)
     say(f"deploying {stack.name}")
-    # A pull request's preview has asked them; an `up` by hand, or of a file that was changed since, has not.
+    # The preview of a pull request checks the policies; an `up` by hand, or after a later change, has not been checked.
     rules = policy_options(stack.settings, stack.name) if stack.name != DEV else []
-    # Where nobody is asked about a plan, nobody waits for it; but a rule must stop all of a change, and not its end.
+    # Without a question the plan is not needed. With policies it is: they must stop a change before it begins.
     plan = ["--skip-preview"] if approved and not rules else []
     if engine.show("up", "--refresh", *approved, *plan, *rules):
         raise StopError(
             f"the deployment of {stack.name} did not complete; the reason is above, after 'error:'\n"
-            "  no data are lost, and what was not to change runs on\n"
-            f"  mend the cause, or take the change back where the reason does not advise against it, "
+            "  no data is lost, and services without changes keep running\n"
+            f"  fix the cause, or undo your change unless the reason says not to, "
             f"then type: make up STACK={stack.name}\n"
-            "  (secrets that were generated are in the state alone until one completes)"
+            "  (until a deployment completes, generated secrets are only in Pulumi's state)"
         )
     report_what_to_keep(engine, [*handed_over, *saved, *save_credentials(engine)])
 
 
 def _show_build_log(since: float) -> None:
-    """Show the end of the log of each image's build that ran and failed: Pulumi's own error has its exit code only."""
+    """Print the end of the log of each failed image build: Pulumi's own error shows only the exit code."""
     for log in sorted(ROOT.glob("build-*.log")):
         if log.stat().st_mtime < since:
             continue
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-15:]
-        # The last words of a build that succeeded, by the one builder and by the other; earlier ones are in it, too.
+        # The last line of a successful build, by the classic builder or by BuildKit. Either may also occur earlier.
         if not re.search(r"Successfully tagged|naming to \S+( [\d.]+s)? done", "\n".join(lines[-3:])):
-            say(f"\nan image's build ended with (all of it: {log.name})\n" + "\n".join(f"  {line}" for line in lines))
+            say(f"\nan image build failed (full log: {log.name}):\n" + "\n".join(f"  {line}" for line in lines))

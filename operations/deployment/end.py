@@ -10,7 +10,7 @@ from operations.host import containers
 
 
 def down(stack: Stack) -> None:
-    """Stop everything and keep the data."""
+    """Stop the stack and keep its data."""
     stack.report_other_checkout()
     containers.require_no_restore(stack.daemon, stack.name)
     containers.require_no_foreign_containers(stack.daemon, stack.name)
@@ -19,25 +19,26 @@ def down(stack: Stack) -> None:
         return
     engine = engine_to_end(stack)
     recover(engine)
-    # The generators are forgotten with the rest: what they made must be in the config by then.
+    # The generators are deleted with everything else, so the config must have their secrets by then.
     saved = save_credentials(engine)
     if engine.show("destroy", "--exclude-protected", *approval(stack, "stop")):
         raise StopError(
-            f"{stack.name} was not stopped completely; the reason is above; try again: make down STACK={stack.name}"
+            f"{stack.name} is not stopped completely; the reason is above\n  to try again, type: make down "
+            f"STACK={stack.name}"
         )
     report_what_to_keep(engine, saved)
     kept = data_volumes(stack)
     say(
-        f"\n{stack.name} is stopped. Its data are kept in {', '.join(kept) or 'no volume'}.\n"
+        f"\n{stack.name} is stopped. Its data is kept in {', '.join(kept) or 'no volume'}.\n"
         f"Start it again: make up STACK={stack.name}\n"
         f"Delete it with all its data: make destroy STACK={stack.name} CONFIRM={stack.name}\n"
-        # Pulumi has just told to, or refuses it, where it still holds what is protected.
-        f"Never type `pulumi stack rm` for it: it deletes {stack.path.name}, and the keys to data and backups with it."
+        # Pulumi itself has just suggested it. It refuses only while the stack has protected resources.
+        f"Do not type `pulumi stack rm`: it deletes {stack.path.name}, and with it the keys to data and backups."
     )
 
 
 def destroy(stack: Stack) -> None:
-    """Delete everything, the data included, and prove that nothing is left."""
+    """Delete the stack with its data, and check that nothing is left."""
     stack.report_other_checkout()
     containers.require_no_restore(stack.daemon, stack.name)
     containers.require_no_foreign_containers(stack.daemon, stack.name)
@@ -45,25 +46,26 @@ def destroy(stack: Stack) -> None:
         engineless.destroy(stack)
         return
     doomed = ", ".join(data_volumes(stack)) or "no data volume"
-    require_name(stack.name, f"This deletes every run, model and artifact of {stack.name} ({doomed}), for ever.")
+    require_name(stack.name, f"This permanently deletes every run, model and artifact of {stack.name} ({doomed}).")
     engine = engine_to_end(stack)
     recover(engine)
-    # Backups outlive the stack, and what opens them must be in its file by then.
+    # Backups are kept, so the stack file must have the data key that decrypts them.
     saved = save_credentials(engine)
     engine.call("state", "unprotect", "--all", "--yes")
     if engine.show("destroy", "--yes"):
         raise StopError(
-            f"{stack.name} was not deleted completely; the reason is above; try again: make destroy STACK={stack.name}"
+            f"{stack.name} is not deleted completely; the reason is above\n  to try again, type: make destroy "
+            f"STACK={stack.name}"
         )
     for volume in kept_volumes(stack):
         stack.daemon.api.remove_volume(volume)
     left = leftovers(stack)
     if left:
-        raise StopError(f"still there: {', '.join(left)}\n  remove them by hand: docker rm / docker volume rm")
+        raise StopError(f"not deleted: {', '.join(left)}\n  delete them by hand: docker rm / docker volume rm")
     report_what_to_keep(engine, saved)
     say(
-        f"{stack.name} is gone: no container, network or data volume is left. "
-        f"Its secrets, those of any backup among them, are still in {stack.path.name}: "
-        "`pulumi stack rm` would delete it."
+        f"{stack.name} is deleted: no container, network or data volume is left. "
+        f"{stack.path.name} is kept. It has the stack's secrets, and the data key of any backups. "
+        "`pulumi stack rm` would delete this file."
     )
     report_kept_backups(stack)

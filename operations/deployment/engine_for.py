@@ -11,28 +11,28 @@ from settings import names
 from settings.stack import DEV
 
 SPOKEN = {"deploy": "up", "stop": "down"}
-"""What is asked about, and the verb of `make`."""
+"""The action that needs approval, and its verb of `make`."""
 
 
 def engine_of(stack: Stack, *, install: bool = True) -> Engine:
-    """Return the engine for a verb that nothing else can do; raise `StopError` saying why there is none to do it.
+    """Return the engine for a verb that needs it; raise `StopError` if there is no engine.
 
-    Without `install` no provider is downloaded, for a verb that needs none.
+    With `install=False` nothing is downloaded, for a verb that needs no provider.
     """
     try:
         return Engine(stack, install=install)
     except NoEngineError:
         if engineless.owns(stack):
             raise StopError(
-                f"{stack.name} was deployed by a rehearsal, which has no plan and no state\n"
-                "  every verb but preview, drift, env and scrape works as ever: "
+                f"{stack.name} was deployed without the engine, so it has no plan and no state\n"
+                "  every verb except preview, drift, env and scrape works: "
                 "docs/operations/without-the-engine.md"
             ) from None
         raise
 
 
 def engine_to_end(stack: Stack) -> Engine:
-    """Return the engine for a verb that ends a stack; raise `StopError` where there is nothing to end, or no engine."""
+    """Return the engine for `down` or `destroy`; raise `StopError` if nothing is deployed or there is no engine."""
     nothing = f"{stack.name} is not deployed on {stack.daemon.host}"
     try:
         engine = engine_of(stack)
@@ -48,7 +48,7 @@ def engine_to_end(stack: Stack) -> Engine:
 
 
 def leftovers(stack: Stack) -> list[str]:
-    """Return every container, network and volume of this stack that is on the Docker host."""
+    """Return every container, network and volume of this stack that exists on the Docker host."""
     api = stack.daemon.api
     ours = {"label": f"{names.STACK_LABEL}={stack.name}"}
     return sorted(
@@ -70,9 +70,9 @@ def data_volumes(stack: Stack) -> list[str]:
 
 
 def approval(stack: Stack, verb: str, engine: Engine | None = None) -> list[str]:
-    """Return the option that spares Pulumi's question, where nobody needs to answer it or somebody has.
+    """Return the option that skips Pulumi's question, if no approval is needed or it was given.
 
-    Raises `StopError` where nobody can be asked, after the plan of `engine`, if there is one to show.
+    Without a terminal, print the plan of `engine`, if given, and raise `StopError`.
     """
     if stack.name == DEV or os.environ.get("YES") == "1":
         return ["--yes"]
@@ -80,6 +80,6 @@ def approval(stack: Stack, verb: str, engine: Engine | None = None) -> list[str]
         if engine:
             say(engine.plan().markdown())
         raise StopError(
-            f"{verb} {stack.name}?\n  without a terminal, answer with YES=1: {make(SPOKEN[verb], stack.name)} YES=1"
+            f"{verb} {stack.name}?\n  without a terminal, approve with YES=1: {make(SPOKEN[verb], stack.name)} YES=1"
         )
     return []

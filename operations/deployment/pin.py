@@ -1,4 +1,4 @@
-"""`make pin`: look up the digest of every image that has none, and write it into the stack's file."""
+"""`make pin`: look up the digest of every image that has none, and write it into the stack file."""
 
 from docker.errors import APIError
 
@@ -11,9 +11,9 @@ from settings.images import Image, ImagesSettings
 
 
 def pin(stack: Stack) -> None:
-    """Ask the registries; raise `StopError` naming every image that they do not know. Nothing is made up.
+    """Look up digests in the registries; raise `StopError` with every image whose digest was not found.
 
-    Only of what the stack runs: another one, once it is wanted, is to be the default of that day.
+    Only images that the stack runs are pinned. Other images keep following this project's defaults.
     """
     found: dict[str, tuple[str, str]] = {}
     unknown: list[str] = []
@@ -22,7 +22,7 @@ def pin(stack: Stack) -> None:
         if not isinstance(image, Image) or image not in stack.settings.pulled_images or image.digest != NO_DIGEST:
             continue
         if image.ref.startswith(f"{names.LOCAL_REGISTRY}/"):
-            # Built here: no registry has it, and its tag is the hash of what it is made of.
+            # Built here: no registry has it, and its tag is a hash of its sources.
             continue
         try:
             found[f"mlflow:images.{field.alias}"] = (image.ref, digest(stack, image.ref))
@@ -32,17 +32,17 @@ def pin(stack: Stack) -> None:
         engine = Engine(stack)
         engine.select()
         for key, (ref, value) in found.items():
-            # Both: a digest that outlives its tag would go on running the old image under the new name.
+            # Both: with the digest alone, a later change of the tag would still run the old image.
             engine.call("config", "set", "--path", f"{key}.ref", ref)
             engine.call("config", "set", "--path", f"{key}.digest", value)
             answer(f"{key}: {ref}@{value}")
     elif not unknown:
-        answer("every image that it runs has a digest, or is built here")
+        answer(f"every image of {stack.name} has a digest or is built here")
     if unknown:
-        raise StopError("these have no digest that could be looked up, and stay as they are:\n" + "\n".join(unknown))
+        raise StopError("could not look up the digest of these images; they are unchanged:\n" + "\n".join(unknown))
 
 
 def digest(stack: Stack, ref: str) -> str:
-    """Return the manifest digest of an image in its registry; raise `APIError` if there is none."""
+    """Return the manifest digest of an image from its registry; raise `APIError` if it has none."""
     manifest = stack.daemon.api.inspect_distribution(ref)  # type: ignore[no-untyped-call]
     return str(manifest["Descriptor"]["digest"])

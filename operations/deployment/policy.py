@@ -11,8 +11,8 @@ POLICY_PAGE = "docs/adr/0013-policy.md"
 
 
 def policy_options(settings: StackConfig, stack: str) -> list[str]:
-    """Return the options that ask the rules of `policy/`, where they apply."""
-    # Where nothing is protected, somebody tries something out. An image from a file has no digest to ask for.
+    """Return the options that check a plan against the policies, where they apply."""
+    # A stack without protected data is a trial. An image from an archive has no digest, which a policy requires.
     if not (settings.protect_data or stack == DEV) or settings.images.archive:
         return []
     rules = ["--policy-pack", str(ROOT / "policy")]
@@ -21,6 +21,6 @@ def policy_options(settings: StackConfig, stack: str) -> list[str]:
             raise StopError(f"POLICY={given}: there is no such file; nothing was changed\n  see {POLICY_PAGE}")
         return [*rules, "--policy-pack-config", given]
     if settings.object_store.copy_from:
-        # Neither store is protected while the artifacts move: each must be able to leave the stack.
+        # While artifacts move, neither object store is protected: both must be able to leave the stack.
         rules += ["--policy-pack-config", str(ROOT / "policy" / "while-artifacts-move.json")]
     return rules

@@ -12,26 +12,26 @@ from operations.host import containers
 
 
 def preview(stack: Stack) -> None:
-    """Print what `up` would change, as Markdown. Asks the Docker daemon nothing. `COPY=1` plans a new stack like it."""
+    """Print what `up` would change, as Markdown. Does not contact Docker. `COPY=1` plans a copy without secrets."""
     if os.environ.get("COPY") == "1":
         copy_preview.preview(stack)
         return
     plan = _planned(stack)
     if plan is None:
-        # A plan of it as it is would leave a stack in the backend, and a salt in its file.
+        # Planning the stack itself would create it in the backend, and write a salt into the stack file.
         copy_preview.preview(stack)
         return
     answer(plan.markdown())
     if plan.complete:
         ways = (f"`{url}` (authentication: {asked})" for url, asked in stack.settings.route.endpoints)
-        answer(f"\n**Addresses**: {', '.join(ways)}")
+        answer(f"\n**Endpoints**: {', '.join(ways)}")
     if not plan.complete:
-        what = "breaks a rule of policy/" if plan.refused else "could not be made"
+        what = "violates a policy in policy/" if plan.refused else "failed"
         raise StopError(f"the plan of {stack.name} {what}; the reason is above")
 
 
 def drift(stack: Stack) -> None:
-    """Print what on the Docker host is not as the program and the settings say; raise `StopError` if anything is."""
+    """Print the differences between the Docker host and the plan; raise `StopError` if there are any."""
     plan = _planned(stack, "--refresh", ruled=False)
     if plan is None:
         plan = Plan(stack=stack.name, errors=[f"{stack.name} was never deployed with this backend"])
@@ -39,23 +39,23 @@ def drift(stack: Stack) -> None:
     paused = containers.paused(stack.daemon, stack.name) if plan.complete else []
     for name in paused:
         answer(f"`{name}` is paused: `docker unpause {name}`")
-    # For a program: what a person reads of it is not for grep.
+    # For programs, which must not parse the text for people.
     answer(f"<!-- drift: {'unknown' if not plan.complete else 'found' if plan.changes or paused else 'none'} -->")
     if not plan.complete:
-        raise StopError(f"whether {stack.name} has drifted could not be found out; the reason is above")
+        raise StopError(f"could not check {stack.name} for drift; the reason is above")
     if plan.changes:
         raise StopError(
-            f"{stack.name} is not what its settings say\n"
-            f"  to bring it back, type: make up STACK={stack.name}; to keep it, change the settings to it"
+            f"the Docker host differs from the settings of {stack.name}\n"
+            f"  to undo the differences, type: make up STACK={stack.name}; to keep them, change the settings to match"
         )
     if paused:
-        raise StopError(f"{stack.name} does not run as its settings say\n  type: docker unpause {' '.join(paused)}")
+        raise StopError(f"containers of {stack.name} are paused\n  type: docker unpause {' '.join(paused)}")
 
 
 def _planned(stack: Stack, *options: str, ruled: bool = True) -> Plan | None:
-    """Return a plan, or one that says why there is none; None of a stack that the backend does not have.
+    """Return a plan, or one with only the error; None if the backend does not have the stack.
 
-    With `ruled`, the rules are asked, where they apply.
+    With `ruled`, the plan is checked against the policies, where they apply.
     """
     try:
         settings = stack.settings

@@ -1,4 +1,4 @@
-"""Old images: what earlier versions of this project built here, and nothing runs any more."""
+"""`make prune`: delete the images that earlier versions of this project built here and that nothing uses."""
 
 from docker.errors import APIError
 
@@ -8,19 +8,19 @@ from settings import names, packages
 
 
 def prune(stack: Stack) -> None:
-    """Delete the images that were built here and that no container, and no setting of this stack, has a use for.
+    """Delete the images built here that no container and no setting of this stack uses, after approval.
 
-    Asks first. Another stack that is stopped builds its own again with its next `make up`.
+    Another stack that is stopped builds its images again with its next `make up`.
     """
     found = unused(stack)
     if not found:
-        say("there is no image of an earlier version that nothing uses")
+        say("no unused images of earlier versions found")
         return
     for name, size in found.items():
         say(f"  {name}  {amount(size)}")
     question = (
-        f"Delete these {len(found)} images of the Docker host ({amount(sum(found.values()))})? A stack that is stopped "
-        "builds its own again with its next make up."
+        f"Delete these {len(found)} images from the Docker host ({amount(sum(found.values()))})? A stopped stack "
+        "builds its images again with its next make up."
     )
     if not confirmed(question):
         say("nothing was deleted")
@@ -33,15 +33,15 @@ def prune(stack: Stack) -> None:
             refused.append(f"  {name}: {error.explanation}")
     say(f"deleted {len(found) - len(refused)} images")
     if refused:
-        raise StopError("these could not be deleted\n" + "\n".join(refused))
+        raise StopError("these images could not be deleted\n" + "\n".join(refused))
 
 
 def unused(stack: Stack) -> dict[str, int]:
-    """Return the images of ours that nothing uses, by name, and their sizes in bytes."""
+    """Return the unused images that this project built, as name to size in bytes."""
     settings, api = stack.settings, stack.daemon.api
     wanted = {image.name for image in settings.pulled_images}
     wanted |= {image.name for image in settings.images.built(settings.parts).values()}
-    # Those from packages may be what a stopped stack's data are of, on a network that has them no more.
+    # A stopped stack's data may need a packages image of a version that this network no longer has packages for.
     wanted |= {packages.ref(name) for name in (*packages.NAMES, packages.BUILDER)}
     used = {container["ImageID"] for container in api.containers(all=True)}
     return {

@@ -1,7 +1,7 @@
-"""`make up`: a deployment, and what comes before and after it where there is a backup.
+"""`make up`: a deployment, with extra steps before and after it if backup is on.
 
-One that brings another MLflow, which may migrate the database, takes a backup first. One that makes a new database
-tells of a backup that waits to be restored, and one that begins to back up of a target that does not work.
+Before a deployment with another MLflow image, which may migrate the database, it takes a backup. After the creation of
+a new database it warns if a backup with runs exists, and after the start of backups if the backup target fails.
 """
 
 from docker.errors import NotFound
@@ -16,7 +16,7 @@ from settings import names
 
 
 def up(stack: Stack) -> None:
-    """Back up what a migration cannot undo, then deploy. `SAFETY=0` spares the backup."""
+    """Take a backup if MLflow's image changes, since a migration cannot be undone; then deploy. `SAFETY=0` skips it."""
     safety = flag("SAFETY", default=True)
     if not stack.settings.backup.enabled:
         deploy.up(stack)
@@ -32,7 +32,7 @@ def up(stack: Stack) -> None:
 
 
 def _brings_another_mlflow(stack: Stack) -> bool:
-    """Whether a server is there that another image is to replace."""
+    """Return whether a deployed server would be replaced by one with another image."""
     server = stack.daemon.inspect(names.physical(stack.name, "server"))
     images = stack.settings.images
     image = images.mlflow or images.built(stack.settings.parts)["mlflow"]
@@ -44,24 +44,24 @@ def _brings_another_mlflow(stack: Stack) -> bool:
 
 
 def _back_up(stack: Stack) -> None:
-    """Take a backup; raise `StopError` saying how to go on without. Where none runs yet, there is none to take."""
+    """Take a backup; raise `StopError` if it fails. Only warn if no backup container is running."""
     found = stack.daemon.inspect(names.physical(stack.name, "backup"))
     if found is None or not found["State"]["Running"]:
-        say("warning: a new MLflow image may migrate the database, and there is no backup yet that could come before")
+        say("warning: a new MLflow image may migrate the database; no backup is taken first: backup does not run yet")
         return
-    say("a new MLflow image may migrate the database, which cannot be undone: first, a backup")
+    say("a new MLflow image may migrate the database, which cannot be undone: taking a backup first")
     try:
         backup.backup(stack)
     except StopError as error:
         raise StopError(
-            f"{error}\n  nothing was changed; to go on without one, type: make up STACK={stack.name} SAFETY=0"
+            f"{error}\n  nothing was changed; to deploy without a backup, type: make up STACK={stack.name} SAFETY=0"
         ) from None
 
 
 def _tell_of_a_backup(stack: Stack) -> None:
-    """Say where the newest backup has what a new database has not: on a new host, or after a volume was lost.
+    """Warn if the newest backup has runs and the new database has none: on a new host, or after a volume was lost.
 
-    And where there could be no backup: its target does not answer or refuses, or what is there is of another key.
+    Also warn if the backup repository cannot be used: it does not answer, refuses access, or has another data key.
     """
     try:
         plan = backup.found(stack, "latest")

@@ -17,11 +17,11 @@ BACKEND_ERROR = re.compile(
     r"|no such host|connection refused|unauthori[sz]ed|Invalid access token|permission denied|read-only file system",
     re.IGNORECASE,
 )
-"""What Pulumi says where it does not get at its state."""
+"""Pulumi's errors if it cannot access its state."""
 
 
 def chosen_backend() -> str | None:
-    """Return the team's own backend, or None: then the local default is used."""
+    """Return the backend that the user has chosen, or None if the local default is used."""
     if url := os.environ.get("PULUMI_BACKEND_URL"):
         return url
     if os.environ.get("PULUMI_ACCESS_TOKEN"):
@@ -37,30 +37,30 @@ def chosen_backend() -> str | None:
 
 
 def backend_advice() -> str:
-    """Say what chose the backend, and how to choose another."""
+    """Return what set the backend, and how to set another."""
     if os.environ.get("PULUMI_BACKEND_URL"):
-        return "PULUMI_BACKEND_URL names it\n  correct it, or type: unset PULUMI_BACKEND_URL"
+        return "PULUMI_BACKEND_URL sets it\n  correct it, or type: unset PULUMI_BACKEND_URL"
     if os.environ.get("PULUMI_ACCESS_TOKEN"):
         return "PULUMI_ACCESS_TOKEN is set\n  correct it, or type: unset PULUMI_ACCESS_TOKEN"
     if chosen_backend() is None:
-        return f"this project keeps its state there\n  check the folder: ls -ld {state_home()}"
+        return f"it is this project's default\n  check the folder: ls -ld {state_home()}"
     if (yaml.safe_load((ROOT / "Pulumi.yaml").read_text()).get("backend") or {}).get("url"):
-        return "backend.url in Pulumi.yaml names it\n  correct it there"
+        return "backend.url in Pulumi.yaml sets it\n  correct it there"
     return (
-        "an earlier `pulumi login` chose it\n  to choose another, type: pulumi login <its address>; "
+        "an earlier `pulumi login` set it\n  to set another, type: pulumi login <its address>; "
         f"to keep the state in {state_home()}, type: pulumi logout"
     )
 
 
 def passphrase_path(stack: Stack) -> Path:
-    """Where the generated passphrase of a stack is, one for each."""
+    """Return the path of a stack's generated passphrase. Each stack has its own."""
     return config_home() / f"{stack.name}.passphrase"
 
 
 def drop_broken_attributes(folder: Path | None, stack: str) -> None:
-    """Remove what a file backend notes beside a stack's state, where a killed `up` left half of it.
+    """Remove the attributes file that a file backend writes beside a stack's state, if a killed `up` left it truncated.
 
-    Pulumi would not read the state, which is whole, and say "failed to load checkpoint: EOF". It needs no such note.
+    Pulumi would fail to read the intact state ("failed to load checkpoint: EOF"). It does not need this file.
     """
     note = (folder or Path()) / "stacks" / names.PROJECT / f"{stack}.json.attrs"
     if folder is None or not note.exists():
@@ -68,5 +68,5 @@ def drop_broken_attributes(folder: Path | None, stack: str) -> None:
     try:
         json.loads(note.read_text())
     except ValueError:
-        say("an earlier run was killed while it wrote its state; the state is whole, its note is removed")
+        say("an earlier run was killed while it wrote its state; the state is intact, its .attrs file is removed")
         note.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""What `make up` would change, read from the engine's events and told as Markdown.
+"""The plan of `make up`, read from the engine's events and formatted as Markdown.
 
 The events are Pulumi's own (`pulumi preview --json`, streamed): https://www.pulumi.com/docs/iac/cli/commands/pulumi_preview/.
-Secrets are masked in them already, and stay so here.
+Secrets are already masked in them.
 """
 
 import json
@@ -22,38 +22,38 @@ KINDS = {
     "random:index/randomPassword:RandomPassword": "generated secret",
 }
 OPERATIONS = {"delete": "delete", "replace": "replace", "update": "change", "create": "create", "import": "import"}
-"""Of the engine's steps the ones that are told, and how; a replacement has two more, and nothing is no change."""
-RETAINED = "let go"
-"""Of what is deleted from the stack, and stays on the host."""
+"""The engine's steps that are shown, and their names here. The two extra steps of a replacement are left out."""
+RETAINED = "forget"
+"""The resource leaves the stack, but stays on the host."""
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
-"""What Pulumi has for a text that is known after the deployment only (sdk/go/common/resource/plugin/rpc.go)."""
+"""Pulumi's placeholder for a string that is known only after deployment (sdk/go/common/resource/plugin/rpc.go)."""
 LONGEST = 80
-"""Characters of a value that is shown as a whole."""
+"""Maximum characters of a value; longer ones are shortened."""
 MOST = 12
-"""Rows that stand open in a comment."""
+"""Maximum rows of a table that is not folded."""
 ROOM = 20_000
-"""Characters of a table's rows: GitHub takes 65,536 in a comment, which has two plans in it."""
+"""Maximum characters of a table's rows: GitHub allows 65,536 in a comment, which has two plans."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What happens to one resource."""
+    """The change of one resource."""
 
     verb: str
-    """create, change, replace, delete or let go."""
+    """create, import, change, replace, delete or forget."""
     type: str
-    """Pulumi's."""
+    """Pulumi's resource type."""
     name: str
     role: str = ""
-    """Of a container: service, job or files."""
+    """Role of a container: service, job or files."""
     physical: str = ""
-    """What it is called on the host."""
+    """Name on the host."""
     details: tuple[str, ...] = ()
-    """What is different, as Markdown."""
+    """The differences, as Markdown."""
 
     @property
     def kind(self) -> str:
-        """What a person calls it."""
+        """The kind of resource, in words for people."""
         return self.role or KINDS.get(self.type) or self.type.rpartition(":")[2]
 
 
@@ -61,13 +61,13 @@ def read_change(step: Mapping[str, Any]) -> Change:
     """Return one step of the engine's plan as a change."""
     old, new = step.get("old") or {}, step.get("new") or {}
     before, after = old.get("inputs") or {}, new.get("inputs") or {}
-    # What a refresh has found is in what there is, not in what was asked for.
+    # A refresh updates the outputs with what it found on the host, not the inputs.
     there = {**before, **(old.get("outputs") or {})}
     labels = {entry.get("label"): entry.get("value") for entry in (after or before).get("labels") or []}
     is_container = step["type"] == CONTAINER
     details: list[str] = []
     if step["op"] in ("update", "replace"):
-        details = _details(step.get("detailedDiff") or {}, there, after) or ["goes with what it depends on"]
+        details = _details(step.get("detailedDiff") or {}, there, after) or ["because a dependency changes"]
     kept = step["op"] == "delete" and old.get("retainOnDelete")
     return Change(
         verb=RETAINED if kept else OPERATIONS[step["op"]],
@@ -98,7 +98,7 @@ def _details(paths: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str,
 
 
 def _files(paths: Mapping[str, Any], before: Any, after: Any) -> list[str]:  # noqa: ANN401 - JSON
-    """Return which files come, go or change. Where Pulumi hides the whole list as a secret, nobody can say."""
+    """Return which files are added, removed or changed; empty if Pulumi masks the whole list as a secret."""
     if not (isinstance(before, list) and isinstance(after, list)):
         return []
     old, new = ([entry["file"].rpartition("/")[2] for entry in entries] for entries in (before, after))
@@ -116,7 +116,7 @@ def _items(values: Any) -> list[str]:  # noqa: ANN401 - JSON
 
 
 def _item(value: Any) -> str:  # noqa: ANN401 - JSON
-    """Return an entry of a list: of a label its line, of a network its name, without what the provider filled in."""
+    """Return an entry of a list as text: a label as key=value, a network as its name, without provider defaults."""
     if not isinstance(value, dict):
         return str(value)
     told = {key: item for key, item in value.items() if key != "__defaults" and item not in ("", 0, [], {}, None)}
@@ -129,19 +129,19 @@ def _value(value: Any) -> str:  # noqa: ANN401 - JSON
     if value is None:
         return "none"
     if value == UNKNOWN:
-        return "a new one"
+        return "known after deployment"
     text = str(value).removeprefix("sha256:")
     return text[:12] if re.fullmatch("[0-9a-f]{64}", text) else text
 
 
 def _code(text: str) -> str:
-    """Return `text` as code in a cell of a table."""
+    """Return `text` as Markdown code for a table cell."""
     short = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
     return "`" + short.replace("`", "'").replace("|", "\\|").replace("\n", " ") + "`"
 
 
 def plain(text: str) -> str:
-    """Return what the engine says, without its colours."""
+    """Return a message of the engine without its color markup."""
     return re.sub(r"<\{%.*?%\}>", "", text).strip()
 
 
@@ -155,9 +155,9 @@ def table(changes: list[Change]) -> list[str]:
         shown = shown[: len(shown) * 3 // 4]
     if len(shown) < len(rows):
         shown = [*shown, f"| | | and {len(rows) - len(shown)} more | |"]
-    return ["| | what | which | how it differs |", "| --- | --- | --- | --- |", *shown, ""]
+    return ["| action | kind | name | differences |", "| --- | --- | --- | --- |", *shown, ""]
 
 
 def folded(table: list[str], rows: int) -> list[str]:
-    """Fold a table that would fill the page."""
-    return table if rows <= MOST else [f"<details><summary>All {rows}</summary>", "", *table, "</details>", ""]
+    """Return the table, folded if it has many rows."""
+    return table if rows <= MOST else [f"<details><summary>All {rows} changes</summary>", "", *table, "</details>", ""]

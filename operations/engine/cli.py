@@ -17,20 +17,20 @@ from operations.common.checkout import ROOT
 from operations.common.console import StopError, say
 
 MINIMUM_VERSION = (3, 250)
-"""The oldest that knows `replaceWith`, which the program relies on."""
+"""The oldest version with `replaceWith`, which the program needs."""
 INSTALLED_VERSION = importlib.metadata.version("pulumi")
-"""The CLI's releases have the numbers of the SDK's: the one that is locked."""
+"""Releases of the CLI and of the SDK have the same version, which the lock file pins."""
 DOWNLOADS = "https://github.com/pulumi/pulumi/releases/download"
 PROVIDERS = ("docker", "random")
 BY_HAND = (
     f"  install Pulumi {'.'.join(map(str, MINIMUM_VERSION))} or newer yourself (https://www.pulumi.com/docs/install/), "
-    "then try again\n  on a network that does not reach it: docs/operations/without-the-engine.md"
+    "then try again\n  on a network without internet access: docs/operations/without-the-engine.md"
 )
 LOCAL_CLI = ROOT / ".pulumi-cli"
 
 
 def find_cli() -> Path | None:
-    """Return the Pulumi CLI: the one on the PATH if it is recent enough, else the one in this checkout, else None."""
+    """Return the Pulumi CLI on the PATH if it is recent enough, else the one in this checkout, else None."""
     for candidate in (shutil.which("pulumi"), LOCAL_CLI / "pulumi" / "pulumi"):
         if candidate and Path(candidate).exists() and _version(Path(candidate)) >= MINIMUM_VERSION:
             return Path(candidate)
@@ -44,26 +44,26 @@ def _version(cli: Path) -> tuple[int, ...]:
 
 
 def missing_cli() -> str:
-    """Say what is wrong with what there is on the PATH."""
+    """Return the message that no CLI is on the PATH, or that it is too old."""
     wanted = ".".join(map(str, MINIMUM_VERSION))
     if (found := shutil.which("pulumi")) is None:
         return f"no Pulumi CLI ({wanted} or newer) is on the PATH"
-    # One that is broken prints no version.
+    # A broken CLI prints no version, and is shown as 0.0.
     return f"the Pulumi CLI on the PATH ({found}) is {'.'.join(map(str, _version(Path(found))))}, older than {wanted}"
 
 
 def require_cli() -> Path:
-    """Return the Pulumi CLI, installed into this checkout if there is none; raise `StopError` if that fails."""
+    """Return the Pulumi CLI, after installing it into this checkout if needed; raise `StopError` if that fails."""
     return find_cli() or install_cli()
 
 
 def install_cli(downloads: str = DOWNLOADS) -> Path:
-    """Download the pinned CLI into the checkout, and check it against the release's own checksums."""
+    """Download the pinned CLI into the checkout, verify it with the release's checksums, and return its path."""
     system = {"Linux": "linux", "Darwin": "darwin"}.get(platform.system(), "windows")
     machine = {"x86_64": "x64", "AMD64": "x64", "arm64": "arm64", "aarch64": "arm64"}.get(platform.machine(), "x64")
     archive = f"pulumi-v{INSTALLED_VERSION}-{system}-{machine}.tar.gz"
     release = f"{downloads}/v{INSTALLED_VERSION}"
-    say(f"looking for Pulumi {INSTALLED_VERSION} to install it into {LOCAL_CLI.name}/ (its plugins go to ~/.pulumi)")
+    say(f"downloading Pulumi {INSTALLED_VERSION} into {LOCAL_CLI.name}/ (its plugins go to ~/.pulumi)")
     try:
         checksums = _download(f"{release}/pulumi-{INSTALLED_VERSION}-checksums.txt").decode(errors="replace")
         content = _download(f"{release}/{archive}")
@@ -73,23 +73,23 @@ def install_cli(downloads: str = DOWNLOADS) -> Path:
         ) from None
     expected = {name: digest for digest, name in re.findall(r"(?m)^([0-9a-f]{64})\s+\*?(\S+)$", checksums)}
     if archive not in expected:
-        # A proxy's own page, most likely: as good as no answer.
+        # Most likely a proxy's error page.
         raise NoEngineError(
-            f"{missing_cli()}, and {INSTALLED_VERSION} could not be downloaded: what came from {release} are not the "
-            f"checksums of a release\n{BY_HAND}"
+            f"{missing_cli()}, and {INSTALLED_VERSION} could not be downloaded: the answer from {release} is not the "
+            f"checksums file of a release\n{BY_HAND}"
         )
     found = hashlib.sha256(content).hexdigest()
     if expected[archive] != found:
-        raise StopError(f"{archive}: its SHA-256 is {found}, the release says {expected[archive]}; not installed")
+        raise StopError(f"{archive}: its SHA-256 is {found}, expected {expected[archive]}; it was not installed")
     part = LOCAL_CLI.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     (part / archive).write_bytes(content)
     with tarfile.open(part / archive) as opened:
-        # Came with a patch release of 3.11 that Debian 12 does not have.
+        # Added in a patch release of Python 3.11 that is newer than Debian 12's.
         if hasattr(tarfile, "data_filter"):
             opened.extraction_filter = staticmethod(tarfile.data_filter)
-        opened.extractall(part)  # noqa: S202 - its checksum was right
+        opened.extractall(part)  # noqa: S202 - its checksum is verified
     (part / archive).unlink()
     shutil.rmtree(LOCAL_CLI, ignore_errors=True)
     part.rename(LOCAL_CLI)
@@ -102,9 +102,9 @@ def _download(url: str) -> bytes:
 
 
 def require_providers(cli: Path) -> None:
-    """Make sure that the providers of the locked packages are there; raise `NoEngineError` if they cannot be had.
+    """Install the providers of the locked packages if they are missing; raise `NoEngineError` if that fails.
 
-    Pulumi would find out in the middle of the first deployment.
+    Otherwise Pulumi would fail in the middle of the first deployment.
     """
     folder = Path(os.environ.get("PULUMI_HOME") or Path.home() / ".pulumi") / "plugins"
     for name in PROVIDERS:
@@ -117,10 +117,10 @@ def require_providers(cli: Path) -> None:
         if done.returncode:
             reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
             raise NoEngineError(
-                f"Pulumi's provider {name} {version} is not here, and could not be downloaded: {''.join(reason)}\n"
-                f"  where it can be, type: pulumi {' '.join(install)}"
+                f"Pulumi's provider {name} {version} is not installed and could not be downloaded: {''.join(reason)}\n"
+                f"  on a network that can download it, type: pulumi {' '.join(install)}"
             )
 
 
 class NoEngineError(StopError):
-    """There is no Pulumi CLI here, and none could be downloaded."""
+    """The Pulumi CLI or a provider is not installed, and could not be downloaded."""

@@ -1,4 +1,4 @@
-"""The secrets in a stack's file, opened with its passphrase alone: without Pulumi, a provider or a backend.
+"""Decrypts the secrets in a stack file with only its passphrase: without Pulumi, a provider or a backend.
 
 Pulumi's passphrase secrets provider derives a key from the passphrase and the file's salt by PBKDF2 (SHA-256, a million
 rounds), and encrypts each value by AES-256-GCM. Source: `pkg/secrets/passphrase` and `sdk/go/common/resource/config`
@@ -19,13 +19,13 @@ from settings.stack import NAMESPACE
 ROUNDS, KEY_BYTES = 1_000_000, 32
 VERSION = "v1"
 PROOF = b"pulumi"
-"""What the salt's own ciphertext says, where the passphrase is right."""
+"""The plain text of the salt's own ciphertext, which proves that the passphrase is correct."""
 
 
 def opened(document: dict[str, Any], passphrase: str) -> dict[str, str] | None:
-    """Return the secrets of a stack's file by their keys, in clear: never print them.
+    """Return the secrets of a stack file by their keys, in plain text: never print them.
 
-    None where the file has no salt, another provider encrypted it, or the passphrase is another.
+    None if the file has no salt, another secrets provider encrypted it, or the passphrase is wrong.
     """
     version, _, rest = str(document.get("encryptionsalt") or "").partition(":")
     salt, _, proof = rest.partition(":")
@@ -47,12 +47,12 @@ def opened(document: dict[str, Any], passphrase: str) -> dict[str, str] | None:
 def _opened(cipher: AESGCM, sealed: str) -> bytes:
     version, nonce, text = sealed.split(":")
     if version != VERSION:
-        raise ValueError(f"a value of version {version}")
+        raise ValueError(f"unknown version of an encrypted value: {version}")
     return cipher.decrypt(base64.b64decode(nonce), base64.b64decode(text), None)
 
 
 def passphrase(default: Path) -> str | None:
-    """Return the passphrase that this shell has for a stack, else the one in the file `default`, if there is one."""
+    """Return a stack's passphrase from the environment, else from the file `default`; None if there is none."""
     if (given := os.environ.get("PULUMI_CONFIG_PASSPHRASE")) is not None:
         return given
     path = Path(os.environ.get("PULUMI_CONFIG_PASSPHRASE_FILE") or default)

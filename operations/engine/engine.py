@@ -1,7 +1,7 @@
-"""The Pulumi engine: where it is, where its state and its passphrase are, and how it is called.
+"""The Pulumi engine: finds or installs it, finds its state and passphrase, and calls it.
 
-A team's own choice always wins: its CLI, its backend, its passphrase or secrets provider. What is left open is
-filled in so that a fresh checkout works: a file backend and a generated passphrase, both outside the checkout.
+A user's own CLI, backend, passphrase or secrets provider takes precedence. Otherwise a file backend and a generated
+passphrase are used, both outside the checkout, so that a fresh checkout works.
 """
 
 import json
@@ -32,23 +32,23 @@ from settings import names
 from settings.names import DATA_KEY, GENERATOR, SAVES, key_of
 
 HALF_WRITTEN, HALF_WRITTEN_SECONDS = "failed to load checkpoint", (0.1, 0.2, 0.4, 0.8, 1.6)
-"""What Pulumi says where it reads the state of a file backend while another run writes it, and when to look again."""
+"""Pulumi's error if it reads a state that another run is writing to a file backend; seconds between the retries."""
 NOISE = re.compile(
     r" ~  \S+ \S+ refresh(ing)?( \([\d.]+s\))? *|@ (refreshing|previewing|updating|destroying)\.*"
     r"|    [\w-]+:[\w/:-]+ \S+  "
 )
-"""Lines of Pulumi's about what it looked at and left as it is."""
+"""Pulumi's lines about resources that it does not change."""
 COUNT = re.compile(r"^    (?:[-+~]* *)?\d+ (\w+)$")
-"""A line of its summary: `57 unchanged`, `+ 3 created`."""
+"""A line of Pulumi's summary: `57 unchanged`, `+ 3 created`."""
 NO_DOCKER = "ssh://nobody.invalid"
-"""The provider asks every other kind of host whether it is there, before a plan that needs it for nothing.
+"""A placeholder for plans, which need no Docker host: the provider checks every host but an SSH host in advance.
 
 Source: `configureDockerClient` in pulumi-docker 5, provider/image.go.
 """
 
 
 def _arguments() -> list[str]:
-    """Return the words of `ARGS=`, as a shell splits them; raise `StopError` where a quote is not closed."""
+    """Return the words of `ARGS=`, split as a shell does; raise `StopError` if a quote is not closed."""
     given = os.environ.get("ARGS", "")
     try:
         return shlex.split(given)
@@ -57,12 +57,12 @@ def _arguments() -> list[str]:
 
 
 class Engine:
-    """The Pulumi CLI for one stack, with everything that it needs in its environment."""
+    """The Pulumi CLI for one stack, with the environment that it needs."""
 
     def __init__(self, stack: Stack, *, install: bool = True) -> None:
-        """Find the CLI, the backend and the passphrase; raise `StopError` if one cannot be had.
+        """Find the CLI, the backend and the passphrase; raise `StopError` if one is not available.
 
-        Without `install` nothing is downloaded: enough for what needs no provider.
+        With `install=False` nothing is downloaded, for commands that need no provider.
         """
         self.stack = stack
         cli = find_cli()
@@ -76,8 +76,8 @@ class Engine:
         self.environment = os.environ | self.exports | {"PATH": path, "PULUMI_SKIP_UPDATE_CHECK": "true"}
 
     def _exports(self) -> dict[str, str]:
-        """Return what plain `pulumi` needs in order to see the same stack as we do."""
-        # Not where the stack's own file says it: in a shell it would speak for every stack.
+        """Return the variables with which plain `pulumi` uses the same stack as this program."""
+        # Not if the stack file sets it: exported in a shell it would apply to every stack.
         exports = {} if self.stack.values.get("docker:host") else {"DOCKER_HOST": self.stack.daemon.host}
         backend = chosen_backend()
         if backend is None:
@@ -95,31 +95,35 @@ class Engine:
         return exports
 
     def _passphrase(self) -> Path:
-        """Return where the passphrase is, or will be where nothing has been encrypted yet; raise `StopError` else."""
+        """Return the path of the passphrase; raise `StopError` if something is encrypted and there is none."""
         path = passphrase_path(self.stack)
         if not path.exists() and self.stack.document.get("encryptionsalt"):
             raise StopError(
-                f"{self.stack.path.name}: its secrets were encrypted elsewhere, and their passphrase is not here\n"
-                f"  put it into {path} (mode 0600), or set PULUMI_CONFIG_PASSPHRASE or PULUMI_CONFIG_PASSPHRASE_FILE\n"
-                "  without it they cannot be read; whoever deployed this stack first has it in the same place\n"
-                "  if this file is a copy of another stack's: remove its encryptionsalt and every `secure:` entry"
+                f"no passphrase on this machine decrypts the secrets in {self.stack.path.name}\n"
+                "  if you have the passphrase: set PULUMI_CONFIG_PASSPHRASE or PULUMI_CONFIG_PASSPHRASE_FILE, or put "
+                f"it into {path} (mode 0600); the user who deployed this stack first has it in the same place\n"
+                "  if the file is a copy of another stack file: remove its encryptionsalt and every `secure:` entry\n"
+                "  if the passphrase is lost, so are the secrets: read "
+                "docs/operations/state-and-passphrase.md#a-lost-passphrase; to start over with new secrets, type: "
+                f"sed -i '/^encryptionsalt:/d; /^ *mlflow:[A-Za-z]*:$/{{N;/secure:/d}}' {self.stack.path.name}"
             )
         stored = self._stored()
         if not path.exists() and stored and stored.get("resources"):
             raise StopError(
-                f"{self._stored_in}: the state of {self.stack.name} was encrypted with a passphrase that is not here\n"
-                f"  put it into {path} (mode 0600), or set PULUMI_CONFIG_PASSPHRASE or PULUMI_CONFIG_PASSPHRASE_FILE\n"
+                f"{self._stored_in}: no passphrase on this machine decrypts the state of {self.stack.name}\n"
+                "  if you have the passphrase: set PULUMI_CONFIG_PASSPHRASE or PULUMI_CONFIG_PASSPHRASE_FILE, or put "
+                f"it into {path} (mode 0600)\n"
                 "  if it is lost: docs/operations/state-and-passphrase.md#a-lost-passphrase"
             )
         return path
 
     @property
     def _stored_in(self) -> Path | None:
-        """Where a file backend keeps the state of this stack."""
+        """Path of this stack's state in a file backend, or None for another backend."""
         return self.state_folder / "stacks" / names.PROJECT / f"{self.stack.name}.json" if self.state_folder else None
 
     def _stored(self) -> dict[str, Any] | None:
-        """Return the state as a file backend keeps it, or None where it keeps none of this stack."""
+        """Return the stack's state from a file backend, or None if the backend has none."""
         try:
             stored = self._stored_in.read_text() if self._stored_in else "{}"
             found: dict[str, Any] = json.loads(stored)["checkpoint"]["latest"] or {}
@@ -128,7 +132,7 @@ class Engine:
         return found
 
     def _is_leftover_name(self) -> bool:
-        """Whether the backend has nothing but the name of a destroyed stack, and a passphrase that is gone."""
+        """Return whether the backend has only an empty stack, destroyed earlier, whose passphrase is missing."""
         path = self.exports.get("PULUMI_CONFIG_PASSPHRASE_FILE")
         if path is None or Path(path).exists():
             return False
@@ -136,7 +140,7 @@ class Engine:
         return stored is not None and not stored.get("resources")
 
     def _make_passphrase(self) -> None:
-        """Make the passphrase, where it is to be ours and is not there yet."""
+        """Create the passphrase if a generated one is used and it does not exist yet."""
         path = Path(self.exports.get("PULUMI_CONFIG_PASSPHRASE_FILE", os.devnull))
         if path.exists():
             return
@@ -144,10 +148,10 @@ class Engine:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_urlsafe(32) + "\n")
-        say(f"made a passphrase for {self.stack.name}: {path} - keep a copy of it, it opens every secret of the stack")
+        say(f"created a passphrase for {self.stack.name}: {path} - keep a copy, it decrypts every secret of the stack")
 
     def call(self, *arguments: str, stdin: str | None = None) -> str:
-        """Run a quick `pulumi` command and return what it printed; raise `StopError` with its error."""
+        """Run a `pulumi` command and return its output; raise `StopError` with its error."""
         done = self._quietly(*arguments, stdin=stdin)
         if done.returncode:
             raise StopError(self._explained(done.stderr.strip() or done.stdout.strip()))
@@ -170,10 +174,10 @@ class Engine:
         return done
 
     def show(self, *arguments: str) -> int:
-        """Run a `pulumi` command before the person's eyes and return its exit code.
+        """Run a `pulumi` command, show its output, and return its exit code.
 
-        Without a terminal Pulumi prints two lines for each resource that stays as it is: those are left out, and where
-        nothing else is left, that is said.
+        Without a terminal Pulumi prints two lines for each unchanged resource: those are left out. If nothing changed,
+        print that.
         """
         command = [str(self.cli), *arguments, "--stack", self.stack.name, *_arguments()]
         environment = self.environment | {SAVES: "1"}
@@ -189,15 +193,15 @@ class Engine:
                             sys.stdout.flush()
                     code: int = running.wait()
                 except KeyboardInterrupt:
-                    # Pulumi got it from the terminal, too, and winds up what it began: killing it now would leave a
-                    # lock and half a container.
+                    # Pulumi got the signal from the terminal, too, and is shutting down. Killing it now would leave a
+                    # lock and an incomplete container.
                     continue
                 if code == 0 and set(counts) == {"unchanged"}:
                     say("nothing changed")
                 return code
 
     def plan(self, *options: str) -> Plan:
-        """Return what `pulumi up` would do. Docker is asked only where the plan refreshes."""
+        """Return the plan of `pulumi up`. Docker is contacted only if the plan refreshes."""
         wanted = [*options, *_arguments()]
         refreshed = any(option == "-r" or option.startswith("--refresh") for option in wanted)
         done = subprocess.run(
@@ -219,34 +223,34 @@ class Engine:
         if "incorrect passphrase" in error:
             source = self.environment.get("PULUMI_CONFIG_PASSPHRASE_FILE", "PULUMI_CONFIG_PASSPHRASE")
             return (
-                f"{self.stack.path.name}: the passphrase in {source} is not the one that encrypted its secrets\n"
-                "  put the right one there; nothing was changed"
+                f"{self.stack.path.name}: the passphrase in {source} does not decrypt its secrets\n"
+                "  put the correct passphrase there; nothing was changed"
             )
         lines = [line for line in error.splitlines() if line.strip()]
         last = next((line for line in reversed(lines) if line.startswith("error:")), "".join(lines[-1:]))
-        words = last.removeprefix("error:").strip() or "it gave no reason"
+        words = last.removeprefix("error:").strip() or "failed without a reason"
         if BACKEND_ERROR.search(words):
             backend = chosen_backend() or state_home().as_uri()
             return f"Pulumi cannot use the backend {backend}: {words}\n  {backend_advice()}; nothing was changed"
         return f"Pulumi: {words}\n  type: make doctor STACK={self.stack.name}"
 
     def knows_stack(self) -> bool:
-        """Whether the backend has the stack. Makes nothing; raises `StopError` where the passphrase is wrong."""
+        """Return whether the backend has the stack. Creates nothing; raises `StopError` if the passphrase is wrong."""
         drop_broken_attributes(self.state_folder, self.stack.name)
         if self._is_leftover_name():
             return False
-        # Shown to nobody: it is what asks for the passphrase, and says whether there is such a stack.
+        # The output is not shown. This command checks the passphrase and whether the stack exists.
         asked = self._quietly("config", "--json", "--show-secrets")
         if asked.returncode and "no stack named" not in asked.stderr:
             raise StopError(self._explained(asked.stderr.strip()))
         return asked.returncode == 0
 
     def select(self) -> bool:
-        """Make the stack in the backend, and its passphrase, if it is not there yet, and return whether it was made."""
+        """Create the stack in the backend, and its passphrase, if missing; return whether the stack was created."""
         if self.knows_stack():
             return False
         if self._is_leftover_name():
-            say(f"the passphrase of a {self.stack.name} that was destroyed is gone; a new one is made")
+            say(f"the passphrase of an earlier, destroyed {self.stack.name} is missing; creating a new one")
             self.call("stack", "rm", "--yes", "--preserve-config")
         self._make_passphrase()
         provider = self.stack.document.get("secretsprovider")
@@ -255,20 +259,20 @@ class Engine:
 
     @property
     def state_folder(self) -> Path | None:
-        """Where a file backend keeps everything, or None where the backend is another."""
+        """Folder of a file backend, or None for another backend."""
         address = chosen_backend() or state_home().as_uri()
         url = urlsplit(address.replace("~", str(Path.home()), 1))
-        # Of file://./state the dot is the host. Pulumi runs in the checkout.
+        # In file://./state the dot is parsed as the host. Pulumi runs in the checkout.
         return ROOT / unquote(url.netloc + url.path) / ".pulumi" if url.scheme == "file" else None
 
     def outputs(self, *types: str) -> dict[str, dict[str, dict[str, Any]]]:
-        """Return the outputs of every resource of some types, by type and name, secrets in clear: never print them."""
+        """Return the outputs of all resources of some types, by type and name. Secrets are plain text: never print."""
         deployment = json.loads(self.call("stack", "export", "--show-secrets"))["deployment"]
         found: dict[str, dict[str, dict[str, Any]]] = {wanted: {} for wanted in types}
         for resource in deployment.get("resources") or []:
             if resource["type"] in found:
                 name = resource["urn"].rpartition("::")[2]
-                # One that a killed deployment began has none yet.
+                # A resource of a killed deployment may have no outputs yet.
                 found[resource["type"]][name] = {
                     key: json.loads(value["plaintext"]) if isinstance(value, dict) and "plaintext" in value else value
                     for key, value in (resource.get("outputs") or {}).items()
@@ -276,9 +280,9 @@ class Engine:
         return found
 
     def generated(self) -> dict[str, str]:
-        """Return every secret that the state has a generator of, by its key in the config, in clear: never print it.
+        """Return every generated secret of the state, by its key in the config. Plain text: never print it.
 
-        Of a data key, the value that was last in use: the stack's file may have had another than the generator's.
+        For a data key this is the value last used: the stack file may have had another than the generator's.
         """
         found = self.outputs(GENERATOR, DATA_KEY)
         made = {key_of(name): outputs.get("result") for name, outputs in found[GENERATOR].items()}
@@ -286,13 +290,13 @@ class Engine:
         return {key: value for key, value in [*made.items(), *used.items()] if value}
 
     def secrets(self) -> dict[str, str]:
-        """Return every secret by its key in the config, in clear: never print it. The configured one wins."""
+        """Return every secret by its config key; a configured one takes precedence. Plain text: never print it."""
         configured = json.loads(self.call("config", "--json", "--show-secrets"))
         return self.generated() | {
             key.removeprefix("mlflow:"): str(entry.get("value")) for key, entry in configured.items() if entry["secret"]
         }
 
     def state(self) -> dict[str, Any]:
-        """Return the stack's state, secrets still encrypted."""
+        """Return the stack's state, with its secrets encrypted."""
         found: dict[str, Any] = json.loads(self.call("stack", "export"))["deployment"]
         return found

@@ -9,28 +9,28 @@ from operations.engine.change import NETWORK, OPERATIONS, RETAINED, Change, fold
 from settings import names
 
 LIMIT = 30_000
-"""The same of a whole plan, whatever is in it."""
+"""Maximum characters of a whole plan."""
 
 
 @dataclass(kw_only=True)
 class Plan:
-    """All that a plan says. `complete` is false where it could not be made."""
+    """A plan. `complete` is false if it failed."""
 
     stack: str
     changes: list[Change] = field(default_factory=list)
     kept: int = 0
-    """Resources that stay as they are."""
+    """Number of unchanged resources."""
     refused: list[str] = field(default_factory=list)
-    """What the policy pack says against it."""
+    """Policy violations."""
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     ruled: bool = False
-    """Whether the policy pack was asked."""
+    """Whether the plan was checked against the policies."""
     complete: bool = False
 
     @classmethod
     def read(cls, stack: str, events: Iterable[str]) -> Self:
-        """Read what the engine printed, an event a line; any other line is an error."""
+        """Parse the engine's output, one event per line. Any other line is an error."""
         plan = cls(stack=stack)
         found: dict[str, Mapping[str, Any]] = {}
         for line in events:
@@ -55,7 +55,7 @@ class Plan:
         return plan
 
     def _note(self, step: Mapping[str, Any], found: dict[str, Mapping[str, Any]]) -> None:
-        # A component is what it is made of.
+        # Components have no changes beyond those of their resources.
         if not step["type"].startswith(("docker:", "random:")):
             return
         if step["op"] == "same":
@@ -71,7 +71,7 @@ class Plan:
     def _hear(self, diagnostic: Mapping[str, Any]) -> None:
         words = plain(diagnostic["message"])
         if diagnostic["severity"] == "error":
-            # What the engine says of its own failure says nothing more than that there was one.
+            # These engine messages only say that the plan failed, without the reason.
             if words != "preview failed" and "program exited with non-zero exit code" not in words:
                 self.errors.append(words)
         elif diagnostic["severity"] == "warning":
@@ -79,22 +79,22 @@ class Plan:
 
     @property
     def empty(self) -> bool:
-        """Whether everything is as the program says."""
+        """Whether the plan is complete and has no changes."""
         return self.complete and not self.changes
 
     def markdown(self, what: str = "Plan") -> str:
-        """Return the plan for a person: in a terminal, in a pull request."""
+        """Return the plan as Markdown, for a terminal or a pull request."""
         return "\n".join([f"### {what} of `{self.stack}`", "", *self._body()])[:LIMIT]
 
     def _body(self) -> list[str]:
         lines = []
         if self.refused:
-            lines += ["**Refused by the rules of `policy/`:**", "", *(f"- {words}" for words in self.refused), ""]
+            lines += ["**Refused by the policies in `policy/`:**", "", *(f"- {words}" for words in self.refused), ""]
         if self.errors:
-            lines += ["**It could not be made:**", "", "```text", *self.errors, "```", ""]
+            lines += ["**The plan failed:**", "", "```text", *self.errors, "```", ""]
         if self.errors and not self.refused:
             return lines
-        rules = " The rules of `policy/` hold." if self.ruled and not self.refused else ""
+        rules = " All policies in `policy/` pass." if self.ruled and not self.refused else ""
         lines += [self._sum() + rules, ""]
         lines += [f"> {words}\n" for words in self._effects()]
         if self.changes:
@@ -104,16 +104,16 @@ class Plan:
 
     def _sum(self) -> str:
         if not self.complete and not self.changes:
-            return "**It could not be made**, and the engine did not say why."
+            return "**The plan failed**, and the engine gave no reason."
         if not self.changes:
-            return f"No changes. {self.kept} resources stay as they are."
+            return f"No changes. {self.kept} resources unchanged."
         verbs = [*OPERATIONS.values(), RETAINED]
         counts = {verb: sum(change.verb == verb for change in self.changes) for verb in verbs}
         told = ", ".join(f"{count} to {verb}" for verb, count in counts.items() if count)
-        return f"**{told}**; {self.kept} stay as they are."
+        return f"**{told}**; {self.kept} unchanged."
 
     def _effects(self) -> list[str]:
-        """Return what it means for whoever uses the deployment."""
+        """Return the effects of the plan on the users of the deployment."""
         gone = [change for change in self.changes if change.verb in ("delete", "replace", RETAINED)]
         data = [change.physical for change in gone if names.is_data_volume(self.stack, change.physical)]
         restarted = [change.name for change in gone if change.role == "service" and change.verb == "replace"]
@@ -123,10 +123,10 @@ class Plan:
         ]
         apart = [change.name for change in gone if change.type == NETWORK and change.verb == "replace"]
         effects = {
-            "**Data leave the stack** (the volumes themselves are kept)": data,
+            "**Data volumes leave the stack** (they are kept on the host)": data,
             "**Restarts**": restarted,
-            "**Stops for good**": stopped,
-            "Is cut off for a moment, with all that is on it": apart,
-            "Runs once": again,
+            "**Stops permanently**": stopped,
+            "Networks recreated, with a short interruption of their containers": apart,
+            "Jobs run once": again,
         }
         return [f"{words}: {', '.join(f'`{name}`' for name in found)}" for words, found in effects.items() if found]

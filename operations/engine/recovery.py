@@ -1,4 +1,4 @@
-"""What an `up` that was killed leaves behind, and how the next one gets past it."""
+"""Recovery from a killed `up`: removes its lock and its incomplete resources."""
 
 import json
 import socket
@@ -17,12 +17,12 @@ NETWORK = "docker:index/network:Network"
 
 
 def recover(engine: Engine) -> None:
-    """Clear the lock of a dead process and what it had half made; raise `StopError` if somebody is still at work."""
+    """Remove the lock and the incomplete resources of a killed run; raise `StopError` if another run is active."""
     _clear_stale_locks(engine)
     state = engine.state()
     pending = state.get("pending_operations") or []
     if pending:
-        say(f"an earlier run was cut off during {len(pending)} operations; cleaning up after it")
+        say(f"an earlier run was interrupted during {len(pending)} operations; cleaning up")
         for operation in pending:
             if operation["type"] == "creating":
                 _remove_half_made(engine, operation["resource"])
@@ -31,7 +31,7 @@ def recover(engine: Engine) -> None:
 
 
 def _clear_stale_locks(engine: Engine) -> None:
-    """Cancel a lock whose owner, on this machine, is gone. Only a file backend tells who that is."""
+    """Cancel a lock whose process, on this machine, has ended. Only a file backend records the process."""
     if engine.state_folder is None:
         return
     folder = engine.state_folder / "locks" / "organization" / names.PROJECT / engine.stack.name
@@ -39,13 +39,13 @@ def _clear_stale_locks(engine: Engine) -> None:
         try:
             lock = json.loads(path.read_text())
         except FileNotFoundError:
-            # Its owner has just ended. Pulumi sees for itself whoever comes next.
+            # Its owner has just ended. Pulumi itself checks for later locks.
             continue
         except (OSError, ValueError):
             lock = {}
         if lock.get("hostname", socket.gethostname()) != socket.gethostname() or _alive(lock.get("pid", 0)):
             raise StopError(
-                f"stack {engine.stack.name} is being changed by somebody else: process {lock.get('pid')} of "
+                f"stack {engine.stack.name} is being changed by another run: process {lock.get('pid')} of "
                 f"{lock.get('username')} on {lock.get('hostname')}, since {lock.get('timestamp')}\n"
                 "  wait for it, then try again; nothing was changed"
             )
@@ -55,7 +55,7 @@ def _clear_stale_locks(engine: Engine) -> None:
 
 
 def _alive(pid: int) -> bool:
-    """Whether `pid` is a Pulumi that still runs: not a zombie, and not somebody who got its number since."""
+    """Return whether `pid` is a running Pulumi process: neither a zombie nor another program with a reused id."""
     stat = Path(f"/proc/{pid}/stat")
     if Path("/proc/self/stat").exists():
         try:
@@ -68,7 +68,7 @@ def _alive(pid: int) -> bool:
 
 
 def _remove_half_made(engine: Engine, resource: dict[str, Any]) -> None:
-    """Remove the container or network that was being created, if it is there and ours."""
+    """Remove the container or network that was being created, if it exists and belongs to this stack."""
     name = resource.get("inputs", {}).get("name")
     if not isinstance(name, str):
         return
@@ -87,7 +87,7 @@ def _remove_half_made(engine: Engine, resource: dict[str, Any]) -> None:
 
 
 def _refuse_strangers(engine: Engine, state: dict[str, Any]) -> None:
-    """Refuse containers of this stack that this state does not know: another checkout or backend made them."""
+    """Raise `StopError` if containers of this stack are not in its state: another checkout or backend created them."""
     known = {
         resource.get("outputs", {}).get("name")
         for resource in state.get("resources") or []
@@ -100,10 +100,10 @@ def _refuse_strangers(engine: Engine, state: dict[str, Any]) -> None:
         made = sorted(network["Name"] for network in engine.stack.daemon.api.networks(filters=ours))
         networks = " ".join(name for name in made if name not in known)
         raise StopError(
-            f"{len(strangers)} containers of a stack {engine.stack.name} are here that this state does not know: "
-            "they were deployed from another state\n"
-            f"  to go on with that deployment, use its backend: make env STACK={engine.stack.name} in its checkout\n"
-            "  to take over its data volumes with this one (it needs that one's secrets in "
-            f"{engine.stack.path.name}):\n    docker rm -f {' '.join(strangers)}"
+            f"{len(strangers)} containers of a stack {engine.stack.name} exist, but are not in this Pulumi state: "
+            "they were deployed with another state\n"
+            f"  to continue with that deployment, use its backend: make env STACK={engine.stack.name} in its checkout\n"
+            "  to use its data volumes with this state instead (needs the secrets of that deployment in "
+            f"{engine.stack.path.name}), type:\n    docker rm -f {' '.join(strangers)}"
             + (f"\n    docker network rm {networks}" if networks else "")
         )

@@ -1,7 +1,7 @@
-"""Generated credentials, written into the stack's config once the deployment works with them.
+"""The write-back of generated secrets into the stack file, after a deployment with them has completed.
 
-Until then they live in the state alone, and losing the state would lose them: the data keys, and with them what
-they encrypt. Afterwards the stack's file, which is meant to be committed, has them encrypted.
+Before that they are only in the state. If the state were lost, the data keys would be lost, and with them the data that
+they encrypt. Afterwards they are encrypted in the stack file, which is meant to be committed.
 """
 
 import json
@@ -13,19 +13,19 @@ from settings import names
 
 
 def save_credentials(engine: Engine) -> list[str]:
-    """Write every generated credential that the config does not have yet; return their keys."""
+    """Write every generated secret that the config does not have yet into the stack file; return their keys."""
     credentials = engine.generated()
-    # Pulumi's own list: an imported environment may bring some.
+    # Pulumi's list of the config includes that of imported environments.
     known = {key.removeprefix("mlflow:") for key in json.loads(engine.call("config", "--json"))}
     missing = [key for key in credentials if key not in known]
     for key in missing:
-        # Through stdin: an argument would be in the process list.
+        # Through stdin, because arguments are visible in the process list.
         engine.call("config", "set", "--secret", key, stdin=credentials[key])
     return missing
 
 
 def report_what_to_keep(engine: Engine, saved: list[str]) -> None:
-    """Say what changed in the stack's file, what to commit, and what to keep safe."""
+    """Print how many secrets the stack file got, and what to commit and to keep safe."""
     if not saved:
         return
     path = engine.stack.path.name
@@ -35,14 +35,14 @@ def report_what_to_keep(engine: Engine, saved: list[str]) -> None:
         f"git commit -m 'Secrets' {path}"
     )
     if passphrase:
-        say(f"Keep a copy of {passphrase} somewhere safe: it opens them, and exists nowhere else.")
+        say(f"Keep a copy of {passphrase} in a safe place: it decrypts them, and there is no other copy.")
 
 
 def report_kept_backups(stack: Stack) -> None:
-    """Say where the backups of a deleted stack are, if they are on its host, and how to delete them, too."""
+    """Print where the backups of a deleted stack are, if they are on its host, and how to delete them."""
     for volume in sorted(stack.daemon.volumes()):
         if names.is_backup_volume(stack.name, volume):
-            # A folder of the host outlives the volume that Docker has of it.
+            # Removing the Docker volume of a host folder does not remove the folder.
             folder = (stack.daemon.api.inspect_volume(volume)["Options"] or {}).get("device")
             files = f" && rm -r {folder}" if folder else ""
-            say(f"Its backups are kept in {folder or volume}. Delete them, too: docker volume rm {volume}{files}")
+            say(f"Its backups are kept in {folder or volume}. To delete them: docker volume rm {volume}{files}")

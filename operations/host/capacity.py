@@ -8,9 +8,9 @@ from runtime.daemon import Daemon
 from settings.stack import StackConfig
 
 MINIMUM_FREE_GB = 5
-"""The images take 2 GB unpacked, their layers as much again while they are pulled; the rest is for the first data."""
+"""The images take 2 GB unpacked, and their layers another 2 GB during a pull. The rest is for the first data."""
 NEARLY_FULL_GB = 1
-"""Below this, uploads begin to fail: an artifact is spooled on this disk before it is stored on it."""
+"""Below this, uploads begin to fail: an artifact is buffered on this disk before it is stored."""
 
 
 def capacity_problems(daemon: Daemon, settings: StackConfig) -> list[str]:
@@ -27,7 +27,7 @@ def capacity_problems(daemon: Daemon, settings: StackConfig) -> list[str]:
     }
     for key, cpus in asked_for.items():
         if cpus > info["NCPU"]:
-            problems.append(f"mlflow:{key}.cpus: {cpus:g} asked for, the Docker host has {info['NCPU']}; lower it")
+            problems.append(f"mlflow:{key}.cpus: {cpus:g} configured, but the Docker host has {info['NCPU']}; lower it")
     stores = len(settings.object_store.kinds)
     memory = {
         "server": settings.server.memory_mb,
@@ -41,19 +41,19 @@ def capacity_problems(daemon: Daemon, settings: StackConfig) -> list[str]:
     if sum(memory.values()) > available:
         each = ", ".join(f"mlflow:{section} {megabytes}" for section, megabytes in memory.items() if megabytes)
         problems.append(
-            f"memory: the limits of all services add up to {sum(memory.values())} MB, the host has {available}\n"
-            f"    lower memoryMb of one: {each}"
+            f"memory: the limits of all services add up to {sum(memory.values())} MB, but the host has {available}\n"
+            f"    lower memoryMb of one of: {each}"
         )
     wanted = [image.name for image in settings.pulled_images]
     wanted += [image.name for image in settings.images.built(settings.parts).values()]
-    # With everything here already, a full disk is no reason not to start what was stopped.
+    # If all images are present, a full disk must not prevent the start of a stopped stack.
     if not all(daemon.has_image(name) for name in wanted) and (problem := disk_problem(daemon, MINIMUM_FREE_GB)):
         problems.append(problem)
     return problems
 
 
 def disk_problem(daemon: Daemon, minimum_gb: int = NEARLY_FULL_GB) -> str | None:
-    """Return what to do about a Docker disk with less than `minimum_gb` GiB free, or None. A remote one is not seen."""
+    """Return the problem if Docker's disk has less than `minimum_gb` GiB free, or None. A remote one is not checked."""
     root = Path(daemon.api.info()["DockerRootDir"])
     if not daemon.host.startswith("unix://") or not root.exists():
         return None
@@ -62,6 +62,6 @@ def disk_problem(daemon: Daemon, minimum_gb: int = NEARLY_FULL_GB) -> str | None
         return None
     return (
         f"disk: {free:.1f} GB free in {root}, needs {minimum_gb}\n"
-        f"    see what takes it: docker system df; images of earlier versions: {make('prune')}; of others: "
-        "docker image prune"
+        f"    to see what uses it: docker system df; to delete images of earlier versions: {make('prune')}; other "
+        "images: docker image prune"
     )

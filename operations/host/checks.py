@@ -15,7 +15,7 @@ from settings.stack import StackConfig
 
 
 def require_host(stack: Stack) -> None:
-    """Raise `StopError` with everything about the host that stands in the way of this stack."""
+    """Raise `StopError` with every problem of the host that prevents a deployment of this stack."""
     settings, daemon = stack.settings, stack.daemon
     problems = [
         *preconditions.unmet(
@@ -37,7 +37,7 @@ def require_host(stack: Stack) -> None:
 
 
 def _no_folder(daemon: Daemon, settings: StackConfig) -> list[str]:
-    """Find out that the folder of the backups is not there: Docker would say so once half of it was deployed."""
+    """Return the problem if the folder of the backups does not exist: Docker would fail in mid-deployment."""
     folder = Path(settings.backup.target)
     if not settings.backup.enabled or settings.backup.where != "folder" or not daemon.host.startswith("unix://"):
         return []
@@ -45,8 +45,8 @@ def _no_folder(daemon: Daemon, settings: StackConfig) -> list[str]:
         folder.stat()
     except (FileNotFoundError, NotADirectoryError):
         words = f"install -d -o {UID} -g {UID} -m 0700 {folder}"
-        return [f"mlflow:backup.target: there is no folder {folder} on this host\n    type: {words}"]
+        return [f"mlflow:backup.target: the folder {folder} does not exist on this host\n    type: {words}"]
     except OSError:
-        # Not ours to see; it may be Docker's.
+        # This user may not read it, but Docker may.
         pass
     return []

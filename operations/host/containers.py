@@ -9,32 +9,32 @@ from settings import names
 
 
 def paused(daemon: Daemon, stack: str) -> list[str]:
-    """Return the containers of a stack that somebody has paused. Pulumi's provider takes them for running."""
+    """Return the paused containers of a stack. Pulumi's provider considers them running."""
     ours = {"label": f"{names.STACK_LABEL}={stack}", "status": "paused"}
     return sorted(container["Names"][0].lstrip("/") for container in daemon.api.containers(all=True, filters=ours))
 
 
 def paused_problems(daemon: Daemon, stack: str) -> list[str]:
     """Return the paused containers of a stack as a problem with its command."""
-    # Each would be waited for until it answers.
+    # A deployment would wait in vain for each of them to answer.
     found = paused(daemon, stack)
-    return [f"somebody has paused {', '.join(found)}\n    type: docker unpause {' '.join(found)}"] if found else []
+    return [f"paused containers: {', '.join(found)}\n    type: docker unpause {' '.join(found)}"] if found else []
 
 
 def require_no_restore(daemon: Daemon, stack: str) -> None:
-    """Remove what a restore that was killed left; raise `StopError` where one is at work."""
+    """Remove the container of a killed restore; raise `StopError` if a restore is running."""
     name = names.physical(stack, names.RESTORE)
     if preconditions.restore_is_running(daemon, stack):
         raise StopError(
-            f"a restore of {stack} is at work; nothing was changed\n"
-            f"  see how far it is: docker logs -f {name}; to end it, which loses nothing: docker kill {name}"
+            f"a restore of {stack} is running; nothing was changed\n"
+            f"  to see its progress: docker logs -f {name}; to abort it, without loss of data: docker kill {name}"
         )
     if daemon.inspect(name):
         daemon.api.remove_container(name, v=True)
 
 
 def require_no_foreign_containers(daemon: Daemon, stack: str, *, kept: Collection[str] = ()) -> None:
-    """Raise `StopError` with every container of somebody else's on a network that is to go: Docker would keep it."""
+    """Raise `StopError` with every foreign container on a network that is to be removed: Docker would keep it."""
     ours = {"label": f"{names.STACK_LABEL}={stack}"}
     known = {container["Id"] for container in daemon.api.containers(all=True, filters=ours)}
     lines = [
@@ -46,6 +46,6 @@ def require_no_foreign_containers(daemon: Daemon, stack: str, *, kept: Collectio
     ]
     if lines:
         raise StopError(
-            f"networks of {stack} are in use by containers that are not its own, and could not be removed; nothing was "
-            "changed\n" + "\n".join(lines)
+            f"other containers use networks of {stack}, so these cannot be removed; nothing was changed\n"
+            "  type:\n" + "\n".join(lines)
         )

@@ -16,11 +16,11 @@ MINIMUM_API = (1, 41)
 
 
 def require_docker(stack: Stack) -> None:
-    """Make sure that a recent enough daemon answers. On Debian and Ubuntu, root gets one installed."""
+    """Raise `StopError` if no recent enough daemon answers. On Debian and Ubuntu, as root, install one."""
     daemon = stack.daemon
     problem = docker_problem(daemon)
     if problem and _can_install(daemon):
-        if interactive() and not confirmed("There is no Docker here. Install Debian's (apt-get install docker.io)?"):
+        if interactive() and not confirmed("Docker is not installed. Install it (apt-get install docker.io)?"):
             raise StopError(problem)
         _install_and_start()
         problem = docker_problem(daemon)
@@ -35,7 +35,7 @@ def require_docker_as_it_is(stack: Stack) -> None:
 
 
 def docker_problem(daemon: Daemon) -> str | None:
-    """Return why the daemon cannot be used, and what to type, or None."""
+    """Return the problem with the daemon and what to type, or None."""
     try:
         version = daemon.api.version()
     except UNREACHABLE as error:
@@ -53,19 +53,19 @@ def _unreachable(host: str, error: str) -> str:
     if host.startswith("ssh://"):
         return (
             f"the Docker daemon at {host} cannot be reached: {error}\n"
-            f"  this must work without a question: ssh {' '.join(tunnel.destination(host))} docker version"
+            f"  this command must work without a prompt: ssh {' '.join(tunnel.destination(host))} docker version"
         )
     if "Permission denied" in error:
         return (
-            f"no permission on Docker's socket {path}\n"
+            f"no permission to use Docker's socket {path}\n"
             "  type: sudo usermod -aG docker $USER && newgrp docker\n"
-            "  (members of that group are root on this machine), then try again"
+            "  (members of that group have root rights on this machine), then try again"
         )
     if host.startswith("unix://") and not path.exists():
         where = "start Docker" if shutil.which("dockerd") else "install Docker: https://docs.docker.com/engine/install/"
         return (
             f"there is no Docker daemon at {host}\n  {where}\n"
-            "  or say where it is: DOCKER_HOST, `docker context use`, or `pulumi config set docker:host`"
+            "  or set the address of another one: DOCKER_HOST, `docker context use`, or `pulumi config set docker:host`"
         )
     return f"the Docker daemon at {host} does not answer: {error}\n  start it, then try again"
 
@@ -95,7 +95,7 @@ def _install_and_start() -> None:
 
 
 def start_daemon() -> None:
-    """Start dockerd by the init system, or beside it where none runs; raise `StopError` if it does not come up."""
+    """Start dockerd with systemd, or directly if systemd does not run; raise `StopError` if it does not answer."""
     log = Path("/var/log/dockerd.log")
     if Path("/run/systemd/system").exists():
         subprocess.run(["systemctl", "enable", "--now", "docker"], check=False, capture_output=True)
@@ -108,4 +108,4 @@ def start_daemon() -> None:
         if docker_problem(Daemon("unix:///var/run/docker.sock")) is None:
             return
         time.sleep(0.5)
-    raise StopError(f"dockerd was started but does not answer; its log: {log} (or journalctl -u docker)")
+    raise StopError(f"dockerd was started, but does not answer; its log: {log} (or: journalctl -u docker)")

@@ -20,27 +20,27 @@ UNREACHED = re.compile(
     r"|connection refused|connection reset|no route to host|network is unreachable",
     re.IGNORECASE,
 )
-"""What Docker says where a registry does not answer. Whatever else it says has another reason."""
+"""Docker's errors if a registry does not answer. Any other error has another cause."""
 REASONS = {
     re.compile("credentials store", re.IGNORECASE): "Docker's configuration names a credential helper that is not "
     "installed\n    remove credsStore (or credHelpers) from ~/.docker/config.json, or install the helper",
     re.compile("proxyconnect", re.IGNORECASE): "the proxy of the Docker daemon does not answer\n    correct it: docker "
     "info --format '{{.HTTPSProxy}}' shows it; https://docs.docker.com/engine/daemon/proxy/",
-    re.compile("toomanyrequests|rate limit", re.IGNORECASE): "the registry limits how much is pulled\n    type: docker "
-    "login, or name a mirror",
+    re.compile("toomanyrequests|rate limit", re.IGNORECASE): "the registry limits your pulls\n    type: docker "
+    "login, or use a mirror",
 }
-"""Why an image cannot be had, by what Docker says, where its words alone do not tell what to type."""
+"""Causes and fixes by Docker's error when it pulls an image, for errors that do not say what to type."""
 ASK_AGAIN_SECONDS = 30
-"""A name server that fails for a moment is no network without registries."""
+"""How long to wait before a second attempt: a name server may fail for a moment only."""
 UNTRUSTED = (
-    "\n  Docker does not trust a certificate here, perhaps your network's own: put its authority into "
-    "/usr/local/share/ca-certificates, then: update-ca-certificates && systemctl restart docker"
+    "\n  Docker does not trust a certificate, perhaps that of your network's proxy: copy its authority into "
+    "/usr/local/share/ca-certificates, then type: update-ca-certificates && systemctl restart docker"
 )
 DEFAULT_REFS = {image["ref"] for image in DEFAULTS.values()}
 
 
 def require_images(stack: Stack) -> None:
-    """Load, build or pull what is not on the host yet; raise `StopError` naming every image that cannot be had."""
+    """Load, build or pull the missing images; raise `StopError` with every image that is not available."""
     daemon = stack.daemon
     archive = stack.settings.images.archive
     if archive and not all(daemon.has_image(image.name) for image in stack.settings.pulled_images):
@@ -65,32 +65,32 @@ def require_images(stack: Stack) -> None:
     elif missing:
         lines = "\n".join(f"  {name}\n    {_explained(error)}" for name, error in missing)
         raise StopError(
-            f"{len(missing)} of {len(missing) + len(present)} images cannot be had; nothing was deployed\n{lines}\n"
-            f"  behind a mirror, name it in {stack.path.name}, under mlflow:images: "
+            f"{len(missing)} of {len(missing) + len(present)} images are not available; nothing was deployed\n{lines}\n"
+            f"  to use a mirror, set it in {stack.path.name}, under mlflow:images: "
             "postgres: {ref: MIRROR/postgres:18.6}\n"
-            "  one that is on this host already, built or loaded here, has no digest: say digest: none for it\n"
-            "  without a registry, build them from Debian's and Python's packages (source: packages, with "
-            "mlflow:objectStore.kind: seaweedfs), or bring them "
+            "  an image that was built or loaded on this host has no digest: set digest: none for it\n"
+            "  without a registry, build them from Debian and Python packages (source: packages, with "
+            "mlflow:objectStore.kind: seaweedfs), or copy them "
             "from a machine that has them: docs/operations/without-a-registry.md"
             + (UNTRUSTED if any("x509" in error for _, error in missing) else "")
         )
 
 
 def _explained(error: str) -> str:
-    """Return what Docker says and, where that is known, what it means and what to type."""
+    """Return Docker's error, followed by its cause and the fix if they are known."""
     reason = next((words for pattern, words in REASONS.items() if pattern.search(error)), None)
     return f"{error}\n    {reason}" if reason else error
 
 
 def _unreached(error: str) -> bool:
-    """Whether an error says that a registry does not answer, and has no other reason."""
+    """Return whether the cause of an error is that a registry does not answer."""
     return bool(UNREACHED.search(error)) and not any(pattern.search(error) for pattern in REASONS)
 
 
 def _without_registry(stack: Stack, missing: list[tuple[str, str]]) -> bool:
-    """Whether this is a first `make up` of dev on a network without a registry, which packages can help.
+    """Return whether this is the first `make up` of dev on a network without a registry, and packages can be used.
 
-    Not where somebody said where images are to come from: that is to be mended, and not worked around.
+    False if the user has configured where images come from: such an error must be fixed, not worked around.
     """
     chosen = stack.settings.images
     return (
@@ -105,45 +105,45 @@ def _without_registry(stack: Stack, missing: list[tuple[str, str]]) -> bool:
 
 
 def _build_packages(daemon: Daemon, settings: StackConfig) -> None:
-    """Build those images that come from packages and are not on the host yet."""
+    """Build the packages images that are not on the host yet."""
     wanted = {image.ref for image in settings.pulled_images}
     if of_packages := [name for name in packages.NAMES if packages.ref(name) in wanted]:
         build.build(daemon, of_packages, list(settings.images.debian_sources))
 
 
 def _switch_to_packages(stack: Stack, asked: str, error: str) -> None:
-    """Build from packages what the stack needs, and write into its file that this is where its images come from.
+    """Build the stack's images from packages, and then set `images.source: packages` in its stack file.
 
-    Nothing is written where the registry, which gave `error` for the image `asked`, answers after all.
+    Nothing is written if the registry, which failed with `error` for the image `asked`, answers after the build.
     """
     memory = max(SEAWEEDFS_MB, stack.settings.object_store.memory_mb)
     images, store = {"source": "packages"}, {"kind": "seaweedfs", "memoryMb": memory}
     say(
         f"no registry answers here ({error})\n"
-        "  images are built from Debian's and Python's packages instead. Once they are there, images.source: packages "
-        f"(Postgres 17 for 18) and objectStore.kind: seaweedfs (there is no package of MinIO) are written into "
+        "  building the images from Debian and Python packages instead. When they are built, images.source: packages "
+        f"(with Postgres 17 instead of 18) and objectStore.kind: seaweedfs (MinIO has no package) are written into "
         f"{stack.path.name}"
     )
     begun = time.monotonic()
-    # First: what cannot be had today, or is cut off, leaves dev as it was, for a day with a registry.
+    # Build before writing: if the build fails or is interrupted, dev is unchanged and can use a registry later.
     _build_packages(stack.daemon, stack.settings_with(images=images, objectStore=store))
     time.sleep(max(0, ASK_AGAIN_SECONDS - (time.monotonic() - begun)))
     again = stack.daemon.pull(asked)
     if again is None or not _unreached(again):
-        say(f"a registry answers again: {stack.path.name} stays as it is")
+        say(f"the registry answers again: {stack.path.name} is unchanged")
         return
     stack.set("images", **images)
     stack.set("objectStore", **store)
     say(
-        f"{stack.path.name} now says images.source: packages and objectStore.kind: seaweedfs, memoryMb: {memory}\n"
-        "  commit it once you are content: a stack with data does not go back by itself\n"
-        f"  to go back before it has data of yours: make destroy STACK={stack.name} CONFIRM={stack.name} && "
+        f"{stack.path.name} now has images.source: packages and objectStore.kind: seaweedfs, memoryMb: {memory}\n"
+        "  commit it if you keep it: a stack with data cannot switch back automatically\n"
+        f"  to undo it before the stack has data: make destroy STACK={stack.name} CONFIRM={stack.name} && "
         f"git checkout {stack.path.name} && make up STACK={stack.name}"
     )
 
 
 def _load(daemon: Daemon, folder: Path) -> None:
-    """Load every image that was saved into `folder`; raise `StopError` naming every file that cannot be loaded."""
+    """Load every saved image from `folder`; raise `StopError` with every file that cannot be loaded."""
     archives = sorted(path for path in folder.glob("*") if path.name.endswith((".tar", ".tar.gz", ".tgz")))
     if not archives:
         raise StopError(f"mlflow:images.archive: there is no .tar, .tar.gz or .tgz file in {folder}")
@@ -153,4 +153,4 @@ def _load(daemon: Daemon, folder: Path) -> None:
         if error := daemon.load(path):
             broken.append(f"  {path}: {error}")
     if broken:
-        raise StopError("mlflow:images.archive: these could not be loaded\n" + "\n".join(broken))
+        raise StopError("mlflow:images.archive: these files could not be loaded\n" + "\n".join(broken))

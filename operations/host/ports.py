@@ -9,7 +9,7 @@ from settings.stack import StackConfig
 
 
 def address_problems(daemon: Daemon, settings: StackConfig) -> list[str]:
-    """Return what is wrong with an address that is to be published on, if it is not this host's."""
+    """Return the problem of every bind address that this host does not have."""
     if not daemon.host.startswith("unix://"):
         return []
     wanted = {"server": settings.server.bind_address} if settings.route.published_port else {}
@@ -17,7 +17,7 @@ def address_problems(daemon: Daemon, settings: StackConfig) -> list[str]:
         wanted["traefik"] = settings.traefik.bind_address
     return [
         f"mlflow:{section}.bindAddress: this host has no address {address}\n"
-        "    choose one of those that it has (ip -4 addr), 0.0.0.0 for all of them, or 127.0.0.1"
+        "    set one of its addresses (ip -4 addr), 0.0.0.0 for all of them, or 127.0.0.1"
         for section, address in wanted.items()
         if not _is_here(address)
     ]
@@ -47,7 +47,7 @@ def port_problems(daemon: Daemon, settings: StackConfig, stack: str) -> list[str
         wanted[f"monitoring.{service.lower()}Port"] = ("127.0.0.1", published)
     addresses = {address for address, _ in wanted.values()}
     running = daemon.api.containers(filters={"status": ["running", "restarting", "paused"]})
-    # Of our own, what they ask for: one that is about to be restarted holds no port for a moment.
+    # The configured ports of this stack: a container that is restarting holds none for a moment.
     ours = {
         port
         for container in running
@@ -70,19 +70,19 @@ def port_problems(daemon: Daemon, settings: StackConfig, stack: str) -> list[str
         if container := by_container.get((port, address)):
             holder = f"the container {container['Names'][0].lstrip('/')}"
         elif daemon.host.startswith("unix://") and _bound(address, port):
-            holder = f"another program (ss -ltnp 'sport = :{port}' names it)"
+            holder = f"another program (to find it: ss -ltnp 'sport = :{port}')"
         else:
             continue
         section, _, name = key.partition(".")
         problems.append(
-            f"mlflow:{key}: port {port} of {address} is taken by {holder}\n"
-            f"    stop it, or choose another in Pulumi.{stack}.yaml, under mlflow:{section}: {name}: {port + 1}"
+            f"mlflow:{key}: port {port} of {address} is in use by {holder}\n"
+            f"    stop it, or set another port in Pulumi.{stack}.yaml, under mlflow:{section}: {name}: {port + 1}"
         )
     return problems
 
 
 def _asked_for(daemon: Daemon, container: str) -> list[int]:
-    """Return the ports of the host that a container publishes, whether or not it holds them just now."""
+    """Return the host ports that a container is configured to publish, whether or not it holds them now."""
     found = daemon.inspect(container)
     bindings = (found["HostConfig"]["PortBindings"] or {}) if found else {}
     return [int(binding["HostPort"]) for published in bindings.values() for binding in published or []]

@@ -20,63 +20,63 @@ from settings.traefik import CLIENT_USER
 
 
 def images(stack: Stack) -> None:
-    """Print every image that the stack runs, MLflow's own among them: docker save -o images.tar $(make -s images)."""
+    """Print every image of the stack, including MLflow's: docker save -o images.tar $(make -s images)."""
     settings = stack.settings
     deployed, built = settings.images.deployed(settings.parts), settings.images.built(settings.parts)
-    # One image may be what several services run.
+    # Several services may run the same image.
     for name in dict.fromkeys([*(image.ref for image in deployed.values()), *(image.name for image in built.values())]):
         answer(name)
 
 
 def url(stack: Stack) -> None:
-    """Print where MLflow is, and nothing else."""
+    """Print the URL of MLflow, and nothing else."""
     answer(_url(stack))
 
 
 def _url(stack: Stack) -> str:
-    # The settings say it: no engine, no passphrase and no waiting.
+    # From the settings, which needs no engine, passphrase or Docker.
     settings = stack.settings
     return settings.route.url
 
 
 def open_browser(stack: Stack) -> None:
-    """Open MLflow in the browser, or say where it is."""
+    """Open MLflow in the browser, or print its URL."""
     address = _url(stack)
     if not webbrowser.open(address):
-        say("there is no browser here; open this address where there is one:")
+        say("no browser found on this machine; open this URL in one:")
         answer(address)
 
 
 def env(stack: Stack) -> None:
-    """Print the exports that make plain `pulumi` see what we see: eval "$(make -s env)"."""
+    """Print the exports with which plain `pulumi` uses this stack: eval "$(make -s env)"."""
     engine = engine_for.engine_of(stack)
-    # Plain `pulumi config set` wants one that exists.
+    # Plain `pulumi config set` needs an existing stack.
     engine.select()
     for key, value in {**engine.exports, "PATH": engine.environment["PATH"]}.items():
         answer(f"export {key}={shlex.quote(value)}")
 
 
 def _print_credentials(stack: Stack, *, here: bool) -> None:
-    """Print what a client exports so that it is let in: on this machine, or on another one."""
+    """Print the exports with which a client authenticates, on this machine or on another one."""
     route = stack.settings.route
     if route.by_password or route.by_mlflow:
         user = ADMIN if route.by_mlflow else CLIENT_USER
         answer(f"export MLFLOW_TRACKING_USERNAME='{user}'")
         if here:
-            # Fetched when it is evaluated: on a screen it would be anybody's.
+            # Fetched when evaluated, so that the password is not shown on a screen.
             fetched = f"make -s -C {shlex.quote(str(ROOT))} password STACK={stack.name}"
             answer(f'export MLFLOW_TRACKING_PASSWORD="$({fetched})"')
         else:
-            answer(f"export MLFLOW_TRACKING_PASSWORD=...    # what this prints: make password STACK={stack.name}")
+            answer(f"export MLFLOW_TRACKING_PASSWORD=...    # the output of: make password STACK={stack.name}")
     elif route.by_single_sign_on:
         answer("# and the user and password of your single sign-on:")
         answer("# export MLFLOW_TRACKING_USERNAME=... MLFLOW_TRACKING_PASSWORD=...")
     if _is_self_signed(stack):
         answer("export MLFLOW_TRACKING_INSECURE_TLS='true'    # the certificate is self-signed")
         say(
-            "warning: the certificate is self-signed, and the client does not check it: whoever is on the way can read "
-            "and change everything\n"
-            f"  for more than a trial, in {stack.path.name}: mlflow:traefik: {{certificate: acme}}, or own"
+            "warning: the certificate is self-signed, and the client does not verify it: anybody on the network path "
+            "can read and change all traffic\n"
+            f"  for more than a trial, set mlflow:traefik: {{certificate: acme}} (or own) in {stack.path.name}"
         )
 
 
@@ -86,7 +86,7 @@ def _is_self_signed(stack: Stack) -> bool:
 
 
 def client(stack: Stack) -> None:
-    """Print what a client exports: eval "$(make -s client)". `FOR=colleague` is for a machine without this checkout."""
+    """Print a client's exports: eval "$(make -s client)". `FOR=colleague` is for a machine without this checkout."""
     whom = os.environ.get("FOR") or "me"
     if whom not in ("me", "colleague"):
         raise StopError(f"FOR={whom}: write FOR=colleague for another machine, or leave it out")
@@ -94,16 +94,16 @@ def client(stack: Stack) -> None:
     address = _url(stack)
     answer(f"export MLFLOW_TRACKING_URI='{address}'")
     if stack.settings.traefik.mode != "off":
-        # One guard more against a login page; older clients do not know it.
+        # Extra protection against redirects to a login page. Older clients ignore it.
         answer("export MLFLOW_ALLOW_HTTP_REDIRECTS='false'")
     _print_credentials(stack, here=here)
     loopback = urllib.parse.urlsplit(address).hostname == "127.0.0.1"
     if loopback and not here:
         port = urllib.parse.urlsplit(address).port
-        answer(f"# {address} is an address of this host alone. Let this run on the other machine:")
+        answer(f"# {address} is a loopback address of this host. Keep this running on the other machine:")
         answer(f"# ssh -nNT -L {port}:127.0.0.1:{port} {getpass.getuser()}@{_this_host()}")
     if loopback and urllib.request.getproxies() and not urllib.request.proxy_bypass("127.0.0.1"):
-        # The client would ask the proxy for it, which has a loopback of its own.
+        # Otherwise the client would send the request to the proxy, whose loopback address is another.
         for name in ("no_proxy", "NO_PROXY"):
             answer(f'export {name}="${{{name}:+${name},}}127.0.0.1,localhost"')
     answer("# pip install mlflow")
@@ -112,13 +112,13 @@ def client(stack: Stack) -> None:
 
 
 def _this_host() -> str:
-    """Return a name of this host that others may know it by."""
+    """Return a name of this host that other machines may resolve."""
     name = socket.getfqdn()
     return "<this host>" if name.startswith("localhost") else name
 
 
 def _warn_of_no_answer(stack: Stack, address: str, *, loopback: bool) -> None:
-    """Say why a client on this machine would get no answer, if it would not."""
+    """Print why a client on this machine gets no answer, if it gets none."""
     try:
         handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})] if loopback else []
         if _is_self_signed(stack):
@@ -127,7 +127,7 @@ def _warn_of_no_answer(stack: Stack, address: str, *, loopback: bool) -> None:
             pass
     except (urllib.error.URLError, OSError) as error:
         if getattr(error, "code", None) in (401, 403):
-            # Whoever asks for a password is there.
+            # The server answers and asks for credentials.
             return
         reason = getattr(error, "reason", error)
         hostname = urllib.parse.urlsplit(address).hostname or ""

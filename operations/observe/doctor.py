@@ -12,17 +12,17 @@ from operations.observe.status import status
 
 
 def doctor(stack: Stack) -> None:
-    """Explain what is wrong, and what to type: the settings, then Docker, then the host, then the deployment."""
+    """Check the settings, then Docker, the host and the deployment; report problems and what to type."""
     cli = find_cli()
-    answer(f"pulumi: {cli or 'not installed; make up installs it into this checkout, where it can be had'}")
+    answer(f"pulumi: {cli or 'not installed; make up installs it into this checkout if it can be downloaded'}")
     if engineless.owns(stack):
-        answer(f"backend: none, {stack.name} was deployed by a rehearsal")
+        answer(f"backend: none, {stack.name} was deployed without the engine")
     else:
-        answer(f"backend: {chosen_backend() or 'local, in your home'}")
-    # Each is of use only where those before it found nothing.
+        answer(f"backend: {chosen_backend() or 'local, in your home directory'}")
+    # Each check makes sense only if those before it found no problem.
     stack.settings  # noqa: B018 - raises
     if cli and not engineless.owns(stack):
-        # It asks the backend, and the passphrase with it.
+        # Checks the backend and the passphrase.
         Engine(stack, install=False).knows_stack()
     docker_daemon.require_docker_as_it_is(stack)
     checks.require_host(stack)
@@ -32,4 +32,4 @@ def doctor(stack: Stack) -> None:
         answer(f"note: {note}")
     if found.problems:
         raise StopError("\n".join(found.problems))
-    answer("nothing is wrong")
+    answer("no problems found")

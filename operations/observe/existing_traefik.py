@@ -20,16 +20,16 @@ from runtime.daemon import Daemon
 from settings import names
 
 OLDEST = (3, 4)
-"""Knows `statusRewrites`. An older one drops all of a container's labels where it does not know one of them."""
+"""The first version with `statusRewrites`. An older one ignores all labels of a container if it does not know one."""
 ADVISED = (3, 6, 21)
-"""Has the security fixes that docs/security.md names."""
+"""The first version with the security fixes that docs/security.md lists."""
 SHORT_SECONDS = 600
-"""A read time-out below this cuts off uploads that somebody will try."""
+"""A read timeout below this interrupts uploads of realistic size."""
 STATIC_FILES = ("/etc/traefik/traefik.yml", "/etc/traefik/traefik.yaml", "/etc/traefik/traefik.toml")
 
 
 def entry_point(static: dict[str, str], name: str) -> dict[str, str]:
-    """Return what a static configuration says of one entry point; nothing where it does not have it."""
+    """Return the part of a static configuration for one entry point; empty if it has none."""
     prefix = f"entrypoints.{name.lower()}."
     return {key.removeprefix(prefix): value for key, value in static.items() if key.startswith(prefix)}
 
@@ -48,20 +48,21 @@ def check_existing_traefik(stack: Stack, found: Found) -> None:
     )
     if others:
         found.notes.append(
-            f"on the network {network}, beside Traefik: {', '.join(others)}; they reach the server past it: {SECURITY}"
+            f"other containers on the network {network}: {', '.join(others)}; they can bypass Traefik: {SECURITY}"
         )
     found.problems += _missing_middlewares(stack)
     if not proxies:
         found.notes.append(
-            f"no container on the network {network} looks like Traefik. One on the host itself reaches the server; one "
-            f"in a container does not\n  type: docker network connect {network} <your Traefik>"
+            f"no container on the network {network} looks like Traefik. A Traefik that runs directly on the host "
+            f"reaches the server; one in another container does not\n  type: docker network connect {network} "
+            "<your Traefik>"
         )
     for proxy in proxies:
         _one_traefik(stack, found, proxy)
 
 
 def attached_containers(daemon: Daemon, network: str) -> list[dict[str, Any]]:
-    """Return all that Docker knows of the containers that are on a network."""
+    """Return Docker's inspection of every container on a network."""
     listed = daemon.api.containers(filters={"network": network})
     return [found for entry in listed if (found := daemon.inspect(entry["Id"]))]
 
@@ -80,29 +81,29 @@ def _one_traefik(stack: Stack, found: Found, proxy: dict[str, Any]) -> None:
     version = re.search(r"(?m)^Version:\s*v?(\d+(?:\.\d+)*)", printed)
     numbers = tuple(int(part) for part in version[1].split(".")) if version else ()
     if not numbers:
-        found.notes.append(f"{name}: its version cannot be read; needs {_dotted(OLDEST)}: {SECURITY}")
+        found.notes.append(f"{name}: cannot read its version; needs {_dotted(OLDEST)} or newer: {SECURITY}")
     elif numbers < OLDEST:
         found.problems.append(f"{name}: Traefik {version[1] if version else ''} is too old, needs {_dotted(OLDEST)}")
     elif numbers < ADVISED:
         found.notes.append(
-            f"{name}: Traefik {version[1] if version else ''} lacks security fixes, {_dotted(ADVISED)} has them"
+            f"{name}: Traefik {version[1] if version else ''} lacks security fixes; upgrade to {_dotted(ADVISED)}"
         )
     static = static_configuration(daemon, proxy)
     mine = entry_point(static, settings.entry_point)
     if not mine:
         known = sorted({key.split(".")[1] for key in static if key.startswith("entrypoints.")})
         found.notes.append(
-            f"{name}: its entry point {settings.entry_point} is not in its arguments, variables or {STATIC_FILES[0]}"
-            + (f" (there are: {', '.join(known)})" if known else "")
-            + f"; look yourself: {SECURITY}"
+            f"{name}: entry point {settings.entry_point} not found in its arguments, variables or {STATIC_FILES[0]}"
+            + (f" (found: {', '.join(known)})" if known else "")
+            + f"; check it by hand: {SECURITY}"
         )
     else:
         timeout = seconds(mine.get("transport.respondingtimeouts.readtimeout", "60"))
         if 0 < timeout < SHORT_SECONDS:
             found.problems.append(
-                f"{name}: an upload that takes longer than {timeout:g} s is cut off\n"
-                f"  where its other options are (its file, its arguments or its variables: it reads one of them), set "
-                f"entryPoints.{settings.entry_point}.transport.respondingTimeouts.readTimeout to 2h or more"
+                f"{name}: uploads that take longer than {timeout:g} s are interrupted\n"
+                f"  set entryPoints.{settings.entry_point}.transport.respondingTimeouts.readTimeout to 2h or more, in "
+                "the place of its other options (Traefik reads only one of: file, arguments, variables)"
             )
         strategies = {mine.get("http.aliasheadersstrategy"), mine.get("http.underscoreheadersstrategy")}
         if not strategies & {"delete", "reject"}:
@@ -124,9 +125,9 @@ def address_of(container: dict[str, Any], network: str) -> str | None:
 
 
 def static_configuration(daemon: Daemon, proxy: dict[str, Any]) -> dict[str, str]:
-    """Return a Traefik's static configuration, keys in lower case with dots.
+    """Return a Traefik's static configuration, with dotted keys in lower case.
 
-    It is in its file, or else in its arguments, or else in its variables: Traefik reads the first that is there, alone.
+    Traefik reads only one source: its file, else its arguments, else its variables.
     """
     words = [*(proxy["Config"]["Entrypoint"] or []), *(proxy["Config"]["Cmd"] or [])]
     arguments = dict(re.findall(r"(?m)^--([^=\s]+)(?:=(.*))?$", "\n".join(words)))
@@ -135,7 +136,7 @@ def static_configuration(daemon: Daemon, proxy: dict[str, Any]) -> dict[str, str
     for path in [chosen] if chosen else STATIC_FILES:
         if flat := _flat("", _parsed(path, _content(daemon, proxy["Id"], path))):
             return flat
-    # One without a value may come without the sign, too.
+    # A variable without a value may have no equals sign.
     variables = dict(entry.partition("=")[::2] for entry in proxy["Config"]["Env"] or [])
     return arguments or {
         key.removeprefix("TRAEFIK_").lower().replace("_", "."): value
@@ -145,7 +146,7 @@ def static_configuration(daemon: Daemon, proxy: dict[str, Any]) -> dict[str, str
 
 
 def _content(daemon: Daemon, container: str, path: str) -> bytes:
-    """Return a file of a container; nothing where there is none."""
+    """Return the content of a file of a container; empty if there is no such file."""
     try:
         packed, _ = daemon.api.get_archive(container, path)
     except NotFound:
@@ -172,7 +173,7 @@ def _flat(path: str, value: Any) -> dict[str, str]:  # noqa: ANN401 - Traefik's 
 
 
 def seconds(duration: str) -> float:
-    """Return a duration as Go spells it, or a plain number, in seconds; 0 is for ever."""
+    """Return a Go duration, or a plain number of seconds, in seconds; 0 means no limit."""
     units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
     if re.fullmatch(r"\d+(\.\d+)?", duration):
         return float(duration)
@@ -180,7 +181,7 @@ def seconds(duration: str) -> float:
 
 
 def _missing_middlewares(stack: Stack) -> list[str]:
-    """Return which of the middlewares no running container defines. Those of other providers are Traefik's to know."""
+    """Return the configured Docker middlewares that no running container defines. Other providers are not checked."""
     labels = [container["Labels"] or {} for container in stack.daemon.api.containers()]
     pattern = re.compile(r"traefik\.http\.middlewares\.([^.]+)\.", re.IGNORECASE)
     defined = sorted({match[1] for entry in labels for label in entry if (match := pattern.match(label))})
@@ -189,19 +190,19 @@ def _missing_middlewares(stack: Stack) -> list[str]:
         name, _, provider = middleware.partition("@")
         if provider != "docker" or name in defined:
             continue
-        # Spelled otherwise it is another, and that is the usual reason.
+        # Names are case-sensitive; wrong case is the usual reason.
         alike = [other for other in defined if other.lower() == name.lower()]
         close = alike or difflib.get_close_matches(name, defined, n=1)
         hint = f"; did you mean {close[0]}@docker?" if close else ""
         problems.append(
             f"mlflow:traefik.middlewares: no running container defines {middleware}{hint}\n"
-            "  Traefik closes the route until one does: everybody gets 404"
+            "  Traefik disables the route until one does: every request gets 404"
         )
     return problems
 
 
 def _ask_its_api(stack: Stack, found: Found, proxy: str, address: str) -> None:
-    """Add what Traefik itself says is wrong with our routers, where its API answers."""
+    """Add the errors that Traefik's API reports for the routers of this stack, if the API answers."""
     ours = names.physical(stack.name, "server")
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
@@ -209,7 +210,7 @@ def _ask_its_api(stack: Stack, found: Found, proxy: str, address: str) -> None:
         with opener.open(query, timeout=TIMEOUT_SECONDS) as answer:
             routers = json.load(answer)
     except (urllib.error.URLError, OSError, ValueError):
-        found.notes.append(f"{proxy}: its API does not answer on port 8080, so it was not asked about the routers")
+        found.notes.append(f"{proxy}: its API does not answer on port 8080, so its routers were not checked")
         return
     found.problems += [
         f"{proxy}: the router {router['name']} is {router['status']}: {'; '.join(router.get('error', []))}"

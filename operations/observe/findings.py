@@ -8,7 +8,7 @@ TIMEOUT_SECONDS = 5
 
 @dataclass
 class Found:
-    """What is wrong, and what somebody should know."""
+    """Problems, and notes about what is not certain to be a problem."""
 
     problems: list[str]
     notes: list[str]

@@ -25,24 +25,24 @@ from settings.server import READINESS_PATH
 
 EXPIRES_SOON_DAYS = 14
 ROUTED_SECONDS = 15
-"""A Traefik routes a second or two after the server is healthy."""
+"""How long to wait for a route. Traefik adds it a second or two after the server is healthy."""
 NO_ROUTE = (http.HTTPStatus.NOT_FOUND, http.HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 def ssh_forward_hint(stack: Stack) -> str | None:
-    """Say how to reach from here what listens on the loopback address of a host that is reached over SSH."""
+    """Return how to reach the server from this machine if it listens on the loopback address of an SSH host."""
     host, url = stack.daemon.host, urlsplit(stack.settings.route.url)
     if not host.startswith("ssh://") or url.hostname != "127.0.0.1":
         return None
     forwarded = f"{url.port}:127.0.0.1:{url.port}"
     return (
-        f"that is an address of {urlsplit(host).hostname}; to have it here, let this run: "
+        f"that is a loopback address of {urlsplit(host).hostname}; to use it on this machine, keep this running: "
         f"ssh -nNT -L {forwarded} {' '.join(tunnel.destination(host))}"
     )
 
 
 def look(stack: Stack) -> Found:
-    """Return what is wrong with the way in, each with what to type."""
+    """Return every problem with the ingress, each with what to do."""
     found = Found([], [])
     if stack.settings.traefik.mode == "existing":
         check_existing_traefik(stack, found)
@@ -54,16 +54,16 @@ def look(stack: Stack) -> Found:
 
 
 def unresolved(hostname: str) -> str:
-    """Say that a name leads to no address, and what to do."""
+    """Return the message for a hostname that does not resolve."""
     return (
-        f"mlflow:hostname: {hostname} resolves to no address here, so that nobody gets in by it from here\n"
-        "  make an entry in your DNS that leads to the Docker host; or, for a trial on this machine alone: "
+        f"mlflow:hostname: {hostname} does not resolve on this machine, so clients here cannot reach it\n"
+        "  add a DNS record that points to the Docker host; or, for a trial on this machine only: "
         f"echo '127.0.0.1 {hostname}' | sudo tee -a /etc/hosts"
     )
 
 
 def resolution_problem(stack: Stack) -> str | None:
-    """Return what is wrong with the name of the server, if it has one and it cannot be resolved on this machine."""
+    """Return the problem with the server's hostname if it does not resolve on this machine, or None."""
     settings = stack.settings
     if settings.traefik.mode == "off" or not settings.hostname:
         return None
@@ -75,21 +75,21 @@ def resolution_problem(stack: Stack) -> str | None:
 
 
 def require_authentication(stack: Stack) -> None:
-    """Raise `StopError` where somebody is let in who should be asked, or a client would be redirected.
+    """Raise `StopError` if the endpoint accepts a request without credentials, or redirects a client.
 
-    Asked at the end of an `up`. A door that does not open yet is nobody's danger.
+    Called at the end of `up`. An endpoint that does not answer yet is no security problem.
     """
     route = stack.settings.route
     for door in _listeners(stack):
         status = _once_routed(door, stack.settings.hostname or "")
         if status in NO_ROUTE:
-            say(f"warning: {route.url} leads nowhere yet (HTTP {status}); make doctor STACK={stack.name} says why")
+            say(f"warning: {route.url} is not routed yet (HTTP {status})\n  to see why: make doctor STACK={stack.name}")
         if (status == http.HTTPStatus.OK or is_redirect(status)) and (problem := verdict(route, status, stack.name)):
-            raise StopError(f"{route.url}: {problem}\n  the deployment is there, and its door is not closed")
+            raise StopError(f"{route.url}: {problem}\n  the deployment is running, but not protected as configured")
 
 
 def _once_routed(door: "Listener", hostname: str) -> int:
-    """Return what a client without credentials gets once there is a route; 404 or 503 where there is none in time."""
+    """Return the HTTP status without credentials once there is a route; 404 or 503 if there is none in time."""
     status: int = http.HTTPStatus.SERVICE_UNAVAILABLE
     deadline = time.monotonic() + ROUTED_SECONDS
     while time.monotonic() < deadline:
@@ -104,7 +104,7 @@ def _once_routed(door: "Listener", hostname: str) -> int:
 
 @dataclass(frozen=True)
 class Listener:
-    """Where a Traefik listens for this stack."""
+    """An address on which a Traefik listens for this stack."""
 
     address: str
     port: int
@@ -112,7 +112,7 @@ class Listener:
 
 
 def _listeners(stack: Stack) -> list[Listener]:
-    """Return where to knock. A daemon elsewhere has its doors elsewhere."""
+    """Return the addresses to check. For a remote daemon there are none, as they may not be reachable from here."""
     settings, daemon = stack.settings.traefik, stack.daemon
     if settings.mode == "off" or not daemon.host.startswith("unix://"):
         return []
@@ -128,11 +128,11 @@ def _listeners(stack: Stack) -> list[Listener]:
     return doors
 
 
-# --- knocking ------------------------------------------------------------------------------------------------------
+# --- requests to the endpoint --------------------------------------------------------------------------------------
 
 
 def _check_listener(stack: Stack, found: Found, door: Listener) -> None:
-    """Ask at the door as a client without credentials would, and look at the certificate."""
+    """Send a request without credentials to an address, and check the answer and the certificate."""
     settings = stack.settings
     hostname = settings.hostname or ""
     try:
@@ -142,7 +142,7 @@ def _check_listener(stack: Stack, found: Found, door: Listener) -> None:
             found.problems += _certificate_problems(door, hostname)
     except (OSError, http.client.HTTPException) as error:
         words = f"{settings.route.url} does not answer at {door.address}:{door.port}: {error}"
-        # Of a container's own address, not every Docker lets its host know.
+        # Some Docker installations do not route container addresses from the host, so this may be no problem.
         (found.problems if settings.traefik.mode == "bundled" else found.notes).append(words)
         return
     if problem := verdict(settings.route, status, stack.name):
@@ -151,7 +151,7 @@ def _check_listener(stack: Stack, found: Found, door: Listener) -> None:
 
 def _status(door: Listener, hostname: str) -> int:
     with socket.create_connection((door.address, door.port), timeout=TIMEOUT_SECONDS) as plain:
-        context = ssl._create_unverified_context()  # noqa: S323, SLF001 - looked at by itself, below
+        context = ssl._create_unverified_context()  # noqa: S323, SLF001 - checked separately, below
         wrapped = context.wrap_socket(plain, server_hostname=hostname) if door.tls else plain
         with wrapped as connection:
             request = f"GET {READINESS_PATH} HTTP/1.1\r\nHost: {hostname}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
@@ -162,29 +162,29 @@ def _status(door: Listener, hostname: str) -> int:
 
 
 def is_redirect(status: int) -> bool:
-    """Whether an HTTP status sends somebody elsewhere."""
+    """Return whether an HTTP status is a redirect."""
     return http.HTTPStatus.MULTIPLE_CHOICES <= status < http.HTTPStatus.BAD_REQUEST
 
 
 def verdict(route: Route, status: int, stack: str) -> str | None:
-    """Say what is wrong where a client without credentials gets `status`, or None."""
+    """Return the problem if a client without credentials gets `status`, or None."""
     wanted = 200 if route.authentication == "anonymous" else 401
     if status == wanted:
         return None
     if status == http.HTTPStatus.OK:
-        return f"anybody is let in, and mlflow:authentication is {route.authentication}; {SECURITY}"
+        return f"accepts requests without credentials, but mlflow:authentication is {route.authentication}; {SECURITY}"
     if status in NO_ROUTE:
         return (
-            f"Traefik knows no way to the server (HTTP {status}): it is not healthy, or a middleware is missing\n"
+            f"Traefik has no route to the server (HTTP {status}): the server is unhealthy, or a middleware is missing\n"
             f"  type: make doctor STACK={stack}, and see Traefik's log"
         )
     if is_redirect(status):
-        return f"a client is redirected (HTTP {status}), and would lose what it logs; {SECURITY}"
-    return f"a client without credentials gets HTTP {status}, and {wanted} is expected; see Traefik's log"
+        return f"redirects clients (HTTP {status}), so what they log is lost; {SECURITY}"
+    return f"a request without credentials gets HTTP {status}, expected {wanted}; see Traefik's log"
 
 
 def _certificate_problems(door: Listener, hostname: str) -> list[str]:
-    """Return what a client that trusts what this host trusts would say of the certificate."""
+    """Return the problems that a client with this host's trusted authorities has with the certificate."""
     try:
         with (
             socket.create_connection((door.address, door.port), timeout=TIMEOUT_SECONDS) as plain,

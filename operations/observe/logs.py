@@ -11,7 +11,7 @@ from settings.server import READINESS_PATH
 
 
 def logs(stack: Stack) -> None:
-    """Print the last lines of every service, or many of `SERVICE=`."""
+    """Print the last log lines of every service, or more of one, `SERVICE=`."""
     require_containers(stack)
     if chosen := os.environ.get("SERVICE"):
         answer(_log(stack, chosen, lines=2000))
@@ -19,7 +19,7 @@ def logs(stack: Stack) -> None:
     for service in services(stack):
         answer(f"==> {names.physical(stack.name, service)}")
         try:
-            # The server's health check would fill the last lines of one that has nothing else to do.
+            # On an idle server the last lines would be its own health checks only.
             told = [line for line in _log(stack, service, lines=1000).splitlines() if not _is_a_probe(line)]
             answer("\n".join(told[-30:]))
         except StopError as error:
@@ -32,11 +32,11 @@ def _log(stack: Stack, service: str, *, lines: int) -> str:
         return stack.daemon.logs(name, lines=lines)
     known = services(stack)
     if service in known:
-        raise StopError(f"{name} does not exist, and should; type: make up STACK={stack.name}")
-    raise StopError(f"there is no container {name}; services: {', '.join(known)}, or a job's name")
+        raise StopError(f"{name} is missing; type: make up STACK={stack.name}")
+    raise StopError(f"there is no container {name}; services: {', '.join(known)}, or the name of a job")
 
 
 def _is_a_probe(line: str) -> bool:
-    """Whether a line tells that the server answered its own health check."""
-    # 401 is what it wants to hear from MLflow's own users: it is nobody.
+    """Return whether a log line is a successful health check of the server."""
+    # With MLflow's own users the health check has no credentials and expects 401.
     return READINESS_PATH in line and "127.0.0.1" in line and re.search(r"\b(200|401)\b", line) is not None

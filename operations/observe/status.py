@@ -1,4 +1,4 @@
-"""`make status`: what runs, how it is, where, how much there is of it, and what is wrong."""
+"""`make status`: services with their health, endpoints, data sizes, backup, alerts and problems."""
 
 import json
 import os
@@ -18,11 +18,11 @@ from settings import names
 from settings.monitoring import PROMETHEUS_PORT
 
 RECENT_SECONDS = 900
-"""For so long, a process that was killed for want of memory is a problem; later it is a number to look at."""
+"""How long an out-of-memory kill counts as a problem. Later it is only shown in the count."""
 
 
 def status(stack: Stack) -> None:
-    """Print it, with `JSON=1` for a program. Raises `StopError` if something is not as it should be."""
+    """Print the status, with `JSON=1` as JSON. Raises `StopError` if there are problems."""
     try:
         require_containers(stack)
     except StopError as error:
@@ -39,7 +39,7 @@ def status(stack: Stack) -> None:
 
 
 def described(stack: Stack) -> dict[str, Any]:
-    """Return everything that is to be said of a deployment. Times are in UTC, sizes in bytes."""
+    """Return the status of a deployment. Times are in UTC, sizes in bytes."""
     running = [_service(stack, service) for service in services(stack)]
     jobs = [_job(stack, job) for job in _jobs(stack)]
     route = stack.settings.route
@@ -50,34 +50,34 @@ def described(stack: Stack) -> dict[str, Any]:
     wrong += [entry for entry in jobs if entry["state"] not in ("done", "-")]
     problems = [problem for problem in (capacity.disk_problem(stack.daemon), at_risk) if problem]
     problems += [
-        f"the kernel has killed {entry['oomKills']} processes of {entry['name']} for want of memory since it started\n"
+        f"the kernel has killed {entry['oomKills']} processes of {entry['name']} since its start: out of memory\n"
         f"  raise mlflow:{entry['section']}.memoryMb in {stack.path.name}, then type: make up STACK={stack.name}; "
         "docs/operations/capacity.md#memory-of-the-server"
         for entry in running
         if entry.get("oomKills") and entry.get("oomRecent", True)
     ]
     if paused := [entry["name"] for entry in running if entry["state"] == "paused"]:
-        problems.append(f"somebody has paused {', '.join(paused)}\n  type: docker unpause {' '.join(paused)}")
+        problems.append(f"paused containers: {', '.join(paused)}\n  type: docker unpause {' '.join(paused)}")
     if preconditions.restore_is_running(stack.daemon, stack.name):
         log = f"docker logs -f {names.physical(stack.name, names.RESTORE)}"
-        problems.append(f"a restore is at work, and the server is down meanwhile\n  see how far it is: {log}")
+        problems.append(f"a restore is running, and the server is down until it ends\n  to see its progress: {log}")
     elif wrong:
-        # What does not run before what waits for it.
+        # Containers that do not run come before those that may be waiting for them.
         wrong.sort(key=lambda entry: entry["state"] in ("unhealthy", "starting"))
         states = ", ".join(f"{entry['name']} ({entry['state']})" for entry in wrong)
-        # Of what is not there, nothing was logged; and of what failed, all the others may only wait.
+        # A missing container has no log. A failed one comes first: all others may only be waiting for it.
         telling = [entry for entry in wrong if entry["state"] != "missing"]
         telling.sort(key=lambda entry: entry["state"] != "failed")
         why = [
-            f"; why it is so: make logs STACK={stack.name} SERVICE={service}"
+            f"; for the cause: make logs STACK={stack.name} SERVICE={service}"
             for entry in telling[:1]
             for service in [entry["name"].removeprefix(names.physical(stack.name, ""))]
         ]
-        mend = f"to mend what can be mended, type: make up STACK={stack.name}"
-        problems.append(f"not as it should be: {states}\n  {mend}{''.join(why)}")
+        mend = f"to repair the deployment, type: make up STACK={stack.name}"
+        problems.append(f"not running as expected: {states}\n  {mend}{''.join(why)}")
     if critical := [alert for alert in alerts or [] if alert["severity"] == "critical"]:
         pages = dict.fromkeys(f"docs/operations/alerts.md#{alert['name'].lower()}" for alert in critical)
-        problems.append(f"alerts that fire: {', '.join(map(_alert, critical))}\n  what to do: {', '.join(pages)}")
+        problems.append(f"firing alerts: {', '.join(map(_alert, critical))}\n  what to do: {', '.join(pages)}")
     return {
         "stack": stack.name,
         "host": stack.daemon.host,
@@ -99,18 +99,18 @@ def described(stack: Stack) -> dict[str, Any]:
 
 
 def _print(found: dict[str, Any]) -> None:
-    answer(f"{found['stack']} on {found['host']}" + (", deployed by a rehearsal" if found["rehearsed"] else ""))
+    answer(f"{found['stack']} on {found['host']}" + (", deployed without the engine" if found["rehearsed"] else ""))
     for entry in [*found["services"], *found["jobs"]]:
         answer(f"  {entry['name']:<34} {entry['state']:<12} {_detail(entry)}")
     sizes = [f"{service} {amount(number)}" for service, number in found["bytes"].items()]
     answer(f"  data: {', '.join(found['volumes']) or 'none'} ({', '.join(sizes)})")
-    # What runs, which the stack's file may have left behind.
+    # The images that run, which may differ from those in the stack file.
     images = [
         entry["image"] for entry in found["services"] if "image" in entry and not entry["name"].endswith("-server")
     ]
     answer(f"  version: MLflow {found['mlflow']}, {', '.join(dict.fromkeys(images))}")
     for way in found["endpoints"]:
-        answer(f"  address: {way['url']}, authentication: {way['authentication']}")
+        answer(f"  endpoint: {way['url']}, authentication: {way['authentication']}")
     answer(f"  backup: {found['backup']['summary']}")
     for words in found["warnings"]:
         answer(f"  warning: {words}")
@@ -120,7 +120,7 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def services(stack: Stack) -> list[str]:
-    """Return what runs for as long as the stack does, by its settings."""
+    """Return the services of a stack, according to its settings."""
     return ["server", "postgres", *stack.settings.parts]
 
 
@@ -131,22 +131,22 @@ def _jobs(stack: Stack) -> list[str]:
 
 
 def require_containers(stack: Stack) -> None:
-    """Raise `StopError` where nothing of the stack is there: it was stopped, or never deployed."""
+    """Raise `StopError` if the stack has no containers: it was stopped, or never deployed."""
     label = f"{names.STACK_LABEL}={stack.name}"
     if not stack.daemon.api.containers(all=True, filters={"label": label}):
         kept = sorted(volume for volume in stack.daemon.volumes() if names.is_data_volume(stack.name, volume))
-        state = f"stopped; its data are kept in {', '.join(kept)}" if kept else "not deployed"
+        state = f"stopped; its data is kept in {', '.join(kept)}" if kept else "not deployed"
         raise StopError(f"{stack.name} is {state}\n  type: make up STACK={stack.name}")
 
 
 def inspect(stack: Stack, service: str) -> dict[str, Any] | None:
-    """Return what Docker knows of a container of this stack, or None."""
+    """Return Docker's inspection of a container of this stack, or None if there is no such container."""
     found = stack.daemon.inspect(names.physical(stack.name, service))
     return found if found and found["Config"]["Labels"].get(names.STACK_LABEL) == stack.name else None
 
 
 def _service(stack: Stack, service: str) -> dict[str, Any]:
-    """Return the name, health, start, restarts and image of a service."""
+    """Return the name, health, start time, restarts and image of a service."""
     name = names.physical(stack.name, service)
     found = inspect(stack, service)
     if found is None:
@@ -156,7 +156,7 @@ def _service(stack: Stack, service: str) -> dict[str, Any]:
     if state["Paused"]:
         health = "paused"
     elif state["Running"] and health != "healthy":
-        # Docker's word is as old as its last turn; whoever looks wants to know now.
+        # Docker's health is that of its last check; run the check now.
         code, _ = stack.daemon.run(name, found["Config"]["Healthcheck"]["Test"][1:])
         health = "healthy" if code == 0 else health
     return {
@@ -172,14 +172,14 @@ def _service(stack: Stack, service: str) -> dict[str, Any]:
 
 
 def _memory(stack: Stack, container: str, *, running: bool) -> dict[str, Any]:
-    """Return how many processes of a container the kernel has killed for want of memory since it started.
+    """Return the number of out-of-memory kills in a container since its start, and whether the last one is recent.
 
-    And whether the last was a short time ago: the count stays when the limit is raised, which needs no restart. Docker
-    tells of the first process only. Nothing where the image has no shell.
+    The count remains after the limit is raised, because that needs no restart. Docker reports only kills of the first
+    process. Without a shell in the image, the count is 0.
     """
     if not running:
         return {"oomKills": 0}
-    # By version 2 and 1 of Linux' control groups; one of the two is there. The server's health check writes the file.
+    # Versions 2 and 1 of Linux control groups; one of the two exists. The server's health check writes the last file.
     script = (
         "cat /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control 2>/dev/null; "
         "echo now $(date +%s); echo last $(date -r /run/mlflow/oom-kills +%s 2>/dev/null)"
@@ -191,7 +191,7 @@ def _memory(stack: Stack, container: str, *, running: bool) -> dict[str, Any]:
 
 
 def _section(service: str) -> str:
-    """Return the section of the settings that limits a service's memory."""
+    """Return the section of the settings with a service's memory limit."""
     if service in names.OBJECT_STORES:
         return "objectStore"
     return service if service in ("server", "postgres", "backup", "traefik") else "monitoring"
@@ -201,7 +201,7 @@ def _job(stack: Stack, job: str) -> dict[str, Any]:
     name = names.physical(stack.name, job)
     found = inspect(stack, job)
     if found is None:
-        # `docker container prune` takes finished jobs; nothing is lost by that.
+        # `docker container prune` removes finished jobs, which is harmless.
         return {"name": name, "state": "-"}
     state = found["State"]
     if state["Running"]:
@@ -211,12 +211,12 @@ def _job(stack: Stack, job: str) -> dict[str, Any]:
 
 
 def _detail(entry: dict[str, Any]) -> str:
-    """Say what is to be said of a service or a job beside its state."""
+    """Return the details of a service or a job, shown after its state."""
     if "exitCode" in entry:
         return f"exit code {entry['exitCode']}"
     if "since" in entry:
         age = datetime.now(UTC) - datetime.fromisoformat(entry["since"])
-        kills = f", {entry['oomKills']} processes killed for memory" if entry.get("oomKills") else ""
+        kills = f", {entry['oomKills']} out-of-memory kills" if entry.get("oomKills") else ""
         return f"for {_age(age.total_seconds())}, {entry['restarts']} restarts{kills}"
     return "finished and removed, or never run" if entry["state"] == "-" else ""
 
@@ -237,22 +237,22 @@ def _version(stack: Stack) -> str:
 
 
 def _image(stack: Stack, found: dict[str, Any]) -> str:
-    """Return the name of the image that a container runs, the configured one before others; its id if it has none."""
+    """Return the name of a container's image, preferably the configured one; its id if it has no name."""
     try:
         tags = stack.daemon.api.inspect_image(found["Image"])["RepoTags"] or []  # type: ignore[no-untyped-call]
     except NotFound:
         tags = []
-    # Docker leaves out docker.io/library/.
+    # Docker omits docker.io/library/.
     asked = [f"/{image.ref}" for image in stack.settings.pulled_images]
     ours = [tag for tag in tags if any(name.endswith(f"/{tag}") for name in asked)]
     return str([*ours, *tags, found["Image"][:19]][0])
 
 
 def _bytes(stack: Stack) -> dict[str, int | None]:
-    """Return how large the data are, by service; None where that could not be found out within seconds."""
+    """Return the data size by service, in bytes; None if it could not be measured within seconds."""
     query = "SELECT pg_database_size('mlflow')"
     asked = {"postgres": ["psql", "-U", "postgres", "-d", "mlflow", "-Atc", query]}
-    # Kilobytes. Of millions of files it would take minutes.
+    # du prints kilobytes. With millions of files it would take minutes.
     asked |= {kind: ["timeout", "5", "du", "-sk", "/data"] for kind in stack.settings.object_store.kinds}
     found: dict[str, int | None] = {}
     for service, command in asked.items():
@@ -263,12 +263,12 @@ def _bytes(stack: Stack) -> dict[str, int | None]:
 
 
 def _alert(alert: dict[str, str]) -> str:
-    """Return an alert's name, and of whom it is where that is one of several."""
+    """Return an alert's name, with its instance if it has one."""
     return f"{alert['name']} of {alert['instance']}" if alert["instance"] else alert["name"]
 
 
 def _alerts(stack: Stack) -> list[dict[str, str]] | None:
-    """Return what fires: its name, severity and instance, if any; None where no Prometheus of the stack says so."""
+    """Return name, severity and instance of every firing alert; None if the stack's Prometheus does not answer."""
     if "prometheus" not in services(stack):
         return None
     command = ["wget", "-q", "-T", "4", "-O", "-", f"http://127.0.0.1:{PROMETHEUS_PORT}/api/v1/alerts"]

@@ -118,8 +118,8 @@ def test_an_unready_service_fails_with_health_check_output_and_log() -> None:
         "  its last lines:\n"
         "    last words\n"
         "  the whole log: docker logs mlflow-dev-x\n"
-        "  once the cause is mended, type: make up STACK=stack (or pulumi up --refresh)\n"
-        "  the data are as they were; what it was to replace does not run until then"
+        "  fix the cause, then type: make up STACK=stack (or pulumi up --refresh)\n"
+        "  the data are unchanged; the container that this one replaces does not run until then"
     )
 
 
@@ -190,7 +190,7 @@ def test_a_migration_stops_the_old_server_once_and_waits_for_its_end(states: lis
 
 def test_a_migration_fails_when_the_old_server_does_not_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "STOP_TIMEOUT_SECONDS", 0.05)
-    assert "mlflow-dev-server: still running after 0.05 s, and its successor must not start beside it" in failure(
+    assert "mlflow-dev-server: still running after 0.05 s, and the new container must not start beside it" in failure(
         wait_gone, Script([state()])
     )
 
@@ -218,9 +218,9 @@ def test_a_job_runs_again_when_the_volume_it_prepares_is_newer(made: int | None,
 def test_a_job_that_exceeds_its_timeout_keeps_running() -> None:
     said = failure(partial(wait_done, timeout_s=0), Script([state()]))
     assert "still running after 0 s" in said
-    assert "it goes on, and the next one waits for it" in said
-    assert "do not take a change back" in said
-    assert "the data are as they were" not in said
+    assert "the job continues, and the next up waits for it" in said
+    assert "do not revert a change" in said
+    assert "the data are unchanged" not in said
 
 
 @pytest.mark.parametrize("silences", [1, 6, 7])

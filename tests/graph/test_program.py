@@ -690,7 +690,7 @@ def test_invalid_settings_stop_the_program_before_any_resource(program: Program)
 def test_data_of_another_postgres_major_stops_the_program_first(program: Program) -> None:
     with pytest.raises(pulumi.RunError) as caught:
         program("dev", daemon_class=BrokenDaemon)
-    assert "version 18 would start on an empty database" in str(caught.value)
+    assert "version 18 would start with an empty database" in str(caught.value)
     assert "mlflow-dev-postgres-17-data" in str(caught.value)
 
 
@@ -731,8 +731,8 @@ def test_unsaved_generated_secrets_are_warned_about(
     component = SimpleNamespace(credentials=[made, known, opens])
     warn_of_unsaved(cast("Guarded", component), None)
     assert len(said) == warned
-    assert all("in the state alone: made, opens; type: make up STACK=" in words for words in said)
-    assert all(words.endswith("Without opens, data and backups cannot be opened") for words in said)
+    assert all("only in the state: made, opens; type: make up STACK=" in words for words in said)
+    assert all(words.endswith("Without opens, data and backups cannot be decrypted") for words in said)
 
 
 def test_the_key_of_a_secret_is_its_name_in_camel_case(graph: Graph) -> None:

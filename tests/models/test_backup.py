@@ -155,7 +155,7 @@ def test_a_target_that_denies_access_is_reported_without_waiting_for_restic(
     monkeypatch.setenv("RESTIC_REPOSITORY", "s3:http://s3.example.com/bucket")
     monkeypatch.setattr(repository, "ANSWER_SECONDS", 1)
     monkeypatch.setattr(repository, "require_reachable", lambda: None)
-    with pytest.raises(shell.Failure, match=r"is its key right, and may it write there.*\n.*access denied"):
+    with pytest.raises(shell.Failure, match=r"its key is correct and may write there.*\n.*access denied"):
         getattr(repository, look)()
 
 
@@ -289,7 +289,7 @@ def test_a_new_journal_reads_the_last_backup_from_the_repository(journal: Any) -
         "snapshots": 2,
     }
     line, wrong = backup_status.words(BackupSettings(), known, NOW, "prod")
-    assert line.splitlines()[0] == "0b, 9 h ago, 5.0 GB in 42 s; drill: none known since this was deployed;"
+    assert line.splitlines()[0] == "0b, 9 h ago, 5.0 GB in 42 s; restore test: none since this was deployed;"
     assert wrong is None
     # An empty stack waits for a restore: no backup is due at once.
     assert program.next_due("17 3 * * *", NOW, known["backup"].get("last_end_timestamp_seconds")) > NOW
@@ -313,7 +313,7 @@ def test_the_last_restore_test_is_stored_in_the_repository(monkeypatch: pytest.M
     repository.remember_drill(result)
     assert repository.last_drill() == result
     line, wrong = backup_status.words(BackupSettings(), {"drill": result}, NOW, "prod")
-    assert "drill: 0b0b0b0b, 0 h ago" in line
+    assert "restore test: 0b0b0b0b, 0 h ago" in line
     assert wrong is None
 
 
@@ -355,9 +355,7 @@ def test_an_empty_stack_with_a_backup_of_runs_is_a_problem(
     assert backup_status.words(BackupSettings(), known(used=True), NOW, "prod")[1] is None
     wrong = backup_status.words(BackupSettings(), known(used=False), NOW, "prod")[1]
     assert wrong is not None
-    assert wrong.startswith(
-        "nothing was ever logged here, and the newest backup has 7 runs\n  to have them back, type:"
-    )
+    assert wrong.startswith("nothing was ever logged here, and the newest backup has 7 runs\n  to restore them, type:")
     # This problem comes before all others.
     failed = known(used=False) | {"drill": entry(9, last_result=0, error="the disk is full")}
     wrong = backup_status.words(BackupSettings(), failed, NOW, "prod")[1]
@@ -691,7 +689,7 @@ def test_progress_is_printed_every_ten_seconds(
 
 
 def test_a_program_killed_by_a_signal_is_reported_as_killed() -> None:
-    with pytest.raises(shell.Failure, match="was killed by signal 9; out of memory, perhaps"):
+    with pytest.raises(shell.Failure, match="was killed by signal 9; perhaps memory ran out"):
         shell.run("sh", "-c", "kill -9 $$")
 
 
@@ -715,16 +713,18 @@ def entry(hours_ago: float, **more: object) -> dict[str, Any]:
 
 def test_the_status_shows_age_size_and_duration_of_a_recent_backup() -> None:
     line, wrong = backup_status.words(BackupSettings(), {"backup": entry(9)}, NOW, "prod")
-    assert line.splitlines()[0] == "01234567, 9 h ago, 5.0 GB in 42 s; drill: none known since this was deployed;"
+    assert line.splitlines()[0] == "01234567, 9 h ago, 5.0 GB in 42 s; restore test: none since this was deployed;"
     assert wrong is None
 
 
 def test_a_backup_on_the_same_disk_as_the_data_is_warned_about() -> None:
-    assert "does not survive" in backup_status.words(BackupSettings(), {}, NOW, "prod")[0]
+    assert "same disk as the data" in backup_status.words(BackupSettings(), {}, NOW, "prod")[0]
     folder = BackupSettings.model_validate({"target": "/srv/backup"})
-    assert "does not survive" not in backup_status.words(folder, {}, NOW, "prod")[0]
+    assert "same disk as the data" not in backup_status.words(folder, {}, NOW, "prod")[0]
     # A folder may be on the same disk, too.
-    assert "does not survive" in backup_status.words(folder, {"backup": entry(9, on_one_disk=True)}, NOW, "prod")[0]
+    assert (
+        "same disk as the data" in backup_status.words(folder, {"backup": entry(9, on_one_disk=True)}, NOW, "prod")[0]
+    )
 
 
 @pytest.mark.parametrize(("hours", "wrong"), [(32, False), (33, True)], ids=["one run missed", "two runs missed"])
@@ -762,7 +762,7 @@ def test_a_failed_backup_or_restore_test_is_a_problem_with_its_reason(kind: str)
     known = {kind: entry(9, last_result=0, error="the disk is full", last_end_timestamp_seconds=ended)}
     wrong = backup_status.words(BackupSettings(), known, NOW, "prod")[1]
     assert wrong == (
-        f"the last {kind} failed, 3 h ago: the disk is full\n  once that is mended, type: make {kind} STACK=prod"
+        f"the last {kind} failed, 3 h ago: the disk is full\n  fix that, then type: make {kind} STACK=prod"
     )
 
 
@@ -784,7 +784,11 @@ def a_plan(**more: object) -> dict[str, Any]:
     [
         (a_plan(stack="dev"), True, "this is a backup of dev, not of prod"),
         (a_plan(), False, "is newer than the MLflow of prod"),
-        (a_plan(other_keys=["crypto-kek-passphrase"], encrypted_rows=1), True, "does not open with the crypto-kek"),
+        (
+            a_plan(other_keys=["crypto-kek-passphrase"], encrypted_rows=1),
+            True,
+            "the crypto-kek-passphrase of Pulumi.prod.yaml cannot decrypt",
+        ),
     ],
     ids=["of another stack", "of a newer MLflow", "with another data key"],
 )
@@ -842,19 +846,19 @@ def restorable(monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 - has th
 
 
 def fails(*_: object) -> int:
-    raise StopError("the safety of prod did not succeed")
+    raise StopError("the safety of prod failed")
 
 
 def test_a_second_restore_is_refused_while_one_runs(restorable: Any) -> None:  # noqa: ANN401
     restorable.daemon.at_work = True
-    with pytest.raises(StopError, match="another restore of prod is at work; wait for it: docker logs -f mlflow-prod"):
+    with pytest.raises(StopError, match="another restore of prod is running; wait for it: docker logs -f mlflow-prod"):
         restore.restore(restorable)
     assert restorable.daemon.done == []
 
 
 @pytest.mark.parametrize(
     ("since", "words"),
-    [("3 runs", "made or changed since: 3 runs"), ("", "since: nothing"), (None, "could not be counted")],
+    [("3 runs", "created or changed since: 3 runs"), ("", "since: nothing"), (None, "could not be counted")],
 )
 def test_a_dry_run_of_a_restore_reports_what_would_be_lost(
     restorable: Any,  # noqa: ANN401
@@ -959,7 +963,7 @@ def test_a_failed_deployment_after_a_restore_says_that_data_is_restored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refused(_: object) -> None:
-        raise StopError("deploy prod?\n  without a terminal, answer with YES=1")
+        raise StopError("deploy prod?\n  without a terminal, approve with YES=1")
 
     monkeypatch.setattr(restorable.daemon, "inspect", lambda _: None)
     monkeypatch.setattr(deploy, "up", refused)
@@ -1000,7 +1004,7 @@ def test_a_failed_revision_lookup_is_not_reported_as_a_newer_schema() -> None:
     stack.daemon.once = says("Can't locate revision identified by 'abc'")
     assert not restore._knows(stack, "abc")
     stack.daemon.once = says("exec: python: not found")
-    with pytest.raises(StopError, match=r"(?s)could not be found out; nothing was.*python: not found\n.*doctor STACK="):
+    with pytest.raises(StopError, match=r"(?s)could not check .*; nothing was.*python: not found\n.*doctor STACK="):
         restore._knows(stack, "abc")
 
 
@@ -1021,7 +1025,7 @@ def test_a_missing_backup_folder_is_reported_with_the_command_to_create_it(
 
     missing = tmp_path / "missing"
     words = (
-        f"mlflow:backup.target: there is no folder {missing} on this host\n"
+        f"mlflow:backup.target: the folder {missing} does not exist on this host\n"
         f"    type: install -d -o 999 -g 999 -m 0700 {missing}"
     )
     assert problems(missing) == ([words] if told else [])
@@ -1031,8 +1035,8 @@ def test_a_missing_backup_folder_is_reported_with_the_command_to_create_it(
 @pytest.mark.parametrize(
     ("device", "words"),
     [
-        (None, "Its backups are kept in mlflow-prod-backup-repository. Delete them, too: docker volume rm"),
-        ("/srv/backup", "Its backups are kept in /srv/backup. Delete them, too: docker volume rm"),
+        (None, "Its backups are kept in mlflow-prod-backup-repository. To delete them: docker volume rm"),
+        ("/srv/backup", "Its backups are kept in /srv/backup. To delete them: docker volume rm"),
     ],
 )
 def test_deleting_a_stack_prints_where_its_backups_are(

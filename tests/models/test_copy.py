@@ -110,12 +110,12 @@ def test_a_missing_artifact_fails_the_copy_and_is_named(
     target.loses = {"b"}
     assert copy(Store({"a": (b"1", 0), "b": (b"2", 0)}), target, monkeypatch) == 1
     said = capsys.readouterr().out
-    assert "1 artifacts differ after the copy, the first of them:\n  b: the target gives other bytes\n" in said
+    assert "1 artifacts differ after the copy, the first of them:\n  b: the target returns other bytes\n" in said
 
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [("garbles", "the target gives other bytes"), ("cuts", "the source lists 7 bytes, and gives 0")],
+    [("garbles", "the target returns other bytes"), ("cuts", "the source lists 7 bytes, but returns 0")],
 )
 def test_an_artifact_with_other_content_fails_the_copy_and_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: str, reason: str

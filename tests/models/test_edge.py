@@ -91,12 +91,12 @@ def test_durations_are_parsed_in_go_notation(written: str, found: float) -> None
         ("singleSignOn", 401, None),
         ("mlflow", 401, None),
         ("anonymous", 200, None),
-        ("singleSignOn", 200, "anybody is let in"),
-        ("singleSignOn", 302, "a client is redirected (HTTP 302), and would lose what it logs"),
-        ("password", 404, "Traefik knows no way to the server (HTTP 404)"),
-        ("password", 503, "Traefik knows no way to the server (HTTP 503)"),
-        ("anonymous", 401, "a client without credentials gets HTTP 401, and 200 is expected"),
-        ("password", 502, "a client without credentials gets HTTP 502, and 401 is expected"),
+        ("singleSignOn", 200, "accepts requests without credentials"),
+        ("singleSignOn", 302, "redirects clients (HTTP 302), so what they log is lost"),
+        ("password", 404, "Traefik has no route to the server (HTTP 404)"),
+        ("password", 503, "Traefik has no route to the server (HTTP 503)"),
+        ("anonymous", 401, "a request without credentials gets HTTP 401, expected 200"),
+        ("password", 502, "a request without credentials gets HTTP 502, expected 401"),
     ],
 )
 def test_the_answer_to_a_client_without_credentials_is_checked(

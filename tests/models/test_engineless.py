@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from offline.bodies import EngineLessError
-from offline.host import Host, container_body, tar_archive
+from offline.bodies import EngineLessError, container_body, tar_archive
+from offline.host import Host
 from offline.monitor import run
 from offline.passwords import Passwords
 
@@ -111,13 +111,13 @@ def test_a_password_is_generated_once_and_readable_by_its_owner_only(tmp_path: P
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ('docker.Secret("s", data="eA==")', "does not know this type of resource"),
-        ('random.RandomPassword("p", length=20)', "passwords of letters and digits only"),
-        ('docker.get_network_output(name="bridge")', "does not know the function docker:index/getNetwork:getNetwork"),
-        ('docker.Volume.get("v", "some-id")', "does not read what is there: docker:index/volume:Volume v"),
+        ('docker.Secret("s", data="eA==")', "not supported without the engine: this type of resource"),
+        ('random.RandomPassword("p", length=20)', "without the engine: passwords with special characters"),
+        ('docker.get_network_output(name="bridge")', "the engine: the function docker:index/getNetwork:getNetwork"),
+        ('docker.Volume.get("v", "some-id")', "not supported without the engine: to read docker:index/volume:Volume v"),
         (
             'docker.Volume("v", opts=pulumi.ResourceOptions(import_="an-id"))',
-            "does not know the option importId",
+            "not supported without the engine: the option importId",
         ),
         ('raise pulumi.RunError("the settings are wrong")', "the settings are wrong"),
     ],
@@ -146,9 +146,9 @@ def test_an_exception_in_the_program_is_raised(tmp_path: Path) -> None:
 
 def test_an_unknown_argument_is_refused() -> None:
     host = Host(daemon=None, stack="dev", folder=Path())  # type: ignore[arg-type]
-    with pytest.raises(EngineLessError, match="c: the rehearsal does not know gpus, privileged"):
+    with pytest.raises(EngineLessError, match="c: not supported without the engine: gpus, privileged"):
         host.container({"name": "c", "privileged": True, "gpus": "all"}, follows={})
-    with pytest.raises(EngineLessError, match="n: the rehearsal does not know ipv6"):
+    with pytest.raises(EngineLessError, match="n: not supported without the engine: ipv6"):
         host.network({"name": "n", "ipv6": True})
 
 

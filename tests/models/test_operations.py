@@ -98,7 +98,7 @@ def test_a_makefile_with_windows_line_endings_prints_the_fix(tmp_path: Path) -> 
         (tmp_path / name).write_bytes((ROOT / name).read_bytes().replace(b"\n", b"\r\n"))
     done = subprocess.run(["make", "url"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode
-    assert done.stderr.startswith("error: the files of this checkout have the line ends of Windows (CRLF)")
+    assert done.stderr.startswith("error: the files of this checkout have Windows line endings (CRLF)")
     assert r"xargs -0 sed -i 's/\r$//'" in done.stderr
 
 
@@ -162,9 +162,9 @@ def test_a_stack_file_that_is_not_utf8_is_refused_with_the_fix(stack: Stack, enc
     ("text", "words"),
     [
         ("config:\n  mlflow:server:\n    workers: 3\n    workers: 2\n", 'found duplicate key "workers"'),
-        ("config:\n  mflow:server:\n    workers: 3\n", "mflow:server: no such namespace; did you mean mlflow?"),
+        ("config:\n  mflow:server:\n    workers: 3\n", "mflow:server: unknown namespace; did you mean mlflow?"),
         ("config:\n  server:\n    workers: 3\n", "server: write it as mlflow:server"),
-        ("konfig:\n  mlflow:hostname: a\n", "konfig: no such key at the top; did you mean config?"),
+        ("konfig:\n  mlflow:hostname: a\n", "konfig: unknown top-level key; did you mean config?"),
         (
             "config:\n  mlflow:server.workers: 3\n",
             "mlflow:server.workers: write it as a section: mlflow:server: and, below that, workers:",
@@ -327,7 +327,7 @@ def test_an_exhausted_address_pool_is_reported_with_the_setting_to_add(
     monkeypatch.setattr(Host, "subnets", lambda _: ALL_TAKEN)
     monkeypatch.setattr(addresses, "host_routes", lambda: [("tun0", "172.16.0.0/12")])
     said = host_problems(stack, Host(), monkeypatch)
-    assert "Docker has addresses for 0 more networks, and 2 are to be made (backend, edge)\n" in said
+    assert "Docker has addresses for 0 more networks, but the stack needs 2 (backend, edge)\n" in said
     assert "in Pulumi.dev.yaml: mlflow:networks: {subnets: {backend: 10.213.0.0/26}}" in said
     stack.set("networks", subnets={"backend": "10.213.0.0/26", "edge": "10.213.0.64/26"})
     assert "Docker has addresses" not in host_problems(stack, Host(cpus=1), monkeypatch)
@@ -345,11 +345,11 @@ def test_configured_subnets_that_overlap_are_refused_by_name(stack: Stack, monke
     monkeypatch.setattr(addresses, "host_routes", lambda: [("tun0", "10.8.0.0/16"), ("tun0", "10.9.0.0/16")])
     stack.set("networks", subnets={"backend": "10.213.0.0/26", "edge": "10.214.0.0/26"})
     said = host_problems(stack, Host(), monkeypatch)
-    assert "mlflow:networks.subnets.backend: 10.213.0.0/26 overlaps with 10.213.0.0/24, theirs\n" in said
+    assert "mlflow:networks.subnets.backend: 10.213.0.0/26 overlaps with 10.213.0.0/24 (theirs)\n" in said
     # A subnet that the network of this stack already has is no conflict.
     assert "subnets.edge" not in said
     stack.set("networks", subnets={"backend": "10.8.1.0/26"})
-    assert "10.8.1.0/26 overlaps with 10.8.0.0/16, a route of this host by tun0" in host_problems(
+    assert "10.8.1.0/26 overlaps with 10.8.0.0/16 (a route of this host through tun0)" in host_problems(
         stack, Host(), monkeypatch
     )
 
@@ -374,11 +374,11 @@ def test_all_problems_of_the_host_are_reported_at_once(stack: Stack, monkeypatch
     monkeypatch.setattr(capacity, "MINIMUM_FREE_GB", 10**6)
     said = host_problems(stack, Host(cpus=1, memory_mb=1024), monkeypatch)
     assert said.startswith("nothing was changed\n")
-    assert "mlflow:server.cpus: 2 asked for, the Docker host has 1" in said
-    assert "add up to 3328 MB, the host has 1024" in said
+    assert "mlflow:server.cpus: 2 configured, but the Docker host has 1" in said
+    assert "add up to 3328 MB, but the host has 1024" in said
     assert "GB free in /, needs 1000000" in said
-    assert "mlflow:server.port: port 5000 of 127.0.0.1 is taken by the container web" in said
-    assert "choose another in Pulumi.dev.yaml, under mlflow:server: port: 5001" in said
+    assert "mlflow:server.port: port 5000 of 127.0.0.1 is in use by the container web" in said
+    assert "set another port in Pulumi.dev.yaml, under mlflow:server: port: 5001" in said
 
 
 def test_free_disk_space_is_checked_when_only_a_build_is_missing(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,7 +402,7 @@ def test_a_deployment_is_refused_while_a_restore_runs(stack: Stack, monkeypatch:
             return {"State": {"Running": True}} if name == "mlflow-dev-restore" else None
 
     monkeypatch.setattr(Stack, "daemon", property(lambda _: Restoring()))
-    with pytest.raises(StopError, match=r"a restore is at work[^$]*docker logs -f mlflow-dev-restore"):
+    with pytest.raises(StopError, match=r"a restore is running[^$]*docker logs -f mlflow-dev-restore"):
         checks.require_host(stack)
 
 
@@ -410,7 +410,7 @@ def test_a_deployment_is_refused_while_a_restore_runs(stack: Stack, monkeypatch:
 def test_host_ports_of_the_monitoring_are_checked(stack: Stack, monkeypatch: pytest.MonkeyPatch, service: str) -> None:
     monkeypatch.setattr(ports, "_bound", lambda _address, port: port == 9999)
     stack.set("monitoring", **{"mode": "bundled", f"{service}Port": 9999})
-    assert f"mlflow:monitoring.{service}Port: port 9999 of 127.0.0.1 is taken by another program" in host_problems(
+    assert f"mlflow:monitoring.{service}Port: port 9999 of 127.0.0.1 is in use by another program" in host_problems(
         stack, Host(), monkeypatch
     )
 
@@ -478,7 +478,7 @@ def test_a_credential_in_the_stack_file_is_read_without_the_engine(
 def test_an_address_of_another_host_is_refused(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Stack, "daemon", property(lambda _: Host()))
     stack.set("server", bindAddress="192.0.2.7")
-    with pytest.raises(StopError, match=r"this host has no address 192\.0\.2\.7\n    choose one of those"):
+    with pytest.raises(StopError, match=r"this host has no address 192\.0\.2\.7\n    set one of its addresses"):
         checks.require_host(stack)
 
 
@@ -486,7 +486,7 @@ def test_a_nearly_full_disk_is_reported(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**28))
     problem = capacity.disk_problem(cast("Daemon", Host()))
     assert problem is not None
-    assert problem.startswith("disk: 0.2 GB free in /, needs 1\n    see what takes it: docker system df")
+    assert problem.startswith("disk: 0.2 GB free in /, needs 1\n    to see what uses it: docker system df")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**31))
     assert capacity.disk_problem(cast("Daemon", Host())) is None
 
@@ -547,7 +547,7 @@ def test_a_preview_of_an_undeployed_stack_uses_a_copy_and_leaves_nothing(
 def test_the_drift_of_an_undeployed_stack_is_unknown(
     new: Stack, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    with pytest.raises(StopError, match="could not be found out"):
+    with pytest.raises(StopError, match="could not check dev for drift"):
         preview.drift(new)
     said = capsys.readouterr().out
     assert "dev was never deployed with this backend" in said
@@ -660,7 +660,7 @@ def test_doctor_checks_the_backend(stack: Stack, monkeypatch: pytest.MonkeyPatch
 
 def test_secrets_encrypted_elsewhere_require_their_passphrase(stack: Stack, tmp_path: Path) -> None:
     stack.path.write_text(stack.path.read_text() + "encryptionsalt: v1:abc\n")
-    with pytest.raises(StopError, match="its secrets were encrypted elsewhere, and their passphrase is not here"):
+    with pytest.raises(StopError, match=r"no passphrase on this machine decrypts the secrets in Pulumi\.dev\.yaml"):
         Engine(stack)
     assert not (tmp_path / "home/.config/pulumi-mlflow/dev.passphrase").exists()
 
@@ -678,8 +678,8 @@ def test_a_state_without_its_passphrase_is_reported_with_both_paths(stack: Stack
     path = a_state(tmp_path / "home", [{"urn": "x::y"}])
     with pytest.raises(StopError) as told:
         Engine(stack)
-    assert str(told.value).startswith(f"{path}: the state of dev was encrypted with a passphrase that is not here\n")
-    assert f"put it into {tmp_path}/home/.config/pulumi-mlflow/dev.passphrase" in str(told.value)
+    assert str(told.value).startswith(f"{path}: no passphrase on this machine decrypts the state of dev\n")
+    assert f"or put it into {tmp_path}/home/.config/pulumi-mlflow/dev.passphrase" in str(told.value)
 
 
 def test_a_destroyed_stack_without_its_passphrase_is_created_anew(
@@ -699,7 +699,7 @@ def test_a_destroyed_stack_without_its_passphrase_is_created_anew(
     assert engine.select()
     assert called == [("stack", "rm", "--yes", "--preserve-config"), ("stack", "init", "--no-select")]
     assert (tmp_path / "home/.config/pulumi-mlflow/dev.passphrase").exists()
-    assert "the passphrase of a dev that was destroyed is gone; a new one is made" in capsys.readouterr().err
+    assert "the passphrase of an earlier, destroyed dev is missing; creating a new one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("variable", ["PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"])
@@ -788,14 +788,14 @@ def test_a_missing_cli_is_installed_into_the_checkout(release: tuple[str, Path])
 
 def test_a_cli_with_another_checksum_is_not_installed(release: tuple[str, Path]) -> None:
     release[1].write_text(re.sub(r"(?m)^[0-9a-f]{64}", "0" * 64, release[1].read_text()))
-    with pytest.raises(StopError, match="the release says"):
+    with pytest.raises(StopError, match="expected"):
         cli.install_cli(release[0])
     assert not cli.LOCAL_CLI.exists()
 
 
 def test_an_error_page_instead_of_checksums_is_refused(release: tuple[str, Path]) -> None:
     release[1].write_text("<html>\n<body>This site is blocked</body>\n")
-    with pytest.raises(cli.NoEngineError, match="are not the checksums of a release"):
+    with pytest.raises(cli.NoEngineError, match="is not the checksums file of a release"):
         cli.install_cli(release[0])
 
 
@@ -844,7 +844,7 @@ def test_a_zombie_holds_no_lock(tmp_path: Path) -> None:
 
 
 def test_a_question_without_a_terminal_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(StopError, match="answer with YES=1"):
+    with pytest.raises(StopError, match="approve with YES=1"):
         console.confirmed("Install Docker?")
     monkeypatch.setenv("YES", "1")
     assert console.confirmed("Install Docker?")
@@ -860,7 +860,7 @@ def test_deleting_requires_confirm_and_yes_is_not_enough(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("name", ["Prod", "my_stack", "-x", "a" * 40, "../x"])
 def test_a_stack_name_must_be_valid_in_docker_names(name: str) -> None:
-    with pytest.raises(StopError, match="a stack's name is in Docker names"):
+    with pytest.raises(StopError, match="a stack's name is part of Docker names"):
         Stack(name)
 
 
@@ -900,7 +900,7 @@ def test_locally_built_images_are_not_pinned(
     stack.set("objectStore", kind="seaweedfs", memoryMb=1024)
     pin.pin(stack)
     assert asked == []
-    assert capsys.readouterr().out == "every image that it runs has a digest, or is built here\n"
+    assert capsys.readouterr().out == "every image of dev has a digest or is built here\n"
 
 
 @pytest.mark.parametrize("proxy", ["", "http://proxy.example.com:3128"])
@@ -920,7 +920,8 @@ def test_a_loopback_url_on_a_remote_host_is_printed_with_its_ssh_tunnel(stack: S
     assert ingress.ssh_forward_hint(stack) is None
     stack.path.write_text(stack.path.read_text() + "  docker:host: ssh://me@prod:2222\n")
     assert ingress.ssh_forward_hint(stack) == (
-        "that is an address of prod; to have it here, let this run: ssh -nNT -L 5000:127.0.0.1:5000 -p 2222 me@prod"
+        "that is a loopback address of prod; to use it on this machine, keep this running: "
+        "ssh -nNT -L 5000:127.0.0.1:5000 -p 2222 me@prod"
     )
 
 
@@ -957,7 +958,7 @@ def test_the_build_log_is_shown_when_the_build_failed(
     deploy._show_build_log(0)
     said = capsys.readouterr().err
     assert ("the trim is broken" in said) is shown
-    assert ("all of it: build-mlflow.log" in said) is shown
+    assert ("full log: build-mlflow.log" in said) is shown
     assert "build-backup.log" not in said
 
 
@@ -979,7 +980,8 @@ def test_an_unavailable_provider_is_reported_before_any_change(
 ) -> None:
     without_provider(tmp_path, monkeypatch)
     words = (
-        r"provider docker [0-9.]+ is not here.*: error: failed all 5 attempts\n.*pulumi plugin install resource docker"
+        r"provider docker [0-9.]+ is not installed.*: error: failed all 5 attempts\n"
+        r".*pulumi plugin install resource docker"
     )
     with pytest.raises(cli.NoEngineError, match=words):
         Engine(stack)
@@ -1005,16 +1007,16 @@ def test_other_stacks_and_protected_data_are_not_deployed_without_the_engine(
     else:
         text = stack.path.read_text()
         stack.path.write_text(text.replace('protectData: "false"', 'protectData: "true"'))
-    words = "stands in for dev alone" if why == "another stack" else "mlflow:protectData is true for dev"
-    with pytest.raises(StopError, match=rf"no engine\n  \(a rehearsal .*{words}"):
+    words = "only dev is" if why == "another stack" else "mlflow:protectData is true for dev"
+    with pytest.raises(StopError, match=rf"no engine\n  \(not deployed without the engine: .*{words}"):
         engineless.up(stack, "no engine")
 
 
 @pytest.mark.parametrize(
     ("strangers", "volumes", "words"),
     [
-        (["mlflow-dev-server"], set(), "dev is there already, and no rehearsal made it: mlflow-dev-server"),
-        ([], {"mlflow-dev-minio-data"}, "dev has data, and what opens them is not here: mlflow-dev-minio-data"),
+        (["mlflow-dev-server"], set(), "dev exists already, and was deployed with the engine: mlflow-dev-server"),
+        ([], {"mlflow-dev-minio-data"}, "dev has data, but you do not have its secrets: mlflow-dev-minio-data"),
     ],
 )
 def test_an_engineless_deployment_is_refused_beside_foreign_containers_or_data(
@@ -1048,7 +1050,11 @@ class Engineless:
 @pytest.mark.parametrize(
     ("secrets", "plans", "words"),
     [
-        ({"postgresPassword": "another"}, True, "Pulumi.dev.yaml has another postgresPassword than the rehearsal"),
+        (
+            {"postgresPassword": "another"},
+            True,
+            "Pulumi.dev.yaml has another postgresPassword than the engine-less deployment",
+        ),
         ({}, False, "Pulumi cannot plan this stack"),
     ],
 )
@@ -1108,7 +1114,7 @@ def test_a_verb_without_dry_run_refuses_it_and_changes_nothing(
     monkeypatch.setitem(VERBS, verb, lambda _: pytest.fail("the verb ran"))
     assert main([verb]) == 1
     said = capsys.readouterr().err
-    assert f"make {verb} has no DRY_RUN; nothing was changed" in said
+    assert f"make {verb} does not support DRY_RUN; nothing was changed" in said
     assert ("type: make preview" in said) is (verb == "up")
 
 
@@ -1230,7 +1236,7 @@ def test_logs_skip_health_checks_and_missing_containers(
     logs.logs(stack)
     told = capsys.readouterr().out
     assert f"==> mlflow-dev-server\n{PROBE.format(500)}\na client's request\n" in told
-    assert "mlflow-dev-postgres does not exist, and should; type: make up STACK=dev\n==> mlflow-dev-minio" in told
+    assert "mlflow-dev-postgres is missing; type: make up STACK=dev\n==> mlflow-dev-minio" in told
     monkeypatch.setenv("SERVICE", "server")
     logs.logs(stack)
     assert PROBE.format(200) in capsys.readouterr().out
@@ -1384,7 +1390,7 @@ def test_images_missing_from_the_archive_are_reported_with_the_fix(
 ) -> None:
     offline(stack, monkeypatch, ".")
     (tmp_path / "some.tar").write_text("docker.io/library/postgres:18.6")
-    with pytest.raises(StopError, match=r"3 of 4 images cannot be had(.|\n)*operations\.md#without-a-registry"):
+    with pytest.raises(StopError, match=r"3 of 4 images are not available(.|\n)*without-a-registry\.md"):
         images.require_images(stack)
 
 
@@ -1417,8 +1423,8 @@ def test_dev_switches_to_packages_images_when_no_registry_is_reachable(stack: St
         1024,
     )
     text = stack.path.read_text()
-    assert "# A laptop: a port on loopback" in text
-    assert "# An image of the right name" in text
+    assert "# For a laptop: a host port on 127.0.0.1" in text
+    assert "# No digests: an image with the right name" in text
     assert 'mlflow:protectData: "false"' in text
 
 
@@ -1465,7 +1471,7 @@ def test_a_registry_that_recovers_keeps_the_image_source(
     images.require_images(stack)
     said = capsys.readouterr().err
     assert said.index("no registry answers here (lookup registry-1.docker.io: server misbehaving)") < said.index(
-        "a registry answers again: Pulumi.dev.yaml stays as it is"
+        "the registry answers again: Pulumi.dev.yaml is unchanged"
     )
     assert stack.path.read_text() == before
     assert unreachable
@@ -1504,7 +1510,7 @@ def test_configured_images_and_existing_data_keep_the_image_source(
     else:
         stack.name = "other"
     before = stack.path.read_text()
-    with pytest.raises(StopError, match="images cannot be had; nothing was deployed"):
+    with pytest.raises(StopError, match="images are not available; nothing was deployed"):
         images.require_images(stack)
     assert stack.path.read_text() == before
     assert unreachable == []
@@ -1580,4 +1586,4 @@ def test_an_out_of_memory_kill_is_a_problem_for_a_limited_time(
 def test_a_paused_container_is_reported_before_any_waiting(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(containers, "paused", lambda *_: ["mlflow-dev-server"])
     said = host_problems(stack, Host(), monkeypatch)
-    assert "somebody has paused mlflow-dev-server\n    type: docker unpause mlflow-dev-server" in said
+    assert "paused containers: mlflow-dev-server\n    type: docker unpause mlflow-dev-server" in said

@@ -45,7 +45,7 @@ def plan(*events: Mapping[str, Any]) -> Plan:
 def test_an_empty_plan_is_one_line() -> None:
     made = plan(step("same", "server"), step("same", "x", "mlflow:components:Mlflow"), DONE)
     assert made.empty
-    assert "No changes. 1 resources stay as they are." in made.markdown()
+    assert "No changes. 1 resources unchanged." in made.markdown()
 
 
 def test_a_replaced_service_restarts_and_a_changed_one_does_not() -> None:
@@ -54,7 +54,7 @@ def test_a_replaced_service_restarts_and_a_changed_one_does_not() -> None:
     )
     assert [change.verb for change in replaced.changes] == ["replace"]
     assert "> **Restarts**: `server`" in replaced.markdown()
-    assert "goes with what it depends on" in replaced.markdown()
+    assert "because a dependency changes" in replaced.markdown()
     changed = plan(step("update", "server", old={"memory": 1}, new={"memory": 2}, paths=("memory",)), DONE)
     assert "Restarts" not in changed.markdown()
     assert "| change | service | `server` | `memory` `1` → `2` |" in changed.markdown()
@@ -63,8 +63,8 @@ def test_a_replaced_service_restarts_and_a_changed_one_does_not() -> None:
 def test_data_that_leaves_the_stack_is_listed_first() -> None:
     made = plan(step("delete", "postgres-18-data", "docker:index/volume:Volume"), step("delete", "server"), DONE)
     said = made.markdown()
-    assert "> **Data leave the stack** (the volumes themselves are kept): `mlflow-dev-postgres-18-data`" in said
-    assert "> **Stops for good**: `server`" in said
+    assert "> **Data volumes leave the stack** (they are kept on the host): `mlflow-dev-postgres-18-data`" in said
+    assert "> **Stops permanently**: `server`" in said
 
 
 def test_a_changed_list_shows_removed_and_added_items() -> None:
@@ -94,10 +94,10 @@ def test_a_retained_resource_is_shown_as_let_go() -> None:
     event = step("delete", "history", "docker:index/volume:Volume")
     event["resourcePreEvent"]["metadata"]["old"]["retainOnDelete"] = True
     made = plan(event, step("delete", "egress", "docker:index/network:Network"), DONE)
-    assert "| let go | volume | `history` |" in made.markdown()
-    assert "1 to delete, 1 to let go" in made.markdown()
+    assert "| forget | volume | `history` |" in made.markdown()
+    assert "1 to delete, 1 to forget" in made.markdown()
     # A network that is deleted for good is not reported as interrupted.
-    assert "cut off" not in made.markdown()
+    assert "interruption" not in made.markdown()
 
 
 def test_a_new_network_is_not_shown_by_its_id() -> None:
@@ -105,12 +105,12 @@ def test_a_new_network_is_not_shown_by_its_id() -> None:
     new = [{"__defaults": [], "name": "a" * 64}, {"__defaults": [], "name": UNKNOWN}]
     key = "networksAdvanced"
     made = plan(step("replace", "x", old={key: [theirs]}, new={key: new}, paths=(f"{key}[1]",)))
-    assert f"`{key}` + `a new one` |" in made.markdown()
+    assert f"`{key}` + `known after deployment` |" in made.markdown()
 
 
 def test_an_unknown_value_is_shown_as_a_new_one() -> None:
     made = plan(step("replace", "x", old={"image": "sha256:" + "a" * 64}, new={"image": UNKNOWN}, paths=("image",)))
-    assert "`image` `aaaaaaaaaaaa` → `a new one`" in made.markdown()
+    assert "`image` `aaaaaaaaaaaa` → `known after deployment`" in made.markdown()
 
 
 def test_a_value_is_escaped_and_shortened_in_its_table_cell() -> None:
@@ -133,8 +133,8 @@ def test_a_policy_violation_is_shown_with_its_rule() -> None:
 
 def test_the_plan_says_that_the_rules_hold_only_when_they_were_checked() -> None:
     asked = {"summaryEvent": {"result": "succeeded", "PolicyPacks": {"mlflow-on-docker": "0.0.1"}}}
-    assert "The rules of `policy/` hold." in plan(asked).markdown()
-    assert "hold" not in plan(DONE).markdown()
+    assert "All policies in `policy/` pass." in plan(asked).markdown()
+    assert "pass" not in plan(DONE).markdown()
 
 
 def test_a_failed_plan_shows_its_errors_without_engine_noise() -> None:
@@ -147,14 +147,14 @@ def test_a_failed_plan_shows_its_errors_without_engine_noise() -> None:
     made = Plan.read("dev", [*(json.dumps({"diagnosticEvent": one}) for one in said), "panic: no JSON"])
     assert made.errors == ["no such setting", "panic: no JSON"]
     assert not made.empty
-    assert "**It could not be made:**" in made.markdown()
+    assert "**The plan failed:**" in made.markdown()
 
 
 def test_a_long_plan_is_folded_and_fits_a_comment() -> None:
     few = plan(*(step("create", f"x{number}") for number in range(MOST)), DONE).markdown()
     many = plan(*(step("create", f"x{number}") for number in range(MOST + 1)), DONE).markdown()
     assert "<details>" not in few
-    assert f"<details><summary>All {MOST + 1}</summary>" in many
+    assert f"<details><summary>All {MOST + 1} changes</summary>" in many
     huge = plan(*(step("create", "x" * 100 + str(number)) for number in range(1000)), DONE).markdown()
     assert len(huge) <= LIMIT
     # It is cut between two rows and the fold is closed, because another plan may follow in the comment.

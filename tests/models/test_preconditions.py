@@ -109,14 +109,14 @@ def test_an_object_store_without_the_artifacts_is_refused(host: Host) -> None:
         (Host({MINIO}, "minio", restart="no"), "the server still writes to minio"),
         (
             Host({MINIO}, "minio", running=False),
-            "Docker starts the server, which writes to minio, again when its daemon restarts",
+            "when its daemon restarts, Docker starts the server again, which writes to minio",
         ),
     ],
     ids=["running", "running, not to be restarted", "stopped, to be restarted"],
 )
 def test_a_copy_is_refused_while_the_server_runs_or_can_restart(host: Host, why: str) -> None:
     assert problems(host, kind="seaweedfs", copyFrom="minio") == [
-        f"mlflow:objectStore.copyFrom: {why}, and what it writes during the copy would be lost\n"
+        f"mlflow:objectStore.copyFrom: {why}, and data that it writes during the copy would be lost\n"
         "    type: docker update --restart=no mlflow-dev-server && docker stop mlflow-dev-server, then try again; "
         "docs/operations/object-store.md"
     ]
@@ -124,8 +124,8 @@ def test_a_copy_is_refused_while_the_server_runs_or_can_restart(host: Host, why:
 
 def test_an_object_store_after_an_incomplete_copy_is_refused() -> None:
     assert problems(Host({MINIO, SEAWEEDFS}, copied=1), kind="seaweedfs") == [
-        "mlflow:objectStore.copyFrom: the artifacts have not all been copied from minio yet\n"
-        "    put copyFrom: minio back, or go back to kind: minio; docs/operations/object-store.md"
+        "mlflow:objectStore.copyFrom: not all artifacts have been copied from minio yet\n"
+        "    add copyFrom: minio again, or go back to kind: minio; docs/operations/object-store.md"
     ]
 
 
@@ -133,26 +133,26 @@ def test_an_object_store_after_an_incomplete_copy_is_refused() -> None:
 def test_a_copy_into_the_object_store_in_use_is_refused(running: bool) -> None:  # noqa: FBT001
     host = Host({MINIO, SEAWEEDFS}, "seaweedfs", running=running)
     assert problems(host, kind="seaweedfs", copyFrom="minio") == [
-        "mlflow:objectStore.copyFrom: the server uses seaweedfs already; an older copy from minio must not come over "
-        "what it wrote\n    remove copyFrom from the stack's file"
+        "mlflow:objectStore.copyFrom: the server uses seaweedfs already; a copy from minio would overwrite newer "
+        "artifacts\n    remove copyFrom from the stack file"
     ]
 
 
 def test_a_bucket_that_does_not_have_the_artifacts_is_refused() -> None:
     assert problems(Host({MINIO}, "minio"), bucket="another") == [
-        "mlflow:objectStore.bucket: this stack's artifacts are in the bucket mlflow, and would not be found in "
-        "another\n    go back to mlflow"
+        "mlflow:objectStore.bucket: this stack's artifacts are in the bucket mlflow, and the server would not find "
+        "them\n    go back to mlflow"
     ]
 
 
 def test_a_copy_from_an_object_store_without_a_volume_is_refused() -> None:
     assert problems(Host(), kind="seaweedfs", copyFrom="minio") == [
         "mlflow:objectStore.copyFrom: there is nothing to copy: no volume mlflow-dev-minio-data\n"
-        "    remove it from the stack's file"
+        "    remove it from the stack file"
     ]
 
 
 def test_a_deployment_is_refused_while_a_restore_runs() -> None:
     (problem,) = problems(Host(restored=True))
-    assert problem.startswith("a restore is at work, and what the server wrote now would be lost\n")
+    assert problem.startswith("a restore is running, and data that the server writes now would be lost\n")
     assert "docker logs -f mlflow-dev-restore" in problem

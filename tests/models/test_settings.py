@@ -76,33 +76,34 @@ REFUSED = [
     ),
     (
         {"images": {"postgres": {"ref": "postgres:latest"}}},
-        "mlflow:images.postgres.ref: must be <image>:<tag> with a tag other than latest; its digest has a key of its "
-        "own, got 'postgres:latest'",
+        "mlflow:images.postgres.ref: must be <image>:<tag> with a tag other than latest; set the digest under the "
+        "key digest, got 'postgres:latest'",
     ),
     (
         {"images": {"postgres": {"ref": "postgres:bookworm"}}},
-        "mlflow:images.postgres.ref: must be the Debian variant with a tag that begins with a major version of at "
+        "mlflow:images.postgres.ref: must be a Debian variant whose tag begins with a major version of at "
         "least 18, such as postgres:18.6, got 'postgres:bookworm'",
     ),
     (
         {"images": {"postgres": {"ref": "postgres:17.11"}}},
-        "mlflow:images.postgres.ref: must be the Debian variant with a tag that begins with a major version of at "
+        "mlflow:images.postgres.ref: must be a Debian variant whose tag begins with a major version of at "
         "least 18, such as postgres:18.6, got 'postgres:17.11'",
     ),
     (
         {"images": {"postgres": {"ref": "postgres:18.6-bookworm"}}, "backup": {"enabled": True}},
-        "mlflow:images.postgres.ref: must be of Debian 13, such as postgres:18.6, where the backup's image is built on "
-        "it: the restic of Debian's earlier releases cannot do what a backup needs, got 'postgres:18.6-bookworm'",
+        "mlflow:images.postgres.ref: must be based on Debian 13, such as postgres:18.6: the backup image is built on "
+        "it, and the restic of earlier Debian releases lacks functions that a backup needs, got "
+        "'postgres:18.6-bookworm'",
     ),
     (
         {"images": {"postgres": {"ref": "postgres:18.6-alpine"}}},
-        "mlflow:images.postgres.ref: must be the Debian variant with a tag that begins with a major version of at "
+        "mlflow:images.postgres.ref: must be a Debian variant whose tag begins with a major version of at "
         "least 18, such as postgres:18.6, got 'postgres:18.6-alpine'",
     ),
     (
         {"server": {"bindAddress": "0.0.0.0"}},
-        "mlflow:hostname: is required when mlflow:server.bindAddress is 0.0.0.0: the server answers to the names that "
-        "it knows only",
+        "mlflow:hostname: is required when mlflow:server.bindAddress is 0.0.0.0: the server rejects requests for any "
+        "other host name",
     ),
     (
         {"server": {"bindAddress": "999.1.1.1"}},
@@ -110,7 +111,7 @@ REFUSED = [
     ),
     (
         {"server": {"cpus": 10}},
-        "mlflow:server.cpus: must not be a multiple of ten: Docker's provider misreads it in every plan; use 9.9, "
+        "mlflow:server.cpus: must not be a multiple of ten: the Docker provider misreads it in every plan; use 9.9, "
         "got 10",
     ),
     (
@@ -132,13 +133,13 @@ REFUSED = [
     ),
     (
         {"traefik": {"tls": False, "certResolver": "cloudflare"}},
-        "mlflow:traefik.certResolver: 'cloudflare' has no use while mlflow:traefik.tls is false; set tls to true, "
+        "mlflow:traefik.certResolver: 'cloudflare' is ignored while mlflow:traefik.tls is false; set tls to true, "
         "or remove certResolver",
     ),
     (
         {"traefik": {"mode": "existing"}, "authentication": "anonymous"},
-        "mlflow:hostname: is required when mlflow:traefik.mode is existing; in the "
-        "stack's file: mlflow:hostname: mlflow.example.com",
+        "mlflow:hostname: is required when mlflow:traefik.mode is existing; add to the "
+        "stack file: mlflow:hostname: mlflow.example.com",
     ),
     (
         {"traefik": {"mode": "bundled"}, "hostname": "m.example.com"},
@@ -147,9 +148,9 @@ REFUSED = [
     ),
     (
         {"traefik": {"mode": "bundled"}, "hostname": "m.example.com", "authentication": "anonymous"},
-        "mlflow:authentication: anonymous would let everybody who reaches this host read, change and delete "
-        "everything; choose password, or say on which address: mlflow:traefik.bindAddress: 127.0.0.1, or one of a "
-        "network that is yours alone",
+        "mlflow:authentication: anonymous would allow everybody who reaches this host to read, change and delete "
+        "everything; choose password, or set mlflow:traefik.bindAddress to 127.0.0.1 or to an address in a private "
+        "network",
     ),
     (
         {
@@ -157,8 +158,8 @@ REFUSED = [
             "hostname": "m.example.com",
             "authentication": "singleSignOn",
         },
-        "mlflow:traefik.singleSignOn: no-auth@docker authenticates nobody, by its name; name the one that does, such "
-        "as authelia@docker",
+        "mlflow:traefik.singleSignOn: the name no-auth@docker says that it does not authenticate; set the middleware "
+        "that does, such as authelia@docker",
     ),
     (
         {"server": {"environment": {"MLFLOW_WORKERS": "4"}}},
@@ -181,8 +182,8 @@ REFUSED = [
     ),
     (
         {"server": {"environment": {"MLFLOW_WEBHOOK_ALLOW_PRIVATE_IP": "true"}}},
-        "mlflow:server.environment.MLFLOW_WEBHOOK_ALLOW_PRIVATE_IP: is no variable of this MLflow; did you mean "
-        "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS?; docs/mlflow-variables.md",
+        "mlflow:server.environment.MLFLOW_WEBHOOK_ALLOW_PRIVATE_IP: is not a variable of this MLflow version; did you "
+        "mean MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS?; docs/mlflow-variables.md",
     ),
     (
         {"server": {"environment": {"PGPASSFILE": "/x"}}},
@@ -199,22 +200,21 @@ REFUSED = [
     ),
     (
         {"networks": {"subnets": {"egress": "10.0.0.0/24"}}},
-        "mlflow:networks.subnets.egress: has no use: with these settings the stack has no network egress; remove it",
+        "mlflow:networks.subnets.egress: is ignored: with these settings the stack has no network egress; remove it",
     ),
     (
         {"backup": {"enabled": True, "target": "/var/run"}},
-        "mlflow:backup.target: must be volume, a folder of the Docker host such as /srv/backup (none of the system's), "
+        "mlflow:backup.target: must be volume, a folder on the Docker host such as /srv/backup (not a system folder), "
         "or s3:https://s3.example.com/bucket/path, got '/var/run'",
     ),
     (
         {"authentication": "password"},
-        "mlflow:authentication: password is asked for by Traefik, and mlflow:traefik.mode is off; use mlflow or "
-        "anonymous",
+        "mlflow:authentication: password needs Traefik, and mlflow:traefik.mode is off; use mlflow or anonymous",
     ),
     (
         {"traefik": {"mode": "existing"}, "hostname": "m.example.com", "authentication": "singleSignOn"},
         "mlflow:traefik.singleSignOn: must be one of mlflow:traefik.middlewares for mlflow:authentication "
-        "singleSignOn: the one that asks who somebody is, such as authelia@docker; got None",
+        "singleSignOn: the one that authenticates, such as authelia@docker; got None",
     ),
     (
         {
@@ -223,12 +223,12 @@ REFUSED = [
             "authentication": "singleSignOnAndPassword",
         },
         "mlflow:traefik.singleSignOn: must be one of mlflow:traefik.middlewares for mlflow:authentication "
-        "singleSignOnAndPassword: the one that asks who somebody is, such as authelia@docker; got 'authelia@docker'",
+        "singleSignOnAndPassword: the one that authenticates, such as authelia@docker; got 'authelia@docker'",
     ),
     (
         {"traefik": {"mode": "bundled"}, "hostname": "m.example.com", "authentication": "singleSignOn"},
-        "mlflow:traefik.forwardAuth: is required for mlflow:authentication singleSignOn: whom to ask, such as "
-        "http://authelia:9091/api/authz/forward-auth",
+        "mlflow:traefik.forwardAuth: is required for mlflow:authentication singleSignOn: the URL of your identity "
+        "provider, such as http://authelia:9091/api/authz/forward-auth",
     ),
     (
         {
@@ -241,7 +241,7 @@ REFUSED = [
             "hostname": "m.example.com",
             "authentication": "singleSignOn",
         },
-        "mlflow:traefik.tls: false does not go with mlflow:authentication singleSignOn: a login page and its cookies "
+        "mlflow:traefik.tls: must be true for mlflow:authentication singleSignOn: a login page and its cookies "
         "need TLS",
     ),
     (
@@ -250,7 +250,7 @@ REFUSED = [
             "hostname": "m.example.com",
             "authentication": "password",
         },
-        "mlflow:traefik.singleSignOn: 'authelia@docker' has no use while mlflow:authentication is password; remove "
+        "mlflow:traefik.singleSignOn: 'authelia@docker' is ignored while mlflow:authentication is password; remove "
         "it, or choose singleSignOn",
     ),
     (
@@ -260,7 +260,7 @@ REFUSED = [
             "authentication": "password",
             "server": {"port": 5050, "bindAddress": "192.168.1.2"},
         },
-        "mlflow:server.port: would publish the server on 192.168.1.2, where nobody is asked who he is; remove it, or "
+        "mlflow:server.port: would publish the server on 192.168.1.2 without authentication; remove it, or "
         "mlflow:server.bindAddress",
     ),
     (
@@ -269,7 +269,7 @@ REFUSED = [
             "hostname": "m.example.com",
             "authentication": "password",
         },
-        "mlflow:traefik.middlewares: has no use while mlflow:traefik.mode is bundled; remove it",
+        "mlflow:traefik.middlewares: is ignored while mlflow:traefik.mode is bundled; remove it",
     ),
     (
         {
@@ -277,7 +277,7 @@ REFUSED = [
             "hostname": "m.example.com",
             "authentication": "password",
         },
-        "mlflow:traefik.httpsPort: has no use while mlflow:traefik.mode is existing; remove it",
+        "mlflow:traefik.httpsPort: is ignored while mlflow:traefik.mode is existing; remove it",
     ),
     (
         {
@@ -286,7 +286,8 @@ REFUSED = [
             "authentication": "password",
             "acmeDnsToken": "x",
         },
-        "mlflow:traefik.acmeEmail: is required for mlflow:traefik.certificate acme: whom the authority writes to",
+        "mlflow:traefik.acmeEmail: is required for mlflow:traefik.certificate acme: the certificate authority sends "
+        "its messages there",
     ),
     (
         {
@@ -310,12 +311,11 @@ REFUSED = [
             "hostname": "m.example.com",
             "authentication": "password",
         },
-        "mlflow:server.bindAddress: has no use while the server is published on no port; set mlflow:server.port, or "
-        "remove it",
+        "mlflow:server.bindAddress: is ignored while the server has no host port; set mlflow:server.port, or remove it",
     ),
     (
         {"server": {"defaultPermission": "EDIT"}},
-        "mlflow:server.defaultPermission: has no use while mlflow:authentication is not mlflow; remove it",
+        "mlflow:server.defaultPermission: is ignored while mlflow:authentication is not mlflow; remove it",
     ),
     (
         {
@@ -328,11 +328,11 @@ REFUSED = [
             },
             "backupTargetSecretKey": "x",
         },
-        "mlflow:backup.keepDaily: has no use while mlflow:backup.deletes is false: nothing is given up; remove it",
+        "mlflow:backup.keepDaily: is ignored while mlflow:backup.deletes is false: no backup is deleted; remove it",
     ),
     (
         {"monitoring": {"mode": "exporters", "retentionDays": 90}},
-        "mlflow:monitoring.retentionDays: has no use while mlflow:monitoring.mode is exporters; set it to bundled",
+        "mlflow:monitoring.retentionDays: is ignored while mlflow:monitoring.mode is exporters; set it to bundled",
     ),
     (
         {
@@ -362,7 +362,7 @@ REFUSED = [
     ({"images": {"mlflow": {}}}, "mlflow:images.mlflow.ref: is required"),
     (
         {"images": {"archive": "images", "minio": {"digest": "none"}}},
-        "mlflow:images.archive: an image that was loaded has no digest; set digest: none for "
+        "mlflow:images.archive: an image loaded from a file has no digest; set digest: none for "
         "docker.io/pgsty/mc:RELEASE.2026-09-16T00-00-00Z",
     ),
     (
@@ -375,7 +375,7 @@ REFUSED = [
     ),
     (
         {"objectStore": {"kind": "minio", "copyFrom": "minio"}},
-        "mlflow:objectStore.copyFrom: must be another store than mlflow:objectStore.kind, got 'minio'",
+        "mlflow:objectStore.copyFrom: must differ from mlflow:objectStore.kind, got 'minio'",
     ),
 ]
 
@@ -440,12 +440,12 @@ def test_prod_is_protected_and_behind_traefik() -> None:
     [
         (
             {"mode": "exporters", "prometheusPort": 9090},
-            "prometheusPort: has no use while mlflow:monitoring.mode is exporters",
+            "prometheusPort: is ignored while mlflow:monitoring.mode is exporters",
         ),
-        ({"webhook": True}, "webhook: has no use while mlflow:monitoring.mode is off"),
+        ({"webhook": True}, "webhook: is ignored while mlflow:monitoring.mode is off"),
         ({"mode": "bundled", "webhook": True}, "mlflow:alertWebhookUrl: is required for mlflow:monitoring"),
         ({"mode": "bundled", "deadMansSwitch": True}, "mlflow:deadMansSwitchUrl: is required"),
-        ({"mode": "bundled", "mail": {"to": "x"}}, "must be an address for mail"),
+        ({"mode": "bundled", "mail": {"to": "x"}}, "must be an e-mail address"),
         (
             {"mode": "bundled", "mail": {"to": "a@b.de", "sender": "c@d.de", "server": "mail"}},
             "must be a host and a port such as smtp.example.com:587",
@@ -465,7 +465,7 @@ def test_grafana_requires_an_image_with_packages_images() -> None:
         "images": {"source": "packages"},
         "objectStore": {"kind": "seaweedfs", "memoryMb": 1024},
     }
-    with pytest.raises(InvalidSettingsError, match="there is no package of Grafana"):
+    with pytest.raises(InvalidSettingsError, match="Grafana has no packages image"):
         parse_settings(values)
     parse_settings(values | {"images": {"source": "packages", "grafana": {"ref": "mirror.example.com/grafana:13.2.3"}}})
 
@@ -553,11 +553,11 @@ WARNED = [
             "authentication": "password",
             "server": {"port": 5055},
         },
-        ["http://127.0.0.1:5055 lets in everybody who reaches it, past mlflow:authentication password"],
+        ["http://127.0.0.1:5055 accepts everybody who reaches it, although mlflow:authentication is password"],
     ),
     (
         {"hostname": "m.example.com", "authentication": "mlflow", "server": {"bindAddress": "0.0.0.0"}},
-        ["http://0.0.0.0:5000 takes passwords without TLS"],
+        ["http://0.0.0.0:5000 accepts passwords without TLS"],
     ),
     ({"authentication": "mlflow"}, []),
     (
@@ -566,9 +566,9 @@ WARNED = [
             "hostname": "m.example.com",
             "authentication": "anonymous",
         },
-        ["https://m.example.com lets everybody who reaches 10.0.0.7 read, change and delete everything"],
+        ["https://m.example.com allows everybody who reaches 10.0.0.7 to read, change and delete everything"],
     ),
-    ({"backupPassword": "plaintext-plaintext"}, ["mlflow:backupPassword: is in the file in clear"]),
+    ({"backupPassword": "plaintext-plaintext"}, ["mlflow:backupPassword: is plain text"]),
     ({"backupPassword": {"secure": "v1:x"}}, []),
 ]
 
@@ -587,7 +587,7 @@ def test_a_plain_text_secret_is_refused_outside_dev_with_the_fix(monkeypatch: py
     with pytest.raises(InvalidSettingsError) as told:
         parse_settings({"backupPassword": "plaintext-plaintext"}, stack="prod")
     assert told.value.problems == [
-        "mlflow:backupPassword: is in the file in clear, for everybody to read who reads the file or its history; "
+        "mlflow:backupPassword: is plain text, readable by everybody who reads the stack file or its history; "
         'type: eval "$(make -s env STACK=prod)" && pulumi config set --stack prod --secret backupPassword'
     ]
     parse_settings({"backupPassword": ""}, hidden=["backupPassword"], stack="prod")

@@ -52,7 +52,7 @@ def brought_up(
     def take(_: object) -> None:
         done.append("backup")
         if fails:
-            raise StopError("the backup of prod did not succeed")
+            raise StopError("the backup of prod failed")
 
     def look(*_: object) -> dict[str, object]:
         done.append("look")
@@ -92,11 +92,11 @@ def test_an_upgrade_that_first_enables_the_backup_is_warned_about(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert brought_up(monkeypatch, wanted=NEW, containers=("server", "postgres")) == ["up", "look"]
-    assert "there is no backup yet that could come before" in capsys.readouterr().err
+    assert "no backup is taken first" in capsys.readouterr().err
 
 
 def test_a_failed_backup_stops_the_upgrade_unless_safety_is_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(StopError, match=r"did not succeed\n  nothing was changed; .*: make up STACK=prod SAFETY=0"):
+    with pytest.raises(StopError, match=r"failed\n  nothing was changed; .*: make up STACK=prod SAFETY=0"):
         brought_up(monkeypatch, wanted=NEW, fails=True)
     monkeypatch.setenv("SAFETY", "0")
     assert brought_up(monkeypatch, wanted=NEW, fails=True) == ["up"]

@@ -387,7 +387,7 @@ def test_the_health_check_fails_once_for_each_out_of_memory_kill(sandbox: Sandbo
         return done.returncode, done.stdout
 
     assert checked(0) == (0, "")
-    told = "processes killed for want of memory: 2; raise mlflow:server.memoryMb\n"
+    told = "processes killed because memory ran out: 2; raise mlflow:server.memoryMb\n"
     assert checked(2) == (1, told)
     # An earlier kill is still reported, but does not fail the health check.
     assert checked(2) == (0, told)
@@ -617,7 +617,7 @@ def test_a_missing_stack_file_is_reported_before_any_installation(sandbox: Sandb
         (sandbox.path / f"Pulumi.{name}.yaml").write_text("config: {}\n")
     done = sandbox.run("sh", "operations/bootstrap.sh", "url", PYTHON=sys.executable, STACK="acme")
     assert done.returncode == 1
-    assert "error: STACK=acme: there is no Pulumi.acme.yaml (there are: dev prod)\n" in done.stderr
+    assert "error: STACK=acme: there is no Pulumi.acme.yaml (stacks: dev prod)\n" in done.stderr
     assert not (sandbox.path / ".venv").exists()
 
 
@@ -695,12 +695,12 @@ esac
 @pytest.mark.parametrize(
     ("changed", "to", "said"),
     [
-        ("admin.curl*) printf 200", "admin.curl*) printf 500", "the bucket mlflow could not be made (HTTP 500)"),
-        ('/dev/null"*) printf 403', '/dev/null"*) printf 200', "the object store lets in anybody"),
+        ("admin.curl*) printf 200", "admin.curl*) printf 500", "the bucket mlflow could not be created (HTTP 500)"),
+        ('/dev/null"*) printf 403', '/dev/null"*) printf 200', "the object store accepts anonymous requests"),
         ('GET --config"*mlflow.curl*) printf 200', 'GET --config"*mlflow.curl*) printf 403', "cannot use its bucket"),
-        ("mlflow-probe) printf 403", "mlflow-probe) printf 200", "the identity mlflow may make buckets"),
-        ("exit 56", "exit 0", "https://weed:18333 does not insist on a certificate (curl: 0)"),
-        ("exit 56", "exit 35", "does not insist on a certificate (curl: 35)"),
+        ("mlflow-probe) printf 403", "mlflow-probe) printf 200", "the identity mlflow may create buckets"),
+        ("exit 56", "exit 0", "https://weed:18333 does not require a client certificate (curl: 0)"),
+        ("exit 56", "exit 35", "does not require a client certificate (curl: 35)"),
         ("exit 56", "exit 7", "does not answer (curl: 7)"),
         ("exit 56", "exit 28", "does not answer (curl: 28)"),
         ("exit 56", "exit 6", "does not answer (curl: 6)"),

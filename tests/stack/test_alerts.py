@@ -33,6 +33,8 @@ class Case:
     quiet: dict[str, str]
     at: int
     labels: dict[str, str] = field(default_factory=dict)
+    value: str = ""
+    """The value in its summary."""
 
 
 def up(job: str, instance: str) -> str:
@@ -119,6 +121,7 @@ CASES = [
         {probe("probe_duration_seconds"): "0.02x5 9 0.02x20"},
         12,
         {**SERVER, "job": "readiness"},
+        "3s",
     ),
     Case(
         "MlflowSlow",
@@ -127,6 +130,7 @@ CASES = [
         {probe("probe_duration_seconds"): "0.02x5 10x4 0.02x20", probe("probe_success"): "1x5 0x4 1x20"},
         14,
         {**SERVER, "job": "readiness"},
+        "9s",
     ),
     Case(
         "MlflowErrors",
@@ -134,9 +138,15 @@ CASES = [
         {requests("200"): "0+100x20", requests("500"): "0+3x20"},
         10,
         STACK,
+        "50",
     ),
     Case(
-        "MlflowErrors", {requests("503"): "0+2x20"}, {requests("200"): "0+2x20", requests("500"): "0x9 1x11"}, 10, STACK
+        "MlflowErrors",
+        {requests("503"): "0+2x20"},
+        {requests("200"): "0+2x20", requests("500"): "0x9 1x11"},
+        10,
+        STACK,
+        "10",
     ),
     Case(
         "MlflowErrors",
@@ -145,6 +155,7 @@ CASES = [
         {requests("200"): "0+31x20", requests("500"): "0 0 0 0 0 1 1 2 2 3 3 3 3 3 3 3 3"},
         10,
         STACK,
+        "10",
     ),
     Case(
         "MlflowErrors",
@@ -152,6 +163,7 @@ CASES = [
         {routed("200"): "0+100x20", routed("502"): "0+3x20"},
         10,
         STACK,
+        "50",
     ),
     Case(
         "RestartLoop",
@@ -159,6 +171,7 @@ CASES = [
         {started("mlflow"): "1x2 2x2 3x20", CREATED: "1x30"},
         10,
         {**STACK, "instance": "mlflow"},
+        "3",
     ),
     Case(
         "RestartLoop",
@@ -167,6 +180,7 @@ CASES = [
         {started("mlflow"): "1x2 2x2 3x2 4x2 5x20", CREATED: "1x2 2x2 3x2 4x2 5x20"},
         12,
         {**STACK, "instance": "mlflow"},
+        "3",
     ),
     Case(
         "RestartLoop",
@@ -175,6 +189,7 @@ CASES = [
         {started("postgres", "pg_postmaster_start_time_seconds"): "1 2 3 4 5x30", started("postgres"): "1 2 3 4 5 6 7"},
         10,
         {**STACK, "instance": "postgres"},
+        "5",
     ),
     Case(
         "WorkersKilled",
@@ -183,6 +198,7 @@ CASES = [
         {KILLS: "2x30"},
         6,
         {**STACK, "instance": "mlflow"},
+        "1",
     ),
     Case("DatabaseDown", {PG_UP: "0x5"}, {PG_UP: "1x5", up("postgres", "postgres"): "1x5"}, 3, DATABASE),
     Case(
@@ -200,7 +216,7 @@ CASES = [
         3,
         DATABASE,
     ),
-    Case("DatabaseConnections", {BACKENDS: "81x9", LIMIT: "100x9"}, {BACKENDS: "79x9", LIMIT: "100x9"}, 7, STACK),
+    Case("DatabaseConnections", {BACKENDS: "81x9", LIMIT: "100x9"}, {BACKENDS: "79x9", LIMIT: "100x9"}, 7, STACK, "81"),
     Case("ObjectStoreDown", {up("minio", "minio"): "0x5"}, {up("minio", "minio"): "1 0 1x5"}, 3, MINIO),
     Case(
         "ObjectStoreDown",
@@ -217,6 +233,7 @@ CASES = [
         {disk("free"): "11x9", disk("total"): "100x9"},
         7,
         MINIO,
+        "9%",
     ),
     Case(
         "DiskNearlyFull",
@@ -224,6 +241,7 @@ CASES = [
         {resource("avail"): "11x9", resource("all"): "100x9"},
         7,
         {key: value for key, value in WEED.items() if key != "type"},
+        "9%",
     ),
     Case(
         "DiskFilling",
@@ -248,6 +266,7 @@ CASES = [
         {backup("backup_due_timestamp_seconds"): "0x100 86400x30"},
         125,
         BACKUP,
+        "1970-01-01 00:00:00 +0000 UTC",
     ),
     Case("BackupFailed", {backup("backup_last_result"): "0x3"}, {backup("backup_last_result"): "1x3"}, 1, BACKUP),
     Case("DrillFailed", {backup("drill_last_result"): "0x3"}, {backup("drill_last_result"): "1x3"}, 1, BACKUP),
@@ -257,6 +276,7 @@ CASES = [
         {backup("drill_due_timestamp_seconds"): "3600x1500"},
         1450,
         BACKUP,
+        "1970-01-01 00:00:00 +0000 UTC",
     ),
     Case(
         "EdgeDown",
@@ -271,6 +291,7 @@ CASES = [
         {probe("probe_ssl_earliest_cert_expiry", "edge"): f"{15 * DAY}x90"},
         70,
         {**STACK, "job": "edge", "instance": "traefik"},
+        "12d 22h 50m 0s",
     ),
     Case(
         "TargetDown",
@@ -308,6 +329,7 @@ def expected(case: Case) -> dict[str, Any]:
     rule = RULES[case.alert]
 
     def filled(text: str) -> str:
+        text = re.sub(r"{{ \$value[^}]*}}", case.value, text)
         return re.sub(r"{{ \$labels\.(\w+) }}", lambda match: case.labels[match[1]], text)
 
     return {

@@ -78,11 +78,11 @@ def test_a_restore_over_a_used_stack_requires_confirm_and_keeps_a_backup(saved: 
     assert after != before
     assert "nothing was deleted" in refused(saved, "restore", FROM=wanted)
     dry = saved.make("restore", FROM=wanted, DRY_RUN="1").stderr
-    assert "would be lost, made or changed since: 2 experiments, 3 runs, 3 models, 6 model versions, 5 traces" in dry
+    assert "what was created or changed since: 2 experiments, 3 runs, 3 models, 6 model versions, 5 traces" in dry
     assert "nothing was changed" in dry
     assert told(saved) == after
     said = saved.make("restore", FROM=wanted, CONFIRM=saved.stack).stderr
-    assert "first, a backup of what is there now" in said
+    assert "taking a backup of the current data first" in said
     assert told(saved) == before
     # The replaced data is still in a schema of the database, and in the backup before the restore.
     schema = re.search(r"schema (before_restore_\w+)", said)
@@ -202,13 +202,13 @@ def test_gc_deletes_old_deleted_runs_and_their_artifacts_only(
     run = client.create_run("0").info.run_id
     client.log_text(run, "not wanted any more", "note.txt")
     client.delete_run(run)
-    assert "write a time as 30d" in refused(saved, "gc", OLDER_THAN="a month")
+    assert "write a duration such as 30d" in refused(saved, "gc", OLDER_THAN="a month")
     assert "nothing was deleted" in refused(saved, "gc")
-    assert f"nothing in {saved.stack} was deleted more than 30d ago" in saved.make("gc", CONFIRM=saved.stack).stderr
+    assert f"users deleted nothing in {saved.stack} more than 30d ago" in saved.make("gc", CONFIRM=saved.stack).stderr
     assert client.get_run(run).info.lifecycle_stage == "deleted"
     assert f"0/{run}/artifacts/note.txt" in with_s3(saved, HASHES)[1]
     said = saved.make("gc", CONFIRM=saved.stack, OLDER_THAN="0s").stderr
-    assert f"deleted for ever in {saved.stack}: 1 run\n" in said
+    assert f"permanently deleted in {saved.stack}: 1 run\n" in said
     with pytest.raises(MlflowException, match="not found"):
         client.get_run(run)
     assert run not in with_s3(saved, HASHES)[1]
@@ -316,7 +316,7 @@ def test_gc_is_refused_while_model_versions_use_the_artifacts(saved: Deployment,
     client.delete_run(run)
     listed = with_s3(saved, HASHES)[1]
     said = refused(saved, "gc", CONFIRM=saved.stack, OLDER_THAN="0s")
-    assert "nothing was deleted: model versions in the registry have their files in what would go" in said
+    assert "nothing was deleted: model versions in the registry use files that would be deleted" in said
     assert f'in use 1: MlflowClient().restore_experiment("{experiment}")\n' in said
     assert f'in use 2: MlflowClient().restore_run("{run}")\n' in said
     assert f'in use 3: MlflowClient().restore_run("{run}")\n' in said
@@ -328,7 +328,7 @@ def test_gc_is_refused_while_model_versions_use_the_artifacts(saved: Deployment,
     assert client.get_logged_model(model).model_id == model
     client.delete_logged_model(model)
     said = refused(saved, "gc", CONFIRM=saved.stack, OLDER_THAN="0s")
-    assert f"in use 1: {model} was deleted, which MLflow cannot take back: docs/operations/gc.md" in said
+    assert f"in use 1: {model} was deleted, which MLflow cannot undo: docs/operations/gc.md" in said
     client.delete_run(run)
     client.delete_experiment(experiment)
     client.delete_registered_model("in use")
@@ -352,7 +352,7 @@ def test_gc_names_artifacts_that_could_not_be_deleted(saved: Deployment, tmp_pat
     gc = ["docker-entrypoint.sh", "gc", "0s"]
     assert daemon.show(saved.name("server"), gc, said.append, environment=environment) == 1, said
     place = f"mlflow-artifacts:/{experiment}/models/{model}/artifacts"
-    assert f"{place} could not be deleted, and nothing leads there any more: " in "".join(said)
+    assert f"{place} could not be deleted, and MLflow does not refer to it any more: " in "".join(said)
     assert "Traceback" not in "".join(said)
 
 
@@ -374,7 +374,7 @@ def test_backup_restore_test_gc_and_migration_wait_for_the_exclusive_lock(saved:
     saved.api.exec_start(holder["Id"], detach=True)
     time.sleep(2)
     started = time.monotonic()
-    assert "waiting for somebody else, which is at work" in saved.make("drill").stderr
+    assert "waiting for somebody else, which is running" in saved.make("drill").stderr
     assert time.monotonic() - started > 5
     holder = saved.api.exec_create(saved.name("backup"), ["env", "-C", "/run/config", "python3", "-c", hold])
     saved.api.exec_start(holder["Id"], detach=True)
@@ -382,7 +382,7 @@ def test_backup_restore_test_gc_and_migration_wait_for_the_exclusive_lock(saved:
     gc = ["docker-entrypoint.sh", "gc", "30d"]
     told: list[str] = []
     assert Daemon(resolve_host()).show(saved.name("server"), gc, told.append, environment=IN_SERVER) == 0
-    assert "gc: waiting for somebody else, which is at work" in "".join(told)
+    assert "gc: waiting for somebody else, which is running" in "".join(told)
     holder = saved.api.exec_create(saved.name("backup"), ["env", "-C", "/run/config", "python3", "-c", hold])
     saved.api.exec_start(holder["Id"], detach=True)
     time.sleep(2)
@@ -426,7 +426,7 @@ def test_an_outside_bucket_works_as_a_backup_target(saved: Deployment) -> None:
         assert len(saved.make("backups").stdout.splitlines()) == 1
         assert told(saved)
         saved.make("restore", FROM="latest", DRY_RUN="1")
-        assert "on the disk of the data" not in saved.make("status").stdout
+        assert "on the same disk as the data" not in saved.make("status").stdout
     finally:
         saved.api.remove_container(outside, force=True)
         saved.file.write_text(before)

@@ -71,9 +71,9 @@ def test_a_killed_restore_does_not_block_later_commands(saved: Deployment) -> No
     image = saved.inspect("backup")["Image"]
     container = saved.api.create_container(image, entrypoint=["sleep", "600"], name=name, host_config=host)["Id"]
     saved.api.start(container)
-    assert f"a restore of {saved.stack} is at work; nothing was changed" in refused(saved, "down")
-    assert "a restore is at work, and the server is down meanwhile" in refused(saved, "status")
-    assert f"another restore of {saved.stack} is at work" in refused(saved, "restore", FROM="latest")
+    assert f"a restore of {saved.stack} is running; nothing was changed" in refused(saved, "down")
+    assert "a restore is running, and the server is down until it ends" in refused(saved, "status")
+    assert f"another restore of {saved.stack} is running" in refused(saved, "restore", FROM="latest")
     saved.api.kill(container)
     saved.make("down")
     saved.make("up")
@@ -111,7 +111,7 @@ def test_a_truncated_dump_is_refused_before_any_change(saved: Deployment) -> Non
         assert "mlflow.dump of backup" in refused(saved, "drill")
         said = refused(saved, "restore", FROM="latest", CONFIRM=saved.stack)
         assert "mlflow.dump of backup" in said
-        assert "is not what was stored" in said
+        assert "is damaged; choose another backup" in said
     assert told(saved) == before
     saved.make("drill")
 
@@ -163,7 +163,7 @@ def test_a_wrong_backup_password_is_reported(saved: Deployment) -> None:
 def test_a_missing_backup_repository_is_not_created_again(saved: Deployment) -> None:
     saved.run("backup", "mv", "/repository/config", "/repository/hidden")
     try:
-        assert "is gone; is its disk mounted" in refused(saved, "backup")
+        assert "has vanished; check that its disk is mounted" in refused(saved, "backup")
     finally:
         saved.run("backup", "mv", "/repository/hidden", "/repository/config")
     saved.make("backup")
@@ -171,5 +171,5 @@ def test_a_missing_backup_repository_is_not_created_again(saved: Deployment) -> 
 
 def test_a_stack_without_backups_explains_how_to_enable_them(dev: Deployment) -> None:
     said = refused(dev, "backup")
-    assert f"{dev.stack} has no backup" in said
-    assert "`mlflow:backup: {enabled: true}`" in said
+    assert f"backup is off for {dev.stack}" in said
+    assert "mlflow:backup: {enabled: true}" in said

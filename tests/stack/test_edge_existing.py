@@ -85,7 +85,7 @@ def test_a_client_needs_the_credentials_of_the_single_sign_on(
     fails_at_the_first_call(proxied.door, MLFLOW_TRACKING_TOKEN="nonsense")
     logs_a_run(proxied.door, "alice", "alice-secret-password")
     assert "user and password of your single sign-on" in proxied.deployment.make("client").stdout
-    assert "has no password of its own" in refused(proxied.deployment, "password")
+    assert "has no generated password" in refused(proxied.deployment, "password")
 
 
 def test_metrics_and_the_assistant_are_not_reachable_through_traefik(proxied: Edge) -> None:
@@ -146,13 +146,13 @@ def test_doctor_checks_the_existing_traefik(proxied: Edge) -> None:
     said = done.stdout
     # The hostname of these tests is in no DNS. That must be the only problem.
     wrong = done.stderr.partition("error: ")[2]
-    assert wrong.startswith("mlflow:hostname: mlflow.example.com resolves to no address here")
+    assert wrong.startswith("mlflow:hostname: mlflow.example.com does not resolve on this machine")
     assert len(wrong.splitlines()) == 3, wrong
-    assert f"beside Traefik: {proxied.deployment.name('sso')}; they reach the server past it" in said
+    assert f": {proxied.deployment.name('sso')}; they can bypass Traefik" in said
     assert "http.aliasHeadersStrategy is not delete" in said
     # A foreign label opens another route to the server: a request detects it.
     with without_asking(proxied):
-        open_door = "anybody is let in, and mlflow:authentication is singleSignOn"
+        open_door = "accepts requests without credentials, but mlflow:authentication is singleSignOn"
         assert open_door in refused(proxied.deployment, "doctor", SSL_CERT_FILE=trusted)
         # `make up` checks this as well.
         assert open_door in refused(proxied.deployment)

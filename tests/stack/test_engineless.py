@@ -26,7 +26,7 @@ def works(deployment: Deployment) -> None:
 
 def test_an_engineless_deployment_announces_that_it_is_not_pulumi(rehearsed: Deployment) -> None:
     said = rehearsed.make("up").stderr
-    assert "A ENGINELESS, NOT PULUMI" in said
+    assert "DEPLOYING WITHOUT THE PULUMI ENGINE" in said
     assert str(rehearsed.passwords.path) in said
     assert rehearsed.passwords.path.stat().st_mode & 0o777 == 0o600
 
@@ -36,7 +36,7 @@ def test_a_second_run_replaces_nothing(rehearsed: Deployment) -> None:
     said = rehearsed.make("up").stderr
     assert ids(rehearsed) == before
     assert f"  kept {rehearsed.name('server')}" in said
-    assert "  made " not in said
+    assert "  created " not in said
 
 
 def test_resources_that_the_program_no_longer_declares_are_removed(rehearsed: Deployment) -> None:
@@ -82,7 +82,7 @@ def test_images_contain_no_network_configuration_of_the_host(rehearsed: Deployme
 def test_the_next_run_repairs_a_killed_engineless_deployment(rehearsed: Deployment, moment: str) -> None:
     rehearsed.make("down")
     assert rehearsed.containers() == []
-    with rehearsed.begun(lambda line: line.strip() == f"made {rehearsed.name(moment)}") as running:
+    with rehearsed.begun(lambda line: line.strip() == f"created {rehearsed.name(moment)}") as running:
         os.killpg(running.pid, signal.SIGKILL)
     works(rehearsed)
 
@@ -90,8 +90,8 @@ def test_the_next_run_repairs_a_killed_engineless_deployment(rehearsed: Deployme
 @pytest.mark.long
 def test_a_concurrent_engineless_deployment_is_refused(rehearsed: Deployment) -> None:
     rehearsed.make("down")
-    with rehearsed.begun(lambda line: line.strip() == f"made {rehearsed.name('postgres-files')}") as first:
-        assert "is being changed by another rehearsal" in rehearsed.make("up", ok=False).stderr
+    with rehearsed.begun(lambda line: line.strip() == f"created {rehearsed.name('postgres-files')}") as first:
+        assert "is being changed by another run" in rehearsed.make("up", ok=False).stderr
         rest = first.communicate()[0]
         assert first.returncode == 0, rest
     works(rehearsed)
@@ -101,7 +101,7 @@ def test_a_stack_with_protected_data_requires_the_engine(rehearsed: Deployment) 
     before = rehearsed.file.read_text()
     try:
         rehearsed.set("protectData", "true")
-        assert "what is protected is never rehearsed" in rehearsed.make("up", ok=False).stderr
+        assert "protected data always needs the engine" in rehearsed.make("up", ok=False).stderr
     finally:
         rehearsed.file.write_text(before)
 
@@ -113,7 +113,7 @@ def test_secrets_that_only_pulumi_reads_are_refused_by_name(rehearsed: Deploymen
         said = rehearsed.make("up", ok=False).stderr
     finally:
         rehearsed.file.write_text(before)
-    assert "has secrets that only Pulumi reads: mlflow:postgresPassword" in said
+    assert "has secrets that only Pulumi can read: mlflow:postgresPassword" in said
     assert "AAAA" not in said
 
 
@@ -126,7 +126,7 @@ def test_an_engineless_deployment_refuses_a_stack_deployed_by_pulumi(dev: Deploy
         said = dev.make("up", ok=False, ENGINELESS="1").stderr
     finally:
         dev.file.write_text(plain)
-    assert "is there already, and no rehearsal made it" in said
+    assert "exists already, and was deployed with the engine" in said
     assert ids(dev) == before
     assert not dev.passwords.path.exists()
 
@@ -178,7 +178,7 @@ def test_the_engine_takes_over_with_all_data_and_equal_containers(rehearsed: Dep
     rehearsed.environment["ENGINELESS"] = "0"
     said = rehearsed.make("up")
     rehearsed.rehearsed = False
-    assert "was deployed by a rehearsal; handing it over to Pulumi" in said.stderr
+    assert "was deployed without the engine; handing it over to Pulumi" in said.stderr
     assert "now holds 5 generated secrets, encrypted" in said.stderr
     assert picture(rehearsed) == before
     # Do not compare IDs, because there may be two builders, nor all tags, because other stacks add and remove theirs.

@@ -70,7 +70,7 @@ def test_a_missing_docker_daemon_is_reported(dev: Deployment) -> None:
 
 
 def test_an_unknown_stack_is_reported_with_the_existing_ones(dev: Deployment) -> None:
-    assert "there is no Pulumi.nope.yaml (there are: dev, prod, staging" in refused(dev, STACK="nope")
+    assert "there is no Pulumi.nope.yaml (stacks: dev, prod, staging" in refused(dev, STACK="nope")
 
 
 def test_a_taken_host_port_is_reported_with_a_free_one(dev: Deployment) -> None:
@@ -84,7 +84,7 @@ def test_a_taken_host_port_is_reported_with_a_free_one(dev: Deployment) -> None:
             said = refused(dev)
         finally:
             dev.file.write_text(before)
-    assert f"mlflow:postgres.port: port {port} of 127.0.0.1 is taken by another program" in said
+    assert f"mlflow:postgres.port: port {port} of 127.0.0.1 is in use by another program" in said
     assert f"under mlflow:postgres: port: {port + 1}" in said
 
 
@@ -106,7 +106,7 @@ def test_all_unavailable_images_are_reported_in_one_error(dev: Deployment) -> No
         said = refused(dev)
     finally:
         dev.file.write_text(before)
-    assert re.search(r"2 of \d images cannot be had; nothing was deployed", said)
+    assert re.search(r"2 of \d images are not available; nothing was deployed", said)
     assert "registry.invalid/python:3.13" in said
     assert "registry.invalid/store:1" in said
 
@@ -120,7 +120,7 @@ def test_data_of_another_postgres_major_stops_the_deployment(dev: Deployment) ->
     finally:
         dev.file.write_text(before)
     for words in (said, *(done.stdout + done.stderr for done in plain)):
-        assert "version 19 would start on an empty database" in words
+        assert "version 19 would start with an empty database" in words
         assert f"mlflow-{dev.stack}-postgres-{dev.postgres_major}-data" in words
     assert search(dev.url)
 
@@ -215,7 +215,7 @@ def test_a_wrong_data_key_is_refused_and_the_server_keeps_running(dev: Deploymen
     try:
         dev.pulumi("config", "set", "--secret", "cryptoKekPassphrase", "another-key-of-thirty-two-letters")
         said = refused(dev)
-        assert "cryptoKekPassphrase does not open the gateway secrets in the database" in said
+        assert "mlflow:cryptoKekPassphrase does not decrypt the gateway secrets in the database" in said
         assert "another-key" not in said
         assert dev.inspect("server")["Id"] == server
         assert search(address)
@@ -268,8 +268,8 @@ def test_a_service_stopped_by_hand_is_started(dev: Deployment, service: str) -> 
     dev.api.stop(dev.name(service), timeout=30)
     said = refused(dev, "status")
     # It is reported before services that only depend on it.
-    assert f"not as it should be: {dev.name(service)} (exited)" in said
-    assert f"why it is so: make logs STACK={dev.stack} SERVICE={service}\n" in said
+    assert f"not running as expected: {dev.name(service)} (exited)" in said
+    assert f"for the cause: make logs STACK={dev.stack} SERVICE={service}\n" in said
     works(dev)
 
 
@@ -373,7 +373,7 @@ def test_secrets_generated_by_a_killed_update_are_saved_by_down(dev: Deployment)
 def test_a_concurrent_update_is_refused(dev: Deployment) -> None:
     dev.make("down")
     with dev.begun(lambda line: "Updating" in line) as first:
-        assert "is being changed by somebody else: process" in refused(dev)
+        assert "is being changed by another run: process" in refused(dev)
         rest = first.communicate()[0]
         assert first.returncode == 0, rest
     assert ask(f"{dev.url}/health")[0] == 200
@@ -403,7 +403,7 @@ def test_a_lost_passphrase_loses_secrets_but_no_data(tmp_path: Path) -> None:
         run = client.create_run("0").info.run_id
         client.log_text(run, "here", "note.txt")
         (tmp_path / "config" / "pulumi-mlflow" / f"{deployment.stack}.passphrase").unlink()
-        assert "its secrets were encrypted elsewhere, and their passphrase is not here" in refused(deployment)
+        assert "no passphrase on this machine decrypts the secrets in Pulumi." in refused(deployment)
         page = (ROOT / "docs" / "operations" / "state-and-passphrase.md").read_text()
         page = page.split("### A lost passphrase", 1)[1]
         recipe = page.split("```sh\n", 1)[1].split("make up", 1)[0]

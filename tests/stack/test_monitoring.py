@@ -264,7 +264,7 @@ def test_firing_and_resolved_alerts_reach_their_receivers(watched: Watched) -> N
     try:
         receiver.until("/people-a3f1", "MlflowDown", "firing")
         refused = deployment.make("status", ok=False)
-        assert "alerts that fire: MlflowDown of server" in refused.stderr
+        assert "firing alerts: MlflowDown of server" in refused.stderr
         # An alert that another alert explains is not sent.
         assert ("/people-a3f1", "MlflowNotReady", "firing") not in receiver.told
     finally:
@@ -337,8 +337,8 @@ def test_turning_monitoring_off_removes_its_services_and_identities(watched: Wat
     deployment.set("monitoring", {"mode": "off"})
     if HAS_ENGINE:
         plan = deployment.make("preview").stdout
-        assert "**Stops for good**: `alertmanager`, `blackbox-exporter`, `postgres-exporter`, `prometheus`" in plan
-        assert "| let go | volume | `prometheus-history` |" in plan
+        assert "**Stops permanently**: `alertmanager`, `blackbox-exporter`, `postgres-exporter`, `prometheus`" in plan
+        assert "| forget | volume | `prometheus-history` |" in plan
     deployment.make("up")
     assert not {deployment.name(service) for service in WATCHING} & set(deployment.containers())
     assert deployment.name("monitoring") not in {network["Name"] for network in deployment.api.networks()}

@@ -36,7 +36,7 @@ def test_the_policy_accepts_the_shipped_stacks(name: str, tmp_path: Path) -> Non
         images = PINNED["mlflow:images"]
         deployment.set("images", {key: images[key] for key in ("postgres", "python")})
     said = deployment.make("preview")
-    assert "The rules of `policy/` hold." in said.stdout
+    assert "All policies in `policy/` pass." in said.stdout
 
 
 @pytest.mark.engine
@@ -47,7 +47,7 @@ def test_a_plan_that_moves_the_artifacts_is_exempt_from_one_rule_only(tmp_path: 
         deployment.set(f"images.{key}", image)
     deployment.set("objectStore.kind", "seaweedfs")
     deployment.set("objectStore.copyFrom", "minio")
-    assert "The rules of `policy/` hold." in deployment.make("preview").stdout
+    assert "All policies in `policy/` pass." in deployment.make("preview").stdout
     deployment.set("images.postgres", {"ref": "docker.io/library/postgres:18.6"})
     refused = deployment.make("preview", ok=False).stdout
     assert "pinned-images" in refused
@@ -60,7 +60,7 @@ def test_a_plan_that_breaks_a_rule_fails(tmp_path: Path) -> None:
     done = deployment.make("preview", ok=False)
     assert "pinned-images" in done.stdout
     assert "docker.io/library/postgres:18.6 has no digest" in done.stdout
-    assert "breaks a rule of policy/" in done.stderr
+    assert "violates a policy in policy/" in done.stderr
 
 
 @pytest.mark.engine

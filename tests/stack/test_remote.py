@@ -147,7 +147,7 @@ def test_an_ssh_error_is_reported_with_the_command_to_try(ssh: Callable[[str], P
     problem = docker_daemon.docker_problem(Daemon("ssh://me@elsewhere:2222"))
     assert problem is not None
     assert "me@elsewhere: Permission denied (publickey)." in problem
-    assert "this must work without a question: ssh -p 2222 me@elsewhere docker version" in problem
+    assert "this command must work without a prompt: ssh -p 2222 me@elsewhere docker version" in problem
 
 
 @pytest.mark.parametrize(

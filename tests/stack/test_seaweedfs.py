@@ -51,8 +51,8 @@ def test_artifacts_move_to_minio_and_back_unchanged(seaweedfs: Deployment) -> No
         seaweedfs.set("objectStore", {"kind": new, "copyFrom": old, "memoryMb": 1024})
         assert f"docker stop {seaweedfs.name('server')}" in seaweedfs.make("up", ok=False).stderr
         seaweedfs.api.stop(seaweedfs.name("server"))
-        # When its daemon restarts, Docker starts a container that was only stopped.
-        assert "again when its daemon restarts" in seaweedfs.make("up", ok=False).stderr
+        # Docker starts what was only stopped again, when its daemon restarts.
+        assert "Docker starts the server again" in seaweedfs.make("up", ok=False).stderr
         seaweedfs.api.update_container(seaweedfs.name("server"), restart_policy={"Name": "no"})  # type: ignore[arg-type]
         seaweedfs.make("up")
         assert hashes(seaweedfs) == before

@@ -142,7 +142,7 @@ def test_a_policy_violation_fails_the_plan_and_names_the_rule(team: Team) -> Non
     assert runner.results["plan"] == "failure"
     assert runner.results["comment"] == "success"
     said = only_comment(team)
-    assert "**Refused by the rules of `policy/`:**" in said
+    assert "**Refused by the policies in `policy/`:**" in said
     assert "- `hardened`, server: readOnly: must be true" in said
 
 
@@ -159,7 +159,7 @@ def test_a_broken_program_fails_the_plan_and_shows_the_reason(team: Team, change
     runner = team.run("preview.yml", change)
     assert runner.results == {"copy": "failure", "plan": "failure", "comment": "success"}
     said = only_comment(team)
-    assert "**It could not be made:**" in said
+    assert "**The plan failed:**" in said
     assert words in said
     assert words in runner.summaries["copy"]
 
@@ -169,7 +169,7 @@ def test_a_fork_gets_the_plan_of_a_copy_and_no_comment(team: Team) -> None:
     runner = team.run("preview.yml", {SETTINGS: ("workers: 2", "workers: 1")}, fork=True)
     assert runner.results == {"copy": "success", "plan": "skipped", "comment": "skipped"}, runner.said
     assert "without its secrets and its state" in runner.summaries["copy"]
-    assert "to create**; 0 stay as they are" in runner.summaries["copy"]
+    assert "to create**; 0 unchanged" in runner.summaries["copy"]
     assert team.github.comments == []
 
 

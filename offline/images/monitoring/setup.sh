@@ -6,7 +6,7 @@ before() {
     :
 }
 
-# The official images' names of the programs, and their folders, whose owner a new volume takes over.
+# Creates the program names and data folders of the official images. A new volume gets the owner of the folder.
 after() {
     for program in alertmanager blackbox-exporter postgres-exporter; do
         ln -s "/usr/bin/prometheus-$program" "$1/usr/local/bin/$(echo "$program" | tr - _)"

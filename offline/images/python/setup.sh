@@ -6,7 +6,7 @@ before() {
     :
 }
 
-# The official image has its Python where a person would look first.
+# The official image has Python in /usr/local/bin.
 after() {
     ln -s /usr/bin/python3 "$1/usr/local/bin/python"
     ln -s /usr/bin/python3 "$1/usr/local/bin/python3"

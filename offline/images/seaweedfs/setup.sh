@@ -1,8 +1,8 @@
 #!/bin/sh
-# usage: setup.sh before|after ROOT. Reads the wheels' programs from $WHEELS.
+# usage: setup.sh before|after ROOT. The programs from the wheels are in $WHEELS.
 set -eu
 
-# The official image's user, who owns the data folder: a new volume takes that owner.
+# Creates the official image's user, which owns the data folder. A new volume gets the owner of the folder.
 before() {
     echo 'seaweed:x:1000:' >>"$1/etc/group"
     echo 'seaweed:x:1000:1000::/data:/usr/sbin/nologin' >>"$1/etc/passwd"

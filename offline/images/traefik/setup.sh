@@ -1,5 +1,5 @@
 #!/bin/sh
-# usage: setup.sh before|after ROOT. Reads the wheels' programs from $WHEELS.
+# usage: setup.sh before|after ROOT. The programs from the wheels are in $WHEELS.
 set -eu
 
 before() {
