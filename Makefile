@@ -1,21 +1,24 @@
 # All commands of this project. `make` lists them. Each recipe calls a script.
 STACK ?= dev
-VARIABLES := STACK YES CONFIRM ARGS SERVICE FROM OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY LONG KILLS SEED PYTHON ENGINELESS \
+VARIABLES := STACK YES CONFIRM ARGS SERVICE FROM OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY LONG KILLS SEED PYTHON PORT ENGINELESS \
 	REQUIRE_STACK
 # Refuse unknown variables: otherwise, `make up stack=acme` would ignore the variable and deploy dev.
 UNKNOWN := $(filter-out $(VARIABLES),$(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name))))
 $(foreach name,$(filter-out MAKEFLAGS MAKEOVERRIDES -%,$(UNKNOWN)),$(error $(name)=: no such variable\
 	$(foreach known,$(filter $(shell echo $(name) | tr a-z A-Z),$(VARIABLES)),; did you mean $(known)=?) (there are: $(VARIABLES))))
-export STACK YES CONFIRM ARGS SERVICE FROM OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY
+export STACK YES CONFIRM ARGS SERVICE FROM OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY PORT
 
 RUN := @sh operations/bootstrap.sh# If this file has Windows line ends (CRLF), the script reports it.
 
 .DEFAULT_GOAL := help
-.PHONY: help up preview drift down destroy status logs open url images env client password scrape doctor backup backups restore drill gc prune pin test docs lock
+.PHONY: help init up preview drift down destroy status logs open url images env client password scrape doctor backup backups restore drill gc prune pin test docs lock
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 	@echo "  STACK=dev|staging|prod (now: $(STACK))  YES=1 approves what deletes nothing  ARGS= is passed to pulumi"
+
+init: ## create the stack file of a stack of your own: STACK=acme PORT=5055
+	$(RUN) init
 
 up: ## check, plan, deploy, print the URL
 	$(RUN) up

@@ -10,7 +10,7 @@ from components.monitoring import Monitoring, ScrapeTargets
 from components.networks import Networks
 from components.platform import Platform
 from components.postgres import Postgres
-from components.preconditions import require
+from components.preconditions import require_host_ready
 from components.stack_settings import load_settings
 from components.traefik import Traefik
 from runtime.credentials import warn_of_unsaved
@@ -20,7 +20,7 @@ def main() -> None:
     """Declare the whole stack."""
     settings = load_settings()
     docker_host = pulumi.Config("docker").get("host")
-    require(docker_host, settings)
+    require_host_ready(docker_host, settings)
 
     networks = Networks("networks", settings.traefik, extra=settings.extra_networks, settings=settings.docker_networks)
     platform = Platform(

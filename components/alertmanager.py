@@ -7,7 +7,7 @@ from settings.monitoring import MonitoringSettings
 from settings.secrets import MAIL_SECRET, SWITCH_SECRET, WEBHOOK_SECRET
 
 
-def alerting(settings: MonitoringSettings) -> dict[str, Any]:
+def alertmanager_config(settings: MonitoringSettings) -> dict[str, Any]:
     """Return Alertmanager's configuration: receivers, and which alerts suppress which others as their cause."""
     people: dict[str, Any] = {"name": "people"}
     if settings.mail:

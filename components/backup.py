@@ -82,7 +82,7 @@ class Backup(pulumi.ComponentResource):
         image = platform.images.backup
         staging = docker.Volume(
             f"{name}-staging",
-            name=names.physical(stack, f"{name}-staging"),
+            name=names.docker_name(stack, f"{name}-staging"),
             labels=[{"label": names.STACK_LABEL, "value": stack}],
             opts=child,
         )
@@ -94,7 +94,7 @@ class Backup(pulumi.ComponentResource):
             Workload(
                 image=image,
                 limits=Limits(memory_mb=settings.memory_mb, cpus=settings.cpus),
-                networks=platform.networks.backend_and_out(outward=settings.leaves),
+                networks=platform.networks.backup_networks(outward=settings.needs_egress),
                 env={
                     "STACK": stack,
                     "TARGET": settings.target,

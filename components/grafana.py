@@ -8,7 +8,7 @@ from runtime.workload import CONFIG
 ASSETS = Path(__file__).parent.parent / "assets" / "monitoring"
 
 
-def provisioning(prometheus: str) -> dict[str, str]:
+def grafana_files(prometheus: str) -> dict[str, str]:
     """Return the files that Grafana reads when it starts: its data source, and the dashboards."""
     source = {
         "apiVersion": 1,

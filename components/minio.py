@@ -73,7 +73,7 @@ class Minio(pulumi.ComponentResource):
             Workload(
                 image=platform.images.minio,
                 limits=Limits(memory_mb=settings.memory_mb, cpus=settings.cpus),
-                networks=platform.networks.backend_and(published=with_console),
+                networks=platform.networks.data_service_networks(published=with_console),
                 entrypoint=["/usr/bin/silo"],
                 command=["server", "/data", "--console-address", f":{CONSOLE_PORT}"],
                 env={

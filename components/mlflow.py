@@ -124,7 +124,7 @@ class Mlflow(pulumi.ComponentResource):
 
         scratch = docker.Volume(
             "server-scratch",
-            name=names.physical(stack, "server-scratch"),
+            name=names.docker_name(stack, "server-scratch"),
             labels=[{"label": names.STACK_LABEL, "value": stack}],
             opts=child,
         )
@@ -140,7 +140,7 @@ class Mlflow(pulumi.ComponentResource):
                 | _environment(settings, store)
                 | {
                     "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(
-                        allowed_hosts(names.physical(stack, "server"), route.hostname, settings.bind_address)
+                        allowed_hosts(names.docker_name(stack, "server"), route.hostname, settings.bind_address)
                     ),
                     "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": self.url,
                     **({"METRICS_PORT": str(METRICS_PORT)} if platform.monitored else {}),
@@ -166,7 +166,7 @@ class Mlflow(pulumi.ComponentResource):
                 }
                 | labels(
                     route,
-                    name=names.physical(stack, "server"),
+                    name=names.docker_name(stack, "server"),
                     port=PORT,
                     network=platform.networks.edge_name,
                     password=self._client_password,

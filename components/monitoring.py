@@ -9,16 +9,16 @@ from typing import Self
 import pulumi
 import pulumi_docker as docker
 
-from components.alertmanager import alerting
+from components.alertmanager import alertmanager_config
 from components.backup import Backup
 from components.blackbox import edge_module, readiness_module
-from components.grafana import provisioning
+from components.grafana import grafana_files
 from components.mlflow import Mlflow
 from components.object_store import ObjectStore
 from components.platform import Platform
 from components.postgres import DATABASE, MONITORING_ROLE, Postgres
 from components.postgres import PORT as POSTGRES_PORT
-from components.prometheus import alerts, watching
+from components.prometheus import alert_rules, prometheus_config
 from components.scrape import Target, external_scrape_config
 from components.traefik import HTTPS_PORT, Traefik, Upstream
 from runtime.credentials import Credential, provided_secret
@@ -158,8 +158,8 @@ class Monitoring(pulumi.ComponentResource):
                 "--collector.postmaster",
                 "--log.format=json",
             ],
-            check=_asks(POSTGRES_EXPORTER_PORT, "/"),
-            networks=self._platform.networks.monitored_and(backend=True),
+            check=_http_health_check(POSTGRES_EXPORTER_PORT, "/"),
+            networks=self._platform.networks.monitoring_networks(backend=True),
             env={
                 "DATA_SOURCE_URI": f"{database.service.host}:{POSTGRES_PORT}/{DATABASE}?sslmode=disable",
                 "DATA_SOURCE_USER": MONITORING_ROLE,
@@ -182,13 +182,13 @@ class Monitoring(pulumi.ComponentResource):
         }
         if targets.hostname:
             modules["edge"] = edge_module(targets.hostname)
-            asked["edge"] = ("traefik", f"https://{names.physical(pulumi.get_stack(), 'traefik')}:{HTTPS_PORT}/")
+            asked["edge"] = ("traefik", f"https://{names.docker_name(pulumi.get_stack(), 'traefik')}:{HTTPS_PORT}/")
         service = self._service(
             name,
             files=Files(config={"blackbox.yml": json.dumps({"modules": modules}, indent=2) + "\n"}),
             command=["blackbox_exporter", f"--config.file={CONFIG}/blackbox.yml", "--log.format=json"],
-            check=_asks(BLACKBOX_PORT, "/-/healthy"),
-            networks=self._platform.networks.monitored_and(),
+            check=_http_health_check(BLACKBOX_PORT, "/-/healthy"),
+            networks=self._platform.networks.monitoring_networks(),
             memory_mb=64,
         )
         return [
@@ -205,15 +205,15 @@ class Monitoring(pulumi.ComponentResource):
     def _alertmanager(self) -> str:
         """Run Alertmanager, and return its address."""
         name, settings, stack = "alertmanager", self._settings, pulumi.get_stack()
-        if not settings.leaves:
+        if not settings.needs_egress:
             pulumi.log.warn(
                 "mlflow:monitoring: alerts have no receiver; set mail or webhook, or check yourself: "
-                + names.make("status", pulumi.get_stack())
+                + names.make_command("status", pulumi.get_stack())
             )
         # Holds silences, and which notifications have been sent.
         memory = docker.Volume(
             f"{name}-memory",
-            name=names.physical(stack, f"{name}-memory"),
+            name=names.docker_name(stack, f"{name}-memory"),
             labels=[{"label": names.STACK_LABEL, "value": stack}],
             opts=pulumi.ResourceOptions(parent=self),
         )
@@ -221,7 +221,7 @@ class Monitoring(pulumi.ComponentResource):
             name,
             files=Files(
                 secrets={key: provided_secret(key) for key in settings.secrets},
-                config={"alertmanager.yml": json.dumps(alerting(settings), indent=2) + "\n"},
+                config={"alertmanager.yml": json.dumps(alertmanager_config(settings), indent=2) + "\n"},
             ),
             command=[
                 "alertmanager",
@@ -229,12 +229,12 @@ class Monitoring(pulumi.ComponentResource):
                 "--storage.path=/alertmanager",
                 # Turns off clustering: there is only one Alertmanager.
                 "--cluster.listen-address=",
-                *_published_at(settings.alertmanager_port),
+                *_external_url(settings.alertmanager_port),
                 "--log.format=json",
             ],
-            check=_asks(ALERTMANAGER_PORT, "/-/ready"),
-            networks=self._platform.networks.monitored_and(
-                outward=settings.leaves, published=settings.alertmanager_port is not None
+            check=_http_health_check(ALERTMANAGER_PORT, "/-/ready"),
+            networks=self._platform.networks.monitoring_networks(
+                outward=settings.needs_egress, published=settings.alertmanager_port is not None
             ),
             data={"/alertmanager": memory.name},
             publish=(settings.alertmanager_port, ALERTMANAGER_PORT),
@@ -244,12 +244,12 @@ class Monitoring(pulumi.ComponentResource):
     def _prometheus(self, targets: Sequence[Target], alertmanager: str) -> str:
         """Run Prometheus, and return its address."""
         name, settings, stack = "prometheus", self._settings, pulumi.get_stack()
-        host = names.physical(stack, name)
+        host = names.docker_name(stack, name)
         itself = [
             Target(job="prometheus", instance="prometheus", address=f"{host}:{PROMETHEUS_PORT}"),
             Target(job="alertmanager", instance="alertmanager", address=alertmanager),
         ]
-        rendered = watching([*targets, *itself], stack, alertmanager)
+        rendered = prometheus_config([*targets, *itself], stack, alertmanager)
         history = docker.Volume(
             f"{name}-history",
             name=names.history_volume(stack),
@@ -261,7 +261,7 @@ class Monitoring(pulumi.ComponentResource):
                 secrets={target.job: target.secret for target in targets if target.secret is not None},
                 config={
                     "prometheus.yml": json.dumps(rendered, indent=2) + "\n",
-                    "alerts.yml": alerts(settings.runbooks),
+                    "alerts.yml": alert_rules(settings.runbooks),
                 },
             ),
             command=[
@@ -270,11 +270,11 @@ class Monitoring(pulumi.ComponentResource):
                 "--storage.tsdb.path=/prometheus",
                 f"--storage.tsdb.retention.time={settings.retention_days}d",
                 f"--storage.tsdb.retention.size={settings.retention_gb}GB",
-                *_published_at(settings.prometheus_port),
+                *_external_url(settings.prometheus_port),
                 "--log.format=json",
             ],
-            check=_asks(PROMETHEUS_PORT, "/-/ready"),
-            networks=self._platform.networks.monitored_and(published=settings.prometheus_port is not None),
+            check=_http_health_check(PROMETHEUS_PORT, "/-/ready"),
+            networks=self._platform.networks.monitoring_networks(published=settings.prometheus_port is not None),
             memory_mb=settings.memory_mb,
             data={"/prometheus": history.name},
             publish=(settings.prometheus_port, PROMETHEUS_PORT),
@@ -288,10 +288,10 @@ class Monitoring(pulumi.ComponentResource):
         self.credentials = [password]
         self._service(
             name,
-            files=Files(secrets={"admin-password": password.value}, config=provisioning(prometheus)),
+            files=Files(secrets={"admin-password": password.value}, config=grafana_files(prometheus)),
             command=["/run.sh"],
-            check=_asks(GRAFANA_PORT, "/api/health"),
-            networks=self._platform.networks.monitored_and(published=True),
+            check=_http_health_check(GRAFANA_PORT, "/api/health"),
+            networks=self._platform.networks.monitoring_networks(published=True),
             # Since 13.2, its data sources are separate processes under the same limit: each collects before half of it.
             memory_mb=768,
             user=GRAFANA_USER,
@@ -315,11 +315,11 @@ class Monitoring(pulumi.ComponentResource):
         )
 
 
-def _published_at(port: int | None) -> list[str]:
+def _external_url(port: int | None) -> list[str]:
     """Return the option for the links in notifications. They work in a browser on the host."""
     return [f"--web.external-url=http://127.0.0.1:{port}/"] if port else []
 
 
-def _asks(port: int, path: str) -> list[str]:
+def _http_health_check(port: int, path: str) -> list[str]:
     """Return a health check that all monitoring images can run."""
     return ["wget", "-q", "-T", "4", "-O", "/dev/null", f"http://127.0.0.1:{port}{path}"]

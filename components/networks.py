@@ -55,19 +55,19 @@ class Networks(pulumi.ComponentResource):
         """Id of the network on which Prometheus scrapes; None in a stack without monitoring."""
         return self._extra.get("monitoring")
 
-    def backend_and(self, *, published: bool) -> list[pulumi.Output[str]]:
+    def data_service_networks(self, *, published: bool) -> list[pulumi.Output[str]]:
         """Return the networks of a data service: `backend`, and `access` if it has a host port."""
         return [self.backend, *([self._extra["access"]] if published else [])]
 
-    def edge_and(self, other: str | None) -> list[pulumi.Input[str]]:
+    def proxy_networks(self, other: str | None) -> list[pulumi.Input[str]]:
         """Return the networks of a proxy: `edge`, and the existing network `other` if it needs one."""
         return [self.edge, *([other] if other else [])]
 
-    def backend_and_out(self, *, outward: bool) -> list[pulumi.Output[str]]:
+    def backup_networks(self, *, outward: bool) -> list[pulumi.Output[str]]:
         """Return the networks of a service: `backend`, and `egress` if it connects to a target outside."""
         return [self.backend, *([self._extra["egress"]] if outward else [])]
 
-    def monitored_and(
+    def monitoring_networks(
         self, *, published: bool = False, outward: bool = False, backend: bool = False
     ) -> list[pulumi.Output[str]]:
         """Return the networks of a monitored or monitoring service: `monitoring`, and the others that it needs."""
@@ -85,7 +85,7 @@ class Networks(pulumi.ComponentResource):
         stack = pulumi.get_stack()
         return docker.Network(
             service,
-            name=names.physical(stack, service),
+            name=names.docker_name(stack, service),
             internal=internal,
             ipam_configs=self._addresses(service),
             labels=[{"label": names.STACK_LABEL, "value": stack}],

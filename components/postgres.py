@@ -83,7 +83,7 @@ class Postgres(pulumi.ComponentResource):
             Workload(
                 image=image,
                 limits=Limits(memory_mb=settings.memory_mb, cpus=settings.cpus),
-                networks=platform.networks.backend_and(published=settings.port is not None),
+                networks=platform.networks.data_service_networks(published=settings.port is not None),
                 entrypoint=["bash", "/run/config/start.sh"],
                 command=_parameters(settings),
                 # Otherwise the history files of psql and the shell would be in the data volume.

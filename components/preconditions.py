@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pulumi
 
-from runtime.preconditions import unmet
+from runtime.preconditions import host_problems
 from settings import names, packages
 from settings.images import Image
 from settings.object_store import ObjectStoreSettings
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     pass
 
 
-class Wanted(Protocol):
+class HostRequirements(Protocol):
     """The settings of a stack that these checks need."""
 
     @property
@@ -35,16 +35,16 @@ class Wanted(Protocol):
         """The settings of Traefik, whose networks must exist."""
 
 
-def require(docker_host: str | None, wanted: Wanted) -> None:
+def require_host_ready(docker_host: str | None, wanted: HostRequirements) -> None:
     """Raise `RunError` with all problems of the Docker host. Does nothing in a plan."""
     if pulumi.runtime.is_dry_run():
         return
     # See Platform.daemon.
-    from runtime.daemon import UNREACHABLE, Daemon, resolve_host  # noqa: PLC0415
+    from runtime.daemon import UNREACHABLE_ERRORS, Daemon, resolve_host  # noqa: PLC0415
 
     try:
         daemon = Daemon(resolve_host(docker_host))
-        problems = unmet(
+        problems = host_problems(
             daemon,
             stack=pulumi.get_stack(),
             postgres_major=wanted.postgres_major,
@@ -52,11 +52,13 @@ def require(docker_host: str | None, wanted: Wanted) -> None:
             traefik=wanted.traefik,
         ) + [
             f"mlflow:images.source: {image.name} has not been built yet\n"
-            f"    type: {names.make('up', pulumi.get_stack())}, which builds it"
+            f"    type: {names.make_command('up', pulumi.get_stack())}, which builds it"
             for image in wanted.pulled_images
-            if packages.is_one(image.ref) and not daemon.has_image(image.name)
+            if packages.is_packages_image(image.ref) and not daemon.has_image(image.name)
         ]
-    except UNREACHABLE as error:
-        problems = [f"the Docker daemon does not answer: {error}\n    type: {names.make('doctor', pulumi.get_stack())}"]
+    except UNREACHABLE_ERRORS as error:
+        problems = [
+            f"the Docker daemon does not answer: {error}\n    type: {names.make_command('doctor', pulumi.get_stack())}"
+        ]
     if problems:
         raise pulumi.RunError("nothing was changed\n" + "\n".join(f"  {problem}" for problem in problems))

@@ -11,7 +11,7 @@ ASSETS = Path(__file__).parent.parent / "assets" / "monitoring"
 RUNBOOKS = "docs/operations/alerts.md"
 
 
-def watching(targets: Sequence[Target], stack: str, alertmanager: str) -> dict[str, Any]:
+def prometheus_config(targets: Sequence[Target], stack: str, alertmanager: str) -> dict[str, Any]:
     """Return Prometheus' configuration."""
     return {
         "global": {"scrape_interval": "15s", "evaluation_interval": "15s", "external_labels": {"stack": stack}},
@@ -21,7 +21,7 @@ def watching(targets: Sequence[Target], stack: str, alertmanager: str) -> dict[s
     }
 
 
-def alerts(runbooks: str | None) -> str:
+def alert_rules(runbooks: str | None) -> str:
     """Return the alert rules, each with a link to its page: at the URL `runbooks`, or else a path in the checkout."""
     rules = (ASSETS / "alerts.yml").read_text()
     return rules.replace(f"runbook_url: {RUNBOOKS}#", f"runbook_url: {runbooks or RUNBOOKS}#")

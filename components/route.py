@@ -16,9 +16,9 @@ from settings.ingress import Route
 from settings.secrets import LENGTH
 from settings.traefik import CLIENT_USER, TraefikSettings
 
-NOT_PAGES = ("/api", "/ajax-api", "/graphql", "/get-artifact", "/model-versions/get-artifact", "/gateway", "/v1")
+API_PATHS = ("/api", "/ajax-api", "/graphql", "/get-artifact", "/model-versions/get-artifact", "/gateway", "/v1")
 """Paths that clients and scripts request. The answer must never be a redirect to a login page."""
-HIDDEN = ("(?i)^(/|%2f)+metrics", "(?i)mlflow(/|%2f)+assistant")
+BLOCKED_PATHS = ("(?i)^(/|%2f)+metrics", "(?i)mlflow(/|%2f)+assistant")
 """Paths that are not reachable from outside. Prometheus reads /metrics inside, and the assistant runs commands for
 anybody who reaches it.
 
@@ -46,7 +46,7 @@ def routes(route: Route, *, name: str, users: dict[str, Any]) -> dict[str, Any]:
     middleware redirects such a request nevertheless, Traefik turns the redirect into 401.
     """
     settings = route.traefik
-    theirs, middlewares = list(settings.middlewares), _guards(name)
+    theirs, middlewares = list(settings.middlewares), _common_middlewares(name)
     if settings.mode == "bundled":
         middlewares |= {f"{name}-secure": SECURE_HEADERS, f"{name}-compress": COMPRESS}
         theirs = [f"{name}-secure", f"{name}-compress"]
@@ -60,8 +60,8 @@ def routes(route: Route, *, name: str, users: dict[str, Any]) -> dict[str, Any]:
     # If MLflow authenticates, it needs the Authorization header.
     last = [] if route.by_mlflow else [f"{name}-private"]
     no_page = [f"{name}-forged", f"{name}-no-redirect", f"{name}-script"]
-    everything = " && ".join([f"Host(`{route.hostname}`)", *(f"!PathRegexp(`{path}`)" for path in HIDDEN)])
-    page = " && ".join(["Method(`GET`)", "HeaderRegexp(`Accept`, `text/html`)", *_outside(NOT_PAGES)])
+    everything = " && ".join([f"Host(`{route.hostname}`)", *(f"!PathRegexp(`{path}`)" for path in BLOCKED_PATHS)])
+    page = " && ".join(["Method(`GET`)", "HeaderRegexp(`Accept`, `text/html`)", *_not_path_prefixes(API_PATHS)])
     routers: dict[str, dict[str, Any]] = {
         f"{name}-pages": {
             "rule": f"{everything} && {page}",
@@ -79,15 +79,15 @@ def routes(route: Route, *, name: str, users: dict[str, Any]) -> dict[str, Any]:
             "middlewares": [*no_page, f"{name}-password", *others, *last],
         }
     for router in routers.values():
-        router |= {"service": name, **_listening(settings)}
+        router |= {"service": name, **_entry_points_and_tls(settings)}
     return {"http": {"routers": routers, "middlewares": middlewares}}
 
 
-def _guards(name: str) -> dict[str, Any]:
+def _common_middlewares(name: str) -> dict[str, Any]:
     """Return the middlewares that the routers use in every mode."""
     return {
         # Removes forged identity headers, so that only those of the single sign-on reach the server.
-        f"{name}-forged": {"headers": {"customRequestHeaders": dict.fromkeys(_forged(), "")}},
+        f"{name}-forged": {"headers": {"customRequestHeaders": dict.fromkeys(_identity_header_spellings(), "")}},
         f"{name}-script": {"headers": {"customRequestHeaders": {"X-Requested-With": "XMLHttpRequest"}}},
         f"{name}-no-redirect": {
             "errors": {
@@ -102,15 +102,15 @@ def _guards(name: str) -> dict[str, Any]:
     }
 
 
-def _outside(paths: Sequence[str]) -> list[str]:
+def _not_path_prefixes(paths: Sequence[str]) -> list[str]:
     return [f"!PathPrefix(`{path}`)" for path in paths]
 
 
-def _forged() -> list[str]:
+def _identity_header_spellings() -> list[str]:
     return [spelling for header in IDENTITY_HEADERS for spelling in (header, header.replace("-", "_"))]
 
 
-def _listening(settings: TraefikSettings) -> dict[str, Any]:
+def _entry_points_and_tls(settings: TraefikSettings) -> dict[str, Any]:
     """Return the entry points and the TLS settings of a router."""
     if settings.mode == "existing":
         tls: dict[str, Any] = {"certResolver": settings.cert_resolver} if settings.cert_resolver else {}
@@ -157,7 +157,7 @@ def labels(
     """
     if route.traefik.mode != "existing":
         return {"traefik.enable": "false"}
-    users = {"users": password.value.apply(hashed)} if password else {}
+    users = {"users": password.value.apply(htpasswd_line)} if password else {}
     return {
         "traefik.enable": "true",
         "traefik.docker.network": network,
@@ -177,7 +177,7 @@ def _flat(path: str, value: Any) -> dict[str, pulumi.Input[str]]:  # noqa: ANN40
     return {path: value if isinstance(value, pulumi.Output) else str(value)}
 
 
-def hashed(password: str) -> str:
+def htpasswd_line(password: str) -> str:
     """Return the line of a password file for the clients' user. Raises `RunError` if `password` is too short.
 
     The hash is fast on purpose: Traefik computes it at every request. It is safe because the password must be as long

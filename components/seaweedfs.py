@@ -93,7 +93,7 @@ class Seaweedfs(pulumi.ComponentResource):
                 files=Files(
                     secrets={
                         "identities.json": _identities(bucket, admin_password, password, readers),
-                        "grpc.pem": admin_password.value.apply(closing_certificate),
+                        "grpc.pem": admin_password.value.apply(client_ca_certificate),
                     },
                 ),
                 data={"/data": data.name},
@@ -134,9 +134,9 @@ class Seaweedfs(pulumi.ComponentResource):
                 env={"ENDPOINT": endpoint, "BUCKET": bucket, "GRPC": f"https://{service.host}:{GRPC_PORT}"},
                 files=Files(
                     secrets={
-                        "admin.curl": _signed_as(ADMIN, admin_password.value),
-                        "mlflow.curl": _signed_as(USER, password.value),
-                        **{f"{reader}.curl": _signed_as(reader, secret.value) for reader, secret in readers.items()},
+                        "admin.curl": _curl_config(ADMIN, admin_password.value),
+                        "mlflow.curl": _curl_config(USER, password.value),
+                        **{f"{reader}.curl": _curl_config(reader, secret.value) for reader, secret in readers.items()},
                     },
                     config={"bootstrap.sh": (ASSETS / "bootstrap.sh").read_text()},
                 ),
@@ -215,7 +215,7 @@ def _identities(
     )
 
 
-def closing_certificate(secret: str) -> str:
+def client_ca_certificate(secret: str) -> str:
     """Return a certificate and its key, in PEM. The certificate is its own and only certificate authority.
 
     A server that requires a client certificate from this authority accepts only clients that have read this file. The
@@ -248,6 +248,6 @@ def closing_certificate(secret: str) -> str:
     return (certificate.public_bytes(serialization.Encoding.PEM) + private).decode()
 
 
-def _signed_as(identity: str, secret_key: pulumi.Output[str]) -> pulumi.Output[str]:
+def _curl_config(identity: str, secret_key: pulumi.Output[str]) -> pulumi.Output[str]:
     """Return the configuration with which `curl` signs requests as `identity`. Secret."""
     return pulumi.Output.concat(f'aws-sigv4 = "aws:amz:{REGION}:s3"\nuser = "{identity}:', secret_key, '"\n')

@@ -9,7 +9,7 @@ import pulumi_docker as docker
 
 from components.certificates import self_signed
 from components.platform import Platform
-from components.route import hashed, routes
+from components.route import htpasswd_line, routes
 from components.scrape import Target
 from runtime.credentials import Credential, provided_secret
 from runtime.service import Service
@@ -80,7 +80,7 @@ class Traefik(pulumi.ComponentResource):
             Workload(
                 image=image,
                 limits=Limits(memory_mb=settings.memory_mb, cpus=settings.cpus),
-                networks=platform.networks.edge_and(settings.forward_auth_network),
+                networks=platform.networks.proxy_networks(settings.forward_auth_network),
                 entrypoint=["traefik"],
                 command=[f"--configFile={CONFIG}/traefik.yml"],
                 env=env,
@@ -134,7 +134,7 @@ class Upstream:
 
 
 def _secrets(settings: TraefikSettings, password: Credential | None) -> dict[str, pulumi.Output[str]]:
-    files = {USERS_FILE: password.value.apply(lambda value: f"{hashed(value)}\n")} if password else {}
+    files = {USERS_FILE: password.value.apply(lambda value: f"{htpasswd_line(value)}\n")} if password else {}
     if settings.certificate == "own":
         files[CERTIFICATE_FILE] = provided_secret(CERTIFICATE_SECRET)
         files[KEY_FILE] = provided_secret(KEY_SECRET)

@@ -24,7 +24,7 @@ from pathlib import Path
 from docker.errors import APIError
 
 from offline.sources import PIP_KEYS, host_sources, pip_settings, with_keyring
-from operations.common.console import StopError, confirmed, interactive, make, say
+from operations.common.console import StopError, confirmed, interactive, make, progress
 from runtime.daemon import Daemon
 from settings import packages
 
@@ -36,7 +36,7 @@ CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 CREDENTIALS = re.compile(r"//[^/@\s]*@")
 TOOLS = "mmdebstrap debian-archive-keyring gpg uidmap"
 """The builder, the signing keys of Debian's packages, and what a build without root needs."""
-SCRATCH = "mlflow-packages-"
+TEMPORARY_PREFIX = "mlflow-packages-"
 """Prefix of the temporary folders. The id of the process that uses one follows."""
 LAST_LINES = 6
 
@@ -50,9 +50,11 @@ def build(daemon: Daemon, names: list[str], sources: list[str]) -> None:
     missing = [name for name in names if not daemon.has_image(packages.ref(name))]
     if missing:
         _require_tools(daemon)
-        say(f"building {', '.join(missing)} from Debian packages (a minute or two, once)")
+        progress(f"building {', '.join(missing)} from Debian packages (a minute or two, once)")
         with ThreadPoolExecutor(max_workers=2) as pool:
-            failures = [problem for problem in pool.map(lambda name: _built(daemon, name, sources), missing) if problem]
+            failures = [
+                problem for problem in pool.map(lambda name: _build_image(daemon, name, sources), missing) if problem
+            ]
         if failures:
             raise StopError(
                 f"{len(failures)} of {len(missing)} images could not be built; nothing was deployed\n"
@@ -61,7 +63,7 @@ def build(daemon: Daemon, names: list[str], sources: list[str]) -> None:
                 + ("; the images that were built are kept" if len(failures) < len(missing) else "")
             )
     if "python" in names:
-        _build_builder(daemon)
+        _build_base_image(daemon)
 
 
 def can_build() -> bool:
@@ -93,7 +95,7 @@ def _require_tools(daemon: Daemon) -> None:
         )
     if os.geteuid() != 0 or (interactive() and not confirmed(f"This needs mmdebstrap. Install it ({install})?")):
         raise StopError(f"mlflow:images.source: packages needs mmdebstrap\n  type: sudo {install}")
-    say("installing mmdebstrap (from this distribution)")
+    progress("installing mmdebstrap (from this distribution)")
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     for command in ("apt-get update -qq", f"{install} -y -qq --no-install-recommends"):
         done = subprocess.run(command.split(), env=environment, capture_output=True, text=True, check=False)
@@ -105,11 +107,11 @@ def _machine(name: str) -> str:
     return {"x86_64": "amd64", "aarch64": "arm64"}.get(name, name)
 
 
-def _built(daemon: Daemon, name: str, sources: list[str]) -> str | None:
+def _build_image(daemon: Daemon, name: str, sources: list[str]) -> str | None:
     """Build one image; return the error message, or None."""
-    with _scratch(name) as scratch:
+    with _temporary_folder(name) as scratch:
         try:
-            wheels = _programs(name, scratch / "wheels")
+            wheels = _download_programs(name, scratch / "wheels")
         except subprocess.CalledProcessError as error:
             return f"  {name}: its wheels could not be downloaded\n{_last_lines(error.stderr)}"
         archive = scratch / "root.tar"
@@ -147,12 +149,12 @@ def _built(daemon: Daemon, name: str, sources: list[str]) -> str | None:
             root = json.loads(daemon.api.import_image(src=str(archive)).splitlines()[-1])["status"]
         except APIError as error:
             return f"  {name}: Docker could not import it: {error.explanation}"
-    return _imaged(
+    return _docker_build(
         daemon, packages.ref(name), {"Dockerfile": (packages.FOLDER / name / "Dockerfile").read_bytes()}, root
     )
 
 
-def _imaged(daemon: Daemon, name: str, files: dict[str, bytes], root: str) -> str | None:
+def _docker_build(daemon: Daemon, name: str, files: dict[str, bytes], root: str) -> str | None:
     """Build an image from a few files, with the build argument ROOT=`root`; return the error message, or None."""
     context = BytesIO()
     with tarfile.open(fileobj=context, mode="w") as tar:
@@ -169,13 +171,13 @@ def _imaged(daemon: Daemon, name: str, files: dict[str, bytes], root: str) -> st
 
 
 @contextmanager
-def _scratch(name: str) -> Iterator[Path]:
+def _temporary_folder(name: str) -> Iterator[Path]:
     """Yield an empty folder and remove it afterwards. Also remove the folders that killed runs left."""
     home = Path(tempfile.gettempdir())
-    for left in home.glob(f"{SCRATCH}*"):
-        if not Path(f"/proc/{left.name.removeprefix(SCRATCH).partition('-')[0]}").exists():
+    for left in home.glob(f"{TEMPORARY_PREFIX}*"):
+        if not Path(f"/proc/{left.name.removeprefix(TEMPORARY_PREFIX).partition('-')[0]}").exists():
             shutil.rmtree(left, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-{name}-", dir=home))
+    folder = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{os.getpid()}-{name}-", dir=home))
     folder.chmod(0o755)
     try:
         yield folder
@@ -183,7 +185,7 @@ def _scratch(name: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _programs(name: str, folder: Path) -> Path:
+def _download_programs(name: str, folder: Path) -> Path:
     """Download the wheels of a recipe, and return the folder with the programs from them."""
     folder.mkdir()
     locked = packages.FOLDER / name / "wheels.txt"
@@ -205,7 +207,7 @@ def _programs(name: str, folder: Path) -> Path:
     return folder
 
 
-def _build_builder(daemon: Daemon) -> None:
+def _build_base_image(daemon: Daemon) -> None:
     """Build MLflow's base image: the Python image with the certificates and the pip configuration of this host.
 
     It stays on this host. Its name does not depend on the host, so that plans are the same everywhere. A label has a
@@ -228,7 +230,7 @@ def _build_builder(daemon: Daemon) -> None:
         "ARG ROOT\nFROM ${ROOT}\nCOPY ca-certificates.crt /etc/ssl/certs/\nCOPY pip.conf /etc/\n"
         f"ENV PIP_CERT={CERTIFICATES}\nLABEL {HOST_LABEL}={content}\n"
     ).encode()
-    if problem := _imaged(daemon, name, files, packages.ref("python")):
+    if problem := _docker_build(daemon, name, files, packages.ref("python")):
         raise StopError(problem)
 
 

@@ -9,50 +9,27 @@ from typing import Any
 
 import yaml
 
+from offline.engineless_state import credentials, generated_secrets, is_engineless, passwords_of
 from offline.host import Host
 from offline.monitor import run
-from offline.passwords import Passwords
-from operations.common.checkout import ROOT, state_home
-from operations.common.console import StopError, confirmed, make, require_name, say
+from operations.common.checkout import ROOT
+from operations.common.console import StopError, confirmed, make, progress, require_confirmation
 from operations.common.stack import Stack
 from operations.engine.engine import Engine
 from operations.engine.write_back import report_kept_backups
 from operations.host import containers
 from settings import names
-from settings.names import key_of
-from settings.stack import DEV, NAMESPACE
+from settings.stack import DEV
 
 BACKUP_PASSWORD = "backup-password"  # noqa: S105 - its name
 """Data key of the backups; exists if the stack has had backups."""
-ASKED_FOR = "ENGINELESS"
+REQUEST_VARIABLE = "ENGINELESS"
 """Variable: 1 deploys without the engine, also a stack with another name than dev. Not a stack that protects data."""
 
 
-def asked_for() -> bool:
+def is_requested() -> bool:
     """Return whether ENGINELESS=1 requests an engine-less deployment."""
-    return os.environ.get(ASKED_FOR) == "1"
-
-
-def owns(stack: Stack) -> bool:
-    """Return whether this stack was last deployed without the engine."""
-    return _passwords(stack).path.exists()
-
-
-def _passwords(stack: Stack) -> Passwords:
-    return Passwords(state_home() / "rehearsal" / f"{stack.name}.json")
-
-
-def _generated(stack: Stack) -> dict[str, str]:
-    """Return the generated secrets by their config keys."""
-    return {key_of(name): value for name, value in _passwords(stack).read().items()}
-
-
-def credentials(stack: Stack) -> dict[str, str]:
-    """Return every secret in plain text, by its key: the configured one, else the generated one."""
-    written = {key.removeprefix(f"{NAMESPACE}:"): value for key, value in stack.values.items()}
-    # Encrypted values were added later, and only Pulumi can read them.
-    readable = {key: str(value) for key, value in written.items() if not isinstance(value, dict)}
-    return {key: readable.get(key, value) for key, value in _generated(stack).items()}
+    return os.environ.get(REQUEST_VARIABLE) == "1"
 
 
 def up(stack: Stack, reason: str) -> None:
@@ -62,7 +39,7 @@ def up(stack: Stack, reason: str) -> None:
             f"{reason}\n  (not deployed without the engine: mlflow:protectData is true for {stack.name}, and a stack "
             "with protected data always needs the engine)"
         )
-    if stack.name != DEV and not asked_for():
+    if stack.name != DEV and not is_requested():
         raise StopError(f"{reason}\n  (not deployed without the engine: only dev is, or a stack with ENGINELESS=1)")
     if encrypted := [key for key, value in stack.values.items() if isinstance(value, dict) and "secure" in value]:
         raise StopError(
@@ -70,25 +47,25 @@ def up(stack: Stack, reason: str) -> None:
             f"{', '.join(encrypted)}\n  to deploy a stack of your own: copy it to Pulumi.mine.yaml without "
             "encryptionsalt and `secure:` entries, set another server.port, and type: ENGINELESS=1 make up STACK=mine"
         )
-    passwords = _passwords(stack)
-    say(
+    passwords = passwords_of(stack)
+    progress(
         f"\n*** DEPLOYING WITHOUT THE PULUMI ENGINE: {reason.splitlines()[0]}\n"
         "*** A small deployer of this project runs the same program and creates the same containers. It has no plan,\n"
         f"*** no state and no drift detection. The generated secrets are in {passwords.path}, readable\n"
         "*** only by you: keep a copy, without them the next make up refuses the data. For dev only.\n"
         f"*** When the Pulumi CLI is available, `{make('up', stack.name)}` hands the stack over to it, with its data.\n"
     )
-    with _alone(stack):
+    with _exclusive_lock(stack):
         host = Host(stack.daemon, stack.name, ROOT)
-        _refuse_others(stack, host)
+        _require_own_deployment(stack, host)
         os.chdir(ROOT)
         problems = run(
             ROOT / "__main__.py",
             host=host,
             passwords=passwords,
             project=str(yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["name"]),
-            config={key: _encoded(value) for key, value in stack.values.items()},
-            say=say,
+            config={key: _encode_value(value) for key, value in stack.values.items()},
+            say=progress,
         )
         if problems:
             raise StopError(
@@ -100,33 +77,33 @@ def up(stack: Stack, reason: str) -> None:
         host.prune()
 
 
-def _refuse_others(stack: Stack, host: Host) -> None:
+def _require_own_deployment(stack: Stack, host: Host) -> None:
     """Raise `StopError` if Pulumi or another user deployed this stack, before any password is generated."""
-    if strangers := host.strangers():
+    if foreign := host.foreign_resources():
         raise StopError(
-            f"{stack.name} exists already, and was deployed with the engine: {', '.join(strangers[:5])}\n"
+            f"{stack.name} exists already, and was deployed with the engine: {', '.join(foreign[:5])}\n"
             "  put pulumi on the PATH to continue with that deployment; nothing was changed"
         )
     data = [volume for volume in stack.daemon.volumes() if names.is_data_volume(stack.name, volume)]
-    if data and not owns(stack):
+    if data and not is_engineless(stack):
         raise StopError(
             f"{stack.name} has data, but you do not have its secrets: {', '.join(sorted(data))}\n"
-            f"  get them from the user who deployed it on this host, and put them into {_passwords(stack).path} "
+            f"  get them from the user who deployed it on this host, and put them into {passwords_of(stack).path} "
             "(mode 0600)\n"
             f"  or deploy a stack of your own: copy {stack.path.name} to Pulumi.mine.yaml, set another server.port, "
             "and type: ENGINELESS=1 make up STACK=mine\n  nothing was changed"
         )
 
 
-def _encoded(value: Any) -> str:  # noqa: ANN401 - YAML
+def _encode_value(value: Any) -> str:  # noqa: ANN401 - YAML
     """Encode a value of the stack file as Pulumi passes it to a program."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 @contextmanager
-def _alone(stack: Stack) -> Iterator[None]:
+def _exclusive_lock(stack: Stack) -> Iterator[None]:
     """Hold the stack's lock, which ends with the process; raise `StopError` if another process holds it."""
-    path = _passwords(stack).path.with_suffix(".lock")
+    path = passwords_of(stack).path.with_suffix(".lock")
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with path.open("w") as lock:
         try:
@@ -138,12 +115,12 @@ def _alone(stack: Stack) -> Iterator[None]:
 
 def down(stack: Stack) -> None:
     """Remove the containers and networks of an engine-less deployment; keep the data volumes and the passwords."""
-    with _alone(stack):
+    with _exclusive_lock(stack):
         Host(stack.daemon, stack.name, ROOT).prune()
     kept = sorted(volume for volume in stack.daemon.volumes() if names.is_data_volume(stack.name, volume))
-    say(
+    progress(
         f"\n{stack.name} is stopped. Its data is kept in {', '.join(kept) or 'no volume'}, and its secrets in "
-        f"{_passwords(stack).path}.\nStart it again: make up STACK={stack.name}\n"
+        f"{passwords_of(stack).path}.\nStart it again: make up STACK={stack.name}\n"
         f"Delete it with all its data: make destroy STACK={stack.name} CONFIRM={stack.name}"
     )
 
@@ -151,21 +128,25 @@ def down(stack: Stack) -> None:
 def destroy(stack: Stack) -> None:
     """Delete an engine-less deployment with its data and its passwords."""
     doomed = sorted(volume for volume in stack.daemon.volumes() if names.is_data_volume(stack.name, volume))
-    require_name(
+    require_confirmation(
         stack.name,
         f"This permanently deletes every run, model and artifact of {stack.name} "
         f"({', '.join(doomed) or 'no data volume'}).",
     )
-    with _alone(stack):
+    with _exclusive_lock(stack):
         Host(stack.daemon, stack.name, ROOT).prune()
         for volume in stack.daemon.volumes():
             if names.survives_down(stack.name, volume):
                 stack.daemon.api.remove_volume(volume)
-        # Its backups are kept, here or in a bucket elsewhere, and only this file's password decrypts them.
-        if BACKUP_PASSWORD not in _passwords(stack).read():
-            _passwords(stack).path.unlink()
-    kept = f"its secrets are kept in {_passwords(stack).path}" if owns(stack) else "its secrets are deleted, too"
-    say(f"{stack.name} is deleted: no container, network or data volume is left; {kept}.")
+        # Its backups are kept, on this host or in a bucket, and only this file's password decrypts them.
+        if BACKUP_PASSWORD not in passwords_of(stack).read():
+            passwords_of(stack).path.unlink()
+    kept = (
+        f"its secrets are kept in {passwords_of(stack).path}"
+        if is_engineless(stack)
+        else "its secrets are deleted, too"
+    )
+    progress(f"{stack.name} is deleted: no container, network or data volume is left; {kept}.")
     report_kept_backups(stack)
 
 
@@ -177,11 +158,11 @@ def hand_over(engine: Engine, *, approved: bool) -> list[str]:
     The data volumes are kept, and the engine uses them. An interrupted handover starts again from the beginning.
     """
     stack = engine.stack
-    if not owns(stack):
+    if not is_engineless(stack):
         return []
     # Every network is created again, even if the settings still have it.
     containers.require_no_foreign_containers(stack.daemon, stack.name)
-    say(f"{stack.name} was deployed without the engine; handing it over to Pulumi")
+    progress(f"{stack.name} was deployed without the engine; handing it over to Pulumi")
     secrets = credentials(stack)
     configured = json.loads(engine.call("config", "--json", "--show-secrets"))
     known = {key.removeprefix("mlflow:"): entry.get("value") for key, entry in configured.items()}
@@ -196,11 +177,11 @@ def hand_over(engine: Engine, *, approved: bool) -> list[str]:
         raise StopError("Pulumi cannot plan this stack; the reason is above. The running deployment is unchanged")
     if not approved and not confirmed("Stop the containers, and let Pulumi create them again with the same data?"):
         raise StopError("nothing was changed")
-    with _alone(stack):
+    with _exclusive_lock(stack):
         # Secrets that the user wrote into the stack file are not reported as generated.
-        generated = [key for key, value in _generated(stack).items() if secrets[key] == value]
+        generated = [key for key, value in generated_secrets(stack).items() if secrets[key] == value]
         for key in secrets.keys() - known.keys():
             engine.call("config", "set", "--secret", key, stdin=secrets[key])
         Host(stack.daemon, stack.name, ROOT).prune()
-        _passwords(stack).path.unlink()
+        passwords_of(stack).path.unlink()
     return generated

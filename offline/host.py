@@ -147,7 +147,7 @@ class Host:
         if (
             found is None
             or self._ours(name, found["Config"]["Labels"]) != wanted
-            or not _as_it_should_be(found, inputs)
+            or not _has_expected_state(found, inputs)
         ):
             self._remove(name, successor=wanted)
             self.made.add(name)
@@ -168,7 +168,7 @@ class Host:
             self.daemon.api.start(container_id)
         return str(container_id), wanted
 
-    def strangers(self) -> list[str]:
+    def foreign_resources(self) -> list[str]:
         """Return every container, network and volume of this stack that was not deployed without the engine."""
         ours = {"label": f"{names.STACK_LABEL}={self.stack}"}
         api = self.daemon.api
@@ -236,7 +236,7 @@ def _hash(made_from: object) -> str:
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
 
-def _as_it_should_be(found: dict[str, Any], inputs: dict[str, Any]) -> bool:
+def _has_expected_state(found: dict[str, Any], inputs: dict[str, Any]) -> bool:
     """Return whether a container with the right hash runs, has completed successfully, or is not to be started."""
     state = found["State"]
     if not inputs.get("start", True) or state["Running"]:

@@ -79,7 +79,7 @@ class Monitor:
         """Create one resource; return its id, and its outputs beyond its inputs."""
         if refused := [name for name in REFUSED_OPTIONS if _is_set(request, name)]:
             raise EngineLessError(f"not supported without the engine: the option {', '.join(refused)}")
-        inputs = plain(json_format.MessageToDict(request.object))
+        inputs = unwrap(json_format.MessageToDict(request.object))
         if request.type == PASSWORD:
             if inputs.get("special", True):
                 raise EngineLessError("not supported without the engine: passwords with special characters")
@@ -161,11 +161,11 @@ def run(
             raise
         return [*monitor.failures, *log.errors]
     finally:
-        _end(loop, pool)
+        _shut_down(loop, pool)
     return []
 
 
-def _end(loop: asyncio.AbstractEventLoop, pool: ThreadPoolExecutor) -> None:
+def _shut_down(loop: asyncio.AbstractEventLoop, pool: ThreadPoolExecutor) -> None:
     """Cancel the tasks that a failed program left waiting, and close the loop and the pool."""
     if waiting := asyncio.all_tasks(loop):
         for task in waiting:
@@ -199,12 +199,12 @@ def _is_set(request: Any, option: str) -> bool:
     return bool(value.ByteSize() if hasattr(value, "ByteSize") else value)
 
 
-def plain(value: Any) -> Any:
+def unwrap(value: Any) -> Any:
     """Return a protocol value as a plain one: secrets without their envelope, whole numbers as integers."""
     if isinstance(value, dict):
         if rpc._special_sig_key in value and "value" in value:  # noqa: SLF001
-            return plain(value["value"])
-        return {key: plain(entry) for key, entry in value.items()}
+            return unwrap(value["value"])
+        return {key: unwrap(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return [plain(entry) for entry in value]
+        return [unwrap(entry) for entry in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -31,7 +31,7 @@ def host_sources(release: Path = Path("/etc/os-release"), apt: Path = Path("/etc
     mirrors: dict[str, str] = {}
     for path in [apt / "sources.list", *sorted(apt.glob("sources.list.d/*"))]:
         if path.suffix in (".list", ".sources") and os.access(path, os.R_OK):
-            for uri, suite in _entries(path.read_text(errors="replace")):
+            for uri, suite in _parse_sources(path.read_text(errors="replace")):
                 mirrors.setdefault(suite, uri)
     suites = {codename: packages.SUITE} | {
         f"{codename}-{pocket}": f"{packages.SUITE}-{pocket}" for pocket in ("updates", "security")
@@ -45,7 +45,7 @@ def with_keyring(line: str) -> str:
     return line.replace("deb ", f"deb [signed-by={KEYRING}] ", 1) if "[" not in line and KEYRING.exists() else line
 
 
-def _entries(text: str) -> Iterator[tuple[str, str]]:
+def _parse_sources(text: str) -> Iterator[tuple[str, str]]:
     """Yield URI and suite of every entry of apt's sources with the component `main`, in either format."""
     for line in text.splitlines():
         words = re.sub(r"\[.*?\]", "", line).split()

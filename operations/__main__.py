@@ -1,80 +1,97 @@
-"""`python -m operations VERB`: the entry point of `make VERB`. STACK names the stack, dev by default."""
+"""`python -m operations VERB`: the program behind `make VERB`. STACK names the stack, dev by default."""
 
+import importlib
 import os
 import sys
 
-from operations.common.console import StopError, flag, make, say
+from operations.common.console import StopError, flag, make, progress
 from operations.common.stack import Stack
-from operations.data import backup, gc, restore
-from operations.deployment import end, pin, preview, prune, up
-from operations.observe import access, doctor, logs, secrets, status
-from runtime.daemon import UNREACHABLE
 
 VERBS = {
-    "up": up.up,
-    "preview": preview.preview,
-    "drift": preview.drift,
-    "down": end.down,
-    "destroy": end.destroy,
-    "status": status.status,
-    "logs": logs.logs,
-    "open": access.open_browser,
-    "images": access.images,
-    "url": access.url,
-    "env": access.env,
-    "client": access.client,
-    "password": secrets.password,
-    "scrape": secrets.scrape,
-    "doctor": doctor.doctor,
-    "pin": pin.pin,
-    "prune": prune.prune,
-    "backup": backup.backup,
-    "backups": backup.backups,
-    "restore": restore.restore,
-    "drill": backup.drill,
-    "gc": gc.gc,
+    "init": "deployment.init:init",
+    "up": "deployment.up:up",
+    "preview": "deployment.preview:preview",
+    "drift": "deployment.preview:drift",
+    "down": "deployment.end:down",
+    "destroy": "deployment.end:destroy",
+    "status": "observe.status:status",
+    "logs": "observe.logs:logs",
+    "open": "observe.access:open_browser",
+    "images": "observe.access:images",
+    "url": "observe.access:url",
+    "env": "deployment.env:env",
+    "client": "observe.access:client",
+    "password": "observe.secrets:password",
+    "scrape": "observe.secrets:scrape",
+    "doctor": "observe.doctor:doctor",
+    "pin": "deployment.pin:pin",
+    "prune": "deployment.prune:prune",
+    "backup": "data.backup:backup",
+    "backups": "data.backup:backups",
+    "restore": "data.restore:restore",
+    "drill": "data.backup:drill",
+    "gc": "data.gc:gc",
 }
+"""The module and the function of each verb. Only the module of the verb is imported, so that short verbs are fast."""
 
-INTERRUPTED = {
+INTERRUPTED_MESSAGES = {
     **dict.fromkeys(("up", "down", "destroy"), "the next run continues from here"),
     **dict.fromkeys(("backup", "drill", "gc"), "it continues in its container, and later commands wait for it"),
     "restore": "the database is unchanged unless the output above says otherwise; run the same command again",
 }
 """The state after an interruption of each verb. All other verbs only read."""
-TRIES = {"restore"}
+SUPPORT_DRY_RUN = {"restore"}
 """The verbs that support DRY_RUN=1. For `up`, `preview` is the dry run."""
 
 
 def main(arguments: list[str]) -> int:
     """Run one verb and return the exit code: 0 success, 1 failure, 2 unknown verb, 130 interrupted."""
     if len(arguments) != 1 or arguments[0] not in VERBS:
-        say(f"usage: python -m operations {'|'.join(VERBS)}")
+        progress(f"usage: python -m operations {'|'.join(VERBS)}")
         return 2
     (verb,) = arguments
     try:
         _refuse_dry_run(verb)
-        VERBS[verb](Stack(os.environ.get("STACK") or "dev"))
+        _run(verb, os.environ.get("STACK") or "dev")
     except StopError as error:
-        say(f"\nerror: {error}")
+        progress(f"\nerror: {error}")
         return 1
     except BrokenPipeError:
         # `make status | head`. Python flushes stdout when it exits, which would fail the same way.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except UNREACHABLE as error:
-        # An error of a file has a file name; an error of Docker's socket has none.
-        mine = isinstance(error, OSError) and error.filename is not None
-        say(f"\nerror: {error}" if mine else f"\nerror: Docker: {error}\n  type: {make('doctor')}")
-        return 1
     except KeyboardInterrupt:
-        say(f"\ninterrupted; {INTERRUPTED.get(verb, 'nothing was left incomplete')}")
+        progress(f"\ninterrupted; {INTERRUPTED_MESSAGES.get(verb, 'nothing was left incomplete')}")
         return 130
+    except Exception as error:  # noqa: BLE001 - any other is raised again
+        _report_unreachable(error)
+        return 1
     return 0
+
+
+def _run(verb: str, stack: str) -> None:
+    """Import the module of a verb, and run the verb for `stack`."""
+    module, _, function = VERBS[verb].partition(":")
+    run = getattr(importlib.import_module(f"operations.{module}"), function)
+    # `make init` creates the stack file that every other verb needs.
+    run(stack if verb == "init" else Stack(stack))
+
+
+def _report_unreachable(error: Exception) -> None:
+    """Print that a file or the Docker daemon cannot be reached; raise `error` again if it is another one."""
+    # Imported late: Docker's client takes half of the time of a short verb.
+    from runtime.daemon import UNREACHABLE_ERRORS  # noqa: PLC0415
+
+    if not isinstance(error, UNREACHABLE_ERRORS):
+        raise error
+    # An error of a file has a file name; an error of Docker's socket has none.
+    mine = isinstance(error, OSError) and error.filename is not None
+    progress(f"\nerror: {error}" if mine else f"\nerror: Docker: {error}\n  type: {make('doctor')}")
 
 
 def _refuse_dry_run(verb: str) -> None:
     """Raise `StopError` if DRY_RUN=1 is set for a verb that changes something and has no dry run."""
-    if verb in {*INTERRUPTED, "pin"} - TRIES and flag("DRY_RUN"):
+    if verb in {*INTERRUPTED_MESSAGES, "pin"} - SUPPORT_DRY_RUN and flag("DRY_RUN"):
         instead = f"\n  to see what it would change, type: {make('preview')}" if verb == "up" else ""
         raise StopError(f"make {verb} does not support DRY_RUN; nothing was changed{instead}")
 

@@ -16,10 +16,10 @@ die() {
 
 # Reports a missing stack file before packages are installed.
 check_stack() {
-    [ -f "Pulumi.${STACK:-dev}.yaml" ] && return
+    [ -f "Pulumi.${STACK:-dev}.yaml" ] || [ "$1" = init ] && return
     known=$(for file in Pulumi.*.yaml; do file=${file#Pulumi.} && printf '%s ' "${file%.yaml}"; done)
     die "STACK=${STACK:-dev}: there is no Pulumi.${STACK:-dev}.yaml (stacks: ${known% })" \
-        "for a new stack, copy the stack file of one of them to Pulumi.${STACK:-dev}.yaml, without encryptionsalt and secure: entries"
+        "for a new stack, type: make init STACK=${STACK:-dev}"
 }
 
 # Refuses to install into another user's checkout. Verbs that only read can be used in it.
@@ -77,7 +77,7 @@ main() {
     # The development set contains the other one.
     if ! up_to_date requirements-dev.txt && ! up_to_date requirements.txt; then
         check_python
-        check_stack
+        check_stack "${1:-}"
         install requirements.txt
     fi
     exec "$VENV/bin/python" -m operations "$@"

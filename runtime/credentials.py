@@ -14,7 +14,7 @@ import pulumi
 import pulumi_random as random
 
 from settings.names import DATA_KEY, SAVES
-from settings.secrets import ACCEPTED, ACCEPTED_WORDS, FERNET_KEY_LENGTH, LENGTH
+from settings.secrets import FERNET_KEY_LENGTH, LENGTH, SECRET_PATTERN, SECRET_PATTERN_DESCRIPTION
 
 
 class DataKey(pulumi.ComponentResource):
@@ -86,12 +86,12 @@ class Credential:
 
     def _checked(self, value: str) -> str:
         """Return `value`. Raises `RunError`, without the value, if its characters could break a secret file."""
-        if re.fullmatch(ACCEPTED, value) is None:
-            raise pulumi.RunError(f"mlflow:{self.key}: must be {ACCEPTED_WORDS}")
+        if re.fullmatch(SECRET_PATTERN, value) is None:
+            raise pulumi.RunError(f"mlflow:{self.key}: must be {SECRET_PATTERN_DESCRIPTION}")
         return value
 
 
-class Guarded(Protocol):
+class HasCredentials(Protocol):
     """A component with credentials."""
 
     @property
@@ -99,7 +99,7 @@ class Guarded(Protocol):
         """The credentials of the component."""
 
 
-def warn_of_unsaved(*components: Guarded | None) -> None:
+def warn_of_unsaved(*components: HasCredentials | None) -> None:
     """Warn of generated secrets that are only in the state, with the command that saves them.
 
     None stands for a component that the settings turn off. A plan warns of nothing: it generates no secret.

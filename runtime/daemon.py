@@ -26,7 +26,7 @@ from runtime import tunnel
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 REQUEST_TIMEOUT_SECONDS = 30
-UNREACHABLE = (DockerException, RequestException, OSError)
+UNREACHABLE_ERRORS = (DockerException, RequestException, OSError)
 """The exceptions when no daemon answers."""
 
 
@@ -34,9 +34,9 @@ class NoAnswerError(DockerException):
     """There is no connection to the daemon, and none could be made."""
 
 
-SILENT = (NoConnection, Timeout, NoAnswerError)
+NO_ANSWER_ERRORS = (NoConnection, Timeout, NoAnswerError)
 """The exceptions when a daemon does not answer at the moment, because it is busy or restarts."""
-NOT_KNOWN, NOT_RUN = 124, 126
+EXIT_UNKNOWN, EXIT_NOT_STARTED = 124, 126
 """Exit codes: the result is unknown (as of `timeout`), and the command could not be started (as of a shell)."""
 EXIT_SECONDS = 5
 RESTART_SECONDS = 120
@@ -81,7 +81,7 @@ def _tls() -> docker.TLSConfig | bool:
     return docker.TLSConfig(client_cert=pair, ca_cert=str(folder / "ca.pem"), verify=True)
 
 
-def _printed(api: docker.APIClient, command: str) -> Iterator[bytes]:
+def _exec_output(api: docker.APIClient, command: str) -> Iterator[bytes]:
     """Start an exec instance that was created in a container, and yield its output (stdout and stderr) as it comes.
 
     The library's `exec_start` upgrades the connection and then bypasses its own buffer: output that arrives together
@@ -107,7 +107,7 @@ def _exit_code(api: docker.APIClient, command: str) -> int:
     # Docker closes the output a moment before it knows the exit code.
     while (found := api.exec_inspect(command))["Running"] and time.monotonic() < deadline:
         time.sleep(0.02)
-    return NOT_KNOWN if found["ExitCode"] is None else int(found["ExitCode"])
+    return EXIT_UNKNOWN if found["ExitCode"] is None else int(found["ExitCode"])
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class Daemon:
     def _address(self) -> str:
         """Return the local address of the daemon. Opens the SSH tunnel if there is one."""
         try:
-            return tunnel.through(self.host) if self.host.startswith("ssh://") else self.host
+            return tunnel.local_address(self.host) if self.host.startswith("ssh://") else self.host
         except DockerException as error:
             raise NoAnswerError(str(error)) from error
 
@@ -196,7 +196,7 @@ class Daemon:
         def ask(api: docker.APIClient) -> None:
             try:
                 created = api.exec_create(container, command)
-                output = b"".join(_printed(api, created["Id"]))
+                output = b"".join(_exec_output(api, created["Id"]))
                 answer.set_result((_exit_code(api, created["Id"]), output.decode(errors="replace").strip()))
             except BaseException as error:  # noqa: BLE001 - raised by answer.result()
                 answer.set_exception(error)
@@ -207,11 +207,11 @@ class Daemon:
             threading.Thread(target=ask, args=[self.api], daemon=True).start()
             return answer.result(timeout=REQUEST_TIMEOUT_SECONDS)
         except (APIError, NotFound) as error:
-            return NOT_RUN, str(error)
+            return EXIT_NOT_STARTED, str(error)
         except TimeoutError:
-            return NOT_KNOWN, f"no answer within {REQUEST_TIMEOUT_SECONDS} s"
+            return EXIT_UNKNOWN, f"no answer within {REQUEST_TIMEOUT_SECONDS} s"
         except (NoAnswerError, RequestException) as error:
-            return NOT_KNOWN, str(error)
+            return EXIT_UNKNOWN, str(error)
 
     def show(
         self,
@@ -224,7 +224,7 @@ class Daemon:
         """Run a command in a container without a timeout, pass its output to `tell`, and return its exit code."""
         with closing(self._connected(None)) as api:
             created = api.exec_create(container, command, environment=dict(environment or {}))
-            for chunk in _printed(api, created["Id"]):
+            for chunk in _exec_output(api, created["Id"]):
                 tell(chunk.decode(errors="replace"))
             return _exit_code(api, created["Id"])
 
@@ -246,11 +246,11 @@ class Daemon:
                 for network in networks[1:]:
                     api.connect_container_to_network(container, network)
                 api.start(container)
-                return self._followed(api, container, tell)
+                return self._stream_until_exit(api, container, tell)
             finally:
                 api.remove_container(container, v=True, force=True)
 
-    def _followed(self, api: docker.APIClient, container: str, tell: Callable[[str], None]) -> int:
+    def _stream_until_exit(self, api: docker.APIClient, container: str, tell: Callable[[str], None]) -> int:
         """Pass the output of a running container to `tell`, and return its exit code. Survives a restart of the daemon.
 
         With `live-restore`, a container keeps running while its daemon restarts. Raises the errors of `_again` if the
@@ -262,20 +262,20 @@ class Daemon:
                 for chunk in api.logs(container, stream=True, follow=True, tail=tail):
                     tell(chunk.decode(errors="replace"))
                 return int(api.wait(container, timeout=None)["StatusCode"])
-            except (*SILENT, RequestException, CutOffError, APIError) as error:
+            except (*NO_ANSWER_ERRORS, RequestException, CutOffError, APIError) as error:
                 if isinstance(error, APIError) and not error.is_server_error():
                     raise
-                self._again()
+                self._wait_for_daemon()
                 # Earlier output has been passed on already. Output during the restart stays in the container's log.
                 tail = 0
 
-    def _again(self) -> None:
+    def _wait_for_daemon(self) -> None:
         """Wait until the daemon answers. Raises `NoAnswerError` after `RESTART_SECONDS` without an answer."""
         deadline = time.monotonic() + RESTART_SECONDS
         while True:
             try:
                 self.api.ping()
-            except (*SILENT, APIError) as error:
+            except (*NO_ANSWER_ERRORS, APIError) as error:
                 if time.monotonic() > deadline:
                     raise NoAnswerError(f"no answer for {RESTART_SECONDS} s: {error}") from error
                 time.sleep(1)
@@ -332,7 +332,7 @@ class Daemon:
         """Return the current time on the daemon's host, which may be another host."""
         return datetime.fromisoformat(self.api.info()["SystemTime"])
 
-    def volume_made(self, name: str) -> datetime | None:
+    def volume_created_at(self, name: str) -> datetime | None:
         """Return when a volume was created, to the second, or None if it does not exist or its driver has no date.
 
         Before Docker 24, it is the time when an entry was last created or removed directly below its root.

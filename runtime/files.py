@@ -37,7 +37,7 @@ class FileVolumes:
         name = f"{service}-files"
         self.container = docker.Container(
             name,
-            name=names.physical(stack, name),
+            name=names.docker_name(stack, name),
             image=image,
             # It never starts, so it needs no hardening: only the daemon writes through it.
             start=False,
@@ -56,7 +56,7 @@ class FileVolumes:
         # names replaces the volume. The name stays the same, so the old volume and its containers are deleted first.
         return docker.Volume(
             name,
-            name=names.physical(pulumi.get_stack(), name),
+            name=names.docker_name(pulumi.get_stack(), name),
             labels=[
                 {"label": names.STACK_LABEL, "value": pulumi.get_stack()},
                 {"label": names.FILES_LABEL, "value": short_digest("\0".join(sorted(contents)))},

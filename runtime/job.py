@@ -35,7 +35,7 @@ class Job(pulumi.ComponentResource):
     ) -> None:
         """Run `workload` when everything in `after` is ready. If it fails, the next `up` runs it again."""
         super().__init__("mlflow:runtime:Job", name, None, opts)
-        physical = names.physical(pulumi.get_stack(), name)
+        physical = names.docker_name(pulumi.get_stack(), name)
         self.container = docker.Container(
             name,
             **container_arguments(physical, name, "job", workload, labels=workload.files.labels),

@@ -13,7 +13,7 @@ ENDPOINT, DESTINATION = "MLFLOW_S3_ENDPOINT_URL", "MLFLOW_ARTIFACTS_DESTINATION"
 """Environment variables of the server with the location of its artifacts."""
 
 
-def unmet(
+def host_problems(
     daemon: "Daemon",
     *,
     stack: str,
@@ -22,7 +22,7 @@ def unmet(
     traefik: TraefikSettings,
 ) -> list[str]:
     """Return the problems that prevent the deployment, each with the command or setting that fixes it."""
-    problems = _artifacts_left_behind(daemon, stack, object_store) + _being_restored(daemon, stack)
+    problems = _object_store_problems(daemon, stack, object_store) + _restore_problems(daemon, stack)
     if traefik.mode == "existing" and traefik.network not in daemon.networks():
         problems.append(
             f"mlflow:traefik.network: there is no Docker network {traefik.network!r}\n"
@@ -48,14 +48,14 @@ def unmet(
 
 def restore_is_running(daemon: "Daemon", stack: str) -> bool:
     """Return whether a restore of this stack is running."""
-    found = daemon.inspect(names.physical(stack, names.RESTORE))
+    found = daemon.inspect(names.docker_name(stack, names.RESTORE))
     return bool(found and found["State"]["Running"])
 
 
-def _being_restored(daemon: "Daemon", stack: str) -> list[str]:
+def _restore_problems(daemon: "Daemon", stack: str) -> list[str]:
     if not restore_is_running(daemon, stack):
         return []
-    name = names.physical(stack, names.RESTORE)
+    name = names.docker_name(stack, names.RESTORE)
     return [
         "a restore is running, and data that the server writes now would be lost\n"
         f"    to see its progress, type: docker logs -f {name}; to end it, which loses nothing: docker kill {name}"
@@ -68,13 +68,13 @@ def _image_of(major: int) -> str:
     return "mlflow:images.source: packages" if built else f"postgres:{major}"
 
 
-def _artifacts_left_behind(daemon: "Daemon", stack: str, settings: ObjectStoreSettings) -> list[str]:
+def _object_store_problems(daemon: "Daemon", stack: str, settings: ObjectStoreSettings) -> list[str]:
     """Return the reason why the server would not find this stack's artifacts with `settings`, if there is one."""
     kind, source = settings.kind, settings.copy_from
     manual = "docs/operations/object-store.md"
     holders = {found for volume in daemon.volumes() if (found := names.object_store(stack, volume)) is not None}
-    server = daemon.inspect(names.physical(stack, "server"))
-    used, bucket = _used_by(stack, server) if server else (None, None)
+    server = daemon.inspect(names.docker_name(stack, "server"))
+    used, bucket = _object_store_of(stack, server) if server else (None, None)
     unfinished = _unfinished_copy(daemon, stack, kind)
     problem = None
     if bucket and bucket != settings.bucket:
@@ -93,7 +93,7 @@ def _artifacts_left_behind(daemon: "Daemon", stack: str, settings: ObjectStoreSe
             "    remove copyFrom from the stack file"
         )
     elif source and used and server and not _stopped_for_good(server):
-        name = names.physical(stack, "server")
+        name = names.docker_name(stack, "server")
         running = server["State"]["Running"]
         problem = (
             (
@@ -119,11 +119,11 @@ def _artifacts_left_behind(daemon: "Daemon", stack: str, settings: ObjectStoreSe
     return [f"mlflow:objectStore.{problem}"] if problem else []
 
 
-def _used_by(stack: str, server: dict[str, Any]) -> tuple[names.ObjectStoreKind | None, str | None]:
+def _object_store_of(stack: str, server: dict[str, Any]) -> tuple[names.ObjectStoreKind | None, str | None]:
     """Return the object store and the bucket that a deployed server uses, each None if it is not of this stack."""
     environment = _environment(server)
     endpoint, destination = environment.get(ENDPOINT, ""), environment.get(DESTINATION, "")
-    kinds = (kind for kind in names.OBJECT_STORES if f"//{names.physical(stack, kind)}:" in endpoint)
+    kinds = (kind for kind in names.OBJECT_STORES if f"//{names.docker_name(stack, kind)}:" in endpoint)
     return next(kinds, None), destination.removeprefix("s3://").partition("/")[0] or None
 
 
@@ -134,7 +134,7 @@ def _stopped_for_good(container: dict[str, Any]) -> bool:
 
 def _unfinished_copy(daemon: "Daemon", stack: str, target: str) -> str | None:
     """Return the object store from which a copy to `target` was started but not completed, if there is one."""
-    job = daemon.inspect(names.physical(stack, names.COPY))
+    job = daemon.inspect(names.docker_name(stack, names.COPY))
     if job is None or (job["State"]["Status"] == "exited" and job["State"]["ExitCode"] == 0):
         return None
     environment = _environment(job)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.1
 PROBE_SECONDS = 1.0
 """Time between two runs of a health check. Each run takes 0.13 s of CPU time (measured) from the service."""
-SILENCE_SECONDS = 10
-SILENCES = 6
+RETRY_SECONDS = 10
+MAX_RETRIES = 6
 """How often a request to Docker is repeated if it does not answer (under load, or while it restarts), and the seconds
 between."""
 STOP_TIMEOUT_SECONDS = 120
@@ -50,7 +50,7 @@ def previous_stopped(
     The engine deletes it as well, but later if the job is new and replaces nothing, as after
     `docker container prune`.
     """
-    name = names.physical(pulumi.get_stack(), service)
+    name = names.docker_name(pulumi.get_stack(), service)
 
     async def check(values: list[Any]) -> docker.Container:
         container: docker.Container = values[0]
@@ -75,7 +75,7 @@ async def _until_stopped(platform: DockerHost, name: str, image: str) -> None:
     while await runs():
         if time.monotonic() > deadline:
             reason = f"still running after {STOP_TIMEOUT_SECONDS} s, and the new container must not start beside it"
-            raise pulumi.RunError(explain(name, reason, await _call(platform.daemon.logs, name)))
+            raise pulumi.RunError(failure_message(name, reason, await _call(platform.daemon.logs, name)))
         await asyncio.sleep(POLL_SECONDS)
 
 
@@ -101,7 +101,7 @@ async def until_healthy(
             f"not ready after {health.ready_within_s} s" if time.monotonic() > deadline else None
         ):
             log = await _call(daemon.logs, container_id)
-            raise pulumi.RunError(explain(name, f"{reason}; its health check says: {said or 'nothing'}", log))
+            raise pulumi.RunError(failure_message(name, f"{reason}; its health check says: {said or 'nothing'}", log))
         await asyncio.sleep(PROBE_SECONDS)
 
 
@@ -143,10 +143,10 @@ async def until_done(
     if state is None:
         reason = "it was removed by hand"
     elif state.running:
-        raise pulumi.RunError(explain(name, f"still running after {timeout_s} s", log, advice=_STILL_RUNNING))
+        raise pulumi.RunError(failure_message(name, f"still running after {timeout_s} s", log, advice=_STILL_RUNNING))
     else:
         reason = f"it exited with code {state.exit_code}"
-    raise pulumi.RunError(explain(name, reason, log))
+    raise pulumi.RunError(failure_message(name, reason, log))
 
 
 async def _call(question: Callable[..., Answer], *arguments: object) -> Answer:
@@ -155,18 +155,18 @@ async def _call(question: Callable[..., Answer], *arguments: object) -> Answer:
     Raises `RunError` if the daemon does not answer at all.
     """
     # See Platform.daemon.
-    from runtime.daemon import SILENT  # noqa: PLC0415
+    from runtime.daemon import NO_ANSWER_ERRORS  # noqa: PLC0415
 
-    for _ in range(SILENCES):
+    for _ in range(MAX_RETRIES):
         try:
             return await asyncio.to_thread(question, *arguments)
-        except SILENT:
-            await asyncio.sleep(SILENCE_SECONDS)
+        except NO_ANSWER_ERRORS:
+            await asyncio.sleep(RETRY_SECONDS)
     try:
         return await asyncio.to_thread(question, *arguments)
-    except SILENT as error:
+    except NO_ANSWER_ERRORS as error:
         raise pulumi.RunError(
-            f"the Docker daemon does not answer: {error}\n  type: {names.make('doctor', pulumi.get_stack())}"
+            f"the Docker daemon does not answer: {error}\n  type: {names.make_command('doctor', pulumi.get_stack())}"
         ) from None
 
 
@@ -178,7 +178,7 @@ def _started_before_this_run(daemon: "Daemon", state: "State") -> bool:
 
 def _volume_is_newer(daemon: "Daemon", container_id: str, volume: str) -> bool:
     """Return whether a container was last started before its volume was created, so what it created there is lost."""
-    state, made = daemon.state(container_id), daemon.volume_made(volume)
+    state, made = daemon.state(container_id), daemon.volume_created_at(volume)
     return state is not None and made is not None and datetime.fromisoformat(state.started_at) < made
 
 
@@ -196,7 +196,7 @@ _STILL_RUNNING = (
 )
 
 
-def explain(name: str, reason: str, log: str, advice: str = _RETRY) -> str:
+def failure_message(name: str, reason: str, log: str, advice: str = _RETRY) -> str:
     """Return a message: what failed and why, the last lines of its log, and the command to type."""
     last = "\n".join(f"    {line}" for line in log.splitlines()) or "    (it printed nothing)"
     advice = advice.format(stack=pulumi.get_stack())

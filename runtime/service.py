@@ -47,7 +47,7 @@ class Service(pulumi.ComponentResource):
         super().__init__("mlflow:runtime:Service", name, None, opts)
         if metrics and platform.monitored:
             workload = with_scrape_target(workload, metrics, platform)
-        self.host = names.physical(pulumi.get_stack(), name)
+        self.host = names.docker_name(pulumi.get_stack(), name)
         volumes: Mapping[str, pulumi.Output[str]] = {}
         writers: list[docker.Container] = []
         if workload.files.folders:

@@ -18,32 +18,27 @@ from urllib.parse import unquote, urlsplit
 
 from docker.errors import DockerException
 
+from runtime.ssh import destination
+
 REMOTE_SOCKET = "/var/run/docker.sock"
 CONNECT_SECONDS = 20
 OPTIONS = ("BatchMode=yes", "ExitOnForwardFailure=yes", "ConnectTimeout=10", "ServerAliveInterval=15", "LogLevel=ERROR")
-_one_at_a_time = threading.Lock()
+_lock = threading.Lock()
 
 
-def through(host: str) -> str:
+def local_address(host: str) -> str:
     """Return the local address of the daemon at `host`, `ssh://[user@]name[:port][/path/to/its.sock]`.
 
     Opens the tunnel, or reopens it at the same address if it has ended. The configuration of `ssh` applies: keys,
     agent, jump hosts, known hosts. Raises `DockerException` with the message of `ssh` if it cannot connect without
     asking the user.
     """
-    with _one_at_a_time:
-        return _to(host).opened()
-
-
-def destination(host: str) -> list[str]:
-    """Return the arguments of `ssh` for `host`: the port, if there is one, and the name with the user."""
-    url = urlsplit(host)
-    name = str(url.hostname)
-    return [*(["-p", str(url.port)] if url.port else []), f"{url.username}@{name}" if url.username else name]
+    with _lock:
+        return _tunnel_to(host).opened()
 
 
 @cache
-def _to(host: str) -> "_Tunnel":
+def _tunnel_to(host: str) -> "_Tunnel":
     return _Tunnel(host)
 
 

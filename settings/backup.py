@@ -7,7 +7,7 @@ from pydantic import Field
 from settings.base import BackupTarget, Cpus, Cron, Settings
 
 UID = 999
-ON_THIS_DISK = "volume"
+TARGET_VOLUME = "volume"
 
 
 class BackupSettings(Settings):
@@ -17,7 +17,7 @@ class BackupSettings(Settings):
         default=False, description="Whether the stack is backed up. The stack files of staging and prod turn it on."
     )
     target: BackupTarget = Field(
-        default=ON_THIS_DISK,
+        default=TARGET_VOLUME,
         description="The backup target: `volume`, a Docker volume on the same disk as the data, which is lost with "
         "that disk; a folder on the Docker host such as `/srv/backup`; or a bucket elsewhere, such as "
         "`s3:https://s3.example.com/bucket/path`. Each stack needs its own.",
@@ -68,11 +68,11 @@ class BackupSettings(Settings):
     @property
     def where(self) -> Literal["volume", "folder", "s3"]:
         """The kind of the backup target."""
-        if self.target == ON_THIS_DISK:
+        if self.target == TARGET_VOLUME:
             return "volume"
         return "s3" if self.target.startswith("s3:") else "folder"
 
     @property
-    def leaves(self) -> bool:
+    def needs_egress(self) -> bool:
         """Whether the backup connects to a target outside the host."""
         return self.enabled and self.where == "s3"

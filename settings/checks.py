@@ -255,7 +255,7 @@ def missing_secrets(config: StackConfig, given: Collection[str]) -> Iterator[tup
             "acme": (DNS_SECRET,),
         }.get(certificate, ()),
         ("monitoring", "mlflow:monitoring"): config.monitoring.secrets,
-        ("backup", "the S3 target of mlflow:backup"): (TARGET_SECRET,) if config.backup.leaves else (),
+        ("backup", "the S3 target of mlflow:backup"): (TARGET_SECRET,) if config.backup.needs_egress else (),
     }
     for (section, what_for), wanted in by_section.items():
         for key in wanted:

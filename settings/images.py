@@ -126,7 +126,7 @@ class ImagesSettings(Settings):
             return values
         defaults: dict[str, dict[str, str]] = DEFAULTS
         if values.get("source") == "packages":
-            built = {key: {"ref": packages.ref(name)} for key, name in packages.STANDING_FOR.items()}
+            built = {key: {"ref": packages.ref(name)} for key, name in packages.RECIPE_BY_IMAGE.items()}
             defaults = DEFAULTS | built
             values = built | values
         return {
@@ -203,14 +203,14 @@ class Built:
 def context_digest(folder: Path, base: str) -> str:
     """Return the SHA-256 of what a build reads: file names, executable bits, contents, and the base image's name."""
     digest = hashlib.sha256(base.encode())
-    for path in read_by_a_build(folder):
+    for path in build_context_files(folder):
         executable = bool(path.stat().st_mode & 0o100)
         digest.update(f"\0{path.relative_to(folder).as_posix()}\0{executable}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def read_by_a_build(folder: Path) -> list[Path]:
+def build_context_files(folder: Path) -> list[Path]:
     """Return the files of a build context: those that its `.dockerignore` includes after it has excluded everything.
 
     Other files in the folder (an editor's backup, `.DS_Store`) do not change the image. Raises `ValueError` if

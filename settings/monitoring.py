@@ -106,7 +106,7 @@ class MonitoringSettings(Settings):
         return {name: port for name, port in ports.items() if port and self.mode == "bundled"}
 
     @property
-    def leaves(self) -> bool:
+    def needs_egress(self) -> bool:
         """Whether Alertmanager sends notifications to receivers outside the stack."""
         return self.mode == "bundled" and bool(self.mail or self.webhook or self.dead_mans_switch)
 

@@ -33,47 +33,47 @@ CONFIG_LABEL = "mlflow.config"
 """On a container that writes files and on a job: for each file that is not secret, a hash of its content."""
 
 
-def make(verb: str, stack: str) -> str:
+def make_command(verb: str, stack: str) -> str:
     """Return the command that runs a make target for a stack."""
     return f"make {verb} STACK={stack}"
 
 
-def physical(stack: str, service: str) -> str:
+def docker_name(stack: str, service: str) -> str:
     """Return the name of a container, network or volume: `mlflow-dev-postgres`."""
     return f"{PROJECT}-{stack}-{service}"
 
 
 def postgres_volume(stack: str, major: int) -> str:
     """Return the name of the data volume of one Postgres major: `mlflow-dev-postgres-18-data`."""
-    return physical(stack, f"postgres-{major}-data")
+    return docker_name(stack, f"postgres-{major}-data")
 
 
 def object_store_volume(stack: str, kind: ObjectStoreKind) -> str:
     """Return the name of an object store's data volume: `mlflow-dev-minio-data`."""
-    return physical(stack, f"{kind}-data")
+    return docker_name(stack, f"{kind}-data")
 
 
 def backup_volume(stack: str, folder: str | None = None) -> str:
     """Return the name of the backup repository's volume: `mlflow-dev-backup-repository`, or one for each `folder`."""
     if folder is None:
-        return physical(stack, "backup-repository")
+        return docker_name(stack, "backup-repository")
     # With a fixed name, Docker would reuse the volume that is bound to another folder.
-    return physical(stack, f"backup-folder-{hashlib.sha256(folder.encode()).hexdigest()[:8]}")
+    return docker_name(stack, f"backup-folder-{hashlib.sha256(folder.encode()).hexdigest()[:8]}")
 
 
 def certificates_volume(stack: str) -> str:
     """Return the name of the volume with the bundled Traefik's certificates: `mlflow-prod-traefik-certificates`."""
-    return physical(stack, "traefik-certificates")
+    return docker_name(stack, "traefik-certificates")
 
 
 def history_volume(stack: str) -> str:
     """Return the name of the volume with the bundled Prometheus' data: `mlflow-prod-prometheus-history`."""
-    return physical(stack, "prometheus-history")
+    return docker_name(stack, "prometheus-history")
 
 
 def is_backup_volume(stack: str, volume: str) -> bool:
     """Return whether `volume` holds the backup repository of a stack. It survives_down the stack."""
-    return volume == backup_volume(stack) or volume.startswith(physical(stack, "backup-folder-"))
+    return volume == backup_volume(stack) or volume.startswith(docker_name(stack, "backup-folder-"))
 
 
 def object_store(stack: str, volume: str) -> ObjectStoreKind | None:
@@ -83,7 +83,7 @@ def object_store(stack: str, volume: str) -> ObjectStoreKind | None:
 
 def postgres_major(stack: str, volume: str) -> int | None:
     """Return the Postgres major version whose data volume is `volume`, or None if this stack has no such volume."""
-    match = re.fullmatch(re.escape(physical(stack, "postgres-")) + r"(\d+)-data", volume)
+    match = re.fullmatch(re.escape(docker_name(stack, "postgres-")) + r"(\d+)-data", volume)
     return int(match.group(1)) if match else None
 
 

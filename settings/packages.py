@@ -17,7 +17,7 @@ SUITE = "trixie"
 FOLDER = Path(__file__).parent.parent / "offline" / "images"
 REPOSITORY = f"{names.LOCAL_REGISTRY}/{names.PROJECT}-packages"
 NAMES = tuple(sorted(folder.parent.name for folder in FOLDER.glob("*/recipe.toml")))
-STANDING_FOR = {
+RECIPE_BY_IMAGE = {
     **{name: name for name in NAMES if name != "monitoring"},
     **dict.fromkeys(("prometheus", "alertmanager", "postgresExporter", "blackboxExporter"), "monitoring"),
 }
@@ -25,7 +25,7 @@ STANDING_FOR = {
 BUILDER = "python-build"
 """The image `python` with this host's certificates and package index. MLflow is installed on it, but does not run on
 it."""
-READ = ("Dockerfile", "setup.sh", "wheels.txt")
+RECIPE_FILES = ("Dockerfile", "setup.sh", "wheels.txt")
 """The files of a recipe, beside `recipe.toml`."""
 
 
@@ -50,7 +50,7 @@ def ref(name: str) -> str:
     return f"{REPOSITORY}/{name}:{recipe(source).version}-{_content(source)[:12]}"
 
 
-def is_one(name: str) -> bool:
+def is_packages_image(name: str) -> bool:
     """Return whether `name` is the name of a packages image."""
     return name.startswith(f"{REPOSITORY}/")
 
@@ -58,7 +58,7 @@ def is_one(name: str) -> bool:
 def _content(name: str) -> str:
     """Return the SHA-256 of what a build reads, without comments in `recipe.toml` and other files in the folder."""
     digest = hashlib.sha256(f"{SUITE}\0{recipe(name)}".encode())
-    for path in [FOLDER / "build.sh", *(FOLDER / name / file for file in READ)]:
+    for path in [FOLDER / "build.sh", *(FOLDER / name / file for file in RECIPE_FILES)]:
         if path.exists():
             digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
     return digest.hexdigest()

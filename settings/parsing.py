@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from settings.checks import contradictions, missing_secrets
 from settings.errors import InvalidSettingsError, in_words
-from settings.secrets import ACCEPTED, ACCEPTED_WORDS, GENERATED_KEYS, SECRET_KEYS
+from settings.secrets import GENERATED_KEYS, SECRET_KEYS, SECRET_PATTERN, SECRET_PATTERN_DESCRIPTION
 from settings.stack import DEV, StackConfig
 
 
@@ -47,9 +47,9 @@ def parse_settings(
     if stack != DEV and not may_be_clear:
         problems += [_encrypt(key, stack) for key in _in_clear(values, hidden or [])]
     problems += [
-        f"mlflow:{key}: must be {ACCEPTED_WORDS}"
+        f"mlflow:{key}: must be {SECRET_PATTERN_DESCRIPTION}"
         for key in GENERATED_KEYS
-        if isinstance(value := values.get(key), str) and value and not re.fullmatch(ACCEPTED, value)
+        if isinstance(value := values.get(key), str) and value and not re.fullmatch(SECRET_PATTERN, value)
     ]
     problems += [
         f'{words}; type: eval "$(make -s env STACK={stack})" && pulumi config set --stack {stack} --secret {key}'

@@ -2,9 +2,9 @@
 
 LENGTH = 32
 """Number of characters of A-Z, a-z and 0-9: 190 bits, and no character that a URL, a shell or an ini file escapes."""
-ACCEPTED = r"[A-Za-z0-9_=-]{12,64}"
+SECRET_PATTERN = r"[A-Za-z0-9_=-]{12,64}"  # noqa: S105 - a pattern
 """Accepted values of a secret. They contain no separator of a password file, an ini file or JSON."""
-ACCEPTED_WORDS = "12 to 64 letters, digits, hyphens, underscores or equals signs"
+SECRET_PATTERN_DESCRIPTION = "12 to 64 letters, digits, hyphens, underscores or equals signs"  # noqa: S105 - words
 FERNET_KEY_LENGTH = 44
 """Number of characters of a Fernet key, such as one from an older deployment."""
 TARGET_SECRET = "backupTargetSecretKey"  # noqa: S105 - a name

@@ -100,7 +100,7 @@ class StackConfig(Settings):
         """The names of the optional networks that these settings need."""
         wanted: dict[ExtraNetwork, bool] = {
             "access": bool(self.postgres.port or self.object_store.console_port or self.monitoring.published),
-            "egress": self.backup.leaves or self.monitoring.leaves,
+            "egress": self.backup.needs_egress or self.monitoring.needs_egress,
             "monitoring": self.monitoring.on,
         }
         return {network for network, is_wanted in wanted.items() if is_wanted}

@@ -6,7 +6,7 @@ from pathlib import Path
 from operations.common.console import StopError
 
 ROOT = Path(__file__).resolve().parents[2]
-WITH_LINES = ("*.sh", "*Dockerfile", "*.pth", "*.sql", "*.conf", "*.txt")
+LINE_BASED_FILES = ("*.sh", "*Dockerfile", "*.pth", "*.sql", "*.conf", "*.txt")
 """Files that are copied unchanged into an image or a container, and read line by line there."""
 APPLICATION = "pulumi-mlflow"
 """Name of this project's folders in the user's home directory."""
@@ -27,7 +27,7 @@ def require_line_ends(root: Path = ROOT) -> None:
     wrong = sorted(
         str(path.relative_to(root))
         for folder in ("assets", "mlflow")
-        for pattern in WITH_LINES
+        for pattern in LINE_BASED_FILES
         for path in (root / folder).rglob(pattern)
         if b"\r\n" in path.read_bytes()
     )

@@ -10,14 +10,14 @@ class StopError(Exception):
     """An operation failed. The message says what is wrong, then what to type; it is shown without a traceback."""
 
 
-def say(text: str) -> None:
+def progress(text: str) -> None:
     """Print a progress message to stderr."""
     # In one write, because several threads report progress.
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
-def answer(text: str) -> None:
+def output(text: str) -> None:
     """Print a result to stdout."""
     print(text, flush=True)
 
@@ -36,13 +36,13 @@ def confirmed(question: str) -> bool:
         return True
     if not interactive():
         raise StopError(f"{question}\n  without a terminal, approve with YES=1")
-    say(f"{question} [y/N]")
+    progress(f"{question} [y/N]")
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def make(verb: str, stack: str | None = None) -> str:
     """Return the `make` command of a verb, for `stack` or for the stack of the current command."""
-    return names.make(verb, stack or os.environ.get("STACK") or "dev")
+    return names.make_command(verb, stack or os.environ.get("STACK") or "dev")
 
 
 def flag(name: str, *, default: bool = False) -> bool:
@@ -53,12 +53,12 @@ def flag(name: str, *, default: bool = False) -> bool:
     return given == "1"
 
 
-def require_name(stack: str, question: str, verb: str = "destroy") -> None:
+def require_confirmation(stack: str, question: str, verb: str = "destroy") -> None:
     """Ask for approval of a deletion: the stack's name, typed or in `CONFIRM`. Raise `StopError` without it."""
     # make exports CONFIRM as an empty string if it is not set.
     given = os.environ.get("CONFIRM") or None
     if given is None and interactive():
-        say(f"{question}\nType the stack's name to continue:")
+        progress(f"{question}\nType the stack's name to continue:")
         given = sys.stdin.readline().strip()
     if given != stack:
         if given:
@@ -66,7 +66,7 @@ def require_name(stack: str, question: str, verb: str = "destroy") -> None:
         raise StopError(f"{question}\n  nothing was deleted; to go on, type: make {verb} STACK={stack} CONFIRM={stack}")
 
 
-def amount(size: float | None) -> str:
+def format_bytes(size: float | None) -> str:
     """Return a number of bytes as text: 3.1 GB, 12 MB, or 7 kB."""
     if size is None:
         return "unknown"
@@ -76,7 +76,7 @@ def amount(size: float | None) -> str:
     return f"{size / 1e3:.0f} kB"
 
 
-def through(words: str) -> None:
+def relay_output(words: str) -> None:
     """Print the output of a container to stderr as it arrives."""
     sys.stderr.write(words)
     sys.stderr.flush()

@@ -1,30 +1,34 @@
 """A stack: its name, its stack file, its settings."""
 
 import codecs
+import copy
 import difflib
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from operations.common.checkout import ROOT, state_home
-from operations.common.console import StopError, say
-from runtime.daemon import Daemon, resolve_host
+from operations.common.console import StopError, progress
 from settings.errors import InvalidSettingsError
 from settings.parsing import parse_settings, settings_warnings
 from settings.stack import NAMESPACE, StackConfig
 
+if TYPE_CHECKING:
+    from runtime.daemon import Daemon
+
 TOP_KEYS = ("config", "secretsprovider", "encryptionsalt", "encryptedkey", "environment")
 NAMESPACES = (NAMESPACE, "docker", "random", "pulumi")
 """The namespaces that this program and its providers read."""
-MARKS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
+BYTE_ORDER_MARKS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
 """The byte order marks of other encodings."""
 
 
-def _misplaced(document: Any) -> list[str]:  # noqa: ANN401 - YAML
+def _unknown_keys(document: Any) -> list[str]:  # noqa: ANN401 - YAML
     """Return every key of a stack file that Pulumi would ignore, or read as another project's."""
     if not isinstance(document, dict) or not isinstance(document.get("config", {}), dict | None):
         return ["it must begin with config:, with the settings below it"]
@@ -57,31 +61,38 @@ def _has_secret(value: Any) -> bool:  # noqa: ANN401 - YAML
     return isinstance(value, list) and any(map(_has_secret, value))
 
 
+@cache
+def _parsed(text: str) -> Any:  # noqa: ANN401 - YAML
+    """Return the content of a stack file. Cached, because a command reads the same file up to thirty times."""
+    # Not PyYAML: of two equal keys it silently takes the last.
+    return YAML(typ="safe").load(text) or {}
+
+
+NAME_PATTERN = r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?"
+NAME_RULE = "a stack's name is part of Docker names: use up to 32 lowercase letters, digits and hyphens"
+
+
 class Stack:
     """A stack: its name, its stack file, its settings."""
 
     def __init__(self, name: str) -> None:
         """Find the stack file; raise `StopError` if there is none or the name is invalid."""
-        if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?", name):
-            raise StopError(
-                f"STACK={name}: a stack's name is part of Docker names: use up to 32 lowercase letters, digits and "
-                "hyphens"
-            )
+        if not re.fullmatch(NAME_PATTERN, name):
+            raise StopError(f"STACK={name}: {NAME_RULE}")
         self.name = name
         self.path = ROOT / f"Pulumi.{name}.yaml"
         if not self.path.exists():
             known = ", ".join(sorted(path.name.split(".")[1] for path in ROOT.glob("Pulumi.*.yaml")))
             raise StopError(
                 f"STACK={name}: there is no {self.path.name} (stacks: {known})\n"
-                f"  for a new stack, copy the stack file of one of them to {self.path.name}, without encryptionsalt "
-                "and `secure:` entries"
+                f"  for a new stack, type: make init STACK={name}"
             )
 
     @property
     def text(self) -> str:
         """The stack file as text; raises `StopError` if it is not UTF-8."""
         content = self.path.read_bytes()
-        encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), None)
+        encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if content.startswith(mark)), None)
         try:
             if encoding is None:
                 return content.decode()
@@ -97,13 +108,12 @@ class Stack:
     def document(self) -> dict[str, Any]:
         """The parsed stack file, read again each time because `pulumi` writes to it, too."""
         try:
-            # Not PyYAML: of two equal keys it silently takes the last.
-            found = YAML(typ="safe").load(self.text) or {}
+            found = copy.deepcopy(_parsed(self.text))
         except YAMLError as error:
             # The library's advice, after a blank line, is for programmers.
             words = str(error).partition("\n\n")[0].replace("<unicode string>", str(self.path))
             raise StopError(f"{self.path.name} cannot be read as YAML: {words}") from None
-        if problems := _misplaced(found):
+        if problems := _unknown_keys(found):
             lines = "\n".join(f"  {problem}" for problem in problems)
             raise StopError(f"{self.path.name}: unknown or misplaced keys, which Pulumi would ignore\n{lines}")
         document: dict[str, Any] = found
@@ -173,7 +183,7 @@ class Stack:
         except OSError:
             return
         if last != ROOT:
-            say(f"note: {self.name} was last deployed from {last}; this is {ROOT}")
+            progress(f"note: {self.name} was last deployed from {last}; this is {ROOT}")
 
     def remember_checkout(self) -> None:
         """Record that this stack was deployed from this checkout."""
@@ -185,6 +195,9 @@ class Stack:
         return state_home() / "checkouts" / self.name
 
     @property
-    def daemon(self) -> Daemon:
+    def daemon(self) -> "Daemon":
         """The Docker daemon that the stack is deployed to."""
+        # Imported late: Docker's client takes half of the time of a short verb.
+        from runtime.daemon import Daemon, resolve_host  # noqa: PLC0415
+
         return Daemon(resolve_host(self.values.get("docker:host")))

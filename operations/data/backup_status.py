@@ -6,15 +6,17 @@ from typing import Any
 
 from croniter import croniter
 
-from operations.common.console import amount
+from operations.common.console import format_bytes
 from operations.common.stack import Stack
 from operations.data.backup import PROGRAM
 from settings import names
 from settings.backup import BackupSettings
 
 JOURNAL = "/staging/journal.json"
+KINDS = {"backup": "backup", "drill": "restore test"}
+"""The command of `make`, and its name."""
 NEVER_LOGGED = "nothing was ever logged here"
-LOST = f"""{NEVER_LOGGED}, and the newest backup has {{runs}}
+EMPTY_STACK_MESSAGE = f"""{NEVER_LOGGED}, and the newest backup has {{runs}}
   to restore them, type: make restore STACK={{stack}} FROM=latest
   to start without them, log something; until then no backup is taken of this empty database"""
 
@@ -23,12 +25,12 @@ def _runs(number: int) -> str:
     return f"{number} run" if number == 1 else f"{number} runs"
 
 
-def lost(runs: int, stack: str) -> str:
+def empty_stack_message(runs: int, stack: str) -> str:
     """Return the message for a stack that is empty while its newest backup is not."""
-    return LOST.format(runs=_runs(runs), stack=stack)
+    return EMPTY_STACK_MESSAGE.format(runs=_runs(runs), stack=stack)
 
 
-def known(stack: Stack) -> dict[str, Any]:
+def read_journal(stack: Stack) -> dict[str, Any]:
     """Return the last backup and the last restore test, keys `backup` and `drill`, and since when each is scheduled.
 
     `lost_runs` is the number of runs in the newest backup, if the stack itself is empty.
@@ -38,14 +40,14 @@ def known(stack: Stack) -> dict[str, Any]:
     journal: dict[str, Any] = {}
     # An older backup program has no such command. Its journal file can be read even if the program fails.
     for command in ([*PROGRAM, "journal"], ["cat", JOURNAL]):
-        code, printed = stack.daemon.run(names.physical(stack.name, "backup"), command)
+        code, printed = stack.daemon.run(names.docker_name(stack.name, "backup"), command)
         if code == 0 and "{" in printed:
             journal, _ = json.JSONDecoder().raw_decode(printed, printed.index("{"))
             break
     return {key: journal[key] for key in ("backup", "drill", "scheduled", "lost_runs") if key in journal}
 
 
-def described(stack: Stack, known: dict[str, Any]) -> tuple[str, str | None]:
+def summary(stack: Stack, journal: dict[str, Any]) -> tuple[str, str | None]:
     """Return the line on the backup for `make status`, and its problems or None."""
     settings = stack.settings.backup
     if not settings.enabled:
@@ -54,30 +56,31 @@ def described(stack: Stack, known: dict[str, Any]) -> tuple[str, str | None]:
             # Their data key stays in the stack file; see docs/adr/0005-who-owns-a-password.md.
             return f"off; earlier backups are kept in {', '.join(kept)}; mlflow:backupPassword decrypts them", None
         return "off; to turn it on, set mlflow:backup: {enabled: true}", None
-    return words(settings, known, datetime.now(UTC), stack.name)
+    return status_line(settings, journal, datetime.now(UTC), stack.name)
 
 
-def words(settings: BackupSettings, known: dict[str, Any], now: datetime, stack: str) -> tuple[str, str | None]:
+def status_line(settings: BackupSettings, journal: dict[str, Any], now: datetime, stack: str) -> tuple[str, str | None]:
     """Return the status line of a journal at the time `now`, and its problems or None."""
-    found, drilled = known.get("backup", {}), known.get("drill", {})
+    found, drilled = journal.get("backup", {}), journal.get("drill", {})
     line = _last(found, now) + "; restore test: " + _last(drilled, now)
     if found.get("on_one_disk", settings.where == "volume"):
         line += ";\n          on the same disk as the data: if it fails, both are lost (set mlflow:backup.target)"
     problems = [
-        f"the last {kind} failed, {_ago(entry.get('last_end_timestamp_seconds', 0), now)}: {entry['error']}\n"
+        f"the last {KINDS[kind]} failed, {_format_age(entry.get('last_end_timestamp_seconds', 0), now)}: "
+        f"{entry['error']}\n"
         f"  fix that, then type: make {kind} STACK={stack}"
         for kind, entry in (("backup", found), ("drill", drilled))
         if entry.get("last_result") == 0
     ]
     # A backup that was refused for this reason already reports it.
-    if known.get("lost_runs") and not any(NEVER_LOGGED in problem for problem in problems):
-        problems.insert(0, lost(known["lost_runs"], stack))
+    if journal.get("lost_runs") and not any(NEVER_LOGGED in problem for problem in problems):
+        problems.insert(0, empty_stack_message(journal["lost_runs"], stack))
     due = croniter(settings.schedule, now)
     # The later of the last two that were due may still be running.
     due.get_prev(datetime)
     missed: datetime = due.get_prev(datetime)
     # A stack that was down has only older backups, and a new stack has none yet: both wait for the next time.
-    since = max(found.get("last_success_timestamp_seconds") or 0, known.get("scheduled", {}).get("backup", 0))
+    since = max(found.get("last_success_timestamp_seconds") or 0, journal.get("scheduled", {}).get("backup", 0))
     if 0 < since < missed.timestamp() and not problems:
         problems.append(f"the last backup is older than two scheduled times\n  type: make backup STACK={stack}")
     return line, "\n".join(problems) or None
@@ -87,10 +90,10 @@ def _last(entry: dict[str, Any], now: datetime) -> str:
     success = entry.get("last_success_timestamp_seconds")
     if success is None:
         return "none since this was deployed"
-    size, took = amount(entry["source_bytes"]), entry["duration_seconds"]
-    return f"{entry['snapshot'][:8]}, {_ago(success, now)}, {size} in {took:.0f} s"
+    size, took = format_bytes(entry["source_bytes"]), entry["duration_seconds"]
+    return f"{entry['snapshot'][:8]}, {_format_age(success, now)}, {size} in {took:.0f} s"
 
 
-def _ago(moment: float, now: datetime) -> str:
+def _format_age(moment: float, now: datetime) -> str:
     hours = (now.timestamp() - moment) / 3600
     return f"{hours:.0f} h ago" if hours < 48 else f"{hours / 24:.0f} d ago"  # noqa: PLR2004 - of two days

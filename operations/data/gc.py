@@ -4,14 +4,14 @@ import os
 import re
 from collections import Counter
 
-from operations.common.console import StopError, require_name, say, through
+from operations.common.console import StopError, progress, relay_output, require_confirmation
 from operations.common.stack import Stack
 from operations.observe import secrets
 from operations.observe.status import require_containers
 from settings import names
 from settings.server import ADMIN, PORT
 
-NOTHING = "nothing was deleted"
+NOTHING_DELETED_MESSAGE = "nothing was deleted"
 """Start of the message of `mlflow/collect.py` where it deleted nothing."""
 AGE = "30d"
 """How long ago something must have been deleted by default. Until then, a deletion by mistake can be undone."""
@@ -26,7 +26,7 @@ def gc(stack: Stack) -> None:
     age = os.environ.get("OLDER_THAN") or AGE
     if not re.fullmatch(r"(\d+d)?(\d+h)?(\d+m)?(\d+s)?", age):
         raise StopError(f"OLDER_THAN={age}: write a duration such as 30d, 12h or 1d12h")
-    require_name(
+    require_confirmation(
         stack.name,
         f"This permanently deletes what users deleted in {stack.name} more than {age} ago.",
         verb=f"gc OLDER_THAN={age}",
@@ -42,21 +42,21 @@ def gc(stack: Stack) -> None:
 
     def told(words: str) -> None:
         printed.append(words)
-        through(words)
+        relay_output(words)
 
-    server = names.physical(stack.name, "server")
+    server = names.docker_name(stack.name, "server")
     if stack.daemon.show(server, ["docker-entrypoint.sh", "gc", age], told, environment=environment):
-        what = "nothing" if NOTHING in "".join(printed) else "not everything"
+        what = "nothing" if NOTHING_DELETED_MESSAGE in "".join(printed) else "not everything"
         raise StopError(f"{what} was permanently deleted in {stack.name}; the reason is above")
-    found = collected("".join(printed))
-    say(
+    found = count_deleted("".join(printed))
+    progress(
         f"permanently deleted in {stack.name}: {found}"
         if found
         else f"users deleted nothing in {stack.name} more than {age} ago"
     )
 
 
-def collected(printed: str) -> str:
+def count_deleted(printed: str) -> str:
     """Return the counts of what `mlflow gc` deleted, such as "2 runs, 1 experiment"; empty if nothing."""
     kinds = Counter(re.findall(r"(?m)^(\w[\w ]*) with ID \S+ has been permanently deleted", printed))
     return ", ".join(f"{number} {kind.lower()}" + ("s" if number > 1 else "") for kind, number in kinds.items())

@@ -4,16 +4,24 @@ import os
 import time
 from typing import Any
 
-from operations.common.console import StopError, answer, flag, make, require_name, say, through
+from operations.common.console import (
+    StopError,
+    flag,
+    make,
+    output,
+    progress,
+    relay_output,
+    require_confirmation,
+)
 from operations.common.stack import Stack
-from operations.data.backup import found, in_container, require_container
+from operations.data.backup import in_container, require_container, restore_plan
 from operations.deployment import deploy
 from runtime import preconditions
 from settings import names
 
 SECRETS = "/run/server-secrets"
 READY_SECONDS = 300
-KNOWS_REVISION = """
+CHECK_REVISION_SCRIPT = """
 import sys
 from alembic.script import ScriptDirectory
 from mlflow.store.db.utils import _get_alembic_config
@@ -34,7 +42,7 @@ def restore(stack: Stack) -> None:
     if preconditions.restore_is_running(stack.daemon, stack.name):
         raise StopError(
             f"another restore of {stack.name} is running; wait for it: "
-            f"docker logs -f {names.physical(stack.name, names.RESTORE)}"
+            f"docker logs -f {names.docker_name(stack.name, names.RESTORE)}"
         )
     wanted = os.environ.get("FROM")
     if not wanted:
@@ -42,23 +50,23 @@ def restore(stack: Stack) -> None:
             f"FROM= is not set\n  type: {make('restore', stack.name)} FROM=latest, or FROM=<id> with an id from: "
             f"{make('backups', stack.name)}"
         )
-    plan = found(stack, wanted)
+    plan = restore_plan(stack, wanted)
     version = plan["mlflow"] or "of unknown version"
-    say(f"backup {plan['id'][:8]} of {plan['stack']}, taken {plan['taken_at'][:19]} UTC with MLflow {version}:")
-    say(f"  {plan['summary']}")
-    _refuse(stack, plan)
+    progress(f"backup {plan['id'][:8]} of {plan['stack']}, taken {plan['taken_at'][:19]} UTC with MLflow {version}:")
+    progress(f"  {plan['summary']}")
+    _require_restorable(stack, plan)
     used = plan["used"]
     if used:
         # The backup container of an earlier version of this project does not report it.
         since = plan.get("since")
-        say(
+        progress(
             "  a restore discards what was created or changed since; it could not be counted"
             if since is None
             else f"  a restore discards what was created or changed since: {since or 'nothing, judging by timestamps'}"
         )
     again = f"restore FROM={plan['id'][:8]}{'' if safety else ' SAFETY=0'}"
     if dry:
-        say(
+        progress(
             "a restore would "
             + ("take a backup of the current data, " if used and safety else "")
             + "stop the server, restore the artifacts, replace the database (the current one is kept in a separate "
@@ -67,11 +75,11 @@ def restore(stack: Stack) -> None:
         return
     if used:
         question = f"This replaces the current data of {stack.name} by the backup."
-        require_name(stack.name, question, verb=again)
+        require_confirmation(stack.name, question, verb=again)
         if safety:
-            _secure(stack)
-    server = names.physical(stack.name, "server")
-    say("stopping the server")
+            _back_up_current_data(stack)
+    server = names.docker_name(stack.name, "server")
+    progress("stopping the server")
     code = None
     try:
         stack.daemon.stop(server)
@@ -82,7 +90,7 @@ def restore(stack: Stack) -> None:
         if code != 0 and not preconditions.restore_is_running(stack.daemon, stack.name):
             # An interrupted stop may still be in progress.
             stack.daemon.restart(server)
-            say("the server was started again")
+            progress("the server was started again")
     if code:
         raise StopError(
             f"the restore of {stack.name} did not complete; the reason is above, after 'error:'\n"
@@ -91,13 +99,13 @@ def restore(stack: Stack) -> None:
             f"  fix the cause, then type: make {again} STACK={stack.name} CONFIRM={stack.name}"
         )
     _start(stack)
-    say(f"\n{stack.name} is restored from backup {plan['id'][:8]}")
-    answer(stack.settings.route.url)
+    progress(f"\n{stack.name} is restored from backup {plan['id'][:8]}")
+    output(stack.settings.route.url)
 
 
-def _secure(stack: Stack) -> None:
+def _back_up_current_data(stack: Stack) -> None:
     """Back up the current data before it is replaced; if that fails, raise `StopError` that explains SAFETY=0."""
-    say("taking a backup of the current data first")
+    progress("taking a backup of the current data first")
     try:
         in_container(stack, "safety")
     except StopError as error:
@@ -107,14 +115,14 @@ def _secure(stack: Stack) -> None:
         ) from None
 
 
-def _refuse(stack: Stack, plan: dict[str, Any]) -> None:
+def _require_restorable(stack: Stack, plan: dict[str, Any]) -> None:
     """Raise `StopError` if this backup cannot be restored into this stack."""
     if plan["stack"] != stack.name:
         raise StopError(
             f"this is a backup of {plan['stack']}, not of {stack.name}; nothing was changed\n"
             f"  type: make restore STACK={plan['stack']} FROM=..., or correct mlflow:backup.target"
         )
-    if not _knows(stack, plan["schema_revision"]):
+    if not _supports_revision(stack, plan["schema_revision"]):
         raise StopError(
             f"the database of this backup (revision {plan['schema_revision']}, MLflow {plan['mlflow'] or 'unknown'}) "
             f"is newer than the MLflow of {stack.name}, which cannot read it; nothing was changed\n"
@@ -129,12 +137,12 @@ def _refuse(stack: Stack, plan: dict[str, Any]) -> None:
         )
 
 
-def _knows(stack: Stack, revision: str) -> bool:
+def _supports_revision(stack: Stack, revision: str) -> bool:
     """Return whether the MLflow of this stack can read or migrate a database of `revision`."""
-    image = stack.daemon.api.inspect_container(names.physical(stack.name, "server"))["Image"]
+    image = stack.daemon.api.inspect_container(names.docker_name(stack.name, "server"))["Image"]
     body = {
         "Image": image,
-        "Cmd": ["python", "-W", "ignore", "-c", KNOWS_REVISION, revision],
+        "Cmd": ["python", "-W", "ignore", "-c", CHECK_REVISION_SCRIPT, revision],
         "HostConfig": {
             "NetworkMode": "none",
             "CapDrop": ["ALL"],
@@ -144,7 +152,7 @@ def _knows(stack: Stack, revision: str) -> bool:
         },
     }
     said: list[str] = []
-    code = stack.daemon.once(names.physical(stack.name, "revision"), body, said.append)
+    code = stack.daemon.once(names.docker_name(stack.name, "revision"), body, said.append)
     if code and UNKNOWN_REVISION not in "".join(said):
         raise StopError(
             f"could not check whether MLflow's image knows database revision {revision}; nothing was changed\n"
@@ -156,19 +164,19 @@ def _knows(stack: Stack, revision: str) -> bool:
 
 def _run_restorer(stack: Stack, snapshot: str) -> int:
     """Restore in a copy of the backup container that has the server's credentials; return its exit code."""
-    found = stack.daemon.api.inspect_container(names.physical(stack.name, "backup"))
-    environment = dict(entry.partition("=")[::2] for entry in found["Config"]["Env"])
+    container = stack.daemon.api.inspect_container(names.docker_name(stack.name, "backup"))
+    environment = dict(entry.partition("=")[::2] for entry in container["Config"]["Env"])
     environment |= {
         "PGUSER": "mlflow",
         "PGPASS": f"{SECRETS}/pgpass",
         "RCLONE_CONFIG_STORE_SHARED_CREDENTIALS_FILE": f"{SECRETS}/aws-credentials",
     }
-    secrets = names.physical(stack.name, "server-secrets")
-    host = found["HostConfig"]
+    secrets = names.docker_name(stack.name, "server-secrets")
+    host = container["HostConfig"]
     kept = ("CapDrop", "SecurityOpt", "ReadonlyRootfs", "Tmpfs", "Memory", "MemorySwap", "NanoCpus", "LogConfig")
     body = {
-        "Image": found["Image"],
-        "User": found["Config"]["User"],
+        "Image": container["Image"],
+        "User": container["Config"]["User"],
         "Cmd": ["restore", snapshot],
         "Env": [f"{key}={value}" for key, value in environment.items()],
         "HostConfig": {
@@ -177,14 +185,14 @@ def _run_restorer(stack: Stack, snapshot: str) -> int:
             "Binds": [*host["Binds"], f"{secrets}:{SECRETS}:ro"],
         },
     }
-    networks = list(found["NetworkSettings"]["Networks"])
-    return stack.daemon.once(names.physical(stack.name, names.RESTORE), body, through, networks=networks)
+    networks = list(container["NetworkSettings"]["Networks"])
+    return stack.daemon.once(names.docker_name(stack.name, names.RESTORE), body, relay_output, networks=networks)
 
 
 def _start(stack: Stack) -> None:
     """Migrate the restored database and start the server; raise `StopError` if that fails."""
     daemon = stack.daemon
-    migrate, server = (names.physical(stack.name, service) for service in ("migrate", "server"))
+    migrate, server = (names.docker_name(stack.name, service) for service in ("migrate", "server"))
     if daemon.inspect(migrate) is None:
         # It was pruned. A deployment creates it again, and it runs.
         try:
@@ -195,14 +203,14 @@ def _start(stack: Stack) -> None:
                 f"make up STACK={stack.name}\n{error}"
             ) from None
         return
-    say("migrating the database if it is from an older MLflow")
+    progress("migrating the database if it is from an older MLflow")
     daemon.start(migrate)
     if code := daemon.api.wait(migrate, timeout=None)["StatusCode"]:
         raise StopError(
             f"{migrate} exited with code {code}:\n{daemon.logs(migrate)}\n"
             f"  the backup is restored; fix the cause, then type: make up STACK={stack.name}"
         )
-    say("starting the server")
+    progress("starting the server")
     daemon.start(server)
     check = daemon.api.inspect_container(server)["Config"]["Healthcheck"]["Test"][1:]
     deadline = time.monotonic() + READY_SECONDS

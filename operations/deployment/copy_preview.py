@@ -16,18 +16,18 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from operations.common.checkout import ROOT
-from operations.common.console import StopError, answer
+from operations.common.console import StopError, output
 from operations.common.stack import Stack
 from operations.engine.cli import require_cli
 from settings.secrets import GENERATED_KEYS
 from settings.stack import NAMESPACE
 
-PARTS = ("assets", "components", "mlflow", "offline", "operations", "policy", "runtime", "settings")
+FOLDERS = ("assets", "components", "mlflow", "offline", "operations", "policy", "runtime", "settings")
 FILES = ("Pulumi.yaml", "__main__.py")
 """All files that a plan reads. Other files of a checkout may be gigabytes of images, or contain secrets."""
 ENCRYPTION = ("secretsprovider", "encryptionsalt", "encryptedkey")
-INSTEAD = "a-secret-of-the-copy"
-MADE = "made"
+PLACEHOLDER_SECRET = "a-secret-of-the-copy"  # noqa: S105 - a placeholder
+IN_COPY = "made"
 """Value of `COPY` inside the copy."""
 
 
@@ -36,14 +36,14 @@ def preview(stack: Stack) -> None:
     cli = require_cli()
     with tempfile.TemporaryDirectory(prefix="mlflow-copy-") as folder:
         checkout = Path(folder) / "checkout"
-        for part in PARTS:
+        for part in FOLDERS:
             shutil.copytree(ROOT / part, checkout / part, ignore=shutil.ignore_patterns("__pycache__"))
         for name in FILES:
             shutil.copy(ROOT / name, checkout)
         (checkout / ".venv").symlink_to(ROOT / ".venv")
         with (checkout / stack.path.name).open("w") as file:
             YAML().dump(without_secrets(stack.document), file)
-        answer(f"Plan of a copy of `{stack.name}`, without its secrets and its state:\n")
+        output(f"Plan of a copy of `{stack.name}`, without its secrets and its state:\n")
         command = [sys.executable, "-m", "operations", "preview"]
         if subprocess.run(command, cwd=checkout, env=_environment(Path(folder), cli), check=False).returncode:
             raise StopError(f"the plan of a copy of {stack.name} failed; nothing was changed")
@@ -59,7 +59,11 @@ def without_secrets(document: dict[str, Any]) -> dict[str, Any]:
 
 def _without_secrets(value: Any) -> Any:  # noqa: ANN401 - YAML
     if isinstance(value, dict):
-        return INSTEAD if set(value) == {"secure"} else {key: _without_secrets(item) for key, item in value.items()}
+        return (
+            PLACEHOLDER_SECRET
+            if set(value) == {"secure"}
+            else {key: _without_secrets(item) for key, item in value.items()}
+        )
     return [_without_secrets(item) for item in value] if isinstance(value, list) else value
 
 
@@ -69,7 +73,7 @@ def _environment(folder: Path, cli: Path) -> dict[str, str]:
     state = folder / "state"
     state.mkdir()
     return kept | {
-        "COPY": MADE,
+        "COPY": IN_COPY,
         "PATH": os.pathsep.join([str(cli.parent), kept.get("PATH", "")]),
         "PULUMI_BACKEND_URL": state.as_uri(),
         "PULUMI_CONFIG_PASSPHRASE": secrets.token_urlsafe(32),

@@ -3,18 +3,18 @@
 import re
 import time
 
-from offline import engineless
+from offline import engineless, engineless_state
 from operations.common.checkout import ROOT, require_line_ends
-from operations.common.console import StopError, answer, say
+from operations.common.console import StopError, output, progress
 from operations.common.stack import Stack
 from operations.deployment.engine_for import approval
 from operations.deployment.policy import policy_options
 from operations.engine.cli import NoEngineError
 from operations.engine.engine import Engine
 from operations.engine.recovery import recover
-from operations.engine.write_back import report_what_to_keep, save_credentials
+from operations.engine.write_back import report_what_to_keep, write_back_secrets
 from operations.host import capacity, checks, containers, docker_daemon, images
-from operations.observe import ingress
+from operations.observe import hostname, ingress
 from settings.stack import DEV
 
 
@@ -28,7 +28,7 @@ def up(stack: Stack) -> None:
     images.require_images(stack)
     containers.require_no_foreign_containers(stack.daemon, stack.name, kept=stack.settings.networks)
     if disk := capacity.disk_problem(stack.daemon):
-        say(f"warning: {disk}")
+        progress(f"warning: {disk}")
     started = time.time()
     try:
         _deploy(stack)
@@ -39,18 +39,18 @@ def up(stack: Stack) -> None:
     ingress.require_authentication(stack)
     settings = stack.settings
     for name, port in settings.monitoring.addresses.items():
-        say(f"{name}: http://127.0.0.1:{port}")
-    say(f'\nMLflow is ready. Use it from Python: eval "$(make -s client STACK={stack.name})"')
-    answer(settings.route.url)
-    if way := ingress.ssh_forward_hint(stack):
-        say(way)
-    for problem in [*filter(None, [ingress.resolution_problem(stack)]), *stack.warnings]:
-        say(f"warning: {problem}")
+        progress(f"{name}: http://127.0.0.1:{port}")
+    progress(f'\nMLflow is ready. Use it from Python: eval "$(make -s client STACK={stack.name})"')
+    output(settings.route.url)
+    if way := hostname.ssh_forward_hint(stack):
+        progress(way)
+    for problem in [*filter(None, [hostname.resolution_problem(stack)]), *stack.warnings]:
+        progress(f"warning: {problem}")
 
 
 def _deploy(stack: Stack) -> None:
     """Deploy with the engine and write back the secrets; deploy without the engine if it cannot be installed."""
-    if engineless.asked_for():
+    if engineless.is_requested():
         engineless.up(stack, "ENGINELESS=1 is set")
         return
     try:
@@ -60,15 +60,15 @@ def _deploy(stack: Stack) -> None:
         return
     new = engine.select()
     approved = approval(stack, "deploy", engine)
-    rehearsed = engineless.owns(stack)
+    rehearsed = engineless_state.is_engineless(stack)
     handed_over = engineless.hand_over(engine, approved=bool(approved))
     if rehearsed:
         # Approved already, after the plan was shown. Refusing a second question would leave the stack down.
         approved = ["--yes"]
     recover(engine)
     # A secret that the settings do not use any more, such as the backup password, is lost with its generator.
-    saved = [] if new else save_credentials(engine)
-    say(f"deploying {stack.name}")
+    saved = [] if new else write_back_secrets(engine)
+    progress(f"deploying {stack.name}")
     # The preview of a pull request checks the policies; an `up` by hand, or after a later change, has not been checked.
     rules = policy_options(stack.settings, stack.name) if stack.name != DEV else []
     # Without a question the plan is not needed. With policies it is: they must stop a change before it begins.
@@ -81,7 +81,7 @@ def _deploy(stack: Stack) -> None:
             f"then type: make up STACK={stack.name}\n"
             "  (until a deployment completes, generated secrets are only in Pulumi's state)"
         )
-    report_what_to_keep(engine, [*handed_over, *saved, *save_credentials(engine)])
+    report_what_to_keep(engine, [*handed_over, *saved, *write_back_secrets(engine)])
 
 
 def _show_build_log(since: float) -> None:
@@ -92,4 +92,4 @@ def _show_build_log(since: float) -> None:
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-15:]
         # The last line of a successful build, by the classic builder or by BuildKit. Either may also occur earlier.
         if not re.search(r"Successfully tagged|naming to \S+( [\d.]+s)? done", "\n".join(lines[-3:])):
-            say(f"\nan image build failed (full log: {log.name}):\n" + "\n".join(f"  {line}" for line in lines))
+            progress(f"\nan image build failed (full log: {log.name}):\n" + "\n".join(f"  {line}" for line in lines))

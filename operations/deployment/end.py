@@ -1,11 +1,11 @@
 """`make down` and `make destroy`."""
 
-from offline import engineless
-from operations.common.console import StopError, require_name, say
+from offline import engineless, engineless_state
+from operations.common.console import StopError, progress, require_confirmation
 from operations.common.stack import Stack
-from operations.deployment.engine_for import approval, data_volumes, engine_to_end, kept_volumes, leftovers
+from operations.deployment.engine_for import approval, data_volumes, engine_for_removal, kept_volumes, leftovers
 from operations.engine.recovery import recover
-from operations.engine.write_back import report_kept_backups, report_what_to_keep, save_credentials
+from operations.engine.write_back import report_kept_backups, report_what_to_keep, write_back_secrets
 from operations.host import containers
 
 
@@ -14,13 +14,13 @@ def down(stack: Stack) -> None:
     stack.report_other_checkout()
     containers.require_no_restore(stack.daemon, stack.name)
     containers.require_no_foreign_containers(stack.daemon, stack.name)
-    if engineless.owns(stack):
+    if engineless_state.is_engineless(stack):
         engineless.down(stack)
         return
-    engine = engine_to_end(stack)
+    engine = engine_for_removal(stack)
     recover(engine)
     # The generators are deleted with everything else, so the config must have their secrets by then.
-    saved = save_credentials(engine)
+    saved = write_back_secrets(engine)
     if engine.show("destroy", "--exclude-protected", *approval(stack, "stop")):
         raise StopError(
             f"{stack.name} is not stopped completely; the reason is above\n  to try again, type: make down "
@@ -28,7 +28,7 @@ def down(stack: Stack) -> None:
         )
     report_what_to_keep(engine, saved)
     kept = data_volumes(stack)
-    say(
+    progress(
         f"\n{stack.name} is stopped. Its data is kept in {', '.join(kept) or 'no volume'}.\n"
         f"Start it again: make up STACK={stack.name}\n"
         f"Delete it with all its data: make destroy STACK={stack.name} CONFIRM={stack.name}\n"
@@ -42,15 +42,17 @@ def destroy(stack: Stack) -> None:
     stack.report_other_checkout()
     containers.require_no_restore(stack.daemon, stack.name)
     containers.require_no_foreign_containers(stack.daemon, stack.name)
-    if engineless.owns(stack):
+    if engineless_state.is_engineless(stack):
         engineless.destroy(stack)
         return
     doomed = ", ".join(data_volumes(stack)) or "no data volume"
-    require_name(stack.name, f"This permanently deletes every run, model and artifact of {stack.name} ({doomed}).")
-    engine = engine_to_end(stack)
+    require_confirmation(
+        stack.name, f"This permanently deletes every run, model and artifact of {stack.name} ({doomed})."
+    )
+    engine = engine_for_removal(stack)
     recover(engine)
     # Backups are kept, so the stack file must have the data key that decrypts them.
-    saved = save_credentials(engine)
+    saved = write_back_secrets(engine)
     engine.call("state", "unprotect", "--all", "--yes")
     if engine.show("destroy", "--yes"):
         raise StopError(
@@ -63,7 +65,7 @@ def destroy(stack: Stack) -> None:
     if left:
         raise StopError(f"not deleted: {', '.join(left)}\n  delete them by hand: docker rm / docker volume rm")
     report_what_to_keep(engine, saved)
-    say(
+    progress(
         f"{stack.name} is deleted: no container, network or data volume is left. "
         f"{stack.path.name} is kept. It has the stack's secrets, and the data key of any backups. "
         "`pulumi stack rm` would delete this file."

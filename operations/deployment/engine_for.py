@@ -2,15 +2,15 @@
 
 import os
 
-from offline import engineless
-from operations.common.console import StopError, interactive, make, say
+from offline import engineless_state
+from operations.common.console import StopError, interactive, make, progress
 from operations.common.stack import Stack
 from operations.engine.cli import NoEngineError
 from operations.engine.engine import Engine
 from settings import names
 from settings.stack import DEV
 
-SPOKEN = {"deploy": "up", "stop": "down"}
+MAKE_VERBS = {"deploy": "up", "stop": "down"}
 """The action that needs approval, and its verb of `make`."""
 
 
@@ -22,7 +22,7 @@ def engine_of(stack: Stack, *, install: bool = True) -> Engine:
     try:
         return Engine(stack, install=install)
     except NoEngineError:
-        if engineless.owns(stack):
+        if engineless_state.is_engineless(stack):
             raise StopError(
                 f"{stack.name} was deployed without the engine, so it has no plan and no state\n"
                 "  every verb except preview, drift, env and scrape works: "
@@ -31,7 +31,7 @@ def engine_of(stack: Stack, *, install: bool = True) -> Engine:
         raise
 
 
-def engine_to_end(stack: Stack) -> Engine:
+def engine_for_removal(stack: Stack) -> Engine:
     """Return the engine for `down` or `destroy`; raise `StopError` if nothing is deployed or there is no engine."""
     nothing = f"{stack.name} is not deployed on {stack.daemon.host}"
     try:
@@ -40,7 +40,7 @@ def engine_to_end(stack: Stack) -> Engine:
         if not leftovers(stack):
             raise StopError(nothing) from None
         raise
-    if not engine.knows_stack():
+    if not engine.has_stack():
         if not leftovers(stack):
             raise StopError(nothing)
         engine.select()
@@ -78,8 +78,9 @@ def approval(stack: Stack, verb: str, engine: Engine | None = None) -> list[str]
         return ["--yes"]
     if not interactive():
         if engine:
-            say(engine.plan().markdown())
+            progress(engine.plan().markdown())
         raise StopError(
-            f"{verb} {stack.name}?\n  without a terminal, approve with YES=1: {make(SPOKEN[verb], stack.name)} YES=1"
+            f"{verb} {stack.name}?\n  without a terminal, approve with YES=1: "
+            f"{make(MAKE_VERBS[verb], stack.name)} YES=1"
         )
     return []

@@ -2,7 +2,7 @@
 
 from docker.errors import APIError
 
-from operations.common.console import StopError, answer
+from operations.common.console import StopError, output
 from operations.common.stack import Stack
 from operations.engine.engine import Engine
 from settings import names
@@ -35,9 +35,9 @@ def pin(stack: Stack) -> None:
             # Both: with the digest alone, a later change of the tag would still run the old image.
             engine.call("config", "set", "--path", f"{key}.ref", ref)
             engine.call("config", "set", "--path", f"{key}.digest", value)
-            answer(f"{key}: {ref}@{value}")
+            output(f"{key}: {ref}@{value}")
     elif not unknown:
-        answer(f"every image of {stack.name} has a digest or is built here")
+        output(f"every image of {stack.name} has a digest or is built here")
     if unknown:
         raise StopError("could not look up the digest of these images; they are unchanged:\n" + "\n".join(unknown))
 

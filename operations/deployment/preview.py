@@ -2,7 +2,7 @@
 
 import os
 
-from operations.common.console import StopError, answer
+from operations.common.console import StopError, output
 from operations.common.stack import Stack
 from operations.deployment import copy_preview
 from operations.deployment.engine_for import engine_of
@@ -16,15 +16,15 @@ def preview(stack: Stack) -> None:
     if os.environ.get("COPY") == "1":
         copy_preview.preview(stack)
         return
-    plan = _planned(stack)
+    plan = _plan(stack)
     if plan is None:
         # Planning the stack itself would create it in the backend, and write a salt into the stack file.
         copy_preview.preview(stack)
         return
-    answer(plan.markdown())
+    output(plan.markdown())
     if plan.complete:
         ways = (f"`{url}` (authentication: {asked})" for url, asked in stack.settings.route.endpoints)
-        answer(f"\n**Endpoints**: {', '.join(ways)}")
+        output(f"\n**Endpoints**: {', '.join(ways)}")
     if not plan.complete:
         what = "violates a policy in policy/" if plan.refused else "failed"
         raise StopError(f"the plan of {stack.name} {what}; the reason is above")
@@ -32,15 +32,15 @@ def preview(stack: Stack) -> None:
 
 def drift(stack: Stack) -> None:
     """Print the differences between the Docker host and the plan; raise `StopError` if there are any."""
-    plan = _planned(stack, "--refresh", ruled=False)
+    plan = _plan(stack, "--refresh", ruled=False)
     if plan is None:
         plan = Plan(stack=stack.name, errors=[f"{stack.name} was never deployed with this backend"])
-    answer(plan.markdown("Drift"))
+    output(plan.markdown("Drift"))
     paused = containers.paused(stack.daemon, stack.name) if plan.complete else []
     for name in paused:
-        answer(f"`{name}` is paused: `docker unpause {name}`")
+        output(f"`{name}` is paused: `docker unpause {name}`")
     # For programs, which must not parse the text for people.
-    answer(f"<!-- drift: {'unknown' if not plan.complete else 'found' if plan.changes or paused else 'none'} -->")
+    output(f"<!-- drift: {'unknown' if not plan.complete else 'found' if plan.changes or paused else 'none'} -->")
     if not plan.complete:
         raise StopError(f"could not check {stack.name} for drift; the reason is above")
     if plan.changes:
@@ -52,7 +52,7 @@ def drift(stack: Stack) -> None:
         raise StopError(f"containers of {stack.name} are paused\n  type: docker unpause {' '.join(paused)}")
 
 
-def _planned(stack: Stack, *options: str, ruled: bool = True) -> Plan | None:
+def _plan(stack: Stack, *options: str, ruled: bool = True) -> Plan | None:
     """Return a plan, or one with only the error; None if the backend does not have the stack.
 
     With `ruled`, the plan is checked against the policies, where they apply.
@@ -60,9 +60,9 @@ def _planned(stack: Stack, *options: str, ruled: bool = True) -> Plan | None:
     try:
         settings = stack.settings
         engine = engine_of(stack)
-        if os.environ.get("COPY") == copy_preview.MADE:
+        if os.environ.get("COPY") == copy_preview.IN_COPY:
             engine.select()
-        elif not engine.knows_stack():
+        elif not engine.has_stack():
             return None
         return engine.plan(*options, *(policy_options(settings, stack.name) if ruled else []))
     except StopError as error:

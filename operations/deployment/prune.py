@@ -2,7 +2,7 @@
 
 from docker.errors import APIError
 
-from operations.common.console import StopError, amount, confirmed, say
+from operations.common.console import StopError, confirmed, format_bytes, progress
 from operations.common.stack import Stack
 from settings import names, packages
 
@@ -12,18 +12,18 @@ def prune(stack: Stack) -> None:
 
     Another stack that is stopped builds its images again with its next `make up`.
     """
-    found = unused(stack)
+    found = unused_images(stack)
     if not found:
-        say("no unused images of earlier versions found")
+        progress("no unused images of earlier versions found")
         return
     for name, size in found.items():
-        say(f"  {name}  {amount(size)}")
+        progress(f"  {name}  {format_bytes(size)}")
     question = (
-        f"Delete these {len(found)} images from the Docker host ({amount(sum(found.values()))})? A stopped stack "
+        f"Delete these {len(found)} images from the Docker host ({format_bytes(sum(found.values()))})? A stopped stack "
         "builds its images again with its next make up."
     )
     if not confirmed(question):
-        say("nothing was deleted")
+        progress("nothing was deleted")
         return
     refused = []
     for name in found:
@@ -31,12 +31,12 @@ def prune(stack: Stack) -> None:
             stack.daemon.api.remove_image(name)
         except APIError as error:
             refused.append(f"  {name}: {error.explanation}")
-    say(f"deleted {len(found) - len(refused)} images")
+    progress(f"deleted {len(found) - len(refused)} images")
     if refused:
         raise StopError("these images could not be deleted\n" + "\n".join(refused))
 
 
-def unused(stack: Stack) -> dict[str, int]:
+def unused_images(stack: Stack) -> dict[str, int]:
     """Return the unused images that this project built, as name to size in bytes."""
     settings, api = stack.settings, stack.daemon.api
     wanted = {image.name for image in settings.pulled_images}

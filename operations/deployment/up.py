@@ -6,12 +6,12 @@ a new database it warns if a backup with runs exists, and after the start of bac
 
 from docker.errors import NotFound
 
-from operations.common.console import StopError, flag, say
+from operations.common.console import StopError, flag, progress
 from operations.common.stack import Stack
 from operations.data import backup, backup_status
 from operations.deployment import deploy
 from operations.host import docker_daemon
-from runtime.daemon import UNREACHABLE
+from runtime.daemon import UNREACHABLE_ERRORS
 from settings import names
 
 
@@ -22,18 +22,18 @@ def up(stack: Stack) -> None:
         deploy.up(stack)
         return
     docker_daemon.require_docker(stack)
-    if safety and _brings_another_mlflow(stack):
+    if safety and _mlflow_image_changes(stack):
         _back_up(stack)
     new_data = not any(names.postgres_major(stack.name, volume) for volume in stack.daemon.volumes())
-    new_backup = stack.daemon.inspect(names.physical(stack.name, "backup")) is None
+    new_backup = stack.daemon.inspect(names.docker_name(stack.name, "backup")) is None
     deploy.up(stack)
     if new_data or new_backup:
-        _tell_of_a_backup(stack)
+        _warn_about_backup(stack)
 
 
-def _brings_another_mlflow(stack: Stack) -> bool:
+def _mlflow_image_changes(stack: Stack) -> bool:
     """Return whether a deployed server would be replaced by one with another image."""
-    server = stack.daemon.inspect(names.physical(stack.name, "server"))
+    server = stack.daemon.inspect(names.docker_name(stack.name, "server"))
     images = stack.settings.images
     image = images.mlflow or images.built(stack.settings.parts)["mlflow"]
     try:
@@ -45,11 +45,13 @@ def _brings_another_mlflow(stack: Stack) -> bool:
 
 def _back_up(stack: Stack) -> None:
     """Take a backup; raise `StopError` if it fails. Only warn if no backup container is running."""
-    found = stack.daemon.inspect(names.physical(stack.name, "backup"))
+    found = stack.daemon.inspect(names.docker_name(stack.name, "backup"))
     if found is None or not found["State"]["Running"]:
-        say("warning: a new MLflow image may migrate the database; no backup is taken first: backup does not run yet")
+        progress(
+            "warning: a new MLflow image may migrate the database; no backup is taken first: backup does not run yet"
+        )
         return
-    say("a new MLflow image may migrate the database, which cannot be undone: taking a backup first")
+    progress("a new MLflow image may migrate the database, which cannot be undone: taking a backup first")
     try:
         backup.backup(stack)
     except StopError as error:
@@ -58,18 +60,18 @@ def _back_up(stack: Stack) -> None:
         ) from None
 
 
-def _tell_of_a_backup(stack: Stack) -> None:
+def _warn_about_backup(stack: Stack) -> None:
     """Warn if the newest backup has runs and the new database has none: on a new host, or after a volume was lost.
 
     Also warn if the backup repository cannot be used: it does not answer, refuses access, or has another data key.
     """
     try:
-        plan = backup.found(stack, "latest")
+        plan = backup.restore_plan(stack, "latest")
     except StopError as error:
-        if backup.NONE_YET not in str(error):
-            say(f"\nwarning: {error}")
+        if backup.NO_BACKUP_MESSAGE not in str(error):
+            progress(f"\nwarning: {error}")
         return
-    except UNREACHABLE:
+    except UNREACHABLE_ERRORS:
         return
     if plan["stack"] == stack.name and plan["runs"] and not plan["used"]:
-        say("\nwarning: " + backup_status.lost(plan["runs"], stack.name))
+        progress("\nwarning: " + backup_status.empty_stack_message(plan["runs"], stack.name))

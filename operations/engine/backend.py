@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from operations.common.checkout import ROOT, config_home, state_home
-from operations.common.console import say
+from operations.common.console import progress
 from operations.common.stack import Stack
 from settings import names
 
@@ -57,7 +57,7 @@ def passphrase_path(stack: Stack) -> Path:
     return config_home() / f"{stack.name}.passphrase"
 
 
-def drop_broken_attributes(folder: Path | None, stack: str) -> None:
+def remove_truncated_attributes(folder: Path | None, stack: str) -> None:
     """Remove the attributes file that a file backend writes beside a stack's state, if a killed `up` left it truncated.
 
     Pulumi would fail to read the intact state ("failed to load checkpoint: EOF"). It does not need this file.
@@ -68,5 +68,5 @@ def drop_broken_attributes(folder: Path | None, stack: str) -> None:
     try:
         json.loads(note.read_text())
     except ValueError:
-        say("an earlier run was killed while it wrote its state; the state is intact, its .attrs file is removed")
+        progress("an earlier run was killed while it wrote its state; the state is intact, its .attrs file is removed")
         note.unlink(missing_ok=True)

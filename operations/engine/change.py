@@ -27,11 +27,11 @@ RETAINED = "forget"
 """The resource leaves the stack, but stays on the host."""
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 """Pulumi's placeholder for a string that is known only after deployment (sdk/go/common/resource/plugin/rpc.go)."""
-LONGEST = 80
+MAX_VALUE_CHARACTERS = 80
 """Maximum characters of a value; longer ones are shortened."""
-MOST = 12
+MAX_UNFOLDED_ROWS = 12
 """Maximum rows of a table that is not folded."""
-ROOM = 20_000
+MAX_TABLE_CHARACTERS = 20_000
 """Maximum characters of a table's rows: GitHub allows 65,536 in a comment, which has two plans."""
 
 
@@ -136,7 +136,7 @@ def _value(value: Any) -> str:  # noqa: ANN401 - JSON
 
 def _code(text: str) -> str:
     """Return `text` as Markdown code for a table cell."""
-    short = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    short = text if len(text) <= MAX_VALUE_CHARACTERS else text[: MAX_VALUE_CHARACTERS - 1] + "…"
     return "`" + short.replace("`", "'").replace("|", "\\|").replace("\n", " ") + "`"
 
 
@@ -151,7 +151,7 @@ def table(changes: list[Change]) -> list[str]:
         f"| {change.verb} | {change.kind} | `{change.name}` | {'<br>'.join(change.details)} |" for change in changes
     ]
     shown = rows
-    while sum(map(len, shown)) > ROOM:
+    while sum(map(len, shown)) > MAX_TABLE_CHARACTERS:
         shown = shown[: len(shown) * 3 // 4]
     if len(shown) < len(rows):
         shown = [*shown, f"| | | and {len(rows) - len(shown)} more | |"]
@@ -160,4 +160,8 @@ def table(changes: list[Change]) -> list[str]:
 
 def folded(table: list[str], rows: int) -> list[str]:
     """Return the table, folded if it has many rows."""
-    return table if rows <= MOST else [f"<details><summary>All {rows} changes</summary>", "", *table, "</details>", ""]
+    return (
+        table
+        if rows <= MAX_UNFOLDED_ROWS
+        else [f"<details><summary>All {rows} changes</summary>", "", *table, "</details>", ""]
+    )

@@ -14,7 +14,7 @@ import urllib.request
 from pathlib import Path
 
 from operations.common.checkout import ROOT
-from operations.common.console import StopError, say
+from operations.common.console import StopError, progress
 
 MINIMUM_VERSION = (3, 250)
 """The oldest version with `replaceWith`, which the program needs."""
@@ -22,7 +22,7 @@ INSTALLED_VERSION = importlib.metadata.version("pulumi")
 """Releases of the CLI and of the SDK have the same version, which the lock file pins."""
 DOWNLOADS = "https://github.com/pulumi/pulumi/releases/download"
 PROVIDERS = ("docker", "random")
-BY_HAND = (
+MANUAL_INSTALL_HINT = (
     f"  install Pulumi {'.'.join(map(str, MINIMUM_VERSION))} or newer yourself (https://www.pulumi.com/docs/install/), "
     "then try again\n  on a network without internet access: docs/operations/without-the-engine.md"
 )
@@ -63,20 +63,20 @@ def install_cli(downloads: str = DOWNLOADS) -> Path:
     machine = {"x86_64": "x64", "AMD64": "x64", "arm64": "arm64", "aarch64": "arm64"}.get(platform.machine(), "x64")
     archive = f"pulumi-v{INSTALLED_VERSION}-{system}-{machine}.tar.gz"
     release = f"{downloads}/v{INSTALLED_VERSION}"
-    say(f"downloading Pulumi {INSTALLED_VERSION} into {LOCAL_CLI.name}/ (its plugins go to ~/.pulumi)")
+    progress(f"downloading Pulumi {INSTALLED_VERSION} into {LOCAL_CLI.name}/ (its plugins go to ~/.pulumi)")
     try:
         checksums = _download(f"{release}/pulumi-{INSTALLED_VERSION}-checksums.txt").decode(errors="replace")
         content = _download(f"{release}/{archive}")
     except (OSError, http.client.HTTPException) as error:
         raise NoEngineError(
-            f"{missing_cli()}, and {INSTALLED_VERSION} could not be downloaded: {error}\n{BY_HAND}"
+            f"{missing_cli()}, and {INSTALLED_VERSION} could not be downloaded: {error}\n{MANUAL_INSTALL_HINT}"
         ) from None
     expected = {name: digest for digest, name in re.findall(r"(?m)^([0-9a-f]{64})\s+\*?(\S+)$", checksums)}
     if archive not in expected:
         # Most likely a proxy's error page.
         raise NoEngineError(
             f"{missing_cli()}, and {INSTALLED_VERSION} could not be downloaded: the answer from {release} is not the "
-            f"checksums file of a release\n{BY_HAND}"
+            f"checksums file of a release\n{MANUAL_INSTALL_HINT}"
         )
     found = hashlib.sha256(content).hexdigest()
     if expected[archive] != found:
@@ -112,7 +112,7 @@ def require_providers(cli: Path) -> None:
         if (folder / f"resource-{name}-v{version}").exists() or shutil.which(f"pulumi-resource-{name}"):
             continue
         install = ["plugin", "install", "resource", name, version]
-        say(f"installing Pulumi's provider {name} {version} into {folder}")
+        progress(f"installing Pulumi's provider {name} {version} into {folder}")
         done = subprocess.run([cli, *install], capture_output=True, text=True, check=False)
         if done.returncode:
             reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]

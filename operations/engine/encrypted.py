@@ -18,11 +18,11 @@ from settings.stack import NAMESPACE
 
 ROUNDS, KEY_BYTES = 1_000_000, 32
 VERSION = "v1"
-PROOF = b"pulumi"
+EXPECTED_PLAIN_TEXT = b"pulumi"
 """The plain text of the salt's own ciphertext, which proves that the passphrase is correct."""
 
 
-def opened(document: dict[str, Any], passphrase: str) -> dict[str, str] | None:
+def decrypt_secrets(document: dict[str, Any], passphrase: str) -> dict[str, str] | None:
     """Return the secrets of a stack file by their keys, in plain text: never print them.
 
     None if the file has no salt, another secrets provider encrypted it, or the passphrase is wrong.
@@ -33,10 +33,10 @@ def opened(document: dict[str, Any], passphrase: str) -> dict[str, str] | None:
         return None
     cipher = AESGCM(hashlib.pbkdf2_hmac("sha256", passphrase.encode(), base64.b64decode(salt), ROUNDS, KEY_BYTES))
     try:
-        if _opened(cipher, proof) != PROOF:
+        if _decrypt(cipher, proof) != EXPECTED_PLAIN_TEXT:
             return None
         return {
-            key.removeprefix(f"{NAMESPACE}:"): _opened(cipher, value["secure"]).decode()
+            key.removeprefix(f"{NAMESPACE}:"): _decrypt(cipher, value["secure"]).decode()
             for key, value in (document.get("config") or {}).items()
             if isinstance(value, dict) and set(value) == {"secure"}
         }
@@ -44,7 +44,7 @@ def opened(document: dict[str, Any], passphrase: str) -> dict[str, str] | None:
         return None
 
 
-def _opened(cipher: AESGCM, sealed: str) -> bytes:
+def _decrypt(cipher: AESGCM, sealed: str) -> bytes:
     version, nonce, text = sealed.split(":")
     if version != VERSION:
         raise ValueError(f"unknown version of an encrypted value: {version}")

@@ -17,30 +17,37 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from operations.common.checkout import ROOT, config_home, state_home
-from operations.common.console import StopError, say
+from operations.common.console import StopError, progress
 from operations.common.stack import Stack
 from operations.engine.backend import (
     BACKEND_ERROR,
     backend_advice,
     chosen_backend,
-    drop_broken_attributes,
     passphrase_path,
+    remove_truncated_attributes,
 )
-from operations.engine.cli import BY_HAND, NoEngineError, find_cli, missing_cli, require_cli, require_providers
+from operations.engine.cli import (
+    MANUAL_INSTALL_HINT,
+    NoEngineError,
+    find_cli,
+    missing_cli,
+    require_cli,
+    require_providers,
+)
 from operations.engine.plan import Plan
 from settings import names
 from settings.names import DATA_KEY, GENERATOR, SAVES, key_of
 
-HALF_WRITTEN, HALF_WRITTEN_SECONDS = "failed to load checkpoint", (0.1, 0.2, 0.4, 0.8, 1.6)
+PARTIAL_STATE_ERROR, PARTIAL_STATE_RETRY_SECONDS = "failed to load checkpoint", (0.1, 0.2, 0.4, 0.8, 1.6)
 """Pulumi's error if it reads a state that another run is writing to a file backend; seconds between the retries."""
-NOISE = re.compile(
+UNCHANGED_LINES = re.compile(
     r" ~  \S+ \S+ refresh(ing)?( \([\d.]+s\))? *|@ (refreshing|previewing|updating|destroying)\.*"
     r"|    [\w-]+:[\w/:-]+ \S+  "
 )
 """Pulumi's lines about resources that it does not change."""
 COUNT = re.compile(r"^    (?:[-+~]* *)?\d+ (\w+)$")
 """A line of Pulumi's summary: `57 unchanged`, `+ 3 created`."""
-NO_DOCKER = "ssh://nobody.invalid"
+PLACEHOLDER_DOCKER_HOST = "ssh://nobody.invalid"
 """A placeholder for plans, which need no Docker host: the provider checks every host but an SSH host in advance.
 
 Source: `configureDockerClient` in pulumi-docker 5, provider/image.go.
@@ -67,7 +74,7 @@ class Engine:
         self.stack = stack
         cli = find_cli()
         if cli is None and not install:
-            raise NoEngineError(f"{missing_cli()}\n{BY_HAND}")
+            raise NoEngineError(f"{missing_cli()}\n{MANUAL_INSTALL_HINT}")
         self.cli = cli if cli and not install else require_cli()
         if install:
             require_providers(self.cli)
@@ -139,7 +146,7 @@ class Engine:
         stored = self._stored()
         return stored is not None and not stored.get("resources")
 
-    def _make_passphrase(self) -> None:
+    def _create_passphrase(self) -> None:
         """Create the passphrase if a generated one is used and it does not exist yet."""
         path = Path(self.exports.get("PULUMI_CONFIG_PASSPHRASE_FILE", os.devnull))
         if path.exists():
@@ -148,17 +155,19 @@ class Engine:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_urlsafe(32) + "\n")
-        say(f"created a passphrase for {self.stack.name}: {path} - keep a copy, it decrypts every secret of the stack")
+        progress(
+            f"created a passphrase for {self.stack.name}: {path} - keep a copy, it decrypts every secret of the stack"
+        )
 
     def call(self, *arguments: str, stdin: str | None = None) -> str:
         """Run a `pulumi` command and return its output; raise `StopError` with its error."""
-        done = self._quietly(*arguments, stdin=stdin)
+        done = self._run_captured(*arguments, stdin=stdin)
         if done.returncode:
-            raise StopError(self._explained(done.stderr.strip() or done.stdout.strip()))
+            raise StopError(self._error_message(done.stderr.strip() or done.stdout.strip()))
         return done.stdout
 
-    def _quietly(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        for pause in (*HALF_WRITTEN_SECONDS, None):
+    def _run_captured(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        for pause in (*PARTIAL_STATE_RETRY_SECONDS, None):
             done = subprocess.run(
                 [self.cli, *arguments, "--stack", self.stack.name, "--non-interactive"],
                 cwd=ROOT,
@@ -168,7 +177,7 @@ class Engine:
                 text=True,
                 check=False,
             )
-            if pause is None or not done.returncode or HALF_WRITTEN not in done.stderr:
+            if pause is None or not done.returncode or PARTIAL_STATE_ERROR not in done.stderr:
                 break
             time.sleep(pause)
         return done
@@ -188,7 +197,7 @@ class Engine:
                 try:
                     for line in running.stdout or ():
                         counts += COUNT.findall(line)
-                        if not NOISE.fullmatch(line.rstrip("\n")):
+                        if not UNCHANGED_LINES.fullmatch(line.rstrip("\n")):
                             sys.stdout.write(line)
                             sys.stdout.flush()
                     code: int = running.wait()
@@ -197,7 +206,7 @@ class Engine:
                     # lock and an incomplete container.
                     continue
                 if code == 0 and set(counts) == {"unchanged"}:
-                    say("nothing changed")
+                    progress("nothing changed")
                 return code
 
     def plan(self, *options: str) -> Plan:
@@ -209,7 +218,7 @@ class Engine:
             cwd=ROOT,
             env=self.environment
             | {"PULUMI_ENABLE_STREAMING_JSON_PREVIEW": "true"}
-            | ({} if refreshed else {"DOCKER_HOST": NO_DOCKER}),
+            | ({} if refreshed else {"DOCKER_HOST": PLACEHOLDER_DOCKER_HOST}),
             capture_output=True,
             text=True,
             check=False,
@@ -219,7 +228,7 @@ class Engine:
             plan.errors = done.stderr.strip().splitlines()[-10:]
         return plan
 
-    def _explained(self, error: str) -> str:
+    def _error_message(self, error: str) -> str:
         if "incorrect passphrase" in error:
             source = self.environment.get("PULUMI_CONFIG_PASSPHRASE_FILE", "PULUMI_CONFIG_PASSPHRASE")
             return (
@@ -234,25 +243,25 @@ class Engine:
             return f"Pulumi cannot use the backend {backend}: {words}\n  {backend_advice()}; nothing was changed"
         return f"Pulumi: {words}\n  type: make doctor STACK={self.stack.name}"
 
-    def knows_stack(self) -> bool:
+    def has_stack(self) -> bool:
         """Return whether the backend has the stack. Creates nothing; raises `StopError` if the passphrase is wrong."""
-        drop_broken_attributes(self.state_folder, self.stack.name)
+        remove_truncated_attributes(self.state_folder, self.stack.name)
         if self._is_leftover_name():
             return False
         # The output is not shown. This command checks the passphrase and whether the stack exists.
-        asked = self._quietly("config", "--json", "--show-secrets")
+        asked = self._run_captured("config", "--json", "--show-secrets")
         if asked.returncode and "no stack named" not in asked.stderr:
-            raise StopError(self._explained(asked.stderr.strip()))
+            raise StopError(self._error_message(asked.stderr.strip()))
         return asked.returncode == 0
 
     def select(self) -> bool:
         """Create the stack in the backend, and its passphrase, if missing; return whether the stack was created."""
-        if self.knows_stack():
+        if self.has_stack():
             return False
         if self._is_leftover_name():
-            say(f"the passphrase of an earlier, destroyed {self.stack.name} is missing; creating a new one")
+            progress(f"the passphrase of an earlier, destroyed {self.stack.name} is missing; creating a new one")
             self.call("stack", "rm", "--yes", "--preserve-config")
-        self._make_passphrase()
+        self._create_passphrase()
         provider = self.stack.document.get("secretsprovider")
         self.call("stack", "init", "--no-select", *(["--secrets-provider", provider] if provider else []))
         return True

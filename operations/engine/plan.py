@@ -8,7 +8,7 @@ from typing import Any, Self
 from operations.engine.change import NETWORK, OPERATIONS, RETAINED, Change, folded, plain, read_change, table
 from settings import names
 
-LIMIT = 30_000
+MAX_PLAN_CHARACTERS = 30_000
 """Maximum characters of a whole plan."""
 
 
@@ -84,7 +84,7 @@ class Plan:
 
     def markdown(self, what: str = "Plan") -> str:
         """Return the plan as Markdown, for a terminal or a pull request."""
-        return "\n".join([f"### {what} of `{self.stack}`", "", *self._body()])[:LIMIT]
+        return "\n".join([f"### {what} of `{self.stack}`", "", *self._body()])[:MAX_PLAN_CHARACTERS]
 
     def _body(self) -> list[str]:
         lines = []

@@ -8,7 +8,7 @@ from typing import Any
 
 from docker.errors import NotFound
 
-from operations.common.console import StopError, say
+from operations.common.console import StopError, progress
 from operations.engine.engine import Engine
 from settings import names
 
@@ -22,12 +22,12 @@ def recover(engine: Engine) -> None:
     state = engine.state()
     pending = state.get("pending_operations") or []
     if pending:
-        say(f"an earlier run was interrupted during {len(pending)} operations; cleaning up")
+        progress(f"an earlier run was interrupted during {len(pending)} operations; cleaning up")
         for operation in pending:
             if operation["type"] == "creating":
-                _remove_half_made(engine, operation["resource"])
+                _remove_incomplete(engine, operation["resource"])
         engine.call("refresh", "--yes", "--skip-preview", "--clear-pending-creates")
-    _refuse_strangers(engine, state)
+    _require_no_unknown_containers(engine, state)
 
 
 def _clear_stale_locks(engine: Engine) -> None:
@@ -49,7 +49,7 @@ def _clear_stale_locks(engine: Engine) -> None:
                 f"{lock.get('username')} on {lock.get('hostname')}, since {lock.get('timestamp')}\n"
                 "  wait for it, then try again; nothing was changed"
             )
-        say("an earlier run was killed and left its lock; removing it")
+        progress("an earlier run was killed and left its lock; removing it")
         engine.call("cancel", "--yes")
         return
 
@@ -67,7 +67,7 @@ def _alive(pid: int) -> bool:
     return "pulumi" in shown.stdout and not shown.stdout.strip().startswith("Z")
 
 
-def _remove_half_made(engine: Engine, resource: dict[str, Any]) -> None:
+def _remove_incomplete(engine: Engine, resource: dict[str, Any]) -> None:
     """Remove the container or network that was being created, if it exists and belongs to this stack."""
     name = resource.get("inputs", {}).get("name")
     if not isinstance(name, str):
@@ -86,7 +86,7 @@ def _remove_half_made(engine: Engine, resource: dict[str, Any]) -> None:
         return
 
 
-def _refuse_strangers(engine: Engine, state: dict[str, Any]) -> None:
+def _require_no_unknown_containers(engine: Engine, state: dict[str, Any]) -> None:
     """Raise `StopError` if containers of this stack are not in its state: another checkout or backend created them."""
     known = {
         resource.get("outputs", {}).get("name")
@@ -95,15 +95,15 @@ def _refuse_strangers(engine: Engine, state: dict[str, Any]) -> None:
     }
     ours = {"label": f"{names.STACK_LABEL}={engine.stack.name}"}
     found = engine.stack.daemon.api.containers(all=True, filters=ours)
-    strangers = sorted(name for container in found for name in [container["Names"][0].lstrip("/")] if name not in known)
-    if strangers:
+    foreign = sorted(name for container in found for name in [container["Names"][0].lstrip("/")] if name not in known)
+    if foreign:
         made = sorted(network["Name"] for network in engine.stack.daemon.api.networks(filters=ours))
         networks = " ".join(name for name in made if name not in known)
         raise StopError(
-            f"{len(strangers)} containers of a stack {engine.stack.name} exist, but are not in this Pulumi state: "
+            f"{len(foreign)} containers of a stack {engine.stack.name} exist, but are not in this Pulumi state: "
             "they were deployed with another state\n"
             f"  to continue with that deployment, use its backend: make env STACK={engine.stack.name} in its checkout\n"
             "  to use its data volumes with this state instead (needs the secrets of that deployment in "
-            f"{engine.stack.path.name}), type:\n    docker rm -f {' '.join(strangers)}"
+            f"{engine.stack.path.name}), type:\n    docker rm -f {' '.join(foreign)}"
             + (f"\n    docker network rm {networks}" if networks else "")
         )

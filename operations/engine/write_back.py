@@ -6,13 +6,13 @@ they encrypt. Afterwards they are encrypted in the stack file, which is meant to
 
 import json
 
-from operations.common.console import say
+from operations.common.console import progress
 from operations.common.stack import Stack
 from operations.engine.engine import Engine
 from settings import names
 
 
-def save_credentials(engine: Engine) -> list[str]:
+def write_back_secrets(engine: Engine) -> list[str]:
     """Write every generated secret that the config does not have yet into the stack file; return their keys."""
     credentials = engine.generated()
     # Pulumi's list of the config includes that of imported environments.
@@ -30,12 +30,12 @@ def report_what_to_keep(engine: Engine, saved: list[str]) -> None:
         return
     path = engine.stack.path.name
     passphrase = engine.exports.get("PULUMI_CONFIG_PASSPHRASE_FILE")
-    say(
+    progress(
         f"\n{path} now holds {len(saved)} generated secrets, encrypted. Commit it: git add {path} && "
         f"git commit -m 'Secrets' {path}"
     )
     if passphrase:
-        say(f"Keep a copy of {passphrase} in a safe place: it decrypts them, and there is no other copy.")
+        progress(f"Keep a copy of {passphrase} in a safe place: it decrypts them, and there is no other copy.")
 
 
 def report_kept_backups(stack: Stack) -> None:
@@ -45,4 +45,4 @@ def report_kept_backups(stack: Stack) -> None:
             # Removing the Docker volume of a host folder does not remove the folder.
             folder = (stack.daemon.api.inspect_volume(volume)["Options"] or {}).get("device")
             files = f" && rm -r {folder}" if folder else ""
-            say(f"Its backups are kept in {folder or volume}. To delete them: docker volume rm {volume}{files}")
+            progress(f"Its backups are kept in {folder or volume}. To delete them: docker volume rm {volume}{files}")

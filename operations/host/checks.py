@@ -18,7 +18,7 @@ def require_host(stack: Stack) -> None:
     """Raise `StopError` with every problem of the host that prevents a deployment of this stack."""
     settings, daemon = stack.settings, stack.daemon
     problems = [
-        *preconditions.unmet(
+        *preconditions.host_problems(
             daemon,
             stack=stack.name,
             postgres_major=settings.postgres_major,
@@ -27,7 +27,7 @@ def require_host(stack: Stack) -> None:
         ),
         *paused_problems(daemon, stack.name),
         *addresses.problems(daemon, settings, stack.name),
-        *_no_folder(daemon, settings),
+        *_missing_backup_folder(daemon, settings),
         *capacity_problems(daemon, settings),
         *address_problems(daemon, settings),
         *port_problems(daemon, settings, stack.name),
@@ -36,7 +36,7 @@ def require_host(stack: Stack) -> None:
         raise StopError("nothing was changed\n" + "\n".join(f"  {problem}" for problem in problems))
 
 
-def _no_folder(daemon: Daemon, settings: StackConfig) -> list[str]:
+def _missing_backup_folder(daemon: Daemon, settings: StackConfig) -> list[str]:
     """Return the problem if the folder of the backups does not exist: Docker would fail in mid-deployment."""
     folder = Path(settings.backup.target)
     if not settings.backup.enabled or settings.backup.where != "folder" or not daemon.host.startswith("unix://"):

@@ -23,7 +23,7 @@ def paused_problems(daemon: Daemon, stack: str) -> list[str]:
 
 def require_no_restore(daemon: Daemon, stack: str) -> None:
     """Remove the container of a killed restore; raise `StopError` if a restore is running."""
-    name = names.physical(stack, names.RESTORE)
+    name = names.docker_name(stack, names.RESTORE)
     if preconditions.restore_is_running(daemon, stack):
         raise StopError(
             f"a restore of {stack} is running; nothing was changed\n"
@@ -40,7 +40,7 @@ def require_no_foreign_containers(daemon: Daemon, stack: str, *, kept: Collectio
     lines = [
         f"  docker network disconnect {network['Name']} {container['Name']}"
         for network in daemon.api.networks(filters=ours)
-        if network["Name"] not in {names.physical(stack, service) for service in kept}
+        if network["Name"] not in {names.docker_name(stack, service) for service in kept}
         for key, container in daemon.api.inspect_network(network["Id"])["Containers"].items()
         if key not in known
     ]

@@ -6,10 +6,10 @@ import subprocess
 import time
 from pathlib import Path
 
-from operations.common.console import StopError, confirmed, interactive, say
+from operations.common.console import StopError, confirmed, interactive, progress
 from operations.common.stack import Stack
-from runtime import tunnel
-from runtime.daemon import UNREACHABLE, Daemon
+from runtime.daemon import UNREACHABLE_ERRORS, Daemon
+from runtime.ssh import destination
 
 MINIMUM_API = (1, 41)
 """Docker 20.10."""
@@ -28,7 +28,7 @@ def require_docker(stack: Stack) -> None:
         raise StopError(problem)
 
 
-def require_docker_as_it_is(stack: Stack) -> None:
+def require_running_docker(stack: Stack) -> None:
     """Raise `StopError` if no recent enough daemon answers. Installs nothing."""
     if problem := docker_problem(stack.daemon):
         raise StopError(problem)
@@ -38,7 +38,7 @@ def docker_problem(daemon: Daemon) -> str | None:
     """Return the problem with the daemon and what to type, or None."""
     try:
         version = daemon.api.version()
-    except UNREACHABLE as error:
+    except UNREACHABLE_ERRORS as error:
         return _unreachable(daemon.host, str(error))
     if tuple(int(part) for part in version["ApiVersion"].split(".")) < MINIMUM_API:
         return (
@@ -53,7 +53,7 @@ def _unreachable(host: str, error: str) -> str:
     if host.startswith("ssh://"):
         return (
             f"the Docker daemon at {host} cannot be reached: {error}\n"
-            f"  this command must work without a prompt: ssh {' '.join(tunnel.destination(host))} docker version"
+            f"  this command must work without a prompt: ssh {' '.join(destination(host))} docker version"
         )
     if "Permission denied" in error:
         return (
@@ -79,7 +79,7 @@ def _can_install(daemon: Daemon) -> bool:
 
 def _install_and_start() -> None:
     if shutil.which("dockerd") is None:
-        say("installing Docker (docker.io and iptables, from this distribution)")
+        progress("installing Docker (docker.io and iptables, from this distribution)")
         for command in (["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", "docker.io", "iptables"]):
             done = subprocess.run(
                 command,
@@ -90,7 +90,7 @@ def _install_and_start() -> None:
             )
             if done.returncode:
                 raise StopError(f"{' '.join(command)} failed:\n{done.stderr.strip()}")
-    say("starting Docker")
+    progress("starting Docker")
     start_daemon()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from offline import build
 from operations.common.checkout import ROOT
-from operations.common.console import StopError, say
+from operations.common.console import StopError, progress
 from operations.common.stack import Stack
 from operations.host.checks import require_host
 from runtime.daemon import Daemon
@@ -15,7 +15,7 @@ from settings.checks import SEAWEEDFS_MB
 from settings.images import DEFAULTS
 from settings.stack import DEV, StackConfig
 
-UNREACHED = re.compile(
+REGISTRY_UNREACHABLE = re.compile(
     r"no such host|server misbehaving|name resolution|i/o timeout|Client\.Timeout|context deadline|handshake timeout"
     r"|connection refused|connection reset|no route to host|network is unreachable",
     re.IGNORECASE,
@@ -30,9 +30,9 @@ REASONS = {
     "login, or use a mirror",
 }
 """Causes and fixes by Docker's error when it pulls an image, for errors that do not say what to type."""
-ASK_AGAIN_SECONDS = 30
+RETRY_SECONDS = 30
 """How long to wait before a second attempt: a name server may fail for a moment only."""
-UNTRUSTED = (
+UNTRUSTED_CERTIFICATE_HINT = (
     "\n  Docker does not trust a certificate, perhaps that of your network's proxy: copy its authority into "
     "/usr/local/share/ca-certificates, then type: update-ca-certificates && systemctl restart docker"
 )
@@ -51,7 +51,7 @@ def require_images(stack: Stack) -> None:
     missing: list[tuple[str, str]] = []
     for image in stack.settings.pulled_images:
         if not daemon.has_image(image.name):
-            say(f"pulling {image.name}")
+            progress(f"pulling {image.name}")
             error = daemon.pull(image.name)
             if error:
                 missing.append((image.name, error))
@@ -63,7 +63,7 @@ def require_images(stack: Stack) -> None:
         require_host(stack)
         require_images(stack)
     elif missing:
-        lines = "\n".join(f"  {name}\n    {_explained(error)}" for name, error in missing)
+        lines = "\n".join(f"  {name}\n    {_error_message(error)}" for name, error in missing)
         raise StopError(
             f"{len(missing)} of {len(missing) + len(present)} images are not available; nothing was deployed\n{lines}\n"
             f"  to use a mirror, set it in {stack.path.name}, under mlflow:images: "
@@ -72,19 +72,19 @@ def require_images(stack: Stack) -> None:
             "  without a registry, build them from Debian and Python packages (source: packages, with "
             "mlflow:objectStore.kind: seaweedfs), or copy them "
             "from a machine that has them: docs/operations/without-a-registry.md"
-            + (UNTRUSTED if any("x509" in error for _, error in missing) else "")
+            + (UNTRUSTED_CERTIFICATE_HINT if any("x509" in error for _, error in missing) else "")
         )
 
 
-def _explained(error: str) -> str:
+def _error_message(error: str) -> str:
     """Return Docker's error, followed by its cause and the fix if they are known."""
     reason = next((words for pattern, words in REASONS.items() if pattern.search(error)), None)
     return f"{error}\n    {reason}" if reason else error
 
 
-def _unreached(error: str) -> bool:
+def _is_registry_unreachable(error: str) -> bool:
     """Return whether the cause of an error is that a registry does not answer."""
-    return bool(UNREACHED.search(error)) and not any(pattern.search(error) for pattern in REASONS)
+    return bool(REGISTRY_UNREACHABLE.search(error)) and not any(pattern.search(error) for pattern in REASONS)
 
 
 def _without_registry(stack: Stack, missing: list[tuple[str, str]]) -> bool:
@@ -98,7 +98,7 @@ def _without_registry(stack: Stack, missing: list[tuple[str, str]]) -> bool:
         and chosen.source == "registry"
         and chosen.archive is None
         and stack.settings.object_store.console_port is None
-        and all(name.partition("@")[0] in DEFAULT_REFS and _unreached(error) for name, error in missing)
+        and all(name.partition("@")[0] in DEFAULT_REFS and _is_registry_unreachable(error) for name, error in missing)
         and not any(names.is_data_volume(stack.name, volume) for volume in stack.daemon.volumes())
         and build.can_build()
     )
@@ -118,7 +118,7 @@ def _switch_to_packages(stack: Stack, asked: str, error: str) -> None:
     """
     memory = max(SEAWEEDFS_MB, stack.settings.object_store.memory_mb)
     images, store = {"source": "packages"}, {"kind": "seaweedfs", "memoryMb": memory}
-    say(
+    progress(
         f"no registry answers here ({error})\n"
         "  building the images from Debian and Python packages instead. When they are built, images.source: packages "
         f"(with Postgres 17 instead of 18) and objectStore.kind: seaweedfs (MinIO has no package) are written into "
@@ -127,14 +127,14 @@ def _switch_to_packages(stack: Stack, asked: str, error: str) -> None:
     begun = time.monotonic()
     # Build before writing: if the build fails or is interrupted, dev is unchanged and can use a registry later.
     _build_packages(stack.daemon, stack.settings_with(images=images, objectStore=store))
-    time.sleep(max(0, ASK_AGAIN_SECONDS - (time.monotonic() - begun)))
+    time.sleep(max(0, RETRY_SECONDS - (time.monotonic() - begun)))
     again = stack.daemon.pull(asked)
-    if again is None or not _unreached(again):
-        say(f"the registry answers again: {stack.path.name} is unchanged")
+    if again is None or not _is_registry_unreachable(again):
+        progress(f"the registry answers again: {stack.path.name} is unchanged")
         return
     stack.set("images", **images)
     stack.set("objectStore", **store)
-    say(
+    progress(
         f"{stack.path.name} now has images.source: packages and objectStore.kind: seaweedfs, memoryMb: {memory}\n"
         "  commit it if you keep it: a stack with data cannot switch back automatically\n"
         f"  to undo it before the stack has data: make destroy STACK={stack.name} CONFIRM={stack.name} && "
@@ -149,7 +149,7 @@ def _load(daemon: Daemon, folder: Path) -> None:
         raise StopError(f"mlflow:images.archive: there is no .tar, .tar.gz or .tgz file in {folder}")
     broken = []
     for path in archives:
-        say(f"loading {path}")
+        progress(f"loading {path}")
         if error := daemon.load(path):
             broken.append(f"  {path}: {error}")
     if broken:

@@ -19,11 +19,11 @@ def address_problems(daemon: Daemon, settings: StackConfig) -> list[str]:
         f"mlflow:{section}.bindAddress: this host has no address {address}\n"
         "    set one of its addresses (ip -4 addr), 0.0.0.0 for all of them, or 127.0.0.1"
         for section, address in wanted.items()
-        if not _is_here(address)
+        if not _is_local_address(address)
     ]
 
 
-def _is_here(address: str) -> bool:
+def _is_local_address(address: str) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         try:
             probe.bind((address, 0))
@@ -52,7 +52,7 @@ def port_problems(daemon: Daemon, settings: StackConfig, stack: str) -> list[str
         port
         for container in running
         if container["Labels"].get(names.STACK_LABEL) == stack
-        for port in _asked_for(daemon, container["Id"])
+        for port in _configured_ports(daemon, container["Id"])
     }
     by_container = {
         (port["PublicPort"], host_address): container
@@ -69,7 +69,7 @@ def port_problems(daemon: Daemon, settings: StackConfig, stack: str) -> list[str
             continue
         if container := by_container.get((port, address)):
             holder = f"the container {container['Names'][0].lstrip('/')}"
-        elif daemon.host.startswith("unix://") and _bound(address, port):
+        elif daemon.host.startswith("unix://") and _is_port_in_use(address, port):
             holder = f"another program (to find it: ss -ltnp 'sport = :{port}')"
         else:
             continue
@@ -81,14 +81,14 @@ def port_problems(daemon: Daemon, settings: StackConfig, stack: str) -> list[str
     return problems
 
 
-def _asked_for(daemon: Daemon, container: str) -> list[int]:
+def _configured_ports(daemon: Daemon, container: str) -> list[int]:
     """Return the host ports that a container is configured to publish, whether or not it holds them now."""
     found = daemon.inspect(container)
     bindings = (found["HostConfig"]["PortBindings"] or {}) if found else {}
     return [int(binding["HostPort"]) for published in bindings.values() for binding in published or []]
 
 
-def _bound(address: str, port: int) -> bool:
+def _is_port_in_use(address: str, port: int) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -11,10 +11,9 @@ import urllib.request
 import webbrowser
 
 from operations.common.checkout import ROOT
-from operations.common.console import StopError, answer, say
+from operations.common.console import StopError, output, progress
 from operations.common.stack import Stack
-from operations.deployment import engine_for
-from operations.observe import ingress
+from operations.observe import hostname
 from settings.server import ADMIN
 from settings.traefik import CLIENT_USER
 
@@ -25,12 +24,12 @@ def images(stack: Stack) -> None:
     deployed, built = settings.images.deployed(settings.parts), settings.images.built(settings.parts)
     # Several services may run the same image.
     for name in dict.fromkeys([*(image.ref for image in deployed.values()), *(image.name for image in built.values())]):
-        answer(name)
+        output(name)
 
 
 def url(stack: Stack) -> None:
     """Print the URL of MLflow, and nothing else."""
-    answer(_url(stack))
+    output(_url(stack))
 
 
 def _url(stack: Stack) -> str:
@@ -43,17 +42,8 @@ def open_browser(stack: Stack) -> None:
     """Open MLflow in the browser, or print its URL."""
     address = _url(stack)
     if not webbrowser.open(address):
-        say("no browser found on this machine; open this URL in one:")
-        answer(address)
-
-
-def env(stack: Stack) -> None:
-    """Print the exports with which plain `pulumi` uses this stack: eval "$(make -s env)"."""
-    engine = engine_for.engine_of(stack)
-    # Plain `pulumi config set` needs an existing stack.
-    engine.select()
-    for key, value in {**engine.exports, "PATH": engine.environment["PATH"]}.items():
-        answer(f"export {key}={shlex.quote(value)}")
+        progress("no browser found on this machine; open this URL in one:")
+        output(address)
 
 
 def _print_credentials(stack: Stack, *, here: bool) -> None:
@@ -61,19 +51,19 @@ def _print_credentials(stack: Stack, *, here: bool) -> None:
     route = stack.settings.route
     if route.by_password or route.by_mlflow:
         user = ADMIN if route.by_mlflow else CLIENT_USER
-        answer(f"export MLFLOW_TRACKING_USERNAME='{user}'")
+        output(f"export MLFLOW_TRACKING_USERNAME='{user}'")
         if here:
             # Fetched when evaluated, so that the password is not shown on a screen.
             fetched = f"make -s -C {shlex.quote(str(ROOT))} password STACK={stack.name}"
-            answer(f'export MLFLOW_TRACKING_PASSWORD="$({fetched})"')
+            output(f'export MLFLOW_TRACKING_PASSWORD="$({fetched})"')
         else:
-            answer(f"export MLFLOW_TRACKING_PASSWORD=...    # the output of: make password STACK={stack.name}")
+            output(f"export MLFLOW_TRACKING_PASSWORD=...    # the output of: make password STACK={stack.name}")
     elif route.by_single_sign_on:
-        answer("# and the user and password of your single sign-on:")
-        answer("# export MLFLOW_TRACKING_USERNAME=... MLFLOW_TRACKING_PASSWORD=...")
+        output("# and the user and password of your single sign-on:")
+        output("# export MLFLOW_TRACKING_USERNAME=... MLFLOW_TRACKING_PASSWORD=...")
     if _is_self_signed(stack):
-        answer("export MLFLOW_TRACKING_INSECURE_TLS='true'    # the certificate is self-signed")
-        say(
+        output("export MLFLOW_TRACKING_INSECURE_TLS='true'    # the certificate is self-signed")
+        progress(
             "warning: the certificate is self-signed, and the client does not verify it: anybody on the network path "
             "can read and change all traffic\n"
             f"  for more than a trial, set mlflow:traefik: {{certificate: acme}} (or own) in {stack.path.name}"
@@ -92,22 +82,22 @@ def client(stack: Stack) -> None:
         raise StopError(f"FOR={whom}: write FOR=colleague for another machine, or leave it out")
     here = whom == "me"
     address = _url(stack)
-    answer(f"export MLFLOW_TRACKING_URI='{address}'")
+    output(f"export MLFLOW_TRACKING_URI='{address}'")
     if stack.settings.traefik.mode != "off":
         # Extra protection against redirects to a login page. Older clients ignore it.
-        answer("export MLFLOW_ALLOW_HTTP_REDIRECTS='false'")
+        output("export MLFLOW_ALLOW_HTTP_REDIRECTS='false'")
     _print_credentials(stack, here=here)
     loopback = urllib.parse.urlsplit(address).hostname == "127.0.0.1"
     if loopback and not here:
         port = urllib.parse.urlsplit(address).port
-        answer(f"# {address} is a loopback address of this host. Keep this running on the other machine:")
-        answer(f"# ssh -nNT -L {port}:127.0.0.1:{port} {getpass.getuser()}@{_this_host()}")
+        output(f"# {address} is a loopback address of this host. Keep this running on the other machine:")
+        output(f"# ssh -nNT -L {port}:127.0.0.1:{port} {getpass.getuser()}@{_this_host()}")
     if loopback and urllib.request.getproxies() and not urllib.request.proxy_bypass("127.0.0.1"):
         # Otherwise the client would send the request to the proxy, whose loopback address is another.
         for name in ("no_proxy", "NO_PROXY"):
-            answer(f'export {name}="${{{name}:+${name},}}127.0.0.1,localhost"')
-    answer("# pip install mlflow")
-    answer("# python -c 'import mlflow; mlflow.log_metric(\"first\", 1)'")
+            output(f'export {name}="${{{name}:+${name},}}127.0.0.1,localhost"')
+    output("# pip install mlflow")
+    output("# python -c 'import mlflow; mlflow.log_metric(\"first\", 1)'")
     _warn_of_no_answer(stack, address, loopback=loopback)
 
 
@@ -130,10 +120,10 @@ def _warn_of_no_answer(stack: Stack, address: str, *, loopback: bool) -> None:
             # The server answers and asks for credentials.
             return
         reason = getattr(error, "reason", error)
-        hostname = urllib.parse.urlsplit(address).hostname or ""
+        host = urllib.parse.urlsplit(address).hostname or ""
         if isinstance(reason, socket.gaierror):
-            say(f"warning: {ingress.unresolved(hostname)}")
+            progress(f"warning: {hostname.unresolved_hostname_message(host)}")
         else:
-            say(f"warning: {address} does not answer from here ({reason})\n  type: make doctor STACK={stack.name}")
-        if way := ingress.ssh_forward_hint(stack):
-            say(way)
+            progress(f"warning: {address} does not answer from here ({reason})\n  type: make doctor STACK={stack.name}")
+        if way := hostname.ssh_forward_hint(stack):
+            progress(way)

@@ -1,7 +1,7 @@
 """`make doctor`."""
 
-from offline import engineless
-from operations.common.console import StopError, answer
+from offline import engineless_state
+from operations.common.console import StopError, output
 from operations.common.stack import Stack
 from operations.engine.backend import chosen_backend
 from operations.engine.cli import find_cli
@@ -14,22 +14,22 @@ from operations.observe.status import status
 def doctor(stack: Stack) -> None:
     """Check the settings, then Docker, the host and the deployment; report problems and what to type."""
     cli = find_cli()
-    answer(f"pulumi: {cli or 'not installed; make up installs it into this checkout if it can be downloaded'}")
-    if engineless.owns(stack):
-        answer(f"backend: none, {stack.name} was deployed without the engine")
+    output(f"pulumi: {cli or 'not installed; make up installs it into this checkout if it can be downloaded'}")
+    if engineless_state.is_engineless(stack):
+        output(f"backend: none, {stack.name} was deployed without the engine")
     else:
-        answer(f"backend: {chosen_backend() or 'local, in your home directory'}")
+        output(f"backend: {chosen_backend() or 'local, in your home directory'}")
     # Each check makes sense only if those before it found no problem.
     stack.settings  # noqa: B018 - raises
-    if cli and not engineless.owns(stack):
+    if cli and not engineless_state.is_engineless(stack):
         # Checks the backend and the passphrase.
-        Engine(stack, install=False).knows_stack()
-    docker_daemon.require_docker_as_it_is(stack)
+        Engine(stack, install=False).has_stack()
+    docker_daemon.require_running_docker(stack)
     checks.require_host(stack)
     status(stack)
-    found = ingress.look(stack)
+    found = ingress.check_ingress(stack)
     for note in found.notes:
-        answer(f"note: {note}")
+        output(f"note: {note}")
     if found.problems:
         raise StopError("\n".join(found.problems))
-    answer("no problems found")
+    output("no problems found")

@@ -15,15 +15,15 @@ import yaml
 from docker.errors import NotFound
 
 from operations.common.stack import Stack
-from operations.observe.findings import SECURITY, TIMEOUT_SECONDS, Found
+from operations.observe.findings import SECURITY, TIMEOUT_SECONDS, Findings
 from runtime.daemon import Daemon
 from settings import names
 
-OLDEST = (3, 4)
+MINIMUM_VERSION = (3, 4)
 """The first version with `statusRewrites`. An older one ignores all labels of a container if it does not know one."""
-ADVISED = (3, 6, 21)
+RECOMMENDED_VERSION = (3, 6, 21)
 """The first version with the security fixes that docs/security.md lists."""
-SHORT_SECONDS = 600
+MINIMUM_READ_TIMEOUT_SECONDS = 600
 """A read timeout below this interrupts uploads of realistic size."""
 STATIC_FILES = ("/etc/traefik/traefik.yml", "/etc/traefik/traefik.yaml", "/etc/traefik/traefik.toml")
 
@@ -34,11 +34,11 @@ def entry_point(static: dict[str, str], name: str) -> dict[str, str]:
     return {key.removeprefix(prefix): value for key, value in static.items() if key.startswith(prefix)}
 
 
-def check_existing_traefik(stack: Stack, found: Found) -> None:
+def check_existing_traefik(stack: Stack, found: Findings) -> None:
     """Add what is wrong with the existing Traefik to `found`."""
     settings, daemon = stack.settings.traefik, stack.daemon
     network = settings.network
-    server = names.physical(stack.name, "server")
+    server = names.docker_name(stack.name, "server")
     attached = attached_containers(daemon, network)
     proxies = [container for container in attached if is_traefik(container)]
     others = sorted(
@@ -58,7 +58,7 @@ def check_existing_traefik(stack: Stack, found: Found) -> None:
             "<your Traefik>"
         )
     for proxy in proxies:
-        _one_traefik(stack, found, proxy)
+        _check_traefik(stack, found, proxy)
 
 
 def attached_containers(daemon: Daemon, network: str) -> list[dict[str, Any]]:
@@ -75,18 +75,21 @@ def is_traefik(container: dict[str, Any]) -> bool:
     return bool(named) or any(Path(word).name == "traefik" for word in program)
 
 
-def _one_traefik(stack: Stack, found: Found, proxy: dict[str, Any]) -> None:
+def _check_traefik(stack: Stack, found: Findings, proxy: dict[str, Any]) -> None:
     settings, daemon, name = stack.settings.traefik, stack.daemon, proxy["Name"].lstrip("/")
     _, printed = daemon.run(proxy["Id"], ["traefik", "version"])
     version = re.search(r"(?m)^Version:\s*v?(\d+(?:\.\d+)*)", printed)
     numbers = tuple(int(part) for part in version[1].split(".")) if version else ()
     if not numbers:
-        found.notes.append(f"{name}: cannot read its version; needs {_dotted(OLDEST)} or newer: {SECURITY}")
-    elif numbers < OLDEST:
-        found.problems.append(f"{name}: Traefik {version[1] if version else ''} is too old, needs {_dotted(OLDEST)}")
-    elif numbers < ADVISED:
+        found.notes.append(f"{name}: cannot read its version; needs {_dotted(MINIMUM_VERSION)} or newer: {SECURITY}")
+    elif numbers < MINIMUM_VERSION:
+        found.problems.append(
+            f"{name}: Traefik {version[1] if version else ''} is too old, needs {_dotted(MINIMUM_VERSION)}"
+        )
+    elif numbers < RECOMMENDED_VERSION:
         found.notes.append(
-            f"{name}: Traefik {version[1] if version else ''} lacks security fixes; upgrade to {_dotted(ADVISED)}"
+            f"{name}: Traefik {version[1] if version else ''} lacks security fixes; upgrade to "
+            f"{_dotted(RECOMMENDED_VERSION)}"
         )
     static = static_configuration(daemon, proxy)
     mine = entry_point(static, settings.entry_point)
@@ -99,7 +102,7 @@ def _one_traefik(stack: Stack, found: Found, proxy: dict[str, Any]) -> None:
         )
     else:
         timeout = seconds(mine.get("transport.respondingtimeouts.readtimeout", "60"))
-        if 0 < timeout < SHORT_SECONDS:
+        if 0 < timeout < MINIMUM_READ_TIMEOUT_SECONDS:
             found.problems.append(
                 f"{name}: uploads that take longer than {timeout:g} s are interrupted\n"
                 f"  set entryPoints.{settings.entry_point}.transport.respondingTimeouts.readTimeout to 2h or more, in "
@@ -112,7 +115,7 @@ def _one_traefik(stack: Stack, found: Found, proxy: dict[str, Any]) -> None:
             )
     address = address_of(proxy, settings.network)
     if address and daemon.host.startswith("unix://"):
-        _ask_its_api(stack, found, name, address)
+        _check_routers(stack, found, name, address)
 
 
 def _dotted(version: tuple[int, ...]) -> str:
@@ -201,9 +204,9 @@ def _missing_middlewares(stack: Stack) -> list[str]:
     return problems
 
 
-def _ask_its_api(stack: Stack, found: Found, proxy: str, address: str) -> None:
+def _check_routers(stack: Stack, found: Findings, proxy: str, address: str) -> None:
     """Add the errors that Traefik's API reports for the routers of this stack, if the API answers."""
-    ours = names.physical(stack.name, "server")
+    ours = names.docker_name(stack.name, "server")
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         query = f"http://{address}:8080/api/http/routers?per_page=100&search={ours}"

@@ -7,7 +7,7 @@ TIMEOUT_SECONDS = 5
 
 
 @dataclass
-class Found:
+class Findings:
     """Problems, and notes about what is not certain to be a problem."""
 
     problems: list[str]

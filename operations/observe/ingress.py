@@ -6,9 +6,8 @@ import socket
 import ssl
 import time
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
-from operations.common.console import StopError, say
+from operations.common.console import StopError, progress
 from operations.common.stack import Stack
 from operations.observe.existing_traefik import (
     address_of,
@@ -18,8 +17,8 @@ from operations.observe.existing_traefik import (
     is_traefik,
     static_configuration,
 )
-from operations.observe.findings import SECURITY, TIMEOUT_SECONDS, Found
-from runtime import tunnel
+from operations.observe.findings import SECURITY, TIMEOUT_SECONDS, Findings
+from operations.observe.hostname import resolution_problem
 from settings.ingress import Route
 from settings.server import READINESS_PATH
 
@@ -29,21 +28,9 @@ ROUTED_SECONDS = 15
 NO_ROUTE = (http.HTTPStatus.NOT_FOUND, http.HTTPStatus.SERVICE_UNAVAILABLE)
 
 
-def ssh_forward_hint(stack: Stack) -> str | None:
-    """Return how to reach the server from this machine if it listens on the loopback address of an SSH host."""
-    host, url = stack.daemon.host, urlsplit(stack.settings.route.url)
-    if not host.startswith("ssh://") or url.hostname != "127.0.0.1":
-        return None
-    forwarded = f"{url.port}:127.0.0.1:{url.port}"
-    return (
-        f"that is a loopback address of {urlsplit(host).hostname}; to use it on this machine, keep this running: "
-        f"ssh -nNT -L {forwarded} {' '.join(tunnel.destination(host))}"
-    )
-
-
-def look(stack: Stack) -> Found:
+def check_ingress(stack: Stack) -> Findings:
     """Return every problem with the ingress, each with what to do."""
-    found = Found([], [])
+    found = Findings([], [])
     if stack.settings.traefik.mode == "existing":
         check_existing_traefik(stack, found)
     if problem := resolution_problem(stack):
@@ -53,27 +40,6 @@ def look(stack: Stack) -> Found:
     return found
 
 
-def unresolved(hostname: str) -> str:
-    """Return the message for a hostname that does not resolve."""
-    return (
-        f"mlflow:hostname: {hostname} does not resolve on this machine, so clients here cannot reach it\n"
-        "  add a DNS record that points to the Docker host; or, for a trial on this machine only: "
-        f"echo '127.0.0.1 {hostname}' | sudo tee -a /etc/hosts"
-    )
-
-
-def resolution_problem(stack: Stack) -> str | None:
-    """Return the problem with the server's hostname if it does not resolve on this machine, or None."""
-    settings = stack.settings
-    if settings.traefik.mode == "off" or not settings.hostname:
-        return None
-    try:
-        socket.getaddrinfo(settings.hostname, None)
-    except (socket.gaierror, UnicodeError):
-        return unresolved(settings.hostname)
-    return None
-
-
 def require_authentication(stack: Stack) -> None:
     """Raise `StopError` if the endpoint accepts a request without credentials, or redirects a client.
 
@@ -81,14 +47,18 @@ def require_authentication(stack: Stack) -> None:
     """
     route = stack.settings.route
     for door in _listeners(stack):
-        status = _once_routed(door, stack.settings.hostname or "")
+        status = _wait_for_route(door, stack.settings.hostname or "")
         if status in NO_ROUTE:
-            say(f"warning: {route.url} is not routed yet (HTTP {status})\n  to see why: make doctor STACK={stack.name}")
-        if (status == http.HTTPStatus.OK or is_redirect(status)) and (problem := verdict(route, status, stack.name)):
+            progress(
+                f"warning: {route.url} is not routed yet (HTTP {status})\n  to see why: make doctor STACK={stack.name}"
+            )
+        if (status == http.HTTPStatus.OK or is_redirect(status)) and (
+            problem := authentication_problem(route, status, stack.name)
+        ):
             raise StopError(f"{route.url}: {problem}\n  the deployment is running, but not protected as configured")
 
 
-def _once_routed(door: "Listener", hostname: str) -> int:
+def _wait_for_route(door: "Listener", hostname: str) -> int:
     """Return the HTTP status without credentials once there is a route; 404 or 503 if there is none in time."""
     status: int = http.HTTPStatus.SERVICE_UNAVAILABLE
     deadline = time.monotonic() + ROUTED_SECONDS
@@ -131,7 +101,7 @@ def _listeners(stack: Stack) -> list[Listener]:
 # --- requests to the endpoint --------------------------------------------------------------------------------------
 
 
-def _check_listener(stack: Stack, found: Found, door: Listener) -> None:
+def _check_listener(stack: Stack, found: Findings, door: Listener) -> None:
     """Send a request without credentials to an address, and check the answer and the certificate."""
     settings = stack.settings
     hostname = settings.hostname or ""
@@ -145,7 +115,7 @@ def _check_listener(stack: Stack, found: Found, door: Listener) -> None:
         # Some Docker installations do not route container addresses from the host, so this may be no problem.
         (found.problems if settings.traefik.mode == "bundled" else found.notes).append(words)
         return
-    if problem := verdict(settings.route, status, stack.name):
+    if problem := authentication_problem(settings.route, status, stack.name):
         found.problems.append(f"{settings.route.url}: {problem}")
 
 
@@ -166,7 +136,7 @@ def is_redirect(status: int) -> bool:
     return http.HTTPStatus.MULTIPLE_CHOICES <= status < http.HTTPStatus.BAD_REQUEST
 
 
-def verdict(route: Route, status: int, stack: str) -> str | None:
+def authentication_problem(route: Route, status: int, stack: str) -> str | None:
     """Return the problem if a client without credentials gets `status`, or None."""
     wanted = 200 if route.authentication == "anonymous" else 401
     if status == wanted:

@@ -3,7 +3,7 @@
 import os
 import re
 
-from operations.common.console import StopError, answer
+from operations.common.console import StopError, output
 from operations.common.stack import Stack
 from operations.observe.status import inspect, require_containers, services
 from settings import names
@@ -14,20 +14,20 @@ def logs(stack: Stack) -> None:
     """Print the last log lines of every service, or more of one, `SERVICE=`."""
     require_containers(stack)
     if chosen := os.environ.get("SERVICE"):
-        answer(_log(stack, chosen, lines=2000))
+        output(_log(stack, chosen, lines=2000))
         return
     for service in services(stack):
-        answer(f"==> {names.physical(stack.name, service)}")
+        output(f"==> {names.docker_name(stack.name, service)}")
         try:
             # On an idle server the last lines would be its own health checks only.
-            told = [line for line in _log(stack, service, lines=1000).splitlines() if not _is_a_probe(line)]
-            answer("\n".join(told[-30:]))
+            told = [line for line in _log(stack, service, lines=1000).splitlines() if not _is_health_check(line)]
+            output("\n".join(told[-30:]))
         except StopError as error:
-            answer(str(error))
+            output(str(error))
 
 
 def _log(stack: Stack, service: str, *, lines: int) -> str:
-    name = names.physical(stack.name, service)
+    name = names.docker_name(stack.name, service)
     if inspect(stack, service) is not None:
         return stack.daemon.logs(name, lines=lines)
     known = services(stack)
@@ -36,7 +36,7 @@ def _log(stack: Stack, service: str, *, lines: int) -> str:
     raise StopError(f"there is no container {name}; services: {', '.join(known)}, or the name of a job")
 
 
-def _is_a_probe(line: str) -> bool:
+def _is_health_check(line: str) -> bool:
     """Return whether a log line is a successful health check of the server."""
     # With MLflow's own users the health check has no credentials and expects 401.
     return READINESS_PATH in line and "127.0.0.1" in line and re.search(r"\b(200|401)\b", line) is not None

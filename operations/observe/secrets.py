@@ -2,8 +2,8 @@
 
 import os
 
-from offline import engineless
-from operations.common.console import StopError, answer, say
+from offline import engineless_state
+from operations.common.console import StopError, output, progress
 from operations.common.stack import Stack
 from operations.deployment import engine_for
 from operations.engine import encrypted
@@ -19,7 +19,7 @@ def password(stack: Stack) -> None:
     if os.environ.get("SERVICE") == "grafana":
         if not stack.settings.monitoring.grafana_port:
             raise StopError(f"{stack.name} has no Grafana (mlflow:monitoring.grafanaPort)")
-        answer(_required(stack, "grafanaPassword", "mlflow:monitoring.grafanaPort"))
+        output(_require_credential(stack, "grafanaPassword", "mlflow:monitoring.grafanaPort"))
         return
     route = stack.settings.route
     if route.by_single_sign_on and not route.by_password:
@@ -28,10 +28,12 @@ def password(stack: Stack) -> None:
         )
     if not route.by_password and not route.by_mlflow:
         raise StopError(f"{stack.name} has no password: mlflow:authentication is anonymous")
-    answer(_required(stack, "adminPassword" if route.by_mlflow else "clientPassword", "mlflow:authentication"))
+    output(
+        _require_credential(stack, "adminPassword" if route.by_mlflow else "clientPassword", "mlflow:authentication")
+    )
 
 
-def _required(stack: Stack, key: str, setting: str) -> str:
+def _require_credential(stack: Stack, key: str, setting: str) -> str:
     """Return a secret; raise `StopError` if the setting that needs it is not deployed yet."""
     if found := credential(stack, key):
         return found
@@ -42,24 +44,26 @@ def _required(stack: Stack, key: str, setting: str) -> str:
 
 def scrape(stack: Stack) -> None:
     """Print the scrape configuration for your own Prometheus, as a file for its `scrape_config_files`."""
-    if engineless.owns(stack):
+    if engineless_state.is_engineless(stack):
         raise StopError(
             f"{stack.name} was deployed without the engine, so it has no state\n  use mlflow:monitoring.mode: bundled"
         )
-    found = next(iter(_known_engine(stack).outputs(MONITORING)[MONITORING].values()), {}).get("scrape")
+    found = next(iter(_engine_with_stack(stack).outputs(MONITORING)[MONITORING].values()), {}).get("scrape")
     if not found:
         raise StopError(
             f"monitoring is not deployed with {stack.name}\n"
             f"  set mlflow:monitoring: {{mode: exporters}} in {stack.path.name}, then type: make up STACK={stack.name}"
         )
-    say(f"this contains passwords; your Prometheus must be on the network {names.physical(stack.name, 'monitoring')}")
-    answer(found.rstrip())
+    progress(
+        f"this contains passwords; your Prometheus must be on the network {names.docker_name(stack.name, 'monitoring')}"
+    )
+    output(found.rstrip())
 
 
-def _known_engine(stack: Stack) -> Engine:
+def _engine_with_stack(stack: Stack) -> Engine:
     """Return the engine; raise `StopError` if the backend does not have the stack. Creates no stack."""
     engine = engine_for.engine_of(stack, install=False)
-    if not engine.knows_stack():
+    if not engine.has_stack():
         raise StopError(
             f"{stack.name} was not deployed from here: {chosen_backend() or 'the local backend'} has no such stack\n"
             "  if it was deployed from another machine, set PULUMI_BACKEND_URL to the backend used there; else type: "
@@ -73,12 +77,12 @@ def credential(stack: Stack, key: str) -> str | None:
 
     Raises `StopError` if it cannot be read. The stack file is read first, because that needs only the passphrase.
     """
-    if engineless.owns(stack):
-        return engineless.credentials(stack).get(key)
+    if engineless_state.is_engineless(stack):
+        return engineless_state.credentials(stack).get(key)
     if isinstance(clear := stack.values.get(f"{NAMESPACE}:{key}"), str):
         # Plain text is allowed in dev, with a warning.
         return clear
     passphrase = encrypted.passphrase(passphrase_path(stack))
-    if passphrase and (found := (encrypted.opened(stack.document, passphrase) or {}).get(key)):
+    if passphrase and (found := (encrypted.decrypt_secrets(stack.document, passphrase) or {}).get(key)):
         return found
-    return _known_engine(stack).secrets().get(key)
+    return _engine_with_stack(stack).secrets().get(key)

@@ -8,8 +8,8 @@ from typing import Any
 
 from docker.errors import NotFound
 
-from offline import engineless
-from operations.common.console import StopError, amount, answer
+from offline import engineless_state
+from operations.common.console import StopError, format_bytes, output
 from operations.common.stack import Stack
 from operations.data import backup_status
 from operations.host import capacity
@@ -27,24 +27,24 @@ def status(stack: Stack) -> None:
         require_containers(stack)
     except StopError as error:
         if os.environ.get("JSON") == "1":
-            answer(json.dumps({"stack": stack.name, "services": [], "problems": [str(error)]}, indent=2))
+            output(json.dumps({"stack": stack.name, "services": [], "problems": [str(error)]}, indent=2))
         raise
-    found = described(stack)
+    found = describe(stack)
     if os.environ.get("JSON") == "1":
-        answer(json.dumps(found, indent=2))
+        output(json.dumps(found, indent=2))
     else:
         _print(found)
     if found["problems"]:
         raise StopError("\n".join(found["problems"]))
 
 
-def described(stack: Stack) -> dict[str, Any]:
+def describe(stack: Stack) -> dict[str, Any]:
     """Return the status of a deployment. Times are in UTC, sizes in bytes."""
     running = [_service(stack, service) for service in services(stack)]
     jobs = [_job(stack, job) for job in _jobs(stack)]
     route = stack.settings.route
-    known = backup_status.known(stack)
-    saved, at_risk = backup_status.described(stack, known)
+    known = backup_status.read_journal(stack)
+    saved, at_risk = backup_status.summary(stack, known)
     alerts = _alerts(stack)
     wrong = [entry for entry in running if entry["state"] not in ("healthy", "paused")]
     wrong += [entry for entry in jobs if entry["state"] not in ("done", "-")]
@@ -59,7 +59,7 @@ def described(stack: Stack) -> dict[str, Any]:
     if paused := [entry["name"] for entry in running if entry["state"] == "paused"]:
         problems.append(f"paused containers: {', '.join(paused)}\n  type: docker unpause {' '.join(paused)}")
     if preconditions.restore_is_running(stack.daemon, stack.name):
-        log = f"docker logs -f {names.physical(stack.name, names.RESTORE)}"
+        log = f"docker logs -f {names.docker_name(stack.name, names.RESTORE)}"
         problems.append(f"a restore is running, and the server is down until it ends\n  to see its progress: {log}")
     elif wrong:
         # Containers that do not run come before those that may be waiting for them.
@@ -71,7 +71,7 @@ def described(stack: Stack) -> dict[str, Any]:
         why = [
             f"; for the cause: make logs STACK={stack.name} SERVICE={service}"
             for entry in telling[:1]
-            for service in [entry["name"].removeprefix(names.physical(stack.name, ""))]
+            for service in [entry["name"].removeprefix(names.docker_name(stack.name, ""))]
         ]
         mend = f"to repair the deployment, type: make up STACK={stack.name}"
         problems.append(f"not running as expected: {states}\n  {mend}{''.join(why)}")
@@ -81,7 +81,7 @@ def described(stack: Stack) -> dict[str, Any]:
     return {
         "stack": stack.name,
         "host": stack.daemon.host,
-        "rehearsed": engineless.owns(stack),
+        "rehearsed": engineless_state.is_engineless(stack),
         "url": route.url,
         "authentication": route.authentication,
         "endpoints": [{"url": url, "authentication": authentication} for url, authentication in route.endpoints],
@@ -99,24 +99,24 @@ def described(stack: Stack) -> dict[str, Any]:
 
 
 def _print(found: dict[str, Any]) -> None:
-    answer(f"{found['stack']} on {found['host']}" + (", deployed without the engine" if found["rehearsed"] else ""))
+    output(f"{found['stack']} on {found['host']}" + (", deployed without the engine" if found["rehearsed"] else ""))
     for entry in [*found["services"], *found["jobs"]]:
-        answer(f"  {entry['name']:<34} {entry['state']:<12} {_detail(entry)}")
-    sizes = [f"{service} {amount(number)}" for service, number in found["bytes"].items()]
-    answer(f"  data: {', '.join(found['volumes']) or 'none'} ({', '.join(sizes)})")
+        output(f"  {entry['name']:<34} {entry['state']:<12} {_detail(entry)}")
+    sizes = [f"{service} {format_bytes(number)}" for service, number in found["bytes"].items()]
+    output(f"  data: {', '.join(found['volumes']) or 'none'} ({', '.join(sizes)})")
     # The images that run, which may differ from those in the stack file.
     images = [
         entry["image"] for entry in found["services"] if "image" in entry and not entry["name"].endswith("-server")
     ]
-    answer(f"  version: MLflow {found['mlflow']}, {', '.join(dict.fromkeys(images))}")
+    output(f"  version: MLflow {found['mlflow']}, {', '.join(dict.fromkeys(images))}")
     for way in found["endpoints"]:
-        answer(f"  endpoint: {way['url']}, authentication: {way['authentication']}")
-    answer(f"  backup: {found['backup']['summary']}")
+        output(f"  endpoint: {way['url']}, authentication: {way['authentication']}")
+    output(f"  backup: {found['backup']['summary']}")
     for words in found["warnings"]:
-        answer(f"  warning: {words}")
+        output(f"  warning: {words}")
     if found["alerts"] is not None:
         firing = [f"{_alert(alert)} ({alert['severity']})" for alert in found["alerts"]]
-        answer(f"  alerts: {', '.join(firing) or 'none'}" + (f"; {found['prometheus']}" if found["prometheus"] else ""))
+        output(f"  alerts: {', '.join(firing) or 'none'}" + (f"; {found['prometheus']}" if found["prometheus"] else ""))
 
 
 def services(stack: Stack) -> list[str]:
@@ -141,13 +141,13 @@ def require_containers(stack: Stack) -> None:
 
 def inspect(stack: Stack, service: str) -> dict[str, Any] | None:
     """Return Docker's inspection of a container of this stack, or None if there is no such container."""
-    found = stack.daemon.inspect(names.physical(stack.name, service))
+    found = stack.daemon.inspect(names.docker_name(stack.name, service))
     return found if found and found["Config"]["Labels"].get(names.STACK_LABEL) == stack.name else None
 
 
 def _service(stack: Stack, service: str) -> dict[str, Any]:
     """Return the name, health, start time, restarts and image of a service."""
-    name = names.physical(stack.name, service)
+    name = names.docker_name(stack.name, service)
     found = inspect(stack, service)
     if found is None:
         return {"name": name, "state": "missing"}
@@ -198,7 +198,7 @@ def _section(service: str) -> str:
 
 
 def _job(stack: Stack, job: str) -> dict[str, Any]:
-    name = names.physical(stack.name, job)
+    name = names.docker_name(stack.name, job)
     found = inspect(stack, job)
     if found is None:
         # `docker container prune` removes finished jobs, which is harmless.
@@ -230,7 +230,7 @@ def _age(seconds: float) -> str:
 
 def _version(stack: Stack) -> str:
     code, printed = stack.daemon.run(
-        names.physical(stack.name, "server"),
+        names.docker_name(stack.name, "server"),
         ["python", "-c", "import importlib.metadata as m; print(m.version('mlflow'))"],
     )
     return printed if code == 0 else "unknown"
@@ -256,7 +256,7 @@ def _bytes(stack: Stack) -> dict[str, int | None]:
     asked |= {kind: ["timeout", "5", "du", "-sk", "/data"] for kind in stack.settings.object_store.kinds}
     found: dict[str, int | None] = {}
     for service, command in asked.items():
-        code, printed = stack.daemon.run(names.physical(stack.name, service), command)
+        code, printed = stack.daemon.run(names.docker_name(stack.name, service), command)
         number = printed.split()[0] if code == 0 and printed else ""
         found[service] = int(number) * (1 if service == "postgres" else 1024) if number.isdigit() else None
     return found
@@ -272,7 +272,7 @@ def _alerts(stack: Stack) -> list[dict[str, str]] | None:
     if "prometheus" not in services(stack):
         return None
     command = ["wget", "-q", "-T", "4", "-O", "-", f"http://127.0.0.1:{PROMETHEUS_PORT}/api/v1/alerts"]
-    code, printed = stack.daemon.run(names.physical(stack.name, "prometheus"), command)
+    code, printed = stack.daemon.run(names.docker_name(stack.name, "prometheus"), command)
     if code:
         return None
     firing = [

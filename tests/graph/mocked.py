@@ -190,7 +190,7 @@ class HealthyDaemon:
     def _answer(self, question: str) -> None:
         self.asked.append(question)
 
-    def volume_made(self, volume: str) -> datetime:
+    def volume_created_at(self, volume: str) -> datetime:
         self._answer(f"volume {volume}")
         return datetime(2026, 5, 6, tzinfo=UTC)
 

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from runtime import readiness
-from runtime.daemon import SILENT, Daemon, State
+from runtime.daemon import NO_ANSWER_ERRORS, Daemon, State
 from runtime.readiness import _until_stopped, until_done, until_healthy
 from runtime.workload import HealthCheck
 
@@ -51,7 +51,7 @@ class Script:
     def clock(self) -> datetime:
         return datetime.now(UTC) + self.ahead
 
-    def volume_made(self, _name: str) -> datetime | None:
+    def volume_created_at(self, _name: str) -> datetime | None:
         return self.made
 
     @property
@@ -236,9 +236,9 @@ def test_a_daemon_that_does_not_answer_is_retried_a_limited_number_of_times(
                 raise requests.ReadTimeout("read timed out")
             return super().state(container)
 
-    monkeypatch.setattr(readiness, "SILENCE_SECONDS", 0.01)
+    monkeypatch.setattr(readiness, "RETRY_SECONDS", 0.01)
     script = Busy([state("exited")])
-    if silences <= readiness.SILENCES:
+    if silences <= readiness.MAX_RETRIES:
         wait_done(script)
     else:
         said = failure(wait_done, script)
@@ -254,15 +254,15 @@ def test_every_kind_of_daemon_request_is_retried(monkeypatch: pytest.MonkeyPatch
             raise requests.ConnectionError("connection refused")
 
     class Busy(Script):
-        def volume_made(self, name: str) -> datetime | None:
+        def volume_created_at(self, name: str) -> datetime | None:
             answer("volume_made")
-            return super().volume_made(name)
+            return super().volume_created_at(name)
 
         def restart(self, container: str) -> None:
             answer("restart")
             super().restart(container)
 
-    monkeypatch.setattr(readiness, "SILENCE_SECONDS", 0.01)
+    monkeypatch.setattr(readiness, "RETRY_SECONDS", 0.01)
     script = Busy([state(started_at="2026-01-01T00:00:00Z")], made=datetime(2026, 1, 2, tzinfo=UTC))
     wait_healthy(script, "volume")
     assert script.restarted == 1
@@ -270,7 +270,7 @@ def test_every_kind_of_daemon_request_is_retried(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_failed_connection_counts_as_a_daemon_that_does_not_answer() -> None:
-    with pytest.raises(SILENT, match="Error while fetching server API version"):
+    with pytest.raises(NO_ANSWER_ERRORS, match="Error while fetching server API version"):
         Daemon("tcp://127.0.0.1:1").state("id")
 
 

@@ -12,7 +12,7 @@ import pulumi
 import pytest
 
 from components.postgres import CRASH_RECOVERY_SECONDS
-from runtime.credentials import Guarded, warn_of_unsaved
+from runtime.credentials import HasCredentials, warn_of_unsaved
 from runtime.daemon import State
 from settings import variables
 from settings.names import SAVES, key_of
@@ -729,7 +729,7 @@ def test_unsaved_generated_secrets_are_warned_about(
         SimpleNamespace(key="opens", configured=False, kind="data key"),
     )
     component = SimpleNamespace(credentials=[made, known, opens])
-    warn_of_unsaved(cast("Guarded", component), None)
+    warn_of_unsaved(cast("HasCredentials", component), None)
     assert len(said) == warned
     assert all("only in the state: made, opens; type: make up STACK=" in words for words in said)
     assert all(words.endswith("Without opens, data and backups cannot be decrypted") for words in said)

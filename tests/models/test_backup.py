@@ -16,6 +16,7 @@ import pytest
 from operations.common import console
 from operations.common.console import StopError
 from operations.data import backup, backup_status, gc, restore
+from operations.data.backup_status import KINDS
 from operations.deployment import deploy
 from operations.engine.write_back import report_kept_backups
 from operations.host import checks
@@ -124,7 +125,10 @@ def test_json_messages_of_restic_become_plain_text(monkeypatch: pytest.MonkeyPat
     said = '{"message_type":"exit_error","code":1,"message":"Fatal: unable to open"}'
     assert repository._explained("snapshots", 1, said).endswith("at /r\n    Fatal: unable to open")
     # The first line says everything already.
-    assert repository._explained("snapshots", 10, said) == f"{backup.NONE_YET} /r yet\n  type: make backup STACK=prod"
+    assert (
+        repository._explained("snapshots", 10, said)
+        == f"{backup.NO_BACKUP_MESSAGE} /r yet\n  type: make backup STACK=prod"
+    )
     said = '{"message_type":"error","error":{"message":"permission denied"},"during":"scan","item":"/staging/x"}'
     assert repository._message(said) == "/staging/x: permission denied"
     for line in ("Fatal: no JSON", "[1]", "{}", "12"):
@@ -133,7 +137,7 @@ def test_json_messages_of_restic_become_plain_text(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(("size", "words"), [(7_400, "7 kB"), (12_345_678, "12 MB"), (3_140_000_000, "3.1 GB")])
 def test_sizes_are_printed_in_the_largest_fitting_unit(size: int, words: str) -> None:
-    assert shell.amount(size) == console.amount(size) == words
+    assert shell.amount(size) == console.format_bytes(size) == words
 
 
 def test_an_unreachable_backup_target_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +166,7 @@ def test_a_target_that_denies_access_is_reported_without_waiting_for_restic(
 def test_a_missing_backup_repository_reads_as_no_backup_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESTIC_REPOSITORY", "/r")
     monkeypatch.setattr(repository, "identity", lambda: None)
-    with pytest.raises(shell.Failure, match=rf"{backup.NONE_YET} /r yet\n  type: make backup STACK=prod"):
+    with pytest.raises(shell.Failure, match=rf"{backup.NO_BACKUP_MESSAGE} /r yet\n  type: make backup STACK=prod"):
         repository.require()
 
 
@@ -288,7 +292,7 @@ def test_a_new_journal_reads_the_last_backup_from_the_repository(journal: Any) -
         "added_bytes": 7,
         "snapshots": 2,
     }
-    line, wrong = backup_status.words(BackupSettings(), known, NOW, "prod")
+    line, wrong = backup_status.status_line(BackupSettings(), known, NOW, "prod")
     assert line.splitlines()[0] == "0b, 9 h ago, 5.0 GB in 42 s; restore test: none since this was deployed;"
     assert wrong is None
     # An empty stack waits for a restore: no backup is due at once.
@@ -312,7 +316,7 @@ def test_the_last_restore_test_is_stored_in_the_repository(monkeypatch: pytest.M
     result = {"snapshot": "0b" * 32, "last_result": 1, **ended}
     repository.remember_drill(result)
     assert repository.last_drill() == result
-    line, wrong = backup_status.words(BackupSettings(), {"drill": result}, NOW, "prod")
+    line, wrong = backup_status.status_line(BackupSettings(), {"drill": result}, NOW, "prod")
     assert "restore test: 0b0b0b0b, 0 h ago" in line
     assert wrong is None
 
@@ -352,19 +356,19 @@ def test_an_empty_stack_with_a_backup_of_runs_is_a_problem(
 
     assert known(used=False) == {}
     journal.write("backup", entry(9, runs=7))
-    assert backup_status.words(BackupSettings(), known(used=True), NOW, "prod")[1] is None
-    wrong = backup_status.words(BackupSettings(), known(used=False), NOW, "prod")[1]
+    assert backup_status.status_line(BackupSettings(), known(used=True), NOW, "prod")[1] is None
+    wrong = backup_status.status_line(BackupSettings(), known(used=False), NOW, "prod")[1]
     assert wrong is not None
     assert wrong.startswith("nothing was ever logged here, and the newest backup has 7 runs\n  to restore them, type:")
     # This problem comes before all others.
     failed = known(used=False) | {"drill": entry(9, last_result=0, error="the disk is full")}
-    wrong = backup_status.words(BackupSettings(), failed, NOW, "prod")[1]
+    wrong = backup_status.status_line(BackupSettings(), failed, NOW, "prod")[1]
     assert wrong is not None
     assert wrong.startswith("nothing was ever logged here, and the newest backup has 7 runs\n")
-    assert "the last drill failed" in wrong
+    assert "the last restore test failed" in wrong
     # A backup that was refused for this reason is reported once only.
     journal.failed("backup", "nothing was ever logged here")
-    wrong = backup_status.words(BackupSettings(), known(used=False), NOW, "prod")[1]
+    wrong = backup_status.status_line(BackupSettings(), known(used=False), NOW, "prod")[1]
     assert wrong is not None
     assert wrong.count("nothing was ever logged") == 1
 
@@ -395,7 +399,7 @@ def test_the_journal_file_is_read_when_the_program_cannot_print_it(fails: int) -
     stack: Any = SimpleNamespace(
         name="prod", daemon=Behind(), settings=SimpleNamespace(backup=BackupSettings(enabled=True))
     )
-    assert backup_status.known(stack) == {"backup": {"snapshot": "0a"}}
+    assert backup_status.read_journal(stack) == {"backup": {"snapshot": "0a"}}
 
 
 @pytest.mark.parametrize("what", ["no repository", "no backup", "no answer"])
@@ -712,31 +716,32 @@ def entry(hours_ago: float, **more: object) -> dict[str, Any]:
 
 
 def test_the_status_shows_age_size_and_duration_of_a_recent_backup() -> None:
-    line, wrong = backup_status.words(BackupSettings(), {"backup": entry(9)}, NOW, "prod")
+    line, wrong = backup_status.status_line(BackupSettings(), {"backup": entry(9)}, NOW, "prod")
     assert line.splitlines()[0] == "01234567, 9 h ago, 5.0 GB in 42 s; restore test: none since this was deployed;"
     assert wrong is None
 
 
 def test_a_backup_on_the_same_disk_as_the_data_is_warned_about() -> None:
-    assert "same disk as the data" in backup_status.words(BackupSettings(), {}, NOW, "prod")[0]
+    assert "same disk as the data" in backup_status.status_line(BackupSettings(), {}, NOW, "prod")[0]
     folder = BackupSettings.model_validate({"target": "/srv/backup"})
-    assert "same disk as the data" not in backup_status.words(folder, {}, NOW, "prod")[0]
+    assert "same disk as the data" not in backup_status.status_line(folder, {}, NOW, "prod")[0]
     # A folder may be on the same disk, too.
     assert (
-        "same disk as the data" in backup_status.words(folder, {"backup": entry(9, on_one_disk=True)}, NOW, "prod")[0]
+        "same disk as the data"
+        in backup_status.status_line(folder, {"backup": entry(9, on_one_disk=True)}, NOW, "prod")[0]
     )
 
 
 @pytest.mark.parametrize(("hours", "wrong"), [(32, False), (33, True)], ids=["one run missed", "two runs missed"])
 def test_a_backup_that_is_too_old_is_a_problem(hours: float, wrong: bool) -> None:  # noqa: FBT001
     # At noon, with a schedule of 03:17 each day: the last two times were 8.7 and 32.7 hours ago.
-    assert bool(backup_status.words(BackupSettings(), {"backup": entry(hours)}, NOW, "prod")[1]) is wrong
+    assert bool(backup_status.status_line(BackupSettings(), {"backup": entry(hours)}, NOW, "prod")[1]) is wrong
 
 
 @pytest.mark.parametrize(("hours", "wrong"), [(32, False), (33, True)])
 def test_a_first_backup_that_is_overdue_is_a_problem(hours: float, wrong: bool) -> None:  # noqa: FBT001
     known = {"scheduled": {"backup": NOW.timestamp() - hours * 3600}}
-    assert bool(backup_status.words(BackupSettings(), known, NOW, "prod")[1]) is wrong
+    assert bool(backup_status.status_line(BackupSettings(), known, NOW, "prod")[1]) is wrong
 
 
 def test_a_missed_first_backup_is_due_at_once_and_only_once() -> None:
@@ -751,7 +756,7 @@ def test_a_missed_first_backup_is_due_at_once_and_only_once() -> None:
 
 def test_time_during_which_the_stack_was_down_does_not_count_as_overdue() -> None:
     known = {"backup": entry(73), "scheduled": {"backup": NOW.timestamp() - 3600}}
-    line, wrong = backup_status.words(BackupSettings(), known, NOW, "prod")
+    line, wrong = backup_status.status_line(BackupSettings(), known, NOW, "prod")
     assert line.startswith("01234567, 3 d ago")
     assert wrong is None
 
@@ -760,9 +765,9 @@ def test_time_during_which_the_stack_was_down_does_not_count_as_overdue() -> Non
 def test_a_failed_backup_or_restore_test_is_a_problem_with_its_reason(kind: str) -> None:
     ended = NOW.timestamp() - 3 * 3600
     known = {kind: entry(9, last_result=0, error="the disk is full", last_end_timestamp_seconds=ended)}
-    wrong = backup_status.words(BackupSettings(), known, NOW, "prod")[1]
+    wrong = backup_status.status_line(BackupSettings(), known, NOW, "prod")[1]
     assert wrong == (
-        f"the last {kind} failed, 3 h ago: the disk is full\n  fix that, then type: make {kind} STACK=prod"
+        f"the last {KINDS[kind]} failed, 3 h ago: the disk is full\n  fix that, then type: make {kind} STACK=prod"
     )
 
 
@@ -798,16 +803,16 @@ def test_a_restore_of_an_incompatible_backup_is_refused(
     words: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(restore, "_knows", lambda *_: knows)
+    monkeypatch.setattr(restore, "_supports_revision", lambda *_: knows)
     stack: Any = AStack()
     with pytest.raises(StopError, match=words):
-        restore._refuse(stack, plan)
+        restore._require_restorable(stack, plan)
 
 
 def test_another_data_key_is_accepted_when_nothing_was_encrypted_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(restore, "_knows", lambda *_: True)
+    monkeypatch.setattr(restore, "_supports_revision", lambda *_: True)
     stack: Any = AStack()
-    restore._refuse(stack, a_plan(other_keys=["crypto-kek-passphrase"]))
+    restore._require_restorable(stack, a_plan(other_keys=["crypto-kek-passphrase"]))
 
 
 # --- during a restore ----------------------------------------------------------------------------------------------
@@ -840,8 +845,8 @@ def restorable(monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 - has th
     monkeypatch.setenv("CONFIRM", "prod")
     for module in (backup, restore):
         monkeypatch.setattr(module, "require_container", lambda _: None)
-    monkeypatch.setattr(backup, "_told", lambda *_: json.dumps(plan))
-    monkeypatch.setattr(restore, "_knows", lambda *_: True)
+    monkeypatch.setattr(backup, "_run_and_capture", lambda *_: json.dumps(plan))
+    monkeypatch.setattr(restore, "_supports_revision", lambda *_: True)
     return stack
 
 
@@ -867,8 +872,8 @@ def test_a_dry_run_of_a_restore_reports_what_would_be_lost(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    plan = backup.found(restorable, "latest") | {"since": since}
-    monkeypatch.setattr(restore, "found", lambda *_: plan)
+    plan = backup.restore_plan(restorable, "latest") | {"since": since}
+    monkeypatch.setattr(restore, "restore_plan", lambda *_: plan)
     monkeypatch.setenv("DRY_RUN", "1")
     restore.restore(restorable)
     assert words in capsys.readouterr().err
@@ -883,7 +888,7 @@ def test_the_server_stays_stopped_while_a_detached_restore_runs(
         restorable.daemon.at_work = True
         raise ConnectionError
 
-    monkeypatch.setattr(restore, "_secure", lambda _: None)
+    monkeypatch.setattr(restore, "_back_up_current_data", lambda _: None)
     monkeypatch.setattr(restore, "_run_restorer", cut_off)
     with pytest.raises(ConnectionError):
         restore.restore(restorable)
@@ -897,7 +902,7 @@ def test_the_server_restarts_after_an_interrupted_restore(
     def interrupted(_: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(restore, "_secure", lambda _: None)
+    monkeypatch.setattr(restore, "_back_up_current_data", lambda _: None)
     monkeypatch.setattr(restorable.daemon, "stop", interrupted)
     with pytest.raises(KeyboardInterrupt):
         restore.restore(restorable)
@@ -931,8 +936,8 @@ def test_the_command_to_continue_repeats_the_given_variables(restorable: Any, mo
 def test_garbage_collection_counts_deletions_by_kind() -> None:
     gone = "has been permanently deleted.\n"
     printed = f"a warning\nRun with ID 0a1b {gone}Run with ID 2c3d {gone}Logged model with ID m-1 {gone}"
-    assert gc.collected(printed) == "2 runs, 1 logged model"
-    assert gc.collected("a warning of a Run with ID 0a1b\n") == ""
+    assert gc.count_deleted(printed) == "2 runs, 1 logged model"
+    assert gc.count_deleted("a warning of a Run with ID 0a1b\n") == ""
 
 
 def test_two_characters_are_too_few_to_select_a_backup(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1002,10 +1007,10 @@ def test_a_failed_revision_lookup_is_not_reported_as_a_newer_schema() -> None:
         return once
 
     stack.daemon.once = says("Can't locate revision identified by 'abc'")
-    assert not restore._knows(stack, "abc")
+    assert not restore._supports_revision(stack, "abc")
     stack.daemon.once = says("exec: python: not found")
     with pytest.raises(StopError, match=r"(?s)could not check .*; nothing was.*python: not found\n.*doctor STACK="):
-        restore._knows(stack, "abc")
+        restore._supports_revision(stack, "abc")
 
 
 # --- a folder of the host as backup target -------------------------------------------------------------------------
@@ -1021,7 +1026,7 @@ def test_a_missing_backup_folder_is_reported_with_the_command_to_create_it(
 
     def problems(folder: Path) -> list[str]:
         settings: Any = SimpleNamespace(backup=BackupSettings(enabled=True, target=str(folder)))
-        return checks._no_folder(daemon, settings)
+        return checks._missing_backup_folder(daemon, settings)
 
     missing = tmp_path / "missing"
     words = (

@@ -16,7 +16,7 @@ from requests import Response
 from requests.exceptions import ChunkedEncodingError
 from urllib3.exceptions import HTTPError as CutOffError
 
-from runtime.daemon import SILENT, Daemon
+from runtime.daemon import NO_ANSWER_ERRORS, Daemon
 
 
 @pytest.fixture(autouse=True)
@@ -112,7 +112,7 @@ def test_a_connection_cut_during_output_counts_as_no_answer() -> None:
         code, said = daemon.run("server", ["true"])
         assert code == 124
         assert "reset by peer" in said
-        with pytest.raises(SILENT):
+        with pytest.raises(NO_ANSWER_ERRORS):
             daemon.show("server", ["true"], print)
 
 
@@ -152,6 +152,6 @@ class Restarting(Daemon):
 
 def test_a_container_is_followed_across_a_restart_of_the_daemon() -> None:
     daemon, told = Restarting(), list[str]()
-    assert daemon._followed(daemon, "restore", told.append) == 7  # type: ignore[arg-type]
+    assert daemon._stream_until_exit(daemon, "restore", told.append) == 7  # type: ignore[arg-type]
     assert told == ["before", "after", "after", "after"]
     assert daemon.asked == ["all", 0, 0, 0], "output that was already printed would be printed again"

@@ -8,7 +8,7 @@ import pytest
 from docker.errors import NotFound
 
 from operations.observe.existing_traefik import seconds, static_configuration
-from operations.observe.ingress import verdict
+from operations.observe.ingress import authentication_problem
 from runtime.daemon import Daemon
 from settings.parsing import parse_settings
 
@@ -106,5 +106,5 @@ def test_the_answer_to_a_client_without_credentials_is_checked(
     if authentication == "singleSignOn":
         traefik = {"mode": "existing", "singleSignOn": "a@docker", "middlewares": ["a@docker"]}  # type: ignore[dict-item]
     values = {"hostname": "m.example.com", "authentication": authentication, "traefik": traefik}
-    said = verdict(parse_settings(values).route, status, "dev")
+    said = authentication_problem(parse_settings(values).route, status, "dev")
     assert said is None if words is None else words in (said or "")

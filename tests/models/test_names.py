@@ -15,7 +15,7 @@ from components.minio import policy
 from runtime.container import _cpus, go_duration
 from runtime.credentials import fernet_key
 from settings import names, packages
-from settings.images import BACKUP_CONTEXT, CONTEXT, context_digest, read_by_a_build
+from settings.images import BACKUP_CONTEXT, CONTEXT, build_context_files, context_digest
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,7 +81,7 @@ def test_the_digest_covers_exactly_the_files_that_docker_reads(context: str, tmp
     patterns = (folder / ".dockerignore").read_text().split()
     # Docker always sends this file along, to read it.
     sent = exclude_paths(str(folder), patterns) - {".dockerignore"}
-    hashed = {path.relative_to(folder).as_posix() for path in read_by_a_build(folder)}
+    hashed = {path.relative_to(folder).as_posix() for path in build_context_files(folder)}
     assert hashed == {name for name in sent if (folder / name).is_file()}
     assert context_digest(folder, "x") == context_digest(ROOT / context, "x")
 
@@ -89,7 +89,7 @@ def test_the_digest_covers_exactly_the_files_that_docker_reads(context: str, tmp
 def test_an_unsupported_dockerignore_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".dockerignore").write_text("*.md\n")
     with pytest.raises(ValueError, match="must begin with"):
-        read_by_a_build(tmp_path)
+        build_context_files(tmp_path)
 
 
 def test_the_tag_of_a_recipe_depends_on_the_built_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

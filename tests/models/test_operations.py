@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -25,7 +26,8 @@ import requests
 import yaml
 from docker.errors import APIError, DockerException
 
-from offline import build, engineless
+from offline import build, engineless, engineless_state
+from operations import __main__ as operations_main
 from operations.__main__ import VERBS, main
 from operations.common import checkout, console
 from operations.common import stack as stack_module
@@ -36,9 +38,9 @@ from operations.engine import backend, cli, encrypted, recovery
 from operations.engine import engine as engine_module
 from operations.engine.engine import Engine
 from operations.engine.plan import Plan
-from operations.engine.write_back import save_credentials
+from operations.engine.write_back import write_back_secrets
 from operations.host import addresses, capacity, checks, containers, docker_daemon, images, ports
-from operations.observe import access, doctor, ingress, logs, secrets, status
+from operations.observe import access, doctor, hostname, logs, secrets, status
 from runtime.daemon import Daemon, resolve_host
 from settings import packages
 from settings.names import DATA_KEY, GENERATOR
@@ -391,7 +393,7 @@ def test_free_disk_space_is_checked_when_only_a_build_is_missing(stack: Stack, m
 def test_a_port_taken_on_another_host_address_is_no_conflict(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host()
     host.published_on = "10.0.0.5"
-    monkeypatch.setattr(ports, "_bound", lambda _address, _port: False)
+    monkeypatch.setattr(ports, "_is_port_in_use", lambda _address, _port: False)
     monkeypatch.setattr(Stack, "daemon", property(lambda _: host))
     checks.require_host(stack)
 
@@ -408,7 +410,7 @@ def test_a_deployment_is_refused_while_a_restore_runs(stack: Stack, monkeypatch:
 
 @pytest.mark.parametrize("service", ["prometheus", "alertmanager", "grafana"])
 def test_host_ports_of_the_monitoring_are_checked(stack: Stack, monkeypatch: pytest.MonkeyPatch, service: str) -> None:
-    monkeypatch.setattr(ports, "_bound", lambda _address, port: port == 9999)
+    monkeypatch.setattr(ports, "_is_port_in_use", lambda _address, port: port == 9999)
     stack.set("monitoring", **{"mode": "bundled", f"{service}Port": 9999})
     assert f"mlflow:monitoring.{service}Port: port 9999 of 127.0.0.1 is in use by another program" in host_problems(
         stack, Host(), monkeypatch
@@ -439,14 +441,14 @@ class Generated(Engine):
 
 def test_a_data_key_generated_by_a_killed_deployment_is_saved(stack: Stack) -> None:
     engine = Generated(stack)
-    assert save_credentials(engine) == ["backupPassword"]
+    assert write_back_secrets(engine) == ["backupPassword"]
     assert engine.written == ("backupPassword", "made")
 
 
 def test_the_data_key_in_use_is_saved_rather_than_the_generated_one(stack: Stack) -> None:
     engine = Generated(stack)
     engine.used = True
-    assert save_credentials(engine) == ["backupPassword"]
+    assert write_back_secrets(engine) == ["backupPassword"]
     assert engine.written == ("backupPassword", "in use")
 
 
@@ -461,9 +463,9 @@ SEALED = {
 
 
 def test_encrypted_secrets_are_decrypted_by_their_passphrase_only() -> None:
-    assert encrypted.opened(SEALED, "correct-horse") == {"adminPassword": "a secret value"}
-    assert encrypted.opened(SEALED, "another") is None
-    assert encrypted.opened({**SEALED, "encryptionsalt": None}, "correct-horse") is None
+    assert encrypted.decrypt_secrets(SEALED, "correct-horse") == {"adminPassword": "a secret value"}
+    assert encrypted.decrypt_secrets(SEALED, "another") is None
+    assert encrypted.decrypt_secrets({**SEALED, "encryptionsalt": None}, "correct-horse") is None
 
 
 def test_a_credential_in_the_stack_file_is_read_without_the_engine(
@@ -506,7 +508,7 @@ def test_a_closed_output_pipe_is_not_reported_as_a_docker_error() -> None:
 
 def test_a_fresh_machine_gets_a_local_backend_and_a_private_passphrase(stack: Stack, tmp_path: Path) -> None:
     first = Engine(stack)
-    first._make_passphrase()
+    first._create_passphrase()
     exports = first.exports
     assert exports["PULUMI_BACKEND_URL"] == f"file://{tmp_path}/home/.local/state/pulumi-mlflow"
     path = Path(exports["PULUMI_CONFIG_PASSPHRASE_FILE"])
@@ -519,7 +521,7 @@ def test_a_fresh_machine_gets_a_local_backend_and_a_private_passphrase(stack: St
 class NewStack(Engine):
     """An engine whose backend does not know the stack."""
 
-    def knows_stack(self) -> bool:
+    def has_stack(self) -> bool:
         return False
 
     def plan(self, *_: str) -> Plan:
@@ -558,10 +560,10 @@ def test_the_drift_of_an_undeployed_stack_is_unknown(
 def test_a_preview_copy_has_every_file_that_the_program_reads() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     top = {Path(name).parts[0] for name in tracked}
-    known = {*copy_preview.PARTS, *copy_preview.FILES, "Pulumi.dev.yaml", "Pulumi.staging.yaml", "Pulumi.prod.yaml"}
+    known = {*copy_preview.FOLDERS, *copy_preview.FILES, "Pulumi.dev.yaml", "Pulumi.staging.yaml", "Pulumi.prod.yaml"}
     not_read = {"docs", "tests", ".github", ".ci", "Makefile", "pyproject.toml"}
     assert {name for name in top - known - not_read if name.endswith(".py") or (ROOT / name).is_dir()} == set()
-    assert set(copy_preview.PARTS) <= top
+    assert set(copy_preview.FOLDERS) <= top
 
 
 @pytest.mark.parametrize(
@@ -583,9 +585,9 @@ def test_an_unusable_backend_is_reported_with_the_fix(
     elif chosen != "nothing":
         monkeypatch.setenv(chosen, "file:///x")
     failed = subprocess.CompletedProcess([], 255, stdout="", stderr=f"warning: old\nerror: {said}\n")
-    monkeypatch.setattr(Engine, "_quietly", lambda *_, **__: failed)
+    monkeypatch.setattr(Engine, "_run_captured", lambda *_, **__: failed)
     with pytest.raises(StopError) as told:
-        Engine(stack).knows_stack()
+        Engine(stack).has_stack()
     words = str(told.value)
     assert words.startswith("Pulumi cannot use the backend file:///")
     assert said in words
@@ -652,7 +654,7 @@ def test_doctor_checks_the_backend(stack: Stack, monkeypatch: pytest.MonkeyPatch
     def refused(_: Engine) -> bool:
         raise StopError("Pulumi cannot use the backend")
 
-    monkeypatch.setattr(Engine, "knows_stack", refused)
+    monkeypatch.setattr(Engine, "has_stack", refused)
     monkeypatch.setattr(doctor, "find_cli", lambda: Path("/bin/true"))
     with pytest.raises(StopError, match="cannot use the backend"):
         doctor.doctor(stack)
@@ -695,7 +697,7 @@ def test_a_destroyed_stack_without_its_passphrase_is_created_anew(
 
     a_state(tmp_path / "home", None)
     engine = Recorded(stack)
-    assert not engine.knows_stack()
+    assert not engine.has_stack()
     assert engine.select()
     assert called == [("stack", "rm", "--yes", "--preserve-config"), ("stack", "init", "--no-select")]
     assert (tmp_path / "home/.config/pulumi-mlflow/dev.passphrase").exists()
@@ -853,9 +855,9 @@ def test_a_question_without_a_terminal_fails_at_once(monkeypatch: pytest.MonkeyP
 def test_deleting_requires_confirm_and_yes_is_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("YES", "1")
     with pytest.raises(StopError, match="CONFIRM=prod"):
-        console.require_name("prod", "This deletes everything.")
+        console.require_confirmation("prod", "This deletes everything.")
     monkeypatch.setenv("CONFIRM", "prod")
-    console.require_name("prod", "This deletes everything.")
+    console.require_confirmation("prod", "This deletes everything.")
 
 
 @pytest.mark.parametrize("name", ["Prod", "my_stack", "-x", "a" * 40, "../x"])
@@ -917,9 +919,9 @@ def test_client_prints_a_proxy_exception_for_this_host_behind_a_proxy(
 
 
 def test_a_loopback_url_on_a_remote_host_is_printed_with_its_ssh_tunnel(stack: Stack) -> None:
-    assert ingress.ssh_forward_hint(stack) is None
+    assert hostname.ssh_forward_hint(stack) is None
     stack.path.write_text(stack.path.read_text() + "  docker:host: ssh://me@prod:2222\n")
-    assert ingress.ssh_forward_hint(stack) == (
+    assert hostname.ssh_forward_hint(stack) == (
         "that is a loopback address of prod; to use it on this machine, keep this running: "
         "ssh -nNT -L 5000:127.0.0.1:5000 -p 2222 me@prod"
     )
@@ -1022,11 +1024,11 @@ def test_other_stacks_and_protected_data_are_not_deployed_without_the_engine(
 def test_an_engineless_deployment_is_refused_beside_foreign_containers_or_data(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, strangers: list[str], volumes: set[str], words: str
 ) -> None:
-    monkeypatch.setattr("offline.host.Host.strangers", lambda _: strangers)
+    monkeypatch.setattr("offline.host.Host.foreign_resources", lambda _: strangers)
     monkeypatch.setattr(Stack, "daemon", property(lambda _: SimpleNamespace(volumes=lambda: volumes)))
     with pytest.raises(StopError, match=words):
         engineless.up(stack, "no engine")
-    assert not engineless.owns(stack)
+    assert not engineless_state.is_engineless(stack)
 
 
 class Engineless:
@@ -1062,12 +1064,12 @@ def test_an_engineless_deployment_is_kept_when_the_engine_cannot_take_over(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, secrets: dict[str, str], *, plans: bool, words: str
 ) -> None:
     rehearsed_with(stack, monkeypatch, "postgres-password")
-    before = engineless._passwords(stack).read()
+    before = engineless_state.passwords_of(stack).read()
     host = Engineless(stack, secrets, plans=plans)
     with pytest.raises(StopError, match=words):
         engineless.hand_over(host, approved=True)  # type: ignore[arg-type]
     assert host.written == []
-    assert engineless._passwords(stack).read() == before
+    assert engineless_state.passwords_of(stack).read() == before
 
 
 def test_the_status_names_the_configured_image(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1092,11 +1094,11 @@ def test_generated_secrets_are_saved_before_down_and_destroy(
 
     for name in ("recover", "report_what_to_keep", "report_kept_backups"):
         monkeypatch.setattr(end, name, lambda *_: None)
-    monkeypatch.setattr(end, "save_credentials", lambda _: asked("saved"))
+    monkeypatch.setattr(end, "write_back_secrets", lambda _: asked("saved"))
     for name in ("require_no_restore", "require_no_foreign_containers"):
         monkeypatch.setattr(containers, name, lambda *_: None)
     engine = SimpleNamespace(show=asked, call=asked)
-    monkeypatch.setattr(end, "engine_to_end", lambda _: engine)
+    monkeypatch.setattr(end, "engine_for_removal", lambda _: engine)
     for name in ("data_volumes", "kept_volumes", "leftovers"):
         monkeypatch.setattr(end, name, lambda _: [])
     monkeypatch.setattr(Stack, "daemon", property(lambda _: None))
@@ -1111,11 +1113,25 @@ def test_a_verb_without_dry_run_refuses_it_and_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
 ) -> None:
     monkeypatch.setenv("DRY_RUN", "1")
-    monkeypatch.setitem(VERBS, verb, lambda _: pytest.fail("the verb ran"))
+    monkeypatch.setattr(operations_main, "_run", lambda *_: pytest.fail("the verb ran"))
     assert main([verb]) == 1
     said = capsys.readouterr().err
     assert f"make {verb} does not support DRY_RUN; nothing was changed" in said
     assert ("type: make preview" in said) is (verb == "up")
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_every_verb_has_a_function_in_its_module(verb: str) -> None:
+    module, _, function = VERBS[verb].partition(":")
+    assert callable(getattr(importlib.import_module(f"operations.{module}"), function))
+
+
+@pytest.mark.parametrize("verb", ["url", "client", "open", "images"])
+def test_a_verb_that_reads_only_the_settings_imports_neither_pulumi_nor_docker(verb: str) -> None:
+    module = VERBS[verb].partition(":")[0]
+    code = f"import sys, operations.{module}, operations.__main__; print({{'pulumi', 'docker'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 @pytest.mark.parametrize(
@@ -1128,10 +1144,10 @@ def test_a_verb_without_dry_run_refuses_it_and_changes_nothing(
 def test_a_file_error_is_not_reported_as_a_docker_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, said: str
 ) -> None:
-    def fails(_: Stack) -> None:
+    def fails(*_: object) -> None:
         raise error
 
-    monkeypatch.setitem(VERBS, "status", fails)
+    monkeypatch.setattr(operations_main, "_run", fails)
     assert main(["status"]) == 1
     printed = capsys.readouterr().err
     assert said in printed
@@ -1146,7 +1162,7 @@ def test_a_setting_can_be_added_to_an_empty_stack_file(stack: Stack, text: str) 
 
 
 def test_reading_a_credential_does_not_create_a_stack(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = SimpleNamespace(knows_stack=lambda: False)
+    engine = SimpleNamespace(has_stack=lambda: False)
     monkeypatch.setattr(engine_for, "engine_of", lambda *_, **__: engine)
     with pytest.raises(StopError, match=r"has no such stack(.|\n)*PULUMI_BACKEND_URL"):
         secrets.credential(stack, "adminPassword")
@@ -1176,7 +1192,7 @@ def test_the_folder_of_a_file_backend_is_found(
 def test_a_state_that_is_being_written_is_retried(
     stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, told: str | None
 ) -> None:
-    monkeypatch.setattr("operations.engine.engine.HALF_WRITTEN_SECONDS", (0.01,) * 5)
+    monkeypatch.setattr("operations.engine.engine.PARTIAL_STATE_RETRY_SECONDS", (0.01,) * 5)
     engine = Engine.__new__(Engine)
     engine.stack, engine.environment, engine.cli = stack, dict(os.environ), tmp_path / "pulumi"
     engine.cli.write_text(
@@ -1198,16 +1214,16 @@ def test_down_creates_no_stack_unless_containers_are_left(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, left: list[str]
 ) -> None:
     made: list[bool] = []
-    engine = SimpleNamespace(knows_stack=lambda: False, select=lambda: made.append(True))
+    engine = SimpleNamespace(has_stack=lambda: False, select=lambda: made.append(True))
     monkeypatch.setattr(engine_for, "engine_of", lambda _: engine)
     monkeypatch.setattr(engine_for, "leftovers", lambda _: left)
     monkeypatch.setattr(Stack, "daemon", property(lambda _: SimpleNamespace(host="unix:///d.sock")))
     if left:
         # Containers that the backend no longer knows can still be removed.
-        assert cast("object", engine_for.engine_to_end(stack)) is engine
+        assert cast("object", engine_for.engine_for_removal(stack)) is engine
     else:
         with pytest.raises(StopError, match=r"dev is not deployed on unix:///d\.sock"):
-            engine_for.engine_to_end(stack)
+            engine_for.engine_for_removal(stack)
     assert made == [True] * len(left)
 
 
@@ -1269,7 +1285,7 @@ def test_an_engineless_deployment_is_kept_when_foreign_containers_use_it(
     monkeypatch.setattr(Stack, "daemon", property(lambda _: daemon))
     with pytest.raises(StopError, match="docker network disconnect mlflow-dev-edge jupyter"):
         engineless.hand_over(Engineless(stack, {}), approved=True)  # type: ignore[arg-type]
-    assert (done, engineless.owns(stack)) == ([], True)
+    assert (done, engineless_state.is_engineless(stack)) == ([], True)
 
 
 def rehearsed_with(stack: Stack, monkeypatch: pytest.MonkeyPatch, *passwords: str) -> list[str]:
@@ -1278,7 +1294,7 @@ def rehearsed_with(stack: Stack, monkeypatch: pytest.MonkeyPatch, *passwords: st
     monkeypatch.setattr("offline.host.Host.prune", lambda _: done.append("pruned"))
     monkeypatch.setattr(Stack, "daemon", property(lambda _: SimpleNamespace(volumes=set, api=WithNetworks())))
     for name in passwords:
-        engineless._passwords(stack).get(name, 32)
+        engineless_state.passwords_of(stack).get(name, 32)
     return done
 
 
@@ -1288,12 +1304,12 @@ def test_a_secret_in_the_stack_file_is_handed_over_unchanged(
 ) -> None:
     rehearsed_with(stack, monkeypatch, "crypto-kek-passphrase")
     monkeypatch.setattr(Stack, "values", property(lambda _: {"mlflow:cryptoKekPassphrase": written}))
-    known = written if isinstance(written, str) else engineless._generated(stack)["cryptoKekPassphrase"]
+    known = written if isinstance(written, str) else engineless_state.generated_secrets(stack)["cryptoKekPassphrase"]
     host = Engineless(stack, {"cryptoKekPassphrase": known})
     told = [] if known == "mine" else ["cryptoKekPassphrase"]
     assert engineless.hand_over(host, approved=True) == told  # type: ignore[arg-type]
     assert host.written == []
-    assert not engineless.owns(stack)
+    assert not engineless_state.is_engineless(stack)
 
 
 def test_the_engine_takes_over_only_after_an_approval(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1302,10 +1318,10 @@ def test_the_engine_takes_over_only_after_an_approval(stack: Stack, monkeypatch:
     host = Engineless(stack, {})
     with pytest.raises(StopError, match="nothing was changed"):
         engineless.hand_over(host, approved=False)  # type: ignore[arg-type]
-    assert (done, host.written, engineless.owns(stack)) == ([], [], True)
+    assert (done, host.written, engineless_state.is_engineless(stack)) == ([], [], True)
     monkeypatch.setattr(engineless, "confirmed", lambda _: True)
     engineless.hand_over(host, approved=False)  # type: ignore[arg-type]
-    assert (done, engineless.owns(stack)) == (["pruned"], False)
+    assert (done, engineless_state.is_engineless(stack)) == (["pruned"], False)
 
 
 @pytest.mark.parametrize(("passwords", "kept"), [(["postgres-password"], False), (["backup-password"], True)])
@@ -1315,7 +1331,7 @@ def test_destroying_an_engineless_deployment_keeps_the_backup_password(
     assert rehearsed_with(stack, monkeypatch, *passwords) == []
     monkeypatch.setenv("CONFIRM", stack.name)
     engineless.destroy(stack)
-    assert engineless.owns(stack) == kept
+    assert engineless_state.is_engineless(stack) == kept
 
 
 # --- images from an archive ----------------------------------------------------------------------------------------
@@ -1399,7 +1415,7 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Put dev on a host that cannot reach a registry; return the images that are built instead."""
     host = Offline()
     built: list[str] = []
-    monkeypatch.setattr(images, "ASK_AGAIN_SECONDS", 0)
+    monkeypatch.setattr(images, "RETRY_SECONDS", 0)
     monkeypatch.setattr(Stack, "daemon", property(lambda _: host))
     monkeypatch.setattr(build, "can_build", lambda: True)
     monkeypatch.setattr(images, "require_host", lambda _: None)
@@ -1521,8 +1537,8 @@ def test_a_port_in_use_is_seen() -> None:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = holder.getsockname()[1]
-        assert ports._bound("127.0.0.1", port)
-    assert not ports._bound("127.0.0.1", port)
+        assert ports._is_port_in_use("127.0.0.1", port)
+    assert not ports._is_port_in_use("127.0.0.1", port)
 
 
 @pytest.mark.parametrize(("content", "left"), [("", 0), ('{"user.cont', 0), ('{"user.content_type": "x"}', 1)])
@@ -1532,9 +1548,9 @@ def test_a_truncated_attributes_file_of_the_state_is_removed(tmp_path: Path, con
     state, note = folder / "dev.json", folder / "dev.json.attrs"
     state.write_text("{}")
     note.write_text(content)
-    backend.drop_broken_attributes(tmp_path, "dev")
+    backend.remove_truncated_attributes(tmp_path, "dev")
     assert (state.exists(), note.exists()) == (True, bool(left))
-    backend.drop_broken_attributes(None, "dev")
+    backend.remove_truncated_attributes(None, "dev")
 
 
 def test_prune_removes_only_unused_images_of_earlier_versions(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

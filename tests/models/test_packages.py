@@ -260,5 +260,5 @@ def test_a_package_index_on_loopback_is_refused(monkeypatch: pytest.MonkeyPatch)
 
 def test_every_recipe_belongs_to_an_image_setting() -> None:
     settings = {field.alias for field in ImagesSettings.model_fields.values()}
-    assert set(packages.STANDING_FOR) <= settings
-    assert set(packages.STANDING_FOR.values()) == set(packages.NAMES)
+    assert set(packages.RECIPE_BY_IMAGE) <= settings
+    assert set(packages.RECIPE_BY_IMAGE.values()) == set(packages.NAMES)

@@ -5,9 +5,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from operations.deployment.copy_preview import INSTEAD, without_secrets
-from operations.engine.change import MOST, UNKNOWN
-from operations.engine.plan import LIMIT, Plan
+from operations.deployment.copy_preview import PLACEHOLDER_SECRET, without_secrets
+from operations.engine.change import MAX_UNFOLDED_ROWS, UNKNOWN
+from operations.engine.plan import MAX_PLAN_CHARACTERS, Plan
 
 CONTAINER = "docker:index/container:Container"
 DONE = {"summaryEvent": {"result": "succeeded"}}
@@ -151,12 +151,12 @@ def test_a_failed_plan_shows_its_errors_without_engine_noise() -> None:
 
 
 def test_a_long_plan_is_folded_and_fits_a_comment() -> None:
-    few = plan(*(step("create", f"x{number}") for number in range(MOST)), DONE).markdown()
-    many = plan(*(step("create", f"x{number}") for number in range(MOST + 1)), DONE).markdown()
+    few = plan(*(step("create", f"x{number}") for number in range(MAX_UNFOLDED_ROWS)), DONE).markdown()
+    many = plan(*(step("create", f"x{number}") for number in range(MAX_UNFOLDED_ROWS + 1)), DONE).markdown()
     assert "<details>" not in few
-    assert f"<details><summary>All {MOST + 1} changes</summary>" in many
+    assert f"<details><summary>All {MAX_UNFOLDED_ROWS + 1} changes</summary>" in many
     huge = plan(*(step("create", "x" * 100 + str(number)) for number in range(1000)), DONE).markdown()
-    assert len(huge) <= LIMIT
+    assert len(huge) <= MAX_PLAN_CHARACTERS
     # It is cut between two rows and the fold is closed, because another plan may follow in the comment.
     assert re.search(r"\n\| \| \| and \d+ more \| \|\n\n</details>\n$", huge)
 
@@ -176,7 +176,7 @@ def test_a_preview_copy_has_all_settings_and_no_secret() -> None:
     assert without_secrets(document) == {
         "config": {
             "mlflow:hostname": "a.example.com",
-            "mlflow:tlsKey": INSTEAD,
-            "mlflow:server": {"port": 5000, "x": [INSTEAD]},
+            "mlflow:tlsKey": PLACEHOLDER_SECRET,
+            "mlflow:server": {"port": 5000, "x": [PLACEHOLDER_SECRET]},
         }
     }

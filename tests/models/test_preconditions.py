@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from runtime.daemon import Daemon
-from runtime.preconditions import unmet
+from runtime.preconditions import host_problems
 from settings.object_store import ObjectStoreSettings
 from settings.traefik import TraefikSettings
 
@@ -54,7 +54,7 @@ class Host:
 
 
 def problems(host: Host, **settings: str) -> list[str]:
-    return unmet(
+    return host_problems(
         cast("Daemon", host),
         stack="dev",
         postgres_major=18,

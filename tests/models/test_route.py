@@ -5,7 +5,7 @@ from typing import Any, cast
 import pulumi
 import pytest
 
-from components.route import hashed, labels, routes
+from components.route import htpasswd_line, labels, routes
 from settings.ingress import Route
 from settings.parsing import parse_settings
 from settings.traefik import SINGLE_SIGN_ON, Authentication
@@ -152,9 +152,9 @@ def test_an_existing_traefik_is_disabled_by_label_when_it_has_no_route(traefik: 
 
 def test_a_short_client_password_is_refused() -> None:
     with pytest.raises(pulumi.RunError, match="mlflow:clientPassword: must have 32 characters or more"):
-        hashed("a-short-password")
+        htpasswd_line("a-short-password")
     # The hash of 32 times x, by openssl sha1 -binary | base64.
-    assert hashed("x" * 32) == "mlflow:{SHA}aAy0xexdG7+lkggdzJFeFbPNnT4="
+    assert htpasswd_line("x" * 32) == "mlflow:{SHA}aAy0xexdG7+lkggdzJFeFbPNnT4="
 
 
 @pytest.mark.parametrize(

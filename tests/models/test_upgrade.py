@@ -61,7 +61,7 @@ def brought_up(
         return found
 
     monkeypatch.setattr(backup, "backup", take)
-    monkeypatch.setattr(backup, "found", look)
+    monkeypatch.setattr(backup, "restore_plan", look)
     monkeypatch.setattr(deploy, "up", lambda _: done.append("up"))
     monkeypatch.setattr(docker_daemon, "require_docker", lambda _: None)
     stack: Any = SimpleNamespace(

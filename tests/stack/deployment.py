@@ -120,7 +120,7 @@ class Deployment:
         return next(major for major in found if major)
 
     def name(self, service: str) -> str:
-        return names.physical(self.stack, service)
+        return names.docker_name(self.stack, service)
 
     def use(self, store: str) -> None:
         """Choose the object store, and packages images if the host lacks the images for it."""

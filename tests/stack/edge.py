@@ -38,7 +38,7 @@ def image(name: str) -> str:
     daemon = Daemon(resolve_host())
     if daemon.has_image(DEFAULTS[name]["ref"]):
         return DEFAULTS[name]["ref"]
-    recipe = packages.STANDING_FOR[name]
+    recipe = packages.RECIPE_BY_IMAGE[name]
     build.build(daemon, [recipe], [])
     return packages.ref(recipe)
 

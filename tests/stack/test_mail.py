@@ -17,7 +17,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Message as Handler
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-from components.alertmanager import alerting
+from components.alertmanager import alertmanager_config
 from runtime.daemon import resolve_host
 from runtime.workload import CONFIG, SECRETS
 from settings.monitoring import MonitoringSettings
@@ -134,7 +134,7 @@ def test_a_firing_and_a_resolved_alert_arrive_by_mail(
 ) -> None:
     inbox, port = server
     mail = {"to": "ops@example.com", "sender": "mlflow@example.com", "server": f"{SERVER}:{port}", "user": "mlflow"}
-    config = alerting(MonitoringSettings.model_validate({"mode": "bundled", "mail": mail}))
+    config = alertmanager_config(MonitoringSettings.model_validate({"mode": "bundled", "mail": mail}))
     # Shorten the waiting times, which are not under test.
     config["route"] |= {"group_wait": "1s", "group_interval": "2s"}
     files = {

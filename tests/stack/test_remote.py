@@ -14,7 +14,7 @@ from docker.errors import DockerException
 
 from operations.host import docker_daemon
 from runtime import tunnel
-from runtime.daemon import DEFAULT_HOST, SILENT, Daemon, resolve_host
+from runtime.daemon import DEFAULT_HOST, NO_ANSWER_ERRORS, Daemon, resolve_host
 from tests.stack.edge import image
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +65,7 @@ def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[s
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("SSH_SAYS", str(says))
     yield becomes
-    tunnel._to.cache_clear()
+    tunnel._tunnel_to.cache_clear()
 
 
 def over_ssh() -> str:
@@ -97,7 +97,7 @@ def test_all_requests_share_one_ssh_connection(ssh: Callable[[str], Path]) -> No
 
 def cut(daemon: Daemon, says: Path) -> None:
     os.kill(int(says.read_text().splitlines()[-1].split()[0]), 9)
-    tunnel._to(daemon.host).running.wait()  # type: ignore[union-attr]
+    tunnel._tunnel_to(daemon.host).running.wait()  # type: ignore[union-attr]
 
 
 def test_a_cut_ssh_connection_is_opened_again(ssh: Callable[[str], Path]) -> None:
@@ -125,13 +125,13 @@ def test_an_ssh_connection_that_cannot_be_reopened_counts_as_no_answer(ssh: Call
         daemon.networks()
         ssh(REFUSES)
         cut(daemon, says)
-        with pytest.raises(SILENT, match=r"Permission denied \(publickey\)"):
+        with pytest.raises(NO_ANSWER_ERRORS, match=r"Permission denied \(publickey\)"):
             daemon.networks()
 
 
 def test_the_ssh_connection_ends_with_its_process(ssh: Callable[[str], Path]) -> None:
     says = ssh(FORWARDS)
-    program = f"import os; from components import tunnel; tunnel.through({over_ssh()!r}); os.kill(os.getpid(), 9)"
+    program = f"import os; from components import tunnel; tunnel.local_address({over_ssh()!r}); os.kill(os.getpid(), 9)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False)
     assert done.returncode == -9
     deadline = time.monotonic() + 10
@@ -143,7 +143,7 @@ def test_the_ssh_connection_ends_with_its_process(ssh: Callable[[str], Path]) ->
 def test_an_ssh_error_is_reported_with_the_command_to_try(ssh: Callable[[str], Path]) -> None:
     ssh(REFUSES)
     with pytest.raises(DockerException, match=r"Permission denied \(publickey\)"):
-        tunnel.through("ssh://me@elsewhere")
+        tunnel.local_address("ssh://me@elsewhere")
     problem = docker_daemon.docker_problem(Daemon("ssh://me@elsewhere:2222"))
     assert problem is not None
     assert "me@elsewhere: Permission denied (publickey)." in problem
@@ -165,8 +165,8 @@ def test_the_ssh_arguments_follow_from_the_docker_host(host: str, told: list[str
 
 def test_the_remote_socket_defaults_to_that_of_docker(ssh: Callable[[str], Path]) -> None:
     says = ssh(FORWARDS)
-    tunnel.through("ssh://prod/")
-    tunnel.through("ssh://prod/run/user/1000/docker.sock")
+    tunnel.local_address("ssh://prod/")
+    tunnel.local_address("ssh://prod/run/user/1000/docker.sock")
     first, second = says.read_text().splitlines()
     assert f":{DEFAULT_HOST.removeprefix('unix://')} prod cat" in first
     assert ":/run/user/1000/docker.sock prod cat" in second

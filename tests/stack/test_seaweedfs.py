@@ -2,7 +2,7 @@
 
 import pytest
 
-from components.seaweedfs import closing_certificate
+from components.seaweedfs import client_ca_certificate
 from tests.stack.deployment import Deployment
 from tests.stack.probes import HASHES, REWRITE, with_s3
 
@@ -31,12 +31,12 @@ def test_the_seaweedfs_admin_port_requires_the_certificate_of_the_stack(seaweedf
         gateway = ("--insecure", "--silent", "--max-time", "10", "https://127.0.0.1:18333/")
         return seaweedfs.run("seaweedfs", "curl", *certificate.split(), *gateway)[0]
 
-    strangers = "/tmp/strangers.pem"  # noqa: S108 - in the container
-    seaweedfs.run("seaweedfs", "sh", "-c", f"echo '{closing_certificate('a secret of his own')}' > {strangers}")
+    foreign = "/tmp/foreign.pem"  # noqa: S108 - in the container
+    seaweedfs.run("seaweedfs", "sh", "-c", f"echo '{client_ca_certificate('a secret of his own')}' > {foreign}")
     refused = (55, 56)
     assert code("--cert /run/secrets/grpc.pem") == 0
     assert code("") in refused
-    assert code(f"--cert {strangers}") in refused
+    assert code(f"--cert {foreign}") in refused
 
 
 @pytest.mark.minio
