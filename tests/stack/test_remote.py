@@ -15,6 +15,7 @@ from docker.errors import DockerException
 from operations.host import docker_daemon
 from runtime import tunnel
 from runtime.daemon import DEFAULT_HOST, NO_ANSWER_ERRORS, Daemon, resolve_host
+from runtime.ssh import destination
 from tests.stack.edge import image
 
 ROOT = Path(__file__).parents[2]
@@ -131,7 +132,7 @@ def test_an_ssh_connection_that_cannot_be_reopened_counts_as_no_answer(ssh: Call
 
 def test_the_ssh_connection_ends_with_its_process(ssh: Callable[[str], Path]) -> None:
     says = ssh(FORWARDS)
-    program = f"import os; from components import tunnel; tunnel.local_address({over_ssh()!r}); os.kill(os.getpid(), 9)"
+    program = f"import os; from runtime import tunnel; tunnel.local_address({over_ssh()!r}); os.kill(os.getpid(), 9)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False)
     assert done.returncode == -9
     deadline = time.monotonic() + 10
@@ -160,7 +161,7 @@ def test_an_ssh_error_is_reported_with_the_command_to_try(ssh: Callable[[str], P
     ],
 )
 def test_the_ssh_arguments_follow_from_the_docker_host(host: str, told: list[str]) -> None:
-    assert tunnel.destination(host) == told
+    assert destination(host) == told
 
 
 def test_the_remote_socket_defaults_to_that_of_docker(ssh: Callable[[str], Path]) -> None:
