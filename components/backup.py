@@ -95,42 +95,7 @@ class Backup(pulumi.ComponentResource):
                 image=image,
                 limits=Limits(memory_mb=settings.memory_mb, cpus=settings.cpus),
                 networks=platform.networks.backup_networks(outward=settings.needs_egress),
-                env={
-                    "STACK": stack,
-                    "TARGET": settings.target,
-                    "SCHEDULE": settings.schedule,
-                    "DRILL_SCHEDULE": settings.drill_schedule,
-                    "KEEP_DAILY": str(settings.keep_daily),
-                    "KEEP_WEEKLY": str(settings.keep_weekly),
-                    "KEEP_MONTHLY": str(settings.keep_monthly),
-                    "DELETES": str(int(settings.deletes)),
-                    "SERVER": f"http://{server.service.host}:{SERVER_PORT}",
-                    "KEYS": "/run/secrets/data-keys",
-                    "HOME": "/tmp",  # noqa: S108 - inside the container
-                    # Restic writes its packs there first: too much for a tmpfs.
-                    "TMPDIR": "/staging/tmp",
-                    "PGHOST": database.service.host,
-                    "PGUSER": BACKUP_ROLE,
-                    "PGDATABASE": DATABASE,
-                    "PGPASS": "/run/secrets/pgpass",
-                    "PGCONNECT_TIMEOUT": "10",
-                    "BUCKET": store.bucket,
-                    "RCLONE_CONFIG": "/dev/null",
-                    "RCLONE_CONFIG_STORE_TYPE": "s3",
-                    "RCLONE_CONFIG_STORE_PROVIDER": "Other",
-                    "RCLONE_CONFIG_STORE_ENDPOINT": store.endpoint,
-                    "RCLONE_CONFIG_STORE_REGION": REGION,
-                    "RCLONE_CONFIG_STORE_ENV_AUTH": "true",
-                    "RCLONE_CONFIG_STORE_NO_CHECK_BUCKET": "true",
-                    "RCLONE_CONFIG_STORE_SHARED_CREDENTIALS_FILE": "/run/secrets/store-credentials",
-                    "RESTIC_REPOSITORY": settings.target if settings.where == "s3" else "/repository",
-                    "RESTIC_PASSWORD_FILE": "/run/secrets/repository-password",
-                    "RESTIC_CACHE_DIR": "/staging/cache",
-                    "RESTIC_PROGRESS_FPS": "0.1",
-                    "AWS_SHARED_CREDENTIALS_FILE": "/run/secrets/target-credentials",
-                    # A large repository's index fills the memory. Collect garbage before the kernel kills.
-                    "GOMEMLIMIT": f"{settings.memory_mb * 6 // 10}MiB",
-                },
+                env=_environment(settings, database, store, server),
                 files=Files(
                     secrets={
                         "repository-password": repository.value,
@@ -165,6 +130,46 @@ class Backup(pulumi.ComponentResource):
             # Not protected: a new target replaces the resource. The volume itself always stays.
             opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True),
         )
+
+
+def _environment(settings: BackupSettings, database: Postgres, store: ObjectStore, server: Mlflow) -> dict[str, str]:
+    """Return what the backup program, libpq, rclone and restic read from environment variables. No secret."""
+    return {
+        "STACK": pulumi.get_stack(),
+        "TARGET": settings.target,
+        "SCHEDULE": settings.schedule,
+        "DRILL_SCHEDULE": settings.drill_schedule,
+        "KEEP_DAILY": str(settings.keep_daily),
+        "KEEP_WEEKLY": str(settings.keep_weekly),
+        "KEEP_MONTHLY": str(settings.keep_monthly),
+        "DELETES": str(int(settings.deletes)),
+        "SERVER": f"http://{server.service.host}:{SERVER_PORT}",
+        "KEYS": "/run/secrets/data-keys",
+        "HOME": "/tmp",  # noqa: S108 - inside the container
+        # Restic writes its packs there first: too much for a tmpfs.
+        "TMPDIR": "/staging/tmp",
+        "PGHOST": database.service.host,
+        "PGUSER": BACKUP_ROLE,
+        "PGDATABASE": DATABASE,
+        "PGPASS": "/run/secrets/pgpass",
+        "PGCONNECT_TIMEOUT": "10",
+        "BUCKET": store.bucket,
+        "RCLONE_CONFIG": "/dev/null",
+        "RCLONE_CONFIG_STORE_TYPE": "s3",
+        "RCLONE_CONFIG_STORE_PROVIDER": "Other",
+        "RCLONE_CONFIG_STORE_ENDPOINT": store.endpoint,
+        "RCLONE_CONFIG_STORE_REGION": REGION,
+        "RCLONE_CONFIG_STORE_ENV_AUTH": "true",
+        "RCLONE_CONFIG_STORE_NO_CHECK_BUCKET": "true",
+        "RCLONE_CONFIG_STORE_SHARED_CREDENTIALS_FILE": "/run/secrets/store-credentials",
+        "RESTIC_REPOSITORY": settings.target if settings.where == "s3" else "/repository",
+        "RESTIC_PASSWORD_FILE": "/run/secrets/repository-password",
+        "RESTIC_CACHE_DIR": "/staging/cache",
+        "RESTIC_PROGRESS_FPS": "0.1",
+        "AWS_SHARED_CREDENTIALS_FILE": "/run/secrets/target-credentials",
+        # A large repository's index fills the memory. Collect garbage before the kernel kills.
+        "GOMEMLIMIT": f"{settings.memory_mb * 6 // 10}MiB",
+    }
 
 
 def _target_credentials(settings: BackupSettings) -> dict[str, pulumi.Output[str]]:

@@ -1,6 +1,7 @@
 """MinIO, an object store for the artifacts. Runs its maintained fork; see docs/adr/0001-minio-fork.md."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from settings.object_store import ObjectStoreSettings
 PORT = 9000
 CONSOLE_PORT = 9001
 HEALTH_PATH = "/minio/health/cluster"
+CURL = ("curl", "-fsS", "--max-time", "4")
 ASSETS = Path(__file__).parent.parent / "assets" / "minio"
 
 
@@ -46,30 +48,44 @@ class Minio(pulumi.ComponentResource):
     ) -> None:
         """Run the server, and the job that creates its bucket and identities."""
         super().__init__("mlflow:components:Minio", name, None, opts)
-        child = pulumi.ResourceOptions(parent=self)
-        bucket = settings.bucket
+        self._name, self._settings, self._platform = name, settings, platform
         root_password = Credential(f"{name}-root-password", "minioRootPassword", parent=self)
-        password = Credential(f"{name}-password", "minioPassword", parent=self)
-        backup_password = (
-            Credential(f"{name}-backup-password", "minioBackupPassword", parent=self) if platform.backed_up else None
-        )
-        monitoring_password = (
-            Credential(f"{name}-monitoring-password", "minioMonitoringPassword", parent=self)
-            if platform.monitored
-            else None
-        )
-        readers = {BACKUP_USER: backup_password, MONITORING_USER: monitoring_password}
-        identities = {USER: password, **{user: identity for user, identity in readers.items() if identity}}
-        policies = {USER: policy(bucket), BACKUP_USER: reading_policy(bucket), MONITORING_USER: METRICS_POLICY}
-        volume = names.object_store_volume(pulumi.get_stack(), "minio")
+        identities = {USER: Credential(f"{name}-password", "minioPassword", parent=self)}
+        if platform.backed_up:
+            identities[BACKUP_USER] = Credential(f"{name}-backup-password", "minioBackupPassword", parent=self)
+        if platform.monitored:
+            identities[MONITORING_USER] = Credential(
+                f"{name}-monitoring-password", "minioMonitoringPassword", parent=self
+            )
         data = docker.Volume(
             f"{name}-data",
-            name=volume,
+            name=names.object_store_volume(pulumi.get_stack(), "minio"),
             opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True, protect=platform.protect_data),
         )
+        service = self._server(data, root_password)
+        endpoint = f"http://{service.host}:{PORT}"
+        bootstrap = self._bootstrap(service, endpoint, root_password, identities)
+        monitoring = identities.get(MONITORING_USER)
+        self.store = ObjectStore(
+            kind="minio",
+            endpoint=endpoint,
+            health=f"{endpoint}{HEALTH_PATH}",
+            bucket=settings.bucket,
+            password=identities[USER],
+            admin_password=root_password,
+            backup_password=identities.get(BACKUP_USER),
+            ready=bootstrap.done,
+            credentials=[root_password, *identities.values()],
+            targets=_targets(service.host, monitoring) if monitoring else [],
+        )
+        self.register_outputs({"endpoint": endpoint, "bucket": settings.bucket, "volume": data.name})
+
+    def _server(self, data: docker.Volume, root_password: Credential) -> Service:
+        """Run the server on its data volume."""
+        settings, platform = self._settings, self._platform
         with_console = settings.console_port is not None
-        service = Service(
-            name,
+        return Service(
+            self._name,
             Workload(
                 image=platform.images.minio,
                 limits=Limits(memory_mb=settings.memory_mb, cpus=settings.cpus),
@@ -87,39 +103,33 @@ class Minio(pulumi.ComponentResource):
                     # Collect garbage before the kernel kills.
                     "GOMEMLIMIT": f"{settings.memory_mb * 9 // 10}MiB",
                 },
-                files=Files(
-                    secrets={"root-password": root_password.value},
-                ),
+                files=Files(secrets={"root-password": root_password.value}),
                 data={"/data": data.name},
                 tmpfs={"/tmp": "size=64m,mode=1777"},  # noqa: S108 - inside the container
                 user="0:0",
             ),
-            HealthCheck(
-                # MinIO's two other health endpoints answer before objects can be read or written.
-                command=[
-                    "curl",
-                    "-fsS",
-                    "--max-time",
-                    "4",
-                    "-o",
-                    "/dev/null",
-                    f"http://127.0.0.1:{PORT}{HEALTH_PATH}",
-                ],
-            ),
+            # MinIO's two other health endpoints answer before objects can be read or written.
+            HealthCheck(command=[*CURL, "-o", "/dev/null", f"http://127.0.0.1:{PORT}{HEALTH_PATH}"]),
             platform=platform,
             metrics=Metrics(port=PORT, path=METRICS_PATHS["minio"]),
             grace_s=30,
             publish=[Publish(port=settings.console_port, target=CONSOLE_PORT)] if settings.console_port else [],
-            opts=child,
+            opts=pulumi.ResourceOptions(parent=self),
         )
-        endpoint = f"http://{service.host}:{PORT}"
-        bootstrap = Job(
-            f"{name}-bootstrap",
+
+    def _bootstrap(
+        self, server: Service, endpoint: str, root_password: Credential, identities: Mapping[str, Credential]
+    ) -> Job:
+        """Create the bucket, and an identity with its policy for each of `identities`."""
+        bucket = self._settings.bucket
+        policies = {USER: policy(bucket), BACKUP_USER: reading_policy(bucket), MONITORING_USER: METRICS_POLICY}
+        return Job(
+            f"{self._name}-bootstrap",
             Workload(
-                image=platform.images.minio_client,
+                image=self._platform.images.minio_client,
                 limits=Limits(memory_mb=256, cpus=1.0),
-                prepares=volume,
-                networks=[platform.networks.backend],
+                prepares=names.object_store_volume(pulumi.get_stack(), "minio"),
+                networks=[self._platform.networks.backend],
                 entrypoint=["sh", "/run/config/bootstrap.sh"],
                 env={"ENDPOINT": endpoint, "BUCKET": bucket, "MC_CONFIG_DIR": "/tmp/mc"},  # noqa: S108
                 files=Files(
@@ -135,23 +145,10 @@ class Minio(pulumi.ComponentResource):
                 tmpfs={"/tmp": "size=16m,mode=1777"},  # noqa: S108 - inside the container
                 user=NOBODY,
             ),
-            platform=platform,
-            after=[service.ready],
-            opts=child,
+            platform=self._platform,
+            after=[server.ready],
+            opts=pulumi.ResourceOptions(parent=self),
         )
-        self.store = ObjectStore(
-            kind="minio",
-            endpoint=endpoint,
-            health=f"{endpoint}{HEALTH_PATH}",
-            bucket=bucket,
-            password=password,
-            admin_password=root_password,
-            backup_password=backup_password,
-            ready=bootstrap.done,
-            credentials=[root_password, *identities.values()],
-            targets=_targets(service.host, monitoring_password) if monitoring_password else [],
-        )
-        self.register_outputs({"endpoint": endpoint, "bucket": bucket, "volume": data.name})
 
 
 METRICS_PATHS = {

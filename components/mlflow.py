@@ -2,7 +2,8 @@
 
 import base64
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import pulumi
 import pulumi_docker as docker
@@ -28,6 +29,50 @@ METRICS_MB, METRICS_WORKER_MB = 16, 4
 worker leaves them behind."""
 MIGRATION_TIMEOUT_SECONDS = 6 * 3600
 """A migration that rewrites a table of a large database takes hours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Keys:
+    """The data keys and credentials of the server. Those that the authentication does not need are None."""
+
+    kek_passphrase: Credential
+    webhook_key: Credential
+    client_password: Credential | None
+    admin_password: Credential | None
+    """The migration sets it; the server does not get it."""
+    flask_key: Credential | None
+
+    @classmethod
+    def create(cls, route: Route, *, parent: pulumi.Resource) -> Self:
+        """Create what the authentication of `route` needs."""
+        by_mlflow = route.by_mlflow
+        return cls(
+            kek_passphrase=Credential("crypto-kek-passphrase", "cryptoKekPassphrase", kind="data key", parent=parent),
+            webhook_key=Credential("webhook-encryption-key", "webhookEncryptionKey", kind="data key", parent=parent),
+            client_password=Credential("client-password", "clientPassword", parent=parent)
+            if route.by_password
+            else None,
+            admin_password=Credential("admin-password", "adminPassword", parent=parent) if by_mlflow else None,
+            flask_key=Credential("flask-secret-key", "flaskSecretKey", parent=parent) if by_mlflow else None,
+        )
+
+    @property
+    def all(self) -> list[Credential]:
+        """Every credential that there is, the data keys first."""
+        optional = [self.client_password, self.admin_password, self.flask_key]
+        return [self.kek_passphrase, self.webhook_key, *(credential for credential in optional if credential)]
+
+    @property
+    def data_keys(self) -> dict[str, pulumi.Output[str]]:
+        """The data keys as files: name to content. Secret."""
+        return {
+            "crypto-kek-passphrase": self.kek_passphrase.value,
+            "webhook-encryption-key": self.webhook_key.value.apply(fernet_key),
+        }
+
+
+def _secret_file(name: str, credential: Credential | None) -> dict[str, pulumi.Output[str]]:
+    return {name: credential.value} if credential else {}
 
 
 class Mlflow(pulumi.ComponentResource):
@@ -62,115 +107,83 @@ class Mlflow(pulumi.ComponentResource):
     ) -> None:
         """Check the data keys, migrate the database, then start the server."""
         super().__init__("mlflow:components:Mlflow", name, None, opts)
-        child = pulumi.ResourceOptions(parent=self)
-        stack = pulumi.get_stack()
-        self.kek_passphrase = Credential("crypto-kek-passphrase", "cryptoKekPassphrase", kind="data key", parent=self)
-        self.webhook_key = Credential("webhook-encryption-key", "webhookEncryptionKey", kind="data key", parent=self)
         self.url = route.url
-        self._by_mlflow = route.by_mlflow
-        self._client_password = (
-            Credential("client-password", "clientPassword", parent=self) if route.by_password else None
-        )
-        # The migration sets the administrator's password; the server does not get it.
-        admin_password = Credential("admin-password", "adminPassword", parent=self) if route.by_mlflow else None
-        flask_key = Credential("flask-secret-key", "flaskSecretKey", parent=self) if route.by_mlflow else None
-
-        image = platform.images.mlflow
-        data_keys = self.data_keys = {
-            "crypto-kek-passphrase": self.kek_passphrase.value,
-            "webhook-encryption-key": self.webhook_key.value.apply(fernet_key),
-        }
-        pgpass = {"pgpass": database.pgpass}
-        users: dict[str, pulumi.Input[str]] = {"auth.ini": _users(settings, database)} if route.by_mlflow else {}
-        environment = {"MLFLOW_BACKEND_STORE_URI": database.uri} | (_USERS_ENVIRONMENT if route.by_mlflow else {})
-
-        def job(
-            role: str,
-            secrets: Mapping[str, pulumi.Input[str]],
-            after: pulumi.Output[docker.Container],
-            *,
-            prepares: str | None = None,
-            timeout_s: int = JOB_TIMEOUT_SECONDS,
-        ) -> Job:
-            return Job(
-                role,
-                Workload(
-                    image=image,
-                    limits=Limits(memory_mb=768, cpus=1.0),
-                    networks=[platform.networks.backend],
-                    command=[role],
-                    env=environment,
-                    files=Files(secrets=secrets),
-                    tmpfs=_private_tmpfs(),
-                    user=f"{UID}:{UID}",
-                    prepares=prepares,
-                ),
-                platform=platform,
-                timeout_s=timeout_s,
-                after=[after],
-                opts=child,
-            )
+        self._platform, self._database, self._route = platform, database, route
+        self._keys = _Keys.create(route, parent=self)
+        self.credentials = self._keys.all
+        self.data_keys = self._keys.data_keys
+        self._pgpass = {"pgpass": database.pgpass}
+        self._users = {"auth.ini": _users(settings, database)} if route.by_mlflow else {}
 
         # First, while the old server still runs: a key that does not decrypt the data stops the update here.
-        verified = job("verify-data-keys", pgpass | data_keys, database.service.ready)
-        alone = previous_stopped("server", image=image, once=verified.done, platform=platform)
-        migrated = job(
+        verified = self._job("verify-data-keys", self._pgpass | self.data_keys, database.service.ready)
+        alone = previous_stopped("server", image=platform.images.mlflow, once=verified.done, platform=platform)
+        migrated = self._job(
             "migrate",
-            {**pgpass, **users, **({"admin-password": admin_password.value} if admin_password else {})},
+            {**self._pgpass, **self._users, **_secret_file("admin-password", self._keys.admin_password)},
             alone,
             prepares=database.volume,
             timeout_s=MIGRATION_TIMEOUT_SECONDS,
         )
+        self.service = self._server(settings, store, verified, migrated)
+        self.register_outputs({"url": self.url})
 
-        scratch = docker.Volume(
-            "server-scratch",
-            name=names.docker_name(stack, "server-scratch"),
-            labels=[{"label": names.STACK_LABEL, "value": stack}],
-            opts=child,
+    def _job(
+        self,
+        role: str,
+        secrets: Mapping[str, pulumi.Input[str]],
+        after: pulumi.Output[docker.Container],
+        *,
+        prepares: str | None = None,
+        timeout_s: int = JOB_TIMEOUT_SECONDS,
+    ) -> Job:
+        """Run a command of the MLflow image to its end, with access to the database."""
+        return Job(
+            role,
+            Workload(
+                image=self._platform.images.mlflow,
+                limits=Limits(memory_mb=768, cpus=1.0),
+                networks=[self._platform.networks.backend],
+                command=[role],
+                env=self._database_environment,
+                files=Files(secrets=secrets),
+                tmpfs=_private_tmpfs(),
+                user=f"{UID}:{UID}",
+                prepares=prepares,
+            ),
+            platform=self._platform,
+            timeout_s=timeout_s,
+            after=[after],
+            opts=pulumi.ResourceOptions(parent=self),
         )
-        self.service = Service(
+
+    def _server(self, settings: ServerSettings, store: ObjectStore, verified: Job, migrated: Job) -> Service:
+        """Run the server once the database has the schema of its version."""
+        platform, route = self._platform, self._route
+        return Service(
             "server",
             Workload(
-                image=image,
+                image=platform.images.mlflow,
                 limits=Limits(memory_mb=settings.memory_mb, cpus=settings.cpus),
                 networks=[platform.networks.backend, platform.networks.edge],
                 command=["server"],
-                env=settings.environment
-                | environment
-                | _environment(settings, store)
-                | {
-                    "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(
-                        allowed_hosts(names.docker_name(stack, "server"), route.hostname, settings.bind_address)
-                    ),
-                    "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": self.url,
-                    **({"METRICS_PORT": str(METRICS_PORT)} if platform.monitored else {}),
-                },
+                env=self._server_environment(settings, store),
                 files=Files(
                     secrets={
-                        **pgpass,
-                        **data_keys,
+                        **self._pgpass,
+                        **self.data_keys,
                         "aws-credentials": store.credentials_file,
-                        **users,
-                        **({"flask-secret-key": flask_key.value} if flask_key else {}),
+                        **self._users,
+                        **_secret_file("flask-secret-key", self._keys.flask_key),
                     },
                     # The old server stays until the artifacts are complete: it shows which object store has them.
                     after=[verified.done, store.ready],
                 ),
-                data={"/scratch": scratch.name},
+                data={"/scratch": self._scratch_volume()},
                 tmpfs=_private_tmpfs() | {"/run/metrics": _tmpfs(METRICS_MB + METRICS_WORKER_MB * settings.workers)},
                 # The server creates the default experiment in the database.
-                prepares=database.volume,
-                labels={
-                    names.AUTHENTICATION_LABEL: route.authentication,
-                    **({names.SINGLE_SIGN_ON_LABEL: sso} if (sso := route.traefik.single_sign_on) else {}),
-                }
-                | labels(
-                    route,
-                    name=names.docker_name(stack, "server"),
-                    port=PORT,
-                    network=platform.networks.edge_name,
-                    password=self._client_password,
-                ),
+                prepares=self._database.volume,
+                labels=self._server_labels(),
             ),
             HealthCheck(
                 command=["python", "-I", "-S", "/opt/mlflow-stack/healthcheck.py"],
@@ -190,22 +203,67 @@ class Mlflow(pulumi.ComponentResource):
             after=[migrated.done, store.ready],
             # A new image migrates the database; the old server must not run meanwhile.
             replaced_with=[migrated.container],
-            opts=child,
+            opts=pulumi.ResourceOptions(parent=self),
         )
-        asked_for = [self._client_password, admin_password, flask_key]
-        self.credentials = [self.kek_passphrase, self.webhook_key, *(entry for entry in asked_for if entry)]
-        self.register_outputs({"url": self.url})
+
+    def _scratch_volume(self) -> pulumi.Output[str]:
+        """Return the volume in which the server buffers uploads: on disk, so that they take no memory."""
+        stack = pulumi.get_stack()
+        return docker.Volume(
+            "server-scratch",
+            name=names.docker_name(stack, "server-scratch"),
+            labels=[{"label": names.STACK_LABEL, "value": stack}],
+            opts=pulumi.ResourceOptions(parent=self),
+        ).name
+
+    @property
+    def _database_environment(self) -> dict[str, str]:
+        """The environment variables of every container that uses the database."""
+        return {"MLFLOW_BACKEND_STORE_URI": self._database.uri} | (_USERS_ENVIRONMENT if self._route.by_mlflow else {})
+
+    def _server_environment(self, settings: ServerSettings, store: ObjectStore) -> dict[str, str]:
+        service = names.docker_name(pulumi.get_stack(), "server")
+        return (
+            settings.environment
+            | self._database_environment
+            | _environment(settings, store)
+            | {
+                "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(
+                    allowed_hosts(service, self._route.hostname, settings.bind_address)
+                ),
+                "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": self.url,
+                **({"METRICS_PORT": str(METRICS_PORT)} if self._platform.monitored else {}),
+            }
+        )
+
+    def _server_labels(self) -> dict[str, pulumi.Input[str]]:
+        """Return the labels that the policy pack and an existing Traefik read."""
+        sso = self._route.traefik.single_sign_on
+        return {
+            names.AUTHENTICATION_LABEL: self._route.authentication,
+            **({names.SINGLE_SIGN_ON_LABEL: sso} if sso else {}),
+        } | labels(
+            self._route,
+            name=names.docker_name(pulumi.get_stack(), "server"),
+            port=PORT,
+            network=self._platform.networks.edge_name,
+            password=self._keys.client_password,
+        )
 
     @property
     def upstream(self) -> Upstream:
         """The server, as Traefik in front of it needs it."""
         probe: dict[str, Any] = {"path": READINESS_PATH}
-        if self._by_mlflow:
+        if self._route.by_mlflow:
             # A user that does not exist: the 401 proves that MLflow has looked it up in the database.
             nobody = base64.b64encode(b"healthcheck:healthcheck").decode()
             probe |= {"headers": {"Authorization": f"Basic {nobody}"}, "status": 401}
         return Upstream(
-            name=self.service.host, port=PORT, ready=self.service.ready, probe=probe, password=self._client_password
+            name=self.service.host,
+            port=PORT,
+            ready=self.service.ready,
+            probe=probe,
+            password=self._keys.client_password,
         )
 
     @property

@@ -52,8 +52,6 @@ class Postgres(pulumi.ComponentResource):
     ) -> None:
         """Run Postgres on the data volume of the version `major`. Pulumi never deletes that volume."""
         super().__init__("mlflow:components:Postgres", name, None, opts)
-        child = pulumi.ResourceOptions(parent=self)
-        image = platform.images.postgres
         self.password = Credential(f"{name}-password", "postgresPassword", parent=self)
         self.volume = names.postgres_volume(pulumi.get_stack(), major)
         data = docker.Volume(
@@ -69,19 +67,32 @@ class Postgres(pulumi.ComponentResource):
             if platform.monitored
             else None
         )
-        passwords = {"mlflow-password": self.password.value}
-        if self.backup_password:
-            passwords["backup-password"] = self.backup_password.value
-        if self.monitoring_password:
-            passwords["monitoring-password"] = self.monitoring_password.value
-        files = Files(
-            secrets=passwords,
-            config={file.name: file.read_text() for file in sorted(ASSETS.iterdir())},
+        passwords = {
+            "mlflow-password": self.password,
+            "backup-password": self.backup_password,
+            "monitoring-password": self.monitoring_password,
+        }
+        self.credentials = [credential for credential in passwords.values() if credential]
+        self.service = self._server(
+            name,
+            settings,
+            platform,
+            data,
+            Files(
+                secrets={file: credential.value for file, credential in passwords.items() if credential},
+                config={file.name: file.read_text() for file in sorted(ASSETS.iterdir())},
+            ),
         )
-        self.service = Service(
+        self.register_outputs({"uri": self.uri, "volume": data.name})
+
+    def _server(
+        self, name: str, settings: PostgresSettings, platform: Platform, data: docker.Volume, files: Files
+    ) -> Service:
+        """Run the server on its data volume."""
+        return Service(
             name,
             Workload(
-                image=image,
+                image=platform.images.postgres,
                 limits=Limits(memory_mb=settings.memory_mb, cpus=settings.cpus),
                 networks=platform.networks.data_service_networks(published=settings.port is not None),
                 entrypoint=["bash", "/run/config/start.sh"],
@@ -108,11 +119,8 @@ class Postgres(pulumi.ComponentResource):
             # A checkpoint of a large cache takes time, and SIGKILL would cause a crash recovery at the next start.
             grace_s=90,
             publish=[Publish(port=settings.port, target=PORT)] if settings.port else [],
-            opts=child,
+            opts=pulumi.ResourceOptions(parent=self),
         )
-        guards = [self.password, self.backup_password, self.monitoring_password]
-        self.credentials = [guard for guard in guards if guard]
-        self.register_outputs({"uri": self.uri, "volume": data.name})
 
     @property
     def uri(self) -> str:

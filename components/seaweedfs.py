@@ -26,6 +26,9 @@ GRPC_PORT = 18333
 """Port on which the gateway accepts new identities, from anybody unless it requires a client certificate."""
 UID = 1000
 """UID of the user `seaweed` of the official image. It owns the data folder, and so owns a new volume."""
+CURL = ("curl", "-fsS", "--fail-early", "--max-time", "4")
+CURL_FILES = {ADMIN: "admin", USER: "mlflow"}
+"""The names of the files with which the job `seaweedfs-bootstrap` authenticates, if not those of the identities."""
 ASSETS = Path(__file__).parent.parent / "assets" / "seaweedfs"
 
 
@@ -54,27 +57,46 @@ class Seaweedfs(pulumi.ComponentResource):
     ) -> None:
         """Run the server, and the job that creates its bucket and verifies the permissions."""
         super().__init__("mlflow:components:Seaweedfs", name, None, opts)
-        child = pulumi.ResourceOptions(parent=self)
-        image = platform.images.seaweedfs
-        bucket = settings.bucket
-        admin_password = Credential(f"{name}-admin-password", "seaweedfsAdminPassword", parent=self)
-        password = Credential(f"{name}-password", "seaweedfsPassword", parent=self)
-        backup_password = (
-            Credential(f"{name}-backup-password", "seaweedfsBackupPassword", parent=self)
-            if platform.backed_up
-            else None
-        )
-        readers = {BACKUP_USER: backup_password} if backup_password else {}
-        volume = names.object_store_volume(pulumi.get_stack(), "seaweedfs")
+        self._name, self._settings, self._platform = name, settings, platform
+        identities = {
+            ADMIN: Credential(f"{name}-admin-password", "seaweedfsAdminPassword", parent=self),
+            USER: Credential(f"{name}-password", "seaweedfsPassword", parent=self),
+        }
+        if platform.backed_up:
+            identities[BACKUP_USER] = Credential(f"{name}-backup-password", "seaweedfsBackupPassword", parent=self)
         data = docker.Volume(
             f"{name}-data",
-            name=volume,
+            name=names.object_store_volume(pulumi.get_stack(), "seaweedfs"),
             opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True, protect=platform.protect_data),
         )
-        service = Service(
-            name,
+        service = self._server(data, identities)
+        endpoint = f"http://{service.host}:{PORT}"
+        bootstrap = self._bootstrap(service, endpoint, identities)
+        self.store = ObjectStore(
+            kind="seaweedfs",
+            endpoint=endpoint,
+            health=f"{endpoint}{HEALTH_PATH}",
+            bucket=settings.bucket,
+            password=identities[USER],
+            admin_password=identities[ADMIN],
+            backup_password=identities.get(BACKUP_USER),
+            ready=bootstrap.done,
+            credentials=[*identities.values()],
+            targets=[
+                Target(job="seaweedfs", instance="seaweedfs", address=f"{service.host}:{METRICS_PORT}", every_s=30)
+            ],
+        )
+        self.register_outputs({"endpoint": endpoint, "bucket": settings.bucket, "volume": data.name})
+
+    def _server(self, data: docker.Volume, identities: Mapping[str, Credential]) -> Service:
+        """Run the server on its data volume."""
+        settings, platform = self._settings, self._platform
+        readers = {user: identities[user] for user in identities if user not in (ADMIN, USER)}
+        assign = f"http://127.0.0.1:{MASTER_PORT}/dir/assign?collection={settings.bucket}"
+        return Service(
+            self._name,
             Workload(
-                image=image,
+                image=platform.images.seaweedfs,
                 limits=Limits(memory_mb=settings.memory_mb, cpus=settings.cpus),
                 networks=[platform.networks.backend],
                 entrypoint=["/usr/bin/weed"],
@@ -92,8 +114,8 @@ class Seaweedfs(pulumi.ComponentResource):
                 },
                 files=Files(
                     secrets={
-                        "identities.json": _identities(bucket, admin_password, password, readers),
-                        "grpc.pem": admin_password.value.apply(client_ca_certificate),
+                        "identities.json": _identities(settings.bucket, identities[ADMIN], identities[USER], readers),
+                        "grpc.pem": identities[ADMIN].value.apply(client_ca_certificate),
                     },
                 ),
                 data={"/data": data.name},
@@ -102,65 +124,43 @@ class Seaweedfs(pulumi.ComponentResource):
             ),
             HealthCheck(
                 # The gateway is ready before the volumes are, so the check also asks the master to assign an object.
-                command=[
-                    "curl",
-                    "-fsS",
-                    "--fail-early",
-                    "--max-time",
-                    "4",
-                    "-o",
-                    "/dev/null",
-                    f"http://127.0.0.1:{PORT}{HEALTH_PATH}",
-                    "-o",
-                    "/dev/null",
-                    f"http://127.0.0.1:{MASTER_PORT}/dir/assign?collection={bucket}",
-                ],
+                command=[*CURL, "-o", "/dev/null", f"http://127.0.0.1:{PORT}{HEALTH_PATH}", "-o", "/dev/null", assign],
             ),
             platform=platform,
             # A timeout within SeaweedFS takes 15 s of the stop grace period.
             metrics=Metrics(port=METRICS_PORT),
             grace_s=40,
-            opts=child,
+            opts=pulumi.ResourceOptions(parent=self),
         )
-        endpoint = f"http://{service.host}:{PORT}"
-        bootstrap = Job(
-            f"{name}-bootstrap",
+
+    def _bootstrap(self, server: Service, endpoint: str, identities: Mapping[str, Credential]) -> Job:
+        """Create the bucket, and verify what each identity may do."""
+        return Job(
+            f"{self._name}-bootstrap",
             Workload(
-                image=image,
+                image=self._platform.images.seaweedfs,
                 limits=Limits(memory_mb=128, cpus=1.0),
-                prepares=volume,
-                networks=[platform.networks.backend],
+                prepares=names.object_store_volume(pulumi.get_stack(), "seaweedfs"),
+                networks=[self._platform.networks.backend],
                 entrypoint=["sh", "/run/config/bootstrap.sh"],
-                env={"ENDPOINT": endpoint, "BUCKET": bucket, "GRPC": f"https://{service.host}:{GRPC_PORT}"},
+                env={
+                    "ENDPOINT": endpoint,
+                    "BUCKET": self._settings.bucket,
+                    "GRPC": f"https://{server.host}:{GRPC_PORT}",
+                },
                 files=Files(
                     secrets={
-                        "admin.curl": _curl_config(ADMIN, admin_password.value),
-                        "mlflow.curl": _curl_config(USER, password.value),
-                        **{f"{reader}.curl": _curl_config(reader, secret.value) for reader, secret in readers.items()},
+                        f"{CURL_FILES.get(user, user)}.curl": _curl_config(user, identity.value)
+                        for user, identity in identities.items()
                     },
                     config={"bootstrap.sh": (ASSETS / "bootstrap.sh").read_text()},
                 ),
                 user=NOBODY,
             ),
-            platform=platform,
-            after=[service.ready],
-            opts=child,
+            platform=self._platform,
+            after=[server.ready],
+            opts=pulumi.ResourceOptions(parent=self),
         )
-        self.store = ObjectStore(
-            kind="seaweedfs",
-            endpoint=endpoint,
-            health=f"{endpoint}{HEALTH_PATH}",
-            bucket=bucket,
-            password=password,
-            admin_password=admin_password,
-            backup_password=backup_password,
-            ready=bootstrap.done,
-            credentials=[admin_password, password, *readers.values()],
-            targets=[
-                Target(job="seaweedfs", instance="seaweedfs", address=f"{service.host}:{METRICS_PORT}", every_s=30)
-            ],
-        )
-        self.register_outputs({"endpoint": endpoint, "bucket": bucket, "volume": data.name})
 
 
 def _command(memory_mb: int) -> list[str]:
