@@ -1,14 +1,18 @@
 """The configuration of the bundled Alertmanager."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 from runtime.workload import SECRETS
 from settings.monitoring import MonitoringSettings
 from settings.secrets import MAIL_SECRET, SWITCH_SECRET, WEBHOOK_SECRET
 
+ASSETS = Path(__file__).parent.parent / "assets" / "monitoring"
 
-def alertmanager_config(settings: MonitoringSettings) -> dict[str, Any]:
-    """Return Alertmanager's configuration: receivers, and which alerts suppress which others as their cause."""
+
+def alertmanager_config(settings: MonitoringSettings) -> str:
+    """Return the file `alertmanager.yml`: the routing of `assets/monitoring`, and the receivers of the settings."""
     people: dict[str, Any] = {"name": "people"}
     if settings.mail:
         mail = settings.mail
@@ -26,50 +30,6 @@ def alertmanager_config(settings: MonitoringSettings) -> dict[str, Any]:
     switch: dict[str, Any] = {"name": "switch"}
     if settings.dead_mans_switch:
         switch["webhook_configs"] = [{"url_file": f"{SECRETS}/{SWITCH_SECRET}", "send_resolved": False}]
-    explained = {
-        "MlflowDown": "MlflowNotReady|MlflowSlow|MlflowErrors|EdgeDown",
-        "DatabaseDown": "MlflowNotReady|MlflowSlow|MlflowErrors|EdgeDown|BackupFailed|DrillFailed",
-        "ObjectStoreDown": "MlflowErrors|BackupFailed|DrillFailed",
-        "MlflowNotReady": "MlflowSlow|MlflowErrors|EdgeDown",
-    }
-    return {
-        "route": {
-            "receiver": "people",
-            "group_by": ["stack", "alertname"],
-            "group_wait": "10s",
-            "group_interval": "1m",
-            "repeat_interval": "12h",
-            "routes": [
-                {
-                    "receiver": "switch",
-                    "matchers": ['alertname = "Watchdog"'],
-                    "group_wait": "0s",
-                    "group_interval": "30s",
-                    # Less than two group intervals, or Alertmanager skips every second notification.
-                    "repeat_interval": "45s",
-                }
-            ],
-        },
-        "receivers": [people, switch],
-        "inhibit_rules": [
-            {
-                "source_matchers": [f'alertname = "{worse}"'],
-                "target_matchers": [f'alertname =~ "{others}"'],
-                "equal": ["stack"],
-            }
-            for worse, others in explained.items()
-        ]
-        + [
-            # If notifications fail, the dead man's switch must stay silent, too, so that the external service notices.
-            {
-                "source_matchers": ['alertname = "NotificationsFailing"'],
-                "target_matchers": ['alertname = "Watchdog"'],
-                "equal": ["stack"],
-            },
-            {
-                "source_matchers": ['alertname =~ "MlflowDown|DatabaseDown|ObjectStoreDown|EdgeDown"'],
-                "target_matchers": ['alertname = "TargetDown"'],
-                "equal": ["stack", "instance"],
-            },
-        ],
-    }
+    routing = (ASSETS / "alertmanager.yml").read_text()
+    # JSON is YAML.
+    return routing + "receivers: " + json.dumps([people, switch], indent=2) + "\n"

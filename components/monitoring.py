@@ -221,7 +221,7 @@ class Monitoring(pulumi.ComponentResource):
             name,
             files=Files(
                 secrets={key: provided_secret(key) for key in settings.secrets},
-                config={"alertmanager.yml": json.dumps(alertmanager_config(settings), indent=2) + "\n"},
+                config={"alertmanager.yml": alertmanager_config(settings)},
             ),
             command=[
                 "alertmanager",

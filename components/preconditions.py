@@ -40,7 +40,8 @@ def require_host_ready(docker_host: str | None, wanted: HostRequirements) -> Non
     if pulumi.runtime.is_dry_run():
         return
     # See Platform.daemon.
-    from runtime.daemon import UNREACHABLE_ERRORS, Daemon, resolve_host  # noqa: PLC0415
+    from runtime.address import resolve_host  # noqa: PLC0415
+    from runtime.daemon import UNREACHABLE_ERRORS, Daemon  # noqa: PLC0415
 
     try:
         daemon = Daemon(resolve_host(docker_host))

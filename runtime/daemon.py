@@ -4,8 +4,6 @@ The provider creates containers, but does not report whether they work. The prog
 only: in a preview, only the provider connects to the daemon.
 """
 
-import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,8 +21,8 @@ from requests.exceptions import HTTPError, RequestException, Timeout
 from urllib3.exceptions import HTTPError as CutOffError
 
 from runtime import tunnel
+from runtime.address import client_certificates
 
-DEFAULT_HOST = "unix:///var/run/docker.sock"
 REQUEST_TIMEOUT_SECONDS = 30
 UNREACHABLE_ERRORS = (DockerException, RequestException, OSError)
 """The exceptions when no daemon answers."""
@@ -42,43 +40,6 @@ EXIT_SECONDS = 5
 RESTART_SECONDS = 120
 """How long a daemon may take to restart while a command runs."""
 _clients = threading.local()
-
-
-def resolve_host(configured: str | None = None) -> str:
-    """Return the address of the Docker daemon.
-
-    The order is that of the Docker command line, after the stack's setting: `docker:host`, `DOCKER_HOST`,
-    `DOCKER_CONTEXT`, the context that `docker context use` selected, the local socket.
-    """
-    return configured or os.environ.get("DOCKER_HOST") or _context_host() or DEFAULT_HOST
-
-
-def _context_host() -> str | None:
-    folder = Path(os.environ.get("DOCKER_CONFIG", Path.home() / ".docker"))
-    try:
-        chosen = os.environ.get("DOCKER_CONTEXT") or json.loads((folder / "config.json").read_text()).get(
-            "currentContext"
-        )
-    except (OSError, ValueError):
-        return None
-    if chosen in (None, "", "default"):
-        return None
-    for path in folder.glob("contexts/meta/*/meta.json"):
-        meta = json.loads(path.read_text())
-        if meta.get("Name") == chosen:
-            host = meta["Endpoints"]["docker"].get("Host")
-            return str(host) if host else None
-    # A fallback to the local daemon could deploy production on a laptop.
-    raise DockerException(f"the Docker context {chosen!r} does not exist; `docker context ls` lists the existing ones")
-
-
-def _tls() -> docker.TLSConfig | bool:
-    """Return the TLS configuration, from the same environment variables as the Docker command line."""
-    if not os.environ.get("DOCKER_TLS_VERIFY"):
-        return False
-    folder = Path(os.environ.get("DOCKER_CERT_PATH", Path.home() / ".docker"))
-    pair = (str(folder / "cert.pem"), str(folder / "key.pem"))
-    return docker.TLSConfig(client_cert=pair, ca_cert=str(folder / "ca.pem"), verify=True)
 
 
 def _exec_output(api: docker.APIClient, command: str) -> Iterator[bytes]:
@@ -146,7 +107,7 @@ class Daemon:
 
     def _connected(self, timeout_s: int | None) -> docker.APIClient:
         address = self._address()
-        tls = address == self.host and _tls()
+        tls = address == self.host and client_certificates()
         try:
             return docker.APIClient(
                 base_url=address,

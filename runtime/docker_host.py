@@ -28,6 +28,7 @@ class DockerHost:
     def daemon(self) -> "Daemon":
         """The Docker daemon, for the readiness checks of an update. A plan does not use it."""
         # Imported late: Docker's client takes a fifth of a plan's time.
-        from runtime.daemon import Daemon, resolve_host  # noqa: PLC0415
+        from runtime.address import resolve_host  # noqa: PLC0415
+        from runtime.daemon import Daemon  # noqa: PLC0415
 
         return Daemon(resolve_host(self.docker_host))

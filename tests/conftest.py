@@ -5,7 +5,8 @@ import os
 import pytest
 
 from operations.host import docker_daemon
-from runtime.daemon import Daemon, resolve_host
+from runtime.address import resolve_host
+from runtime.daemon import Daemon
 from tests.stack.deployment import HAS_ENGINE, HAS_MINIO, WITH_LONG
 
 REQUIRED, REQUIRED_ENGINE = "REQUIRE_STACK", "REQUIRE_ENGINE"

@@ -198,6 +198,7 @@ class Stack:
     def daemon(self) -> "Daemon":
         """The Docker daemon that the stack is deployed to."""
         # Imported late: Docker's client takes half of the time of a short verb.
-        from runtime.daemon import Daemon, resolve_host  # noqa: PLC0415
+        from runtime.address import resolve_host  # noqa: PLC0415
+        from runtime.daemon import Daemon  # noqa: PLC0415
 
         return Daemon(resolve_host(self.values.get("docker:host")))

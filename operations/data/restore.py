@@ -51,19 +51,11 @@ def restore(stack: Stack) -> None:
             f"{make('backups', stack.name)}"
         )
     plan = restore_plan(stack, wanted)
-    version = plan["mlflow"] or "of unknown version"
-    progress(f"backup {plan['id'][:8]} of {plan['stack']}, taken {plan['taken_at'][:19]} UTC with MLflow {version}:")
-    progress(f"  {plan['summary']}")
+    _describe(plan)
     _require_restorable(stack, plan)
     used = plan["used"]
     if used:
-        # The backup container of an earlier version of this project does not report it.
-        since = plan.get("since")
-        progress(
-            "  a restore discards what was created or changed since; it could not be counted"
-            if since is None
-            else f"  a restore discards what was created or changed since: {since or 'nothing, judging by timestamps'}"
-        )
+        _describe_loss(plan)
     again = f"restore FROM={plan['id'][:8]}{'' if safety else ' SAFETY=0'}"
     if dry:
         progress(
@@ -78,12 +70,38 @@ def restore(stack: Stack) -> None:
         require_confirmation(stack.name, question, verb=again)
         if safety:
             _back_up_current_data(stack)
+    _replace_data(stack, plan["id"], again)
+    _start(stack)
+    progress(f"\n{stack.name} is restored from backup {plan['id'][:8]}")
+    output(stack.settings.route.url)
+
+
+def _describe(plan: dict[str, Any]) -> None:
+    """Print which backup will be restored, and what it contains."""
+    version = plan["mlflow"] or "of unknown version"
+    progress(f"backup {plan['id'][:8]} of {plan['stack']}, taken {plan['taken_at'][:19]} UTC with MLflow {version}:")
+    progress(f"  {plan['summary']}")
+
+
+def _describe_loss(plan: dict[str, Any]) -> None:
+    """Print what a restore discards."""
+    # The backup container of an earlier version of this project does not report it.
+    since = plan.get("since")
+    progress(
+        "  a restore discards what was created or changed since; it could not be counted"
+        if since is None
+        else f"  a restore discards what was created or changed since: {since or 'nothing, judging by timestamps'}"
+    )
+
+
+def _replace_data(stack: Stack, snapshot: str, again: str) -> None:
+    """Stop the server and replace the data; raise `StopError` with the command `again` if that does not complete."""
     server = names.docker_name(stack.name, "server")
     progress("stopping the server")
     code = None
     try:
         stack.daemon.stop(server)
-        code = _run_restorer(stack, plan["id"])
+        code = _run_restorer(stack, snapshot)
     finally:
         # If only this client ended, the restore continues, and it would discard anything written meanwhile. The server
         # itself waits for the end of a restore, too, however Docker starts it (mlflow/serve.py).
@@ -98,9 +116,6 @@ def restore(stack: Stack) -> None:
             "  versions are in the bucket, under before_restore_...\n"
             f"  fix the cause, then type: make {again} STACK={stack.name} CONFIRM={stack.name}"
         )
-    _start(stack)
-    progress(f"\n{stack.name} is restored from backup {plan['id'][:8]}")
-    output(stack.settings.route.url)
 
 
 def _back_up_current_data(stack: Stack) -> None:

@@ -30,6 +30,9 @@ shell: Any = importlib.import_module("shell")
 repository: Any = importlib.import_module("repository")
 journals: Any = importlib.import_module("journal")
 program: Any = importlib.import_module("main")
+take: Any = importlib.import_module("take")
+restoring: Any = importlib.import_module("restoring")
+scheduler: Any = importlib.import_module("scheduler")
 database: Any = importlib.import_module("database")
 objects: Any = importlib.import_module("objects")
 NOW = datetime(2026, 5, 6, 12, tzinfo=UTC)
@@ -253,14 +256,15 @@ def test_backup_and_migration_hold_the_same_lock() -> None:
 )
 def test_a_missed_scheduled_backup_is_due_at_once(hours_since: float | None, due: str) -> None:
     last_end = None if hours_since is None else NOW.timestamp() - hours_since * 3600
-    assert program.next_due("17 3 * * *", NOW, last_end).isoformat().startswith(due)
+    assert scheduler.next_due("17 3 * * *", NOW, last_end).isoformat().startswith(due)
 
 
 @pytest.fixture
 def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 - loaded at run time
     """Return a new journal, beside a repository with two snapshots."""
     new = journals.Journal(tmp_path / "journal.json")
-    monkeypatch.setattr(program, "journal", new)
+    for module in (program, take, scheduler, restoring):
+        monkeypatch.setattr(module, "journal", new)
     monkeypatch.setenv("TARGET", "volume")
     monkeypatch.setenv("RESTIC_REPOSITORY", "/repository")
     summary = {
@@ -279,7 +283,7 @@ def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: AN
 
 
 def test_a_new_journal_reads_the_last_backup_from_the_repository(journal: Any) -> None:  # noqa: ANN401
-    program.recall()
+    scheduler.recall()
     known = journal.read()
     assert known["repositories"] == {"volume": "r"}
     assert known["backup"] | {"last_success_timestamp_seconds": 0} == {
@@ -296,7 +300,7 @@ def test_a_new_journal_reads_the_last_backup_from_the_repository(journal: Any) -
     assert line.splitlines()[0] == "0b, 9 h ago, 5.0 GB in 42 s; restore test: none since this was deployed;"
     assert wrong is None
     # An empty stack waits for a restore: no backup is due at once.
-    assert program.next_due("17 3 * * *", NOW, known["backup"].get("last_end_timestamp_seconds")) > NOW
+    assert scheduler.next_due("17 3 * * *", NOW, known["backup"].get("last_end_timestamp_seconds")) > NOW
 
 
 def test_the_last_restore_test_is_stored_in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,17 +330,17 @@ def test_a_change_of_the_backup_target_clears_the_journal(journal: Any, monkeypa
     journal.write("scheduled", {"backup": 1.0})
     journal.write("backup", {"snapshot": "0c", "target": "volume"})
     monkeypatch.setenv("TARGET", "volume")
-    program._begin_anew_at_another_target()
+    scheduler._begin_anew_at_another_target()
     assert journal.read()["backup"]["snapshot"] == "0c"
     monkeypatch.setenv("TARGET", "/srv/backup")
-    program._begin_anew_at_another_target()
+    scheduler._begin_anew_at_another_target()
     assert journal.read() == {"repositories": {"volume": "1d"}}
 
 
 def test_a_journal_with_a_backup_does_not_query_the_repository(journal: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401
     journal.write("backup", {"snapshot": "0c"})
     monkeypatch.setattr(repository, "identity", lambda: pytest.fail("the repository was queried"))
-    program.recall()
+    scheduler.recall()
     assert journal.read() == {"backup": {"snapshot": "0c"}}
 
 
@@ -415,7 +419,7 @@ def test_the_journal_stays_empty_without_a_readable_backup(
         monkeypatch.setattr(repository, "snapshots", list)
     else:
         monkeypatch.setattr(repository, "identity", refused if what == "no answer" else lambda: None)
-    program.recall()
+    scheduler.recall()
     assert journal.read() == {}
 
 
@@ -426,7 +430,8 @@ def test_the_journal_stays_empty_without_a_readable_backup(
 def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prepare a staging folder as it is after a backup of ten artifacts and seven runs."""
     monkeypatch.setenv("STACK", "prod")
-    monkeypatch.setattr(program, "CURRENT", tmp_path)
+    for module in (take, restoring):
+        monkeypatch.setattr(module, "CURRENT", tmp_path)
     manifests.write_index(tmp_path / "index.jsonl", [manifests.Entry(str(n), 1, 1, "s") for n in range(10)])
     monkeypatch.setattr(repository, "snapshots", lambda: [{"id": "0a", "tags": ["mlflow"]}])
     monkeypatch.setattr(repository, "text", lambda *_: a_manifest().written())
@@ -435,9 +440,9 @@ def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("staged")
 def test_a_backup_is_refused_when_most_artifacts_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "used", lambda: True)
-    program._require_plausible(5)
+    take._require_plausible(5)
     with pytest.raises(shell.Failure, match="has 4 artifacts, and the backup before had 10") as told:
-        program._require_plausible(4)
+        take._require_plausible(4)
     assert "make restore STACK=prod FROM=latest" in str(told.value)
     assert "docker exec mlflow-prod-backup rm" in str(told.value)
 
@@ -452,12 +457,12 @@ def test_a_failed_restore_keeps_the_index_of_the_previous_backup(monkeypatch: py
     monkeypatch.setattr(repository, "release", lambda: None)
     monkeypatch.setattr(repository, "find", lambda _: entry)
     monkeypatch.setattr(objects, "size", lambda: (0, 0))
-    monkeypatch.setattr(program, "_require_free", lambda *_: None)
+    monkeypatch.setattr(restoring, "require_free", lambda *_: None)
     monkeypatch.setattr(repository, "restore", gone)
     with pytest.raises(shell.Failure, match="the target is gone"):
-        program.restore("latest")
+        restoring.restore("latest")
     with pytest.raises(shell.Failure, match="has 0 artifacts, and the backup before had 10"):
-        program._require_plausible(0)
+        take._require_plausible(0)
 
 
 @pytest.mark.usefixtures("staged")
@@ -466,9 +471,9 @@ def test_an_empty_stack_is_not_backed_up_when_a_backup_has_runs(
 ) -> None:
     monkeypatch.setattr(database, "used", lambda: False)
     with pytest.raises(shell.Failure, match="nothing was ever logged here, and the newest backup has 7 runs"):
-        program._require_plausible(10)
+        take._require_plausible(10)
     monkeypatch.setattr(repository, "snapshots", list)
-    program._require_plausible(10)
+    take._require_plausible(10)
 
 
 def pictured_as(letter: str) -> str:
@@ -747,11 +752,11 @@ def test_a_first_backup_that_is_overdue_is_a_problem(hours: float, wrong: bool) 
 def test_a_missed_first_backup_is_due_at_once_and_only_once() -> None:
     # Scheduled at 02:00, due at 03:17, and now it is 12:00.
     known = {"scheduled": {"backup": NOW.timestamp() - 10 * 3600}}
-    assert program.next_due("17 3 * * *", NOW, program._counted_from("backup", known, {})) == NOW
+    assert scheduler.next_due("17 3 * * *", NOW, scheduler._counted_from("backup", known, {})) == NOW
     # Not again and again when it ends without recording a result.
     attempted = {"backup": NOW.timestamp() - 60}
-    assert program.next_due("17 3 * * *", NOW, program._counted_from("backup", known, attempted)) > NOW
-    assert program._counted_from("backup", {}, {}) is None
+    assert scheduler.next_due("17 3 * * *", NOW, scheduler._counted_from("backup", known, attempted)) > NOW
+    assert scheduler._counted_from("backup", {}, {}) is None
 
 
 def test_time_during_which_the_stack_was_down_does_not_count_as_overdue() -> None:

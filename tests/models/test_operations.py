@@ -41,7 +41,8 @@ from operations.engine.plan import Plan
 from operations.engine.write_back import write_back_secrets
 from operations.host import addresses, capacity, checks, containers, docker_daemon, images, ports
 from operations.observe import access, doctor, hostname, logs, secrets, status
-from runtime.daemon import Daemon, resolve_host
+from runtime.address import resolve_host
+from runtime.daemon import Daemon
 from settings import packages
 from settings.names import DATA_KEY, GENERATOR
 from tests.shipped import stack_file

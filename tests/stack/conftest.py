@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from operations.host import docker_daemon
-from runtime.daemon import Daemon, resolve_host
+from runtime.address import resolve_host
+from runtime.daemon import Daemon
 from tests.stack.backups import backed_up
 from tests.stack.deployment import HAS_ENGINE, HAS_MINIO, NO_DIGESTS, WITH_LONG, Deployment, free_port
 

@@ -22,7 +22,8 @@ from pydantic.alias_generators import to_camel
 from offline.passwords import Passwords
 from operations.engine import cli
 from operations.host import docker_daemon
-from runtime.daemon import Daemon, resolve_host
+from runtime.address import resolve_host
+from runtime.daemon import Daemon
 from settings import names
 from settings.checks import SEAWEEDFS_MB
 from settings.images import ImagesSettings

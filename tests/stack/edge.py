@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from offline import build
-from runtime.daemon import Daemon, resolve_host
+from runtime.address import resolve_host
+from runtime.daemon import Daemon
 from settings import packages
 from settings.images import DEFAULTS
 from settings.names import STACK_LABEL

@@ -14,7 +14,7 @@ import docker
 import pytest
 import yaml
 
-from runtime.daemon import resolve_host
+from runtime.address import resolve_host
 from tests.stack.deployment import ROOT
 from tests.stack.edge import image
 

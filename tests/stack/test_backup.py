@@ -14,7 +14,8 @@ import requests
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from runtime.daemon import Daemon, resolve_host
+from runtime.address import resolve_host
+from runtime.daemon import Daemon
 from settings import packages
 from settings.images import DEFAULTS
 from tests.stack.backups import INVENTORY, backed_up, inventory, journal, newest, told, wiped

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from runtime.address import resolve_host
 from runtime.credentials import fernet_key
-from runtime.daemon import Daemon, resolve_host
+from runtime.daemon import Daemon
 from settings import packages
 from settings.images import DEFAULTS
 from tests.stack.backups import inventory, journal, newest, told

@@ -15,7 +15,7 @@ import docker
 import pytest
 from mlflow.tracking import MlflowClient
 
-from runtime.daemon import resolve_host
+from runtime.address import resolve_host
 from settings import names
 from tests.stack.deployment import HAS_MINIO, ROOT, Deployment, free_port
 from tests.stack.probes import keep_a_gateway_secret

@@ -1,7 +1,6 @@
 """Test mail by a real Alertmanager: over TLS, with authentication, for firing and resolved alerts."""
 
 import io
-import json
 import subprocess
 import tarfile
 import time
@@ -18,7 +17,7 @@ from aiosmtpd.handlers import Message as Handler
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from components.alertmanager import alertmanager_config
-from runtime.daemon import resolve_host
+from runtime.address import resolve_host
 from runtime.workload import CONFIG, SECRETS
 from settings.monitoring import MonitoringSettings
 from settings.secrets import MAIL_SECRET
@@ -136,9 +135,9 @@ def test_a_firing_and_a_resolved_alert_arrive_by_mail(
     mail = {"to": "ops@example.com", "sender": "mlflow@example.com", "server": f"{SERVER}:{port}", "user": "mlflow"}
     config = alertmanager_config(MonitoringSettings.model_validate({"mode": "bundled", "mail": mail}))
     # Shorten the waiting times, which are not under test.
-    config["route"] |= {"group_wait": "1s", "group_interval": "2s"}
+    config = config.replace("group_wait: 10s", "group_wait: 1s").replace("group_interval: 1m", "group_interval: 2s")
     files = {
-        f"{CONFIG}/alertmanager.yml": json.dumps(config),
+        f"{CONFIG}/alertmanager.yml": config,
         f"{SECRETS}/{MAIL_SECRET}": PASSWORD,
         "/run/authority.pem": certificate[0].read_text(),
     }

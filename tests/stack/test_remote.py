@@ -14,7 +14,8 @@ from docker.errors import DockerException
 
 from operations.host import docker_daemon
 from runtime import tunnel
-from runtime.daemon import DEFAULT_HOST, NO_ANSWER_ERRORS, Daemon, resolve_host
+from runtime.address import DEFAULT_HOST, resolve_host
+from runtime.daemon import NO_ANSWER_ERRORS, Daemon
 from runtime.ssh import destination
 from tests.stack.edge import image
 

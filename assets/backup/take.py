@@ -1,0 +1,158 @@
+"""Taking a backup."""
+
+import os
+import shutil
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import database
+import objects
+import repository
+from layout import ARTIFACTS, ASIDE, CURRENT, DUMP, INDEX, KEYS, MANIFEST, journal
+from manifest import Manifest, counted, files, indexed, read_index, sha256, write_index
+from shell import Failure, amount, first, make, say
+from space import on_one_disk, require_space
+
+PLAUSIBLE_PART = 0.5
+"""Minimum share of the artifacts that must remain from one backup to the next. Less is probably a data loss."""
+
+
+def backup(*, forget: bool = True) -> None:
+    """Take a backup. It succeeds only if it is in the repository and `restic check` finds no damage.
+
+    Raises `Failure`. With `forget=False`, a safety backup before a restore, no older backup is deleted.
+    """
+    with journal.recorded("backup") as result, database.locked("backup") as session:
+        _require_repository()
+        repository.release()
+        _empty_temporary()
+        (CURRENT / ARTIFACTS).mkdir(parents=True, exist_ok=True)
+        mirror = objects.Mirror(CURRENT / ARTIFACTS, CURRENT / ASIDE)
+        survey = mirror.surveyed()
+        if forget:
+            _require_plausible(len(survey.there))
+        require_space(survey.missing_bytes)
+        # The database first: an artifact exists before a run refers to it, so every artifact of this dump is copied.
+        say("reading the database")
+        dump = CURRENT / DUMP
+        found = database.dump(dump)
+        dump_sha256 = sha256(dump)
+        say("mirroring the artifacts")
+        missing = mirror.fill(survey)
+        manifest = _manifest(mirror, survey, found, dump_sha256)
+        (CURRENT / MANIFEST).write_text(manifest.written())
+        say(f"storing {manifest.summary}")
+        database.still_locked(session)
+        if sha256(dump) != dump_sha256:
+            raise Failure(f"{dump}: the dump changed while the artifacts were mirrored; type: {make('backup')}")
+        tags = [repository.TAG]
+        tags += [] if forget else [repository.SAFETY]
+        tags += [repository.INCOMPLETE] if missing else []
+        summary = repository.snapshot(CURRENT, KEYS, tags=tags)
+        # Before older backups are deleted.
+        say("checking the repository")
+        repository.check()
+        if missing:
+            raise Failure(
+                f"backup {summary['snapshot_id'][:8]} is incomplete: {len(missing)} of {len(survey.there)} artifacts "
+                f"cannot be read as the store lists them:{first(missing)}\n  it has everything else, and can be "
+                f"restored by its id\n  see docs/operations/backup.md#artifacts-that-cannot-be-read"
+            )
+        database.still_locked(session)
+        if forget and os.environ["DELETES"] == "1":
+            say("deleting backups according to the retention policy")
+            repository.forget()
+        if forget:
+            # Not before a restore: the mirror and its list are needed to find which artifacts the bucket has lost.
+            mirror.prune(survey.gone)
+        result |= {
+            "snapshot": summary["snapshot_id"],
+            "target": os.environ["TARGET"],
+            "runs": manifest.rows.get("runs", 0),
+            "source_bytes": manifest.object_bytes + manifest.dump_bytes,
+            "added_bytes": summary["data_added_packed"],
+            "repository_bytes": repository.stored_bytes(),
+            "on_one_disk": on_one_disk(),
+            "snapshots": len(repository.snapshots()),
+        }
+        say(f"backup {summary['snapshot_id'][:8]} is complete: {amount(result['added_bytes'])} new")
+
+
+def _manifest(mirror: objects.Mirror, survey: objects.Survey, found: dict[str, Any], dump_sha256: str) -> Manifest:
+    """Write the list of the mirrored artifacts, and return the manifest of the backup.
+
+    `found` is what the database reported about its dump.
+    """
+    aside = {name: path for name in sorted(survey.there) if (path := mirror.hashed(name)).is_file()}
+    entries = indexed(CURRENT / ARTIFACTS, read_index(CURRENT / INDEX), aside)
+    write_index(CURRENT / INDEX, entries)
+    return Manifest(
+        stack=os.environ["STACK"],
+        mlflow=_mlflow_version(),
+        objects=len(entries),
+        object_bytes=sum(entry.size for entry in entries),
+        dump_bytes=(CURRENT / DUMP).stat().st_size,
+        dump_sha256=dump_sha256,
+        index_sha256=sha256(CURRENT / INDEX),
+        data_keys={path.name: sha256(path) for path in files(KEYS)},
+        format=2 if aside else 1,
+        **found,
+    )
+
+
+def _empty_temporary() -> None:
+    """Remove the temporary files of runs that were killed."""
+    shutil.rmtree(os.environ["TMPDIR"])
+    Path(os.environ["TMPDIR"]).mkdir()
+
+
+def _require_repository() -> None:
+    """Create the repository, the first time. Raise `Failure` if it has vanished: its disk may not be mounted."""
+    repository.require_reachable()
+    target = os.environ["TARGET"]
+    known = journal.read().get("repositories", {}).get(target)
+    found = repository.identity()
+    if found is None and known:
+        raise Failure(
+            f"the backup repository {known[:8]} at {target} has vanished; check that its disk is mounted "
+            "and its bucket is the right one\n  to start a new one, type: "
+            f"docker exec mlflow-{os.environ['STACK']}-backup rm {journal.path}"
+        )
+    journal.write("repositories", {target: found or repository.create()})
+
+
+def _require_plausible(in_bucket: int) -> None:
+    """Raise `Failure` if most artifacts or all runs have vanished since the last backup.
+
+    A backup would otherwise become `latest` and displace good ones: after the loss of a volume, or on a new host before
+    its restore, the stack looks healthy.
+    """
+    stack = os.environ["STACK"]
+    before = len(read_index(CURRENT / INDEX))
+    if in_bucket < before * PLAUSIBLE_PART:
+        raise Failure(
+            f"the bucket has {in_bucket} artifacts, and the backup before had {before}; no backup was taken\n"
+            f"  to restore them, type: make restore STACK={stack} FROM=latest\n"
+            "  if they were deleted on purpose, for example by `make gc`, type: "
+            f"docker exec mlflow-{stack}-backup rm {CURRENT / INDEX}"
+        )
+    if database.used():
+        return
+    regular = [entry for entry in repository.snapshots() if repository.is_regular(entry)]
+    if regular and (runs := Manifest.read(repository.text(regular[-1]["id"], CURRENT / MANIFEST)).rows.get("runs", 0)):
+        raise Failure(
+            f"nothing was ever logged here, and the newest backup has {counted(runs, 'runs')}\n"
+            f"  to restore them, type: make restore STACK={stack} FROM=latest\n"
+            "  to start from empty, log something: the next backup then succeeds"
+        )
+
+
+def _mlflow_version() -> str:
+    """Return the server's MLflow version; empty if it does not run: a backup does not need it."""
+    try:
+        with urllib.request.urlopen(f"{os.environ['SERVER']}/version", timeout=10) as answer:  # noqa: S310
+            return str(answer.read().decode().strip())
+    except (urllib.error.URLError, OSError):
+        return ""
