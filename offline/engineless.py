@@ -1,4 +1,4 @@
-"""Engine-less deployment of dev, and the handover to the engine once it is available. See rehearsal/."""
+"""Engine-less deployment of dev, and the handover to the engine once it is available."""
 
 import fcntl
 import json

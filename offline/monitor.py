@@ -106,7 +106,7 @@ class Monitor:
         return empty_pb2.Empty()
 
     def RegisterPackage(self, _: object) -> resource_pb2.RegisterPackageResponse:
-        return resource_pb2.RegisterPackageResponse(ref="rehearsal")
+        return resource_pb2.RegisterPackageResponse(ref="engineless")
 
     def SignalAndWaitForShutdown(self, _: object) -> empty_pb2.Empty:
         return empty_pb2.Empty()

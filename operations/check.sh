@@ -18,6 +18,9 @@ lint() {
     "$BIN/ruff" format --check --quiet .
     "$BIN/ruff" check --quiet .
     "$BIN/mypy" --no-error-summary
+    step "import-linter"
+    # Prints the broken contracts only.
+    "$BIN/lint-imports" >.import-linter.log 2>&1 || { cat .import-linter.log && exit 1; }
     step "shellcheck, shfmt, hadolint"
     shell_files | xargs "$BIN/shellcheck"
     shell_files | xargs "$BIN/shfmt" --indent 4 --diff

@@ -45,7 +45,7 @@ def parse_settings(
         if not any(_names(path, words) for path in broken) and not {f"mlflow:{name}" for name in sections} & broken
     ]
     if stack != DEV and not may_be_clear:
-        problems += [_encrypt(key, stack) for key in _in_clear(values, hidden or [])]
+        problems += [_encrypt(key, stack) for key in _plain_text_secrets(values, hidden or [])]
     problems += [
         f"mlflow:{key}: must be {SECRET_PATTERN_DESCRIPTION}"
         for key in GENERATED_KEYS
@@ -82,7 +82,7 @@ def settings_warnings(
             f"{config.route.url} allows everybody who reaches {config.traefik.bind_address} to read, change and delete "
             "everything (mlflow:authentication: anonymous)"
         )
-    return found + [_encrypt(key, stack) for key in _in_clear(values, hidden)]
+    return found + [_encrypt(key, stack) for key in _plain_text_secrets(values, hidden)]
 
 
 def _encrypt(key: str, stack: str) -> str:
@@ -110,7 +110,7 @@ def _names(path: str, words: str) -> bool:
     return re.search(rf"{re.escape(path)}(?![A-Za-z])", words) is not None
 
 
-def _in_clear(values: Mapping[str, object], hidden: Collection[str]) -> list[str]:
+def _plain_text_secrets(values: Mapping[str, object], hidden: Collection[str]) -> list[str]:
     """Return the keys of the secrets in `values` that are plain text."""
     return [key for key in SECRET_KEYS if key in values and key not in hidden and not _is_sealed(values[key])]
 

@@ -60,9 +60,9 @@ def _deploy(stack: Stack) -> None:
         return
     new = engine.select()
     approved = approval(stack, "deploy", engine)
-    rehearsed = engineless_state.is_engineless(stack)
+    was_engineless = engineless_state.is_engineless(stack)
     handed_over = engineless.hand_over(engine, approved=bool(approved))
-    if rehearsed:
+    if was_engineless:
         # Approved already, after the plan was shown. Refusing a second question would leave the stack down.
         approved = ["--yes"]
     recover(engine)

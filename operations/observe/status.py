@@ -73,15 +73,15 @@ def describe(stack: Stack) -> dict[str, Any]:
             for entry in telling[:1]
             for service in [entry["name"].removeprefix(names.docker_name(stack.name, ""))]
         ]
-        mend = f"to repair the deployment, type: make up STACK={stack.name}"
-        problems.append(f"not running as expected: {states}\n  {mend}{''.join(why)}")
+        repair = f"to repair the deployment, type: make up STACK={stack.name}"
+        problems.append(f"not running as expected: {states}\n  {repair}{''.join(why)}")
     if critical := [alert for alert in alerts or [] if alert["severity"] == "critical"]:
         pages = dict.fromkeys(f"docs/operations/alerts.md#{alert['name'].lower()}" for alert in critical)
         problems.append(f"firing alerts: {', '.join(map(_alert, critical))}\n  what to do: {', '.join(pages)}")
     return {
         "stack": stack.name,
         "host": stack.daemon.host,
-        "rehearsed": engineless_state.is_engineless(stack),
+        "engineless": engineless_state.is_engineless(stack),
         "url": route.url,
         "authentication": route.authentication,
         "endpoints": [{"url": url, "authentication": authentication} for url, authentication in route.endpoints],
@@ -99,7 +99,7 @@ def describe(stack: Stack) -> dict[str, Any]:
 
 
 def _print(found: dict[str, Any]) -> None:
-    output(f"{found['stack']} on {found['host']}" + (", deployed without the engine" if found["rehearsed"] else ""))
+    output(f"{found['stack']} on {found['host']}" + (", deployed without the engine" if found["engineless"] else ""))
     for entry in [*found["services"], *found["jobs"]]:
         output(f"  {entry['name']:<34} {entry['state']:<12} {_detail(entry)}")
     sizes = [f"{service} {format_bytes(number)}" for service, number in found["bytes"].items()]

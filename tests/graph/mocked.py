@@ -102,14 +102,14 @@ def unwrapped(value: Any) -> Any:  # noqa: ANN401
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def in_clear(value: Any) -> str:  # noqa: ANN401
+def plain_text_of(value: Any) -> str:  # noqa: ANN401
     """Return, as text, everything in `value` that is not in the envelope of a secret."""
     if isinstance(value, dict):
         if ENVELOPE in value:
             return ""
-        return " ".join(f"{key} {in_clear(entry)}" for key, entry in value.items())
+        return " ".join(f"{key} {plain_text_of(entry)}" for key, entry in value.items())
     if isinstance(value, list):
-        return " ".join(in_clear(entry) for entry in value)
+        return " ".join(plain_text_of(entry) for entry in value)
     return str(value)
 
 

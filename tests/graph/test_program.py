@@ -30,7 +30,7 @@ from tests.graph.mocked import (
     Graph,
     HealthyDaemon,
     Resource,
-    in_clear,
+    plain_text_of,
     unwrapped,
     values_of,
 )
@@ -293,9 +293,9 @@ def test_secrets_are_only_in_uploaded_files(graph: Graph) -> None:
     assert len(passwords) == expected + (3 if graph.watched else 0)
     for resource in graph.resources:
         everything = json.dumps(unwrapped({key: resource.inputs[key] for key in resource.inputs if key != "uploads"}))
-        clear = in_clear(resource.inputs)
+        plain_text = plain_text_of(resource.inputs)
         for password in passwords:
-            assert password not in clear, resource.urn
+            assert password not in plain_text, resource.urn
             assert password not in everything, resource.urn
 
 
@@ -345,7 +345,7 @@ def test_a_configured_secret_replaces_the_generated_one_but_not_its_resource(pro
     assert "generated" not in uploads
     # A generator that depended on the setting would be deleted by the update after the write-back.
     assert "postgres-password" in [resource.name for resource in graph.of(PASSWORD)]
-    assert "my-own-password" not in " ".join(in_clear(resource.inputs) for resource in graph.resources)
+    assert "my-own-password" not in " ".join(plain_text_of(resource.inputs) for resource in graph.resources)
 
 
 def test_secrets_only_in_the_state_are_warned_about_by_name(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -555,7 +555,7 @@ def test_the_backup_service_is_on_egress_only_with_an_outside_target(program: Pr
     assert graph.services["backup"].networks == ["backend-id", "egress-id"]
     assert not graph.named(NETWORK, "egress").plain.get("internal")
     assert graph.services["backup"].envs["RESTIC_REPOSITORY"] == "s3:https://s3.example.com/backups/prod"
-    assert "not-generated-here" not in " ".join(in_clear(resource.inputs) for resource in graph.resources)
+    assert "not-generated-here" not in " ".join(plain_text_of(resource.inputs) for resource in graph.resources)
     assert not [volume for volume in graph.of(VOLUME) if "repository" in volume.name]
     for name in ("server", "postgres", "minio"):
         assert "egress-id" not in graph.services[name].networks

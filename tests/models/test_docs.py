@@ -119,3 +119,21 @@ def test_prod_is_deployed_after_staging_with_the_same_steps() -> None:
             stack,
             ["self-hosted", f"mlflow-{stack}"],
         )
+
+
+def test_every_message_in_the_troubleshooting_tables_is_one_that_the_code_prints() -> None:
+    rooms = ("settings", "runtime", "components", "operations", "offline", "assets", "mlflow")
+    code = "\n".join(path.read_text() for room in rooms for path in (ROOT / room).rglob("*.py"))
+    # Joins the parts of a message that is split over several lines.
+    code = re.sub(r'"\s*\n\s*(?:\+ )?f?"', "", code)
+    page = (ROOT / "docs" / "operations" / "troubleshooting.md").read_text()
+    messages = [message for row in page.splitlines() for message in re.findall(r"^\| `([^`]+)`", row)]
+    assert len(messages) > 25
+    for message in messages:
+        # What differs between two deployments: names, numbers, Pulumi's own words.
+        for fragment in re.split(
+            r"…(?:-[\w-]+:)?|\bN of M\b|\b[NM]\b|\d+ s\b|\(HTTP 404\)|code 1|backup,|in Pulumi\.", message
+        ):
+            words = fragment.strip(" :;-.")
+            if len(words.split()) > 1 and words != "creating failed":
+                assert words in code, message

@@ -66,7 +66,7 @@ class Made(Host):
         return f"{inputs['name']}-id", f"{inputs['name']}-hash"
 
 
-def rehearse(
+def deploy(
     folder: Path, more: str = "", *, program: str = PROGRAM, failing: str | None = None
 ) -> tuple[Made, list[str]]:
     """Run a program without the engine; return what it created and its problems."""
@@ -88,7 +88,7 @@ def rehearse(
 
 
 def test_values_pass_from_one_resource_to_the_next(tmp_path: Path) -> None:
-    host, problems = rehearse(tmp_path)
+    host, problems = deploy(tmp_path)
     assert problems == []
     (writer, _), (reader, follows) = host.containers
     assert writer["image"] == "sha256:1"
@@ -99,8 +99,8 @@ def test_values_pass_from_one_resource_to_the_next(tmp_path: Path) -> None:
 
 
 def test_a_password_is_generated_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:
-    first, _ = rehearse(tmp_path)
-    again, _ = rehearse(tmp_path)
+    first, _ = deploy(tmp_path)
+    again, _ = deploy(tmp_path)
     assert first.containers[0][0]["uploads"] == again.containers[0][0]["uploads"]
     (password,) = Passwords(tmp_path / "passwords.json").read().values()
     assert len(password) == 20
@@ -123,25 +123,25 @@ def test_a_password_is_generated_once_and_readable_by_its_owner_only(tmp_path: P
     ],
 )
 def test_unsupported_resources_and_options_are_refused_by_name(tmp_path: Path, more: str, words: str) -> None:
-    _, problems = rehearse(tmp_path, more)
+    _, problems = deploy(tmp_path, more)
     assert words in "\n".join(problems)
 
 
 def test_a_failed_resource_is_named_and_its_dependents_are_not_created(tmp_path: Path) -> None:
-    host, problems = rehearse(tmp_path, failing="the-writer")
+    host, problems = deploy(tmp_path, failing="the-writer")
     assert problems == ["writer (docker:index/container:Container): there is no room"]
     assert host.containers == []
 
 
 def test_a_failure_ends_every_pending_wait(tmp_path: Path) -> None:
     slow = "import asyncio\npulumi.Output.from_input(asyncio.sleep(3600)).apply(lambda _: volume)"
-    _, problems = rehearse(tmp_path, slow, failing="the-writer")
+    _, problems = deploy(tmp_path, slow, failing="the-writer")
     assert problems == ["writer (docker:index/container:Container): there is no room"]
 
 
 def test_an_exception_in_the_program_is_raised(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
-        rehearse(tmp_path, "1 / 0")
+        deploy(tmp_path, "1 / 0")
 
 
 def test_an_unknown_argument_is_refused() -> None:

@@ -135,7 +135,7 @@ def spoken(path: Path) -> Iterator[str]:
             yield node.value
 
 
-@pytest.mark.parametrize("folder", ["operations", "components", "assets", "mlflow", "rehearsal"])
+@pytest.mark.parametrize("folder", ["operations", "components", "assets", "mlflow", "offline", "runtime", "settings"])
 def test_every_printed_make_command_names_its_stack(folder: str) -> None:
     found = [
         f"{path.relative_to(ROOT)}: {text.strip()}"
@@ -1064,7 +1064,7 @@ class Engineless:
 def test_an_engineless_deployment_is_kept_when_the_engine_cannot_take_over(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, secrets: dict[str, str], *, plans: bool, words: str
 ) -> None:
-    rehearsed_with(stack, monkeypatch, "postgres-password")
+    engineless_stack_with(stack, monkeypatch, "postgres-password")
     before = engineless_state.passwords_of(stack).read()
     host = Engineless(stack, secrets, plans=plans)
     with pytest.raises(StopError, match=words):
@@ -1281,7 +1281,7 @@ class WithNetworks:
 def test_an_engineless_deployment_is_kept_when_foreign_containers_use_it(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = rehearsed_with(stack, monkeypatch, "postgres-password")
+    done = engineless_stack_with(stack, monkeypatch, "postgres-password")
     daemon = SimpleNamespace(volumes=set, api=WithNetworks("jupyter"))
     monkeypatch.setattr(Stack, "daemon", property(lambda _: daemon))
     with pytest.raises(StopError, match="docker network disconnect mlflow-dev-edge jupyter"):
@@ -1289,7 +1289,7 @@ def test_an_engineless_deployment_is_kept_when_foreign_containers_use_it(
     assert (done, engineless_state.is_engineless(stack)) == ([], True)
 
 
-def rehearsed_with(stack: Stack, monkeypatch: pytest.MonkeyPatch, *passwords: str) -> list[str]:
+def engineless_stack_with(stack: Stack, monkeypatch: pytest.MonkeyPatch, *passwords: str) -> list[str]:
     """Turn `stack` into an engine-less deployment with these passwords; return what is done to its containers."""
     done: list[str] = []
     monkeypatch.setattr("offline.host.Host.prune", lambda _: done.append("pruned"))
@@ -1303,7 +1303,7 @@ def rehearsed_with(stack: Stack, monkeypatch: pytest.MonkeyPatch, *passwords: st
 def test_a_secret_in_the_stack_file_is_handed_over_unchanged(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, written: object
 ) -> None:
-    rehearsed_with(stack, monkeypatch, "crypto-kek-passphrase")
+    engineless_stack_with(stack, monkeypatch, "crypto-kek-passphrase")
     monkeypatch.setattr(Stack, "values", property(lambda _: {"mlflow:cryptoKekPassphrase": written}))
     known = written if isinstance(written, str) else engineless_state.generated_secrets(stack)["cryptoKekPassphrase"]
     host = Engineless(stack, {"cryptoKekPassphrase": known})
@@ -1314,7 +1314,7 @@ def test_a_secret_in_the_stack_file_is_handed_over_unchanged(
 
 
 def test_the_engine_takes_over_only_after_an_approval(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = rehearsed_with(stack, monkeypatch, "postgres-password")
+    done = engineless_stack_with(stack, monkeypatch, "postgres-password")
     monkeypatch.setattr(engineless, "confirmed", lambda _: False)
     host = Engineless(stack, {})
     with pytest.raises(StopError, match="nothing was changed"):
@@ -1329,7 +1329,7 @@ def test_the_engine_takes_over_only_after_an_approval(stack: Stack, monkeypatch:
 def test_destroying_an_engineless_deployment_keeps_the_backup_password(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, passwords: list[str], *, kept: bool
 ) -> None:
-    assert rehearsed_with(stack, monkeypatch, *passwords) == []
+    assert engineless_stack_with(stack, monkeypatch, *passwords) == []
     monkeypatch.setenv("CONFIRM", stack.name)
     engineless.destroy(stack)
     assert engineless_state.is_engineless(stack) == kept

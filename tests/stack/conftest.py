@@ -77,7 +77,7 @@ def prod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     deployment.set("traefik.network", network)
     deployment.set("images", NO_DIGESTS)
     deployment.use("minio" if HAS_MINIO else "seaweedfs")
-    if deployment.rehearsed:
+    if deployment.engineless:
         # An engine-less deployment is refused with protected data.
         deployment.set("protectData", "false")
     deployment.api.create_network(network)
@@ -90,12 +90,12 @@ def prod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
 
 
 @pytest.fixture(scope="session")
-def rehearsed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+def engineless(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Deploy the settings of dev with packages images and without the engine, even if the engine is installed."""
     if not HAS_ENGINE and not HAS_MINIO:
         yield request.getfixturevalue("dev")
         return
-    deployment = Deployment(tmp_path_factory.mktemp("rehearsed"), "dev", rehearsed=True)
+    deployment = Deployment(tmp_path_factory.mktemp("engineless"), "dev", engineless=True)
     deployment.set("server.port", free_port())
     deployment.set("server.workers", 1)
     deployment.use("seaweedfs")

@@ -64,7 +64,7 @@ class Deployment:
     settings: str
     """The stack whose shipped stack file is copied: dev, staging or prod."""
     stack: str = field(default_factory=lambda: f"t{secrets.token_hex(3)}")
-    rehearsed: bool = not HAS_ENGINE
+    engineless: bool = not HAS_ENGINE
     """Whether it is an engine-less deployment."""
 
     def __post_init__(self) -> None:
@@ -83,7 +83,7 @@ class Deployment:
             "PULUMI_BACKEND_URL": (self.folder / "state").as_uri(),
             "XDG_CONFIG_HOME": str(self.folder / "config"),
             "XDG_STATE_HOME": str(self.folder / "home"),
-            "ENGINELESS": "1" if self.rehearsed else "0",
+            "ENGINELESS": "1" if self.engineless else "0",
             "STACK": self.stack,
             "YES": "1",
         }
@@ -231,7 +231,7 @@ class Deployment:
 
     def credentials(self) -> dict[str, str]:
         """Return every generated secret by its key in the config."""
-        if self.rehearsed:
+        if self.engineless:
             return {to_camel(name.replace("-", "_")): value for name, value in self.passwords.read().items()}
         # The deployment that generated a secret has written it into the stack file.
         found = json.loads(self.pulumi("config", "--show-secrets", "--json").stdout)

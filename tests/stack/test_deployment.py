@@ -220,7 +220,7 @@ def test_no_secret_is_readable_anywhere(each: Deployment) -> None:
         "stack file": each.file.read_text(),
         "up": said_by(each.make("up")),
     }
-    if not each.rehearsed:
+    if not each.engineless:
         places["plan"] = each.pulumi("preview", "--diff", "--json").stdout + each.pulumi("preview", "--diff").stdout
         places["outputs"] = each.pulumi("stack", "output", "--json").stdout
     for path in (each.folder / "state").rglob("*"):

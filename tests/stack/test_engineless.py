@@ -24,49 +24,49 @@ def works(deployment: Deployment) -> None:
     assert search(deployment.url)
 
 
-def test_an_engineless_deployment_announces_that_it_is_not_pulumi(rehearsed: Deployment) -> None:
-    said = rehearsed.make("up").stderr
+def test_an_engineless_deployment_announces_that_it_is_not_pulumi(engineless: Deployment) -> None:
+    said = engineless.make("up").stderr
     assert "DEPLOYING WITHOUT THE PULUMI ENGINE" in said
-    assert str(rehearsed.passwords.path) in said
-    assert rehearsed.passwords.path.stat().st_mode & 0o777 == 0o600
+    assert str(engineless.passwords.path) in said
+    assert engineless.passwords.path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_second_run_replaces_nothing(rehearsed: Deployment) -> None:
-    before = ids(rehearsed)
-    said = rehearsed.make("up").stderr
-    assert ids(rehearsed) == before
-    assert f"  kept {rehearsed.name('server')}" in said
+def test_a_second_run_replaces_nothing(engineless: Deployment) -> None:
+    before = ids(engineless)
+    said = engineless.make("up").stderr
+    assert ids(engineless) == before
+    assert f"  kept {engineless.name('server')}" in said
     assert "  created " not in said
 
 
-def test_resources_that_the_program_no_longer_declares_are_removed(rehearsed: Deployment) -> None:
-    before = rehearsed.file.read_text()
-    rehearsed.set("postgres.port", free_port())
+def test_resources_that_the_program_no_longer_declares_are_removed(engineless: Deployment) -> None:
+    before = engineless.file.read_text()
+    engineless.set("postgres.port", free_port())
     try:
-        rehearsed.make("up")
-        assert rehearsed.api.networks(names=[rehearsed.name("access")])
+        engineless.make("up")
+        assert engineless.api.networks(names=[engineless.name("access")])
     finally:
-        rehearsed.file.write_text(before)
-    works(rehearsed)
-    assert not rehearsed.api.networks(names=[rehearsed.name("access")])
+        engineless.file.write_text(before)
+    works(engineless)
+    assert not engineless.api.networks(names=[engineless.name("access")])
 
 
-def test_a_new_password_replaces_only_its_holders(rehearsed: Deployment) -> None:
-    before = ids(rehearsed)
-    known = rehearsed.passwords.read()
-    rehearsed.passwords.path.write_text(json.dumps(known | {"postgres-password": "n" * 32}))
-    works(rehearsed)
-    after = ids(rehearsed)
-    kept = {name.removeprefix(f"mlflow-{rehearsed.stack}-") for name in before if before[name] == after[name]}
+def test_a_new_password_replaces_only_its_holders(engineless: Deployment) -> None:
+    before = ids(engineless)
+    known = engineless.passwords.read()
+    engineless.passwords.path.write_text(json.dumps(known | {"postgres-password": "n" * 32}))
+    works(engineless)
+    after = ids(engineless)
+    kept = {name.removeprefix(f"mlflow-{engineless.stack}-") for name in before if before[name] == after[name]}
     assert kept == {"seaweedfs", "seaweedfs-files", "seaweedfs-bootstrap"}
 
 
-def test_images_contain_no_network_configuration_of_the_host(rehearsed: Deployment) -> None:
-    if rehearsed.values.get("mlflow:images", {}).get("source") != "packages":
+def test_images_contain_no_network_configuration_of_the_host(engineless: Deployment) -> None:
+    if engineless.values.get("mlflow:images", {}).get("source") != "packages":
         pytest.skip("built on an image of the host, whose content is in the result, too")
-    _, shipped = rehearsed.run("server", "cat", "/etc/ssl/certs/ca-certificates.crt")
+    _, shipped = engineless.run("server", "cat", "/etc/ssl/certs/ca-certificates.crt")
     assert "BEGIN CERTIFICATE" in shipped
-    assert rehearsed.run("server", "ls", "/etc/pip.conf")[0] != 0
+    assert engineless.run("server", "ls", "/etc/pip.conf")[0] != 0
     own = [path.read_text() for path in Path("/usr/local/share/ca-certificates").rglob("*.crt")]
     assert not any(certificate.split("-----")[2].strip() in shipped for certificate in own)
 
@@ -79,40 +79,40 @@ def test_images_contain_no_network_configuration_of_the_host(rehearsed: Deployme
         pytest.param("server", marks=pytest.mark.long),
     ],
 )
-def test_the_next_run_repairs_a_killed_engineless_deployment(rehearsed: Deployment, moment: str) -> None:
-    rehearsed.make("down")
-    assert rehearsed.containers() == []
-    with rehearsed.begun(lambda line: line.strip() == f"created {rehearsed.name(moment)}") as running:
+def test_the_next_run_repairs_a_killed_engineless_deployment(engineless: Deployment, moment: str) -> None:
+    engineless.make("down")
+    assert engineless.containers() == []
+    with engineless.begun(lambda line: line.strip() == f"created {engineless.name(moment)}") as running:
         os.killpg(running.pid, signal.SIGKILL)
-    works(rehearsed)
+    works(engineless)
 
 
 @pytest.mark.long
-def test_a_concurrent_engineless_deployment_is_refused(rehearsed: Deployment) -> None:
-    rehearsed.make("down")
-    with rehearsed.begun(lambda line: line.strip() == f"created {rehearsed.name('postgres-files')}") as first:
-        assert "is being changed by another run" in rehearsed.make("up", ok=False).stderr
+def test_a_concurrent_engineless_deployment_is_refused(engineless: Deployment) -> None:
+    engineless.make("down")
+    with engineless.begun(lambda line: line.strip() == f"created {engineless.name('postgres-files')}") as first:
+        assert "is being changed by another run" in engineless.make("up", ok=False).stderr
         rest = first.communicate()[0]
         assert first.returncode == 0, rest
-    works(rehearsed)
+    works(engineless)
 
 
-def test_a_stack_with_protected_data_requires_the_engine(rehearsed: Deployment) -> None:
-    before = rehearsed.file.read_text()
+def test_a_stack_with_protected_data_requires_the_engine(engineless: Deployment) -> None:
+    before = engineless.file.read_text()
     try:
-        rehearsed.set("protectData", "true")
-        assert "protected data always needs the engine" in rehearsed.make("up", ok=False).stderr
+        engineless.set("protectData", "true")
+        assert "protected data always needs the engine" in engineless.make("up", ok=False).stderr
     finally:
-        rehearsed.file.write_text(before)
+        engineless.file.write_text(before)
 
 
-def test_secrets_that_only_pulumi_reads_are_refused_by_name(rehearsed: Deployment) -> None:
-    before = rehearsed.file.read_text()
+def test_secrets_that_only_pulumi_reads_are_refused_by_name(engineless: Deployment) -> None:
+    before = engineless.file.read_text()
     try:
-        rehearsed.set("postgresPassword", {"secure": "AAAA"})
-        said = rehearsed.make("up", ok=False).stderr
+        engineless.set("postgresPassword", {"secure": "AAAA"})
+        said = engineless.make("up", ok=False).stderr
     finally:
-        rehearsed.file.write_text(before)
+        engineless.file.write_text(before)
     assert "has secrets that only Pulumi can read: mlflow:postgresPassword" in said
     assert "AAAA" not in said
 
@@ -169,21 +169,21 @@ def tags(deployment: Deployment) -> dict[str, set[str]]:
 
 
 @pytest.mark.engine
-def test_the_engine_takes_over_with_all_data_and_equal_containers(rehearsed: Deployment) -> None:
-    rehearsed.client_day(rehearsed.url, megabytes=5)
-    experiments, before, secrets = search(rehearsed.url), picture(rehearsed), rehearsed.credentials()
-    called = tags(rehearsed)
-    pictured = {name.removeprefix(f"mlflow-{rehearsed.stack}-") for name in before}
+def test_the_engine_takes_over_with_all_data_and_equal_containers(engineless: Deployment) -> None:
+    engineless.client_day(engineless.url, megabytes=5)
+    experiments, before, secrets = search(engineless.url), picture(engineless), engineless.credentials()
+    called = tags(engineless)
+    pictured = {name.removeprefix(f"mlflow-{engineless.stack}-") for name in before}
     assert pictured >= {"server", "server-files", "migrate", "backend", "server-secrets (volume)"}
-    rehearsed.environment["ENGINELESS"] = "0"
-    said = rehearsed.make("up")
-    rehearsed.rehearsed = False
+    engineless.environment["ENGINELESS"] = "0"
+    said = engineless.make("up")
+    engineless.engineless = False
     assert "was deployed without the engine; handing it over to Pulumi" in said.stderr
     assert "now holds 5 generated secrets, encrypted" in said.stderr
-    assert picture(rehearsed) == before
+    assert picture(engineless) == before
     # Do not compare IDs, because there may be two builders, nor all tags, because other stacks add and remove theirs.
-    assert all(called[name] & tagged for name, tagged in tags(rehearsed).items())
-    assert rehearsed.credentials() == secrets
-    assert search(rehearsed.url) == experiments
-    assert not rehearsed.passwords.path.exists()
-    rehearsed.pulumi("preview", "--expect-no-changes")
+    assert all(called[name] & tagged for name, tagged in tags(engineless).items())
+    assert engineless.credentials() == secrets
+    assert search(engineless.url) == experiments
+    assert not engineless.passwords.path.exists()
+    engineless.pulumi("preview", "--expect-no-changes")

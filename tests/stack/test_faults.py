@@ -116,7 +116,7 @@ def test_data_of_another_postgres_major_stops_the_deployment(dev: Deployment) ->
     dev.set("images.postgres", {"ref": "docker.io/library/postgres:19.0"})
     try:
         said = refused(dev)
-        plain = [] if dev.rehearsed else [dev.pulumi("up", "--yes", "--skip-preview", ok=False)]
+        plain = [] if dev.engineless else [dev.pulumi("up", "--yes", "--skip-preview", ok=False)]
     finally:
         dev.file.write_text(before)
     for words in (said, *(done.stdout + done.stderr for done in plain)):

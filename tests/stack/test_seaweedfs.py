@@ -58,7 +58,7 @@ def test_artifacts_move_to_minio_and_back_unchanged(seaweedfs: Deployment) -> No
         assert hashes(seaweedfs) == before
         server = seaweedfs.api.inspect_container(seaweedfs.name("server"))
         assert server["HostConfig"]["RestartPolicy"]["Name"] == "always"
-        if not seaweedfs.rehearsed:
+        if not seaweedfs.engineless:
             seaweedfs.pulumi("preview", "--expect-no-changes")
         assert f"copyFrom: the server uses {new} already" in seaweedfs.make("up", ok=False).stderr
         seaweedfs.set("objectStore", {"kind": new, "memoryMb": 1024})
