@@ -66,8 +66,8 @@ def destroy(stack: Stack) -> None:
         raise StopError(f"not deleted: {', '.join(left)}\n  delete them by hand: docker rm / docker volume rm")
     report_what_to_keep(engine, saved)
     progress(
-        f"{stack.name} is deleted: no container, network or data volume is left. "
-        f"{stack.path.name} is kept. It has the stack's secrets, and the data key of any backups. "
-        "`pulumi stack rm` would delete this file."
+        f"{stack.name} is deleted: no container, network or data volume is left.\n"
+        f"{stack.path.name} is kept: it has the secrets, and the data key of any backup.\n"
+        "Do not type `pulumi stack rm`: it deletes this file."
     )
     report_kept_backups(stack)

@@ -43,8 +43,9 @@ PARTIAL_STATE_ERROR, PARTIAL_STATE_RETRY_SECONDS = "failed to load checkpoint", 
 UNCHANGED_LINES = re.compile(
     r" ~  \S+ \S+ refresh(ing)?( \([\d.]+s\))? *|@ (refreshing|previewing|updating|destroying)\.*"
     r"|    [\w-]+:[\w/:-]+ \S+  "
+    r"|The resources in the stack have been deleted, but .*|If you want to remove the stack completely, run .*"
 )
-"""Pulumi's lines about resources that it does not change."""
+"""Pulumi's lines about resources that it does not change, and its advice to delete the stack file."""
 COUNT = re.compile(r"^    (?:[-+~]* *)?\d+ (\w+)$")
 """A line of Pulumi's summary: `57 unchanged`, `+ 3 created`."""
 PLACEHOLDER_DOCKER_HOST = "ssh://nobody.invalid"
@@ -155,9 +156,7 @@ class Engine:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_urlsafe(32) + "\n")
-        progress(
-            f"created a passphrase for {self.stack.name}: {path} - keep a copy, it decrypts every secret of the stack"
-        )
+        progress(f"created a passphrase for {self.stack.name}: {path}")
 
     def call(self, *arguments: str, stdin: str | None = None) -> str:
         """Run a `pulumi` command and return its output; raise `StopError` with its error."""

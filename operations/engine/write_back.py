@@ -31,11 +31,11 @@ def report_what_to_keep(engine: Engine, saved: list[str]) -> None:
     path = engine.stack.path.name
     passphrase = engine.exports.get("PULUMI_CONFIG_PASSPHRASE_FILE")
     progress(
-        f"\n{path} now holds {len(saved)} generated secrets, encrypted. Commit it: git add {path} && "
-        f"git commit -m 'Secrets' {path}"
+        f"\n{path} now holds {len(saved)} generated secrets, encrypted. Commit it:\n"
+        f"  git add {path} && git commit -m 'Secrets' {path}"
     )
     if passphrase:
-        progress(f"Keep a copy of {passphrase} in a safe place: it decrypts them, and there is no other copy.")
+        progress(f"Keep a copy of the passphrase that decrypts them. It exists only here:\n  {passphrase}")
 
 
 def report_kept_backups(stack: Stack) -> None:

@@ -626,8 +626,14 @@ Duration: 7s
             ],
             [],
         ),
+        (
+            "    - 3 deleted\nThe resources in the stack have been deleted, but the history and configuration associated "
+            "with the stack are still maintained. \nIf you want to remove the stack completely, run `pulumi stack rm dev`.\n",
+            ["    - 3 deleted"],
+            [],
+        ),
     ],
-    ids=["no change", "a change"],
+    ids=["no change", "a change", "Pulumi's advice to delete the stack file"],
 )
 def test_output_without_a_terminal_shows_changes_only(
     stack: Stack,
