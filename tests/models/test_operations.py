@@ -627,8 +627,9 @@ Duration: 7s
             [],
         ),
         (
-            "    - 3 deleted\nThe resources in the stack have been deleted, but the history and configuration associated "
-            "with the stack are still maintained. \nIf you want to remove the stack completely, run `pulumi stack rm dev`.\n",
+            "    - 3 deleted\n"
+            "The resources in the stack have been deleted, but the history and configuration are still maintained. \n"
+            "If you want to remove the stack completely, run `pulumi stack rm dev`.\n",
             ["    - 3 deleted"],
             [],
         ),
