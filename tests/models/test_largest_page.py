@@ -1,0 +1,99 @@
+"""The largest answer of `search_runs`: an error instead of a killed worker, and never a part without knowing."""
+
+import importlib.util
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from settings.server import ServerSettings
+
+PATH = Path(__file__).parents[2] / "mlflow" / "plugins" / "largest_page.py"
+
+
+class RefusedError(Exception):
+    """Stands for MLflow's exception."""
+
+    def __init__(self, message: str, error_code: int) -> None:
+        super().__init__(message)
+        self.error_code = error_code
+
+
+@pytest.fixture
+def plugin(monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 - loaded at run time
+    """The plugin, with stand-ins for the parts of MLflow's server that the client package lacks."""
+    modules: dict[str, dict[str, Any]] = {
+        "mlflow.environment_variables": {"MLFLOW_ENABLE_WORKSPACES": None},
+        "mlflow.exceptions": {"MlflowException": RefusedError},
+        "mlflow.protos.databricks_pb2": {"INVALID_PARAMETER_VALUE": 7},
+    }
+    for name, content in modules.items():
+        module = types.ModuleType(name)
+        module.__dict__.update(content)
+        monkeypatch.setitem(sys.modules, name, module)
+    spec = importlib.util.spec_from_file_location("largest_page", PATH)
+    assert spec
+    assert spec.loader
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+class Page(list[int]):
+    token: str | None = None
+
+
+class Runs:
+    """A store with so many runs."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.asked: list[Any] = []
+
+    def search_runs(self, _ids: Any, _filter: Any, _view: Any, max_results: Any, _order: Any, _token: Any) -> Page:  # noqa: ANN401
+        self.asked.append(max_results)
+        page = Page(range(min(self.number, max_results)))
+        page.token = "more" if self.number > max_results else None
+        return page
+
+
+def search(plugin: Any, number: int, max_results: int) -> tuple[Page, list[Any]]:  # noqa: ANN401
+    store = type("Store", (plugin.LimitedSearch, Runs), {})(number)
+    return store.search_runs(["1"], "", 1, max_results), store.asked
+
+
+@pytest.mark.parametrize(
+    ("number", "max_results", "answered"),
+    [(20_000, 1_000, 1_000), (20_000, 10_000, 10_000), (9_000, 50_000, 9_000), (10_000, 50_000, 10_000)],
+)
+def test_an_answer_that_fits_is_returned_whole(
+    plugin: Any,  # noqa: ANN401
+    number: int,
+    max_results: int,
+    answered: int,
+) -> None:
+    assert len(search(plugin, number, max_results)[0]) == answered
+
+
+def test_more_runs_than_one_answer_may_have_are_an_error_that_says_which_pages_to_request(plugin: Any) -> None:  # noqa: ANN401
+    words = r"max_results=50000: more than 10000 runs match.*max_results=10000 and page_token.*mlflow:server.memoryMb"
+    with pytest.raises(RefusedError, match=words) as refused:
+        search(plugin, 10_001, 50_000)
+    assert refused.value.error_code == 7
+
+
+def test_a_page_that_mlflow_itself_refuses_reaches_mlflow(plugin: Any) -> None:  # noqa: ANN401
+    assert search(plugin, 5, 50_001)[1] == [50_001]
+
+
+def test_the_stack_sets_the_largest_page(plugin: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401
+    monkeypatch.setenv("LARGEST_PAGE", "30000")
+    assert len(search(plugin, 30_000, 50_000)[0]) == 30_000
+
+
+@pytest.mark.parametrize(("memory_mb", "runs"), [(2560, 12_250), (1024, 10_000), (8600, 50_000), (64_000, 50_000)])
+def test_the_largest_page_fits_into_the_memory_limit_from_the_default_on(memory_mb: int, runs: int) -> None:
+    settings = ServerSettings.model_validate({"memoryMb": memory_mb})
+    assert settings.largest_page == runs
