@@ -33,7 +33,7 @@ from settings.monitoring import (
     PROMETHEUS_PORT,
     MonitoringSettings,
 )
-from settings.names import TYPE
+from settings.names import MONITORING_TYPE
 
 ASSETS = Path(__file__).parent.parent / "assets" / "monitoring"
 GRAFANA_USER = "472:0"
@@ -91,7 +91,7 @@ class Monitoring(pulumi.ComponentResource):
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         """Deploy the services for `settings.mode`."""
-        super().__init__(TYPE, name, None, opts)
+        super().__init__(MONITORING_TYPE, name, None, opts)
         self._platform = platform
         self._settings = settings
         self.credentials = []

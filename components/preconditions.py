@@ -1,18 +1,15 @@
 """The preconditions of an update, checked by the program itself before it changes anything."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import pulumi
 
-from runtime.preconditions import host_problems
+from preconditions.host import host_problems
 from settings import names, packages
 from settings.images import Image
 from settings.object_store import ObjectStoreSettings
 from settings.traefik import TraefikSettings
-
-if TYPE_CHECKING:
-    pass
 
 
 class HostRequirements(Protocol):
@@ -39,7 +36,7 @@ def require_host_ready(docker_host: str | None, wanted: HostRequirements) -> Non
     """Raise `RunError` with all problems of the Docker host. Does nothing in a plan."""
     if pulumi.runtime.is_dry_run():
         return
-    # See Platform.daemon.
+    # See DockerHost.daemon.
     from runtime.address import resolve_host  # noqa: PLC0415
     from runtime.daemon import UNREACHABLE_ERRORS, Daemon  # noqa: PLC0415
 

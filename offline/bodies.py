@@ -89,7 +89,7 @@ def container_body(inputs: dict[str, Any], marks: dict[str, str]) -> dict[str, A
 
 
 def _nanoseconds(duration: str) -> int:
-    """Parse a duration in the format of `components/runtime.py` (1m30s, 5s); return nanoseconds."""
+    """Parse a duration in the format of `runtime/container.py` (1m30s, 5s); return nanoseconds."""
     minutes, _, seconds = duration.removesuffix("s").rpartition("m")
     return (int(minutes or 0) * 60 + int(seconds)) * 10**9
 

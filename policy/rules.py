@@ -28,7 +28,7 @@ AUTHENTICATES_NOBODY = re.compile(
     r"|(auth|login|sso|oidc)[-_]?(off|bypass|disabled|none)",
     re.IGNORECASE,
 )
-"""Keep equal to the expression of the same name in config.py."""
+"""Keep equal to the expression of the same name in settings/checks.py."""
 SECRET_NAME = re.compile(r"(PASSW|SECRET|TOKEN|CREDENTIAL|PRIVATE|_KEY$).*(?<!_FILE)$", re.IGNORECASE)
 """Names of variables that hold secrets. A variable that ends in `_FILE` holds the path of a secret file instead."""
 NO_SECRET = re.compile(r"/.*|\d*|true|false", re.IGNORECASE)

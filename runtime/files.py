@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pulumi
 import pulumi_docker as docker
@@ -10,9 +9,6 @@ import pulumi_docker as docker
 from runtime.labels import short_digest, standard_labels
 from runtime.workload import Files
 from settings import names
-
-if TYPE_CHECKING:
-    pass
 
 
 class FileVolumes:

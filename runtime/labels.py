@@ -1,15 +1,11 @@
 """The labels that every container carries."""
 
 import hashlib
-from typing import TYPE_CHECKING
 
 import pulumi
 import pulumi_docker as docker
 
 from settings import names
-
-if TYPE_CHECKING:
-    pass
 
 
 def standard_labels(stack: str, service: str, role: str) -> list[docker.ContainerLabelArgsDict]:

@@ -154,7 +154,7 @@ async def _call(question: Callable[..., Answer], *arguments: object) -> Answer:
 
     Raises `RunError` if the daemon does not answer at all.
     """
-    # See Platform.daemon.
+    # See DockerHost.daemon.
     from runtime.daemon import NO_ANSWER_ERRORS  # noqa: PLC0415
 
     for _ in range(MAX_RETRIES):

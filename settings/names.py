@@ -72,7 +72,7 @@ def history_volume(stack: str) -> str:
 
 
 def is_backup_volume(stack: str, volume: str) -> bool:
-    """Return whether `volume` holds the backup repository of a stack. It survives_down the stack."""
+    """Return whether `volume` holds the backup repository of a stack. `make down` and `make destroy` keep it."""
     return volume == backup_volume(stack) or volume.startswith(docker_name(stack, "backup-folder-"))
 
 
@@ -110,5 +110,5 @@ def key_of(generator: str) -> str:
     return to_camel(generator.replace("-", "_"))
 
 
-TYPE = "mlflow:components:Monitoring"
+MONITORING_TYPE = "mlflow:components:Monitoring"
 """Type of the component. Its output `scrape` is what `make scrape` prints."""

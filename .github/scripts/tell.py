@@ -57,7 +57,7 @@ def comment(number: int, files: list[str]) -> None:
     """Create or update the comment of a pull request with the contents of the files, in their order."""
     mark = "<!-- mlflow: plans -->"
     texts = [Path(file).read_text() for file in files]
-    # operations/plan.py limits a plan. A file that is longer than its share is cut, so the others stay complete.
+    # operations/engine/plan.py limits a plan. A file that is longer than its share is cut, so the others stay complete.
     share = LIMIT // max(1, len(texts))
     body = "\n\n".join([mark, *(text if len(text) <= share else text[:share] + "\n\n(cut off)" for text in texts)])
     there = ours(f"issues/{number}/comments", mark)

@@ -16,7 +16,7 @@ from operations.common.console import (
 from operations.common.stack import Stack
 from operations.data.backup import in_container, require_container, restore_plan
 from operations.deployment import deploy
-from runtime import preconditions
+from preconditions import host as preconditions
 from settings import names
 
 SECRETS = "/run/server-secrets"

@@ -22,7 +22,7 @@ from operations.engine.cli import require_cli
 from settings.secrets import GENERATED_KEYS
 from settings.stack import NAMESPACE
 
-FOLDERS = ("assets", "components", "mlflow", "offline", "operations", "policy", "runtime", "settings")
+FOLDERS = ("assets", "components", "mlflow", "offline", "operations", "policy", "preconditions", "runtime", "settings")
 FILES = ("Pulumi.yaml", "__main__.py")
 """All files that a plan reads. Other files of a checkout may be gigabytes of images, or contain secrets."""
 ENCRYPTION = ("secretsprovider", "encryptionsalt", "encryptedkey")

@@ -8,7 +8,7 @@ from operations.host import addresses
 from operations.host.capacity import capacity_problems
 from operations.host.containers import paused_problems
 from operations.host.ports import address_problems, port_problems
-from runtime import preconditions
+from preconditions import host as preconditions
 from runtime.daemon import Daemon
 from settings.backup import UID
 from settings.stack import StackConfig

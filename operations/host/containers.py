@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from operations.common.console import StopError
-from runtime import preconditions
+from preconditions import host as preconditions
 from runtime.daemon import Daemon
 from settings import names
 

@@ -10,7 +10,7 @@ from operations.engine import encrypted
 from operations.engine.backend import chosen_backend, passphrase_path
 from operations.engine.engine import Engine
 from settings import names
-from settings.names import TYPE as MONITORING
+from settings.names import MONITORING_TYPE
 from settings.stack import NAMESPACE
 
 
@@ -48,7 +48,7 @@ def scrape(stack: Stack) -> None:
         raise StopError(
             f"{stack.name} was deployed without the engine, so it has no state\n  use mlflow:monitoring.mode: bundled"
         )
-    found = next(iter(_engine_with_stack(stack).outputs(MONITORING)[MONITORING].values()), {}).get("scrape")
+    found = next(iter(_engine_with_stack(stack).outputs(MONITORING_TYPE)[MONITORING_TYPE].values()), {}).get("scrape")
     if not found:
         raise StopError(
             f"monitoring is not deployed with {stack.name}\n"

@@ -13,7 +13,7 @@ from operations.common.console import StopError, format_bytes, output
 from operations.common.stack import Stack
 from operations.data import backup_status
 from operations.host import capacity
-from runtime import preconditions
+from preconditions import host as preconditions
 from settings import names
 from settings.monitoring import PROMETHEUS_PORT
 

@@ -5,8 +5,8 @@ from typing import Any, cast
 
 import pytest
 
+from preconditions.host import host_problems
 from runtime.daemon import Daemon
-from runtime.preconditions import host_problems
 from settings.object_store import ObjectStoreSettings
 from settings.traefik import TraefikSettings
 

@@ -138,7 +138,7 @@ def test_a_replacement_names_restarts_and_updates_the_comment(team: Team) -> Non
 
 def test_a_policy_violation_fails_the_plan_and_names_the_rule(team: Team) -> None:
     team.github.comments.clear()
-    runner = team.run("preview.yml", {"components/runtime.py": ("read_only=True,", "read_only=False,")})
+    runner = team.run("preview.yml", {"runtime/service.py": ("read_only=True,", "read_only=False,")})
     assert runner.results["plan"] == "failure"
     assert runner.results["comment"] == "success"
     said = only_comment(team)
@@ -149,7 +149,10 @@ def test_a_policy_violation_fails_the_plan_and_names_the_rule(team: Team) -> Non
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"__main__.py": ("config = load_settings()", "config = load_setings()")}, "NameError: name 'load_setings'"),
+        (
+            {"__main__.py": ("settings = load_settings()", "settings = load_setings()")},
+            "NameError: name 'load_setings'",
+        ),
         ({SETTINGS: ("workers: 2", "workers: many")}, "mlflow:server.workers"),
     ],
     ids=["program", "settings"],
