@@ -6,6 +6,11 @@ VARIABLES := STACK YES CONFIRM ARGS SERVICE FROM OLDER_THAN DRY_RUN SAFETY COPY 
 UNKNOWN := $(filter-out $(VARIABLES),$(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name))))
 $(foreach name,$(filter-out MAKEFLAGS MAKEOVERRIDES -%,$(UNKNOWN)),$(error $(name)=: no such variable\
 	$(foreach known,$(filter $(shell echo $(name) | tr a-z A-Z),$(VARIABLES)),; did you mean $(known)=?) (there are: $(VARIABLES))))
+ifneq (,$(findstring command,$(origin PORT)))
+ifeq (,$(filter init,$(MAKECMDGOALS)))
+$(error PORT=: only make init reads it; to change the port of a stack, edit its stack file: mlflow:server: port)
+endif
+endif
 export STACK YES CONFIRM ARGS SERVICE FROM OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY PORT
 
 RUN := @sh operations/bootstrap.sh# If this file has Windows line ends (CRLF), the script reports it.

@@ -1,1 +1,1 @@
-"""The components of a stack: one module for each service, with its settings first, then its component."""
+"""The components of a stack: one module for each service."""

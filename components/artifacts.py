@@ -53,7 +53,7 @@ class Artifacts(pulumi.ComponentResource):
 
     def _deployed(self, kind: ObjectStoreKind, settings: ObjectStoreSettings, platform: Platform) -> ObjectStore:
         """Deploy one object store, and return it."""
-        # Version 0.1.0 registered the stores at the root of the stack.
+        # Stacks of version 0.1.0 have the object stores at the root of the stack.
         moved = pulumi.Alias(parent=pulumi.ROOT_STACK_RESOURCE)
         opts = pulumi.ResourceOptions(parent=self, aliases=[moved])
         return STORES[kind](kind, settings, platform=platform, opts=opts).store

@@ -14,13 +14,14 @@ from components.postgres import Postgres
 from components.route import labels
 from components.scrape import Target
 from components.traefik import Upstream
-from runtime.credentials import Credential, fernet_key
+from runtime.credentials import Credential
 from runtime.job import JOB_TIMEOUT_SECONDS, Job
 from runtime.readiness import previous_stopped
 from runtime.service import Service
 from runtime.workload import Files, HealthCheck, Limits, Metrics, Publish, Workload
 from settings import names
 from settings.ingress import Route
+from settings.secrets import FERNET_KEY_LENGTH, LENGTH
 from settings.server import ADMIN, MAX_OVERFLOW, METRICS_PORT, POOL_SIZE, PORT, READINESS_PATH, ServerSettings
 
 UID = 10001
@@ -283,6 +284,18 @@ AUTH_CACHE_SECONDS = 60
 LOGS = "/opt/mlflow-stack/logs"
 GRACE_SECONDS = 20
 """How long a request in flight may take once the server has received the stop signal."""
+
+
+def fernet_key(value: str) -> str:
+    """Return the Fernet key of a secret: 32 characters are encoded as URL-safe base64, 44 characters are one already.
+
+    Raises `RunError` for any other length.
+    """
+    if len(value) == FERNET_KEY_LENGTH:
+        return value
+    if len(value) != LENGTH:
+        raise pulumi.RunError(f"mlflow:webhookEncryptionKey: must have {LENGTH} characters, or {FERNET_KEY_LENGTH}")
+    return base64.urlsafe_b64encode(value.encode()).decode()
 
 
 def allowed_hosts(service: str, hostname: str | None, bind_address: str) -> list[str]:

@@ -71,14 +71,13 @@ class Monitoring(pulumi.ComponentResource):
     """Monitoring and alerting of the stack.
 
     With `exporters`, creates the services `postgres-exporter` and `blackbox-exporter`. With `bundled`, also creates
-    `prometheus` and `alertmanager` with a volume each, and `grafana` if `grafanaPort` is set. With `off`, creates
-    nothing.
+    `prometheus` and `alertmanager` with a volume each, and `grafana` if `grafanaPort` is set.
     """
 
     credentials: list[Credential]
     """The password of Grafana."""
     scrape: pulumi.Output[str]
-    """The scrape configuration for an existing Prometheus, with credentials; empty without monitoring. Secret."""
+    """The scrape configuration for an existing Prometheus, with credentials. Secret."""
 
     def __init__(
         self,

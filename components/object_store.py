@@ -1,4 +1,4 @@
-"""The object store: its settings, and the interface to its clients, the same for both kinds."""
+"""The object store, as its clients use it: the same interface for both kinds."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Ingress and authentication: the host name or port of the server, and who has to prove who they are.
+"""Ingress and authentication, as Traefik's routers and middlewares.
 
 The routes exist once, as Traefik's dynamic configuration. An existing Traefik gets them as labels, the bundled Traefik
 as a file (components/traefik.py).

@@ -26,7 +26,7 @@ USERS_FILE, CERTIFICATE_FILE, KEY_FILE, DNS_FILE = "users", "certificate.pem", "
 
 
 class Traefik(pulumi.ComponentResource):
-    """The bundled Traefik. Creates nothing unless `mlflow:traefik.mode` is `bundled`.
+    """The bundled Traefik (`mlflow:traefik.mode: bundled`).
 
     Creates the service `traefik`. With `certificate: selfSigned`, it also creates a key for the certificate; with
     `acme`, a volume for the certificates.

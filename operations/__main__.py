@@ -39,7 +39,9 @@ INTERRUPTED_MESSAGES = {
     **dict.fromkeys(("backup", "drill", "gc"), "it continues in its container, and later commands wait for it"),
     "restore": "the database is unchanged unless the output above says otherwise; run the same command again",
 }
-"""The state after an interruption of each verb. All other verbs only read."""
+"""The state after an interruption of each verb that has one. Other verbs leave nothing incomplete."""
+CHANGES = {*INTERRUPTED_MESSAGES, "init", "pin", "prune"}
+"""The verbs that change something. `env` and `preview` create the stack in the backend at most."""
 SUPPORT_DRY_RUN = {"restore"}
 """The verbs that support DRY_RUN=1. For `up`, `preview` is the dry run."""
 
@@ -91,7 +93,7 @@ def _report_unreachable(error: Exception) -> None:
 
 def _refuse_dry_run(verb: str) -> None:
     """Raise `StopError` if DRY_RUN=1 is set for a verb that changes something and has no dry run."""
-    if verb in {*INTERRUPTED_MESSAGES, "pin"} - SUPPORT_DRY_RUN and flag("DRY_RUN"):
+    if verb in CHANGES - SUPPORT_DRY_RUN and flag("DRY_RUN"):
         instead = f"\n  to see what it would change, type: {make('preview')}" if verb == "up" else ""
         raise StopError(f"make {verb} does not support DRY_RUN; nothing was changed{instead}")
 

@@ -4,7 +4,6 @@ A password protects a service. It can be replaced, because each service applies 
 key decrypts stored data. It is never replaced, so it must outlive the services that use it: see `DataKey`.
 """
 
-import base64
 import os
 import re
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ import pulumi
 import pulumi_random as random
 
 from settings.names import DATA_KEY, SAVES
-from settings.secrets import FERNET_KEY_LENGTH, LENGTH, SECRET_PATTERN, SECRET_PATTERN_DESCRIPTION
+from settings.secrets import LENGTH, SECRET_PATTERN, SECRET_PATTERN_DESCRIPTION
 
 
 class DataKey(pulumi.ComponentResource):
@@ -127,15 +126,3 @@ def provided_secret(key: str) -> pulumi.Output[str]:
 def is_configured(key: str) -> bool:
     """Return whether the stack file has a secret under `key`."""
     return pulumi.Config("mlflow").get_secret(key) is not None
-
-
-def fernet_key(value: str) -> str:
-    """Return the Fernet key of a secret: 32 characters are encoded as URL-safe base64, 44 characters are one already.
-
-    Raises `RunError` for any other length.
-    """
-    if len(value) == FERNET_KEY_LENGTH:
-        return value
-    if len(value) != LENGTH:
-        raise pulumi.RunError(f"mlflow:webhookEncryptionKey: must have {LENGTH} characters, or {FERNET_KEY_LENGTH}")
-    return base64.urlsafe_b64encode(value.encode()).decode()

@@ -206,8 +206,8 @@ def _authentication_contradictions(config: StackConfig) -> Iterator[tuple[set[st
     elif chosen in SINGLE_SIGN_ON and traefik.mode == "existing" and traefik.single_sign_on not in traefik.middlewares:
         yield (
             {"authentication", "traefik"},
-            f"mlflow:traefik.singleSignOn: must be one of mlflow:traefik.middlewares for {key} {chosen}: the one that "
-            f"authenticates, such as authelia@docker; got {traefik.single_sign_on!r}",
+            f"mlflow:traefik.singleSignOn: must be the entry of mlflow:traefik.middlewares that authenticates, such as "
+            f"authelia@docker, because {key} is {chosen}; got {traefik.single_sign_on!r}",
         )
     elif (
         chosen in SINGLE_SIGN_ON

@@ -133,9 +133,9 @@ def _require_plausible(in_bucket: int) -> None:
     before = len(read_index(CURRENT / INDEX))
     if in_bucket < before * PLAUSIBLE_PART:
         raise Failure(
-            f"the bucket has {in_bucket} artifacts, and the backup before had {before}; no backup was taken\n"
+            f"the bucket has {in_bucket} artifacts, but the last backup had {before}; no backup was taken\n"
             f"  to restore them, type: make restore STACK={stack} FROM=latest\n"
-            "  if they were deleted on purpose, for example by `make gc`, type: "
+            "  if they were deleted on purpose, for example by `make gc`, delete the list of the last backup: "
             f"docker exec mlflow-{stack}-backup rm {CURRENT / INDEX}"
         )
     if database.used():

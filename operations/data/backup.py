@@ -1,4 +1,4 @@
-"""Backup, restore test and restore: runs the backup program in its container, and does the steps around it."""
+"""`make backup`, `make backups`, `make drill`: run the backup program in its container."""
 
 import json
 from typing import Any

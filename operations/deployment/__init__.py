@@ -1,1 +1,1 @@
-"""The commands that change a deployment: up, preview, drift, down, destroy, pin, prune."""
+"""The commands that change a deployment: init, up, preview, drift, down, destroy, env, pin, prune."""

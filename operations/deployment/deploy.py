@@ -1,4 +1,4 @@
-"""Deploys, plans, stops and deletes a stack."""
+"""Deploys a stack: checks, `pulumi up`, write-back of secrets, checks of the ingress."""
 
 import re
 import time

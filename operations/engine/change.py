@@ -1,4 +1,4 @@
-"""The plan of `make up`, read from the engine's events and formatted as Markdown.
+"""The changes in a plan, read from the engine's events and formatted as Markdown.
 
 The events are Pulumi's own (`pulumi preview --json`, streamed): https://www.pulumi.com/docs/iac/cli/commands/pulumi_preview/.
 Secrets are already masked in them.

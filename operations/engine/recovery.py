@@ -47,7 +47,8 @@ def _clear_stale_locks(engine: Engine) -> None:
             raise StopError(
                 f"stack {engine.stack.name} is being changed by another run: process {lock.get('pid')} of "
                 f"{lock.get('username')} on {lock.get('hostname')}, since {lock.get('timestamp')}\n"
-                "  wait for it, then try again; nothing was changed"
+                "  nothing was changed; wait for it, then type the same again; if that machine is gone: "
+                f'eval "$(make -s env STACK={engine.stack.name})" && pulumi cancel --stack {engine.stack.name}'
             )
         progress("an earlier run was killed and left its lock; removing it")
         engine.call("cancel", "--yes")
@@ -102,7 +103,8 @@ def _require_no_unknown_containers(engine: Engine, state: dict[str, Any]) -> Non
         raise StopError(
             f"{len(foreign)} containers of a stack {engine.stack.name} exist, but are not in this Pulumi state: "
             "they were deployed with another state\n"
-            f"  to continue with that deployment, use its backend: make env STACK={engine.stack.name} in its checkout\n"
+            "  to continue with that deployment, type in the checkout that deployed it: "
+            f"make up STACK={engine.stack.name}; or set PULUMI_BACKEND_URL to the backend that was used there\n"
             "  to use its data volumes with this state instead (needs the secrets of that deployment in "
             f"{engine.stack.path.name}), type:\n    docker rm -f {' '.join(foreign)}"
             + (f"\n    docker network rm {networks}" if networks else "")

@@ -46,6 +46,6 @@ def require_no_foreign_containers(daemon: Daemon, stack: str, *, kept: Collectio
     ]
     if lines:
         raise StopError(
-            f"other containers use networks of {stack}, so these cannot be removed; nothing was changed\n"
-            "  type:\n" + "\n".join(lines)
+            f"foreign containers are connected to networks of {stack}, which could not be removed; nothing was changed\n"
+            "  to disconnect them, type:\n" + "\n".join(lines)
         )

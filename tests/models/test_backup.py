@@ -441,7 +441,7 @@ def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_backup_is_refused_when_most_artifacts_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "used", lambda: True)
     take._require_plausible(5)
-    with pytest.raises(shell.Failure, match="has 4 artifacts, and the backup before had 10") as told:
+    with pytest.raises(shell.Failure, match="has 4 artifacts, but the last backup had 10") as told:
         take._require_plausible(4)
     assert "make restore STACK=prod FROM=latest" in str(told.value)
     assert "docker exec mlflow-prod-backup rm" in str(told.value)
@@ -461,7 +461,7 @@ def test_a_failed_restore_keeps_the_index_of_the_previous_backup(monkeypatch: py
     monkeypatch.setattr(repository, "restore", gone)
     with pytest.raises(shell.Failure, match="the target is gone"):
         restoring.restore("latest")
-    with pytest.raises(shell.Failure, match="has 0 artifacts, and the backup before had 10"):
+    with pytest.raises(shell.Failure, match="has 0 artifacts, but the last backup had 10"):
         take._require_plausible(0)
 
 

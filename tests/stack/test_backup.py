@@ -128,11 +128,11 @@ def test_a_backup_of_an_emptied_bucket_is_refused_and_can_be_restored(saved: Dep
     before = told(saved)
     code, said = with_s3(saved, EMPTY)
     assert code == 0, said
-    assert "has 0 artifacts, and the backup before had" in refused(saved, "backup")
+    assert "has 0 artifacts, but the last backup had" in refused(saved, "backup")
     assert "backup" in refused(saved, "status")
     # The backup before a restore must keep the index, by which missing artifacts are detected.
     assert saved.run("backup", "python3", "/run/config/main.py", "safety")[0] == 0
-    assert "has 0 artifacts, and the backup before had" in refused(saved, "backup")
+    assert "has 0 artifacts, but the last backup had" in refused(saved, "backup")
     saved.make("restore", FROM="latest", CONFIRM=saved.stack)
     assert told(saved) == before
     saved.make("backup")

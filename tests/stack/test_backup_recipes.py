@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.mlflow import fernet_key
 from runtime.address import resolve_host
-from runtime.credentials import fernet_key
 from runtime.daemon import Daemon
 from settings import packages
 from settings.images import DEFAULTS

@@ -78,7 +78,7 @@ def test_a_second_clone_with_the_passphrase_plans_nothing(dev: Deployment, tmp_p
     other.file.write_text(dev.file.read_text())
     other.environment["PULUMI_BACKEND_URL"] = dev.environment["PULUMI_BACKEND_URL"]
     refused = other.make("preview", ok=False)
-    assert "no passphrase on this machine decrypts the secrets in Pulumi." in refused.stdout
+    assert "are encrypted, and this machine has no passphrase for them" in refused.stdout
     other.environment["XDG_CONFIG_HOME"] = dev.environment["XDG_CONFIG_HOME"]
     other.pulumi(*EMPTY)
 

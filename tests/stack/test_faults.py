@@ -404,7 +404,7 @@ def test_a_lost_passphrase_loses_secrets_but_no_data(tmp_path: Path) -> None:
         run = client.create_run("0").info.run_id
         client.log_text(run, "here", "note.txt")
         (tmp_path / "config" / "pulumi-mlflow" / f"{deployment.stack}.passphrase").unlink()
-        assert "no passphrase on this machine decrypts the secrets in Pulumi." in refused(deployment)
+        assert "are encrypted, and this machine has no passphrase for them" in refused(deployment)
         page = (ROOT / "docs" / "operations" / "state-and-passphrase.md").read_text()
         page = page.split("### A lost passphrase", 1)[1]
         recipe = page.split("```sh\n", 1)[1].split("make up", 1)[0]
