@@ -5,7 +5,7 @@ VARIABLES := STACK YES CONFIRM ARGS SERVICE FROM OLDER_THAN DRY_RUN SAFETY COPY 
 # Refuse unknown variables: otherwise, `make up stack=acme` would ignore the variable and deploy dev.
 UNKNOWN := $(filter-out $(VARIABLES),$(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name))))
 $(foreach name,$(filter-out MAKEFLAGS MAKEOVERRIDES -%,$(UNKNOWN)),$(error $(name)=: no such variable\
-	$(foreach known,$(filter $(shell echo $(name) | tr a-z A-Z),$(VARIABLES)),; did you mean $(known)=?) (there are: $(VARIABLES))))
+	$(foreach known,$(filter $(shell echo $(name) | tr a-z A-Z),$(VARIABLES)),; did you mean $(known)=?) (variables: $(VARIABLES))))
 ifneq (,$(findstring command,$(origin PORT)))
 ifeq (,$(filter init,$(MAKECMDGOALS)))
 $(error PORT=: only make init reads it; to change the port of a stack, edit its stack file: mlflow:server: port)
@@ -13,14 +13,14 @@ endif
 endif
 export STACK YES CONFIRM ARGS SERVICE FROM OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY PORT
 
-RUN := @sh operations/bootstrap.sh# If this file has Windows line ends (CRLF), the script reports it.
+RUN := @sh operations/bootstrap.sh# If this file has Windows line endings (CRLF), the script reports it.
 
 .DEFAULT_GOAL := help
 .PHONY: help init up preview drift down destroy status logs open url images env client password scrape doctor backup backups restore drill gc prune pin test docs lock
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
-	@echo "  STACK=dev|staging|prod (now: $(STACK))  YES=1 approves what deletes nothing  ARGS= is passed to pulumi"
+	@echo "  STACK=dev|staging|prod (now: $(STACK))  YES=1 approves a change that deletes nothing  ARGS= is passed to pulumi"
 
 init: ## create the stack file of a stack of your own: STACK=acme PORT=5055
 	$(RUN) init
@@ -76,13 +76,13 @@ backup: ## take a backup now
 backups: ## list the backups
 	$(RUN) backups
 
-restore: ## replace the data by a backup: FROM=latest or an ID; DRY_RUN=1 only reports what would happen
+restore: ## replace the data with a backup: FROM=latest or an ID; DRY_RUN=1 only reports what would happen
 	$(RUN) restore
 
-drill: ## restore the newest backup into a throw-away database, and compare
+drill: ## restore the newest backup into a throw-away database, and compare it with the backup
 	$(RUN) drill
 
-gc: ## permanently delete what users deleted OLDER_THAN=30d ago; asks for the stack's name (CONFIRM=)
+gc: ## permanently delete data that users deleted more than OLDER_THAN=30d ago; asks for the stack's name (CONFIRM=)
 	$(RUN) gc
 
 prune: ## delete images of earlier versions that nothing uses

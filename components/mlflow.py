@@ -2,12 +2,12 @@
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import pulumi
 import pulumi_docker as docker
 
+from components.mlflow_credentials import ServerCredentials, secret_file
 from components.object_store import CLIENT_ENVIRONMENT, ObjectStore
 from components.platform import Platform
 from components.postgres import Postgres
@@ -21,7 +21,6 @@ from runtime.service import Service
 from runtime.workload import Files, HealthCheck, Limits, Metrics, Publish, Workload
 from settings import names
 from settings.ingress import Route
-from settings.secrets import FERNET_KEY_LENGTH, LENGTH
 from settings.server import ADMIN, MAX_OVERFLOW, METRICS_PORT, POOL_SIZE, PORT, READINESS_PATH, ServerSettings
 
 UID = 10001
@@ -30,50 +29,6 @@ METRICS_MB, METRICS_WORKER_MB = 16, 4
 worker leaves them behind."""
 MIGRATION_TIMEOUT_SECONDS = 6 * 3600
 """A migration that rewrites a table of a large database takes hours."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Keys:
-    """The data keys and credentials of the server. Those that the authentication does not need are None."""
-
-    kek_passphrase: Credential
-    webhook_key: Credential
-    client_password: Credential | None
-    admin_password: Credential | None
-    """The migration sets it; the server does not get it."""
-    flask_key: Credential | None
-
-    @classmethod
-    def create(cls, route: Route, *, parent: pulumi.Resource) -> Self:
-        """Create what the authentication of `route` needs."""
-        by_mlflow = route.by_mlflow
-        return cls(
-            kek_passphrase=Credential("crypto-kek-passphrase", "cryptoKekPassphrase", kind="data key", parent=parent),
-            webhook_key=Credential("webhook-encryption-key", "webhookEncryptionKey", kind="data key", parent=parent),
-            client_password=Credential("client-password", "clientPassword", parent=parent)
-            if route.by_password
-            else None,
-            admin_password=Credential("admin-password", "adminPassword", parent=parent) if by_mlflow else None,
-            flask_key=Credential("flask-secret-key", "flaskSecretKey", parent=parent) if by_mlflow else None,
-        )
-
-    @property
-    def all(self) -> list[Credential]:
-        """Every credential that there is, the data keys first."""
-        optional = [self.client_password, self.admin_password, self.flask_key]
-        return [self.kek_passphrase, self.webhook_key, *(credential for credential in optional if credential)]
-
-    @property
-    def data_keys(self) -> dict[str, pulumi.Output[str]]:
-        """The data keys as files: name to content. Secret."""
-        return {
-            "crypto-kek-passphrase": self.kek_passphrase.value,
-            "webhook-encryption-key": self.webhook_key.value.apply(fernet_key),
-        }
-
-
-def _secret_file(name: str, credential: Credential | None) -> dict[str, pulumi.Output[str]]:
-    return {name: credential.value} if credential else {}
 
 
 class Mlflow(pulumi.ComponentResource):
@@ -110,9 +65,9 @@ class Mlflow(pulumi.ComponentResource):
         super().__init__("mlflow:components:Mlflow", name, None, opts)
         self.url = route.url
         self._platform, self._database, self._route = platform, database, route
-        self._keys = _Keys.create(route, parent=self)
-        self.credentials = self._keys.all
-        self.data_keys = self._keys.data_keys
+        self._secrets = ServerCredentials.create(route, parent=self)
+        self.credentials = self._secrets.all
+        self.data_keys = self._secrets.data_keys
         self._pgpass = {"pgpass": database.pgpass}
         self._users = {"auth.ini": _users(settings, database)} if route.by_mlflow else {}
 
@@ -121,7 +76,7 @@ class Mlflow(pulumi.ComponentResource):
         alone = previous_stopped("server", image=platform.images.mlflow, once=verified.done, platform=platform)
         migrated = self._job(
             "migrate",
-            {**self._pgpass, **self._users, **_secret_file("admin-password", self._keys.admin_password)},
+            {**self._pgpass, **self._users, **secret_file("admin-password", self._secrets.admin_password)},
             alone,
             prepares=database.volume,
             timeout_s=MIGRATION_TIMEOUT_SECONDS,
@@ -175,7 +130,7 @@ class Mlflow(pulumi.ComponentResource):
                         **self.data_keys,
                         "aws-credentials": store.credentials_file,
                         **self._users,
-                        **_secret_file("flask-secret-key", self._keys.flask_key),
+                        **secret_file("flask-secret-key", self._secrets.flask_key),
                     },
                     # The old server stays until the artifacts are complete: it shows which object store has them.
                     after=[verified.done, store.ready],
@@ -249,7 +204,7 @@ class Mlflow(pulumi.ComponentResource):
             name=names.docker_name(pulumi.get_stack(), "server"),
             port=PORT,
             network=self._platform.networks.edge_name,
-            password=self._keys.client_password,
+            password=self._secrets.client_password,
         )
 
     @property
@@ -265,7 +220,7 @@ class Mlflow(pulumi.ComponentResource):
             port=PORT,
             ready=self.service.ready,
             probe=probe,
-            password=self._keys.client_password,
+            password=self._secrets.client_password,
         )
 
     @property
@@ -284,18 +239,6 @@ AUTH_CACHE_SECONDS = 60
 LOGS = "/opt/mlflow-stack/logs"
 GRACE_SECONDS = 20
 """How long a request in flight may take once the server has received the stop signal."""
-
-
-def fernet_key(value: str) -> str:
-    """Return the Fernet key of a secret: 32 characters are encoded as URL-safe base64, 44 characters are one already.
-
-    Raises `RunError` for any other length.
-    """
-    if len(value) == FERNET_KEY_LENGTH:
-        return value
-    if len(value) != LENGTH:
-        raise pulumi.RunError(f"mlflow:webhookEncryptionKey: must have {LENGTH} characters, or {FERNET_KEY_LENGTH}")
-    return base64.urlsafe_b64encode(value.encode()).decode()
 
 
 def allowed_hosts(service: str, hostname: str | None, bind_address: str) -> list[str]:

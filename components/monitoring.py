@@ -206,7 +206,7 @@ class Monitoring(pulumi.ComponentResource):
         name, settings, stack = "alertmanager", self._settings, pulumi.get_stack()
         if not settings.needs_egress:
             pulumi.log.warn(
-                "mlflow:monitoring: alerts have no receiver; set mail or webhook, or check yourself: "
+                "mlflow:monitoring: alerts have no receiver; set mail or webhook. To see the alerts, type: "
                 + names.make_command("status", pulumi.get_stack())
             )
         # Holds silences, and which notifications have been sent.

@@ -92,14 +92,14 @@ def asked(uri: str, query: str, **values: object) -> list[tuple[Any, ...]]:
 
 def told(used: list[tuple[Any, ...]]) -> None:
     """Print each model version in `used`, with the call that restores its files."""
-    print("nothing was deleted: model versions in the registry use files that would be deleted\n", file=sys.stderr)
+    print("nothing was deleted: registered model versions need the files; to keep a version, call:\n", file=sys.stderr)
     for name, version, owner, way_back in used[:SHOWN]:
         gone = f"{owner} was deleted, which MLflow cannot undo: docs/operations/gc.md"
         way = f"MlflowClient().{way_back}" if way_back else gone
         print(f"  {name} {version}: {way}", file=sys.stderr)
     if len(used) > SHOWN:
         print(f"  and {len(used) - SHOWN} more", file=sys.stderr)
-    print('\nor, if a version is not used: MlflowClient().delete_model_version("name", "version")', file=sys.stderr)
+    print('\nto delete a version: MlflowClient().delete_model_version("name", "version")', file=sys.stderr)
 
 
 def deleted(places: list[tuple[str, str, str]]) -> bool:

@@ -28,7 +28,7 @@ def main():
     uri = os.environ["MLFLOW_BACKEND_STORE_URI"]
     newest = NEWEST.read_text().strip()
     if revision(uri) == newest:
-        print(f"migrate: the database has revision {newest} already, the newest of this MLflow")
+        print(f"migrate: the database is already at revision {newest}, the newest of this MLflow version")
         return
     # The command accepts the database's address only as an argument; the password is not in it.
     os.execvp("mlflow", ["mlflow", "db", "upgrade", uri])  # noqa: S606, S607 - on the image's own PATH

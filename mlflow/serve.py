@@ -21,7 +21,7 @@ LOCK = 0x6D6C_666C_6F77
 """The exclusive lock: `mlflow` in ASCII. mlflow/locked.py has the same number."""
 POLL_SECONDS = 1
 BLOCKING = ("restore", "migrate")
-"""Operations that replace the data: what a server wrote meanwhile would be lost. The others can run beside a server."""
+"""Operations that replace the data: they would discard a server's changes. The others can run beside a server."""
 HOLDER = (
     "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) "
     "WHERE locktype = 'advisory' AND granted AND classid = %s AND objid = %s AND application_name = ANY(%s)"
@@ -46,7 +46,7 @@ def wait_for_the_lock(uri):
         if holder is None:
             return
         if not told:
-            print(f"serve: {holder[0]} holds the lock; the server starts when it ends", file=sys.stderr, flush=True)
+            print(f"serve: waiting for {holder[0]}, which holds the exclusive lock", file=sys.stderr, flush=True)
             told = True
         time.sleep(POLL_SECONDS)
 

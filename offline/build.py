@@ -82,7 +82,7 @@ def _require_tools(daemon: Daemon) -> None:
     temporary = Path(tempfile.gettempdir())
     if (free := shutil.disk_usage(temporary).free / 2**30) < NEEDED_GB:
         raise StopError(
-            f"disk: {free:.1f} GB free in {temporary}, needs {NEEDED_GB} to build images\n"
+            f"disk: {free:.1f} GB are free in {temporary}; an image build needs {NEEDED_GB} GB\n"
             f"  free some space, or set another folder: TMPDIR=/path {make('up')}"
         )
     if shutil.which("mmdebstrap"):
@@ -91,7 +91,7 @@ def _require_tools(daemon: Daemon) -> None:
     if shutil.which("apt-get") is None:
         raise StopError(
             "mlflow:images.source: packages needs mmdebstrap, but this machine is neither Debian nor Ubuntu\n"
-            "  build the images on a machine that is, and copy them: docs/operations/without-a-registry.md"
+            "  build the images on a Debian or Ubuntu machine, and copy them: docs/operations/without-a-registry.md"
         )
     if os.geteuid() != 0 or (interactive() and not confirmed(f"This needs mmdebstrap. Install it ({install})?")):
         raise StopError(f"mlflow:images.source: packages needs mmdebstrap\n  type: sudo {install}")
@@ -100,7 +100,7 @@ def _require_tools(daemon: Daemon) -> None:
     for command in ("apt-get update -qq", f"{install} -y -qq --no-install-recommends"):
         done = subprocess.run(command.split(), env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise StopError(f"{command} failed:\n{_last_lines(done.stderr)}\n  check: apt-get update")
+            raise StopError(f"{command} failed:\n{_last_lines(done.stderr)}\n  to see the cause, type: apt-get update")
 
 
 def _machine(name: str) -> str:

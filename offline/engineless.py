@@ -40,7 +40,9 @@ def up(stack: Stack, reason: str) -> None:
             "with protected data always needs the engine)"
         )
     if stack.name != DEV and not is_requested():
-        raise StopError(f"{reason}\n  (not deployed without the engine: only dev is, or a stack with ENGINELESS=1)")
+        raise StopError(
+            f"{reason}\n  to deploy {stack.name} without the engine, type: ENGINELESS=1 {make('up', stack.name)}"
+        )
     if encrypted := [key for key, value in stack.values.items() if isinstance(value, dict) and "secure" in value]:
         raise StopError(
             f"{reason}\n  not deployed without the engine: {stack.path.name} has secrets that only Pulumi can read: "
@@ -52,7 +54,7 @@ def up(stack: Stack, reason: str) -> None:
         f"\n*** DEPLOYING WITHOUT THE PULUMI ENGINE: {reason.splitlines()[0]}\n"
         "*** A small deployer of this project runs the same program and creates the same containers. It has no plan,\n"
         f"*** no state and no drift detection. The generated secrets are in {passwords.path}, readable\n"
-        "*** only by you: keep a copy, without them the next make up refuses the data. For dev only.\n"
+        "*** only by you: keep a copy. Without them, the next make up cannot use the data. For dev only.\n"
         f"*** When the Pulumi CLI is available, `{make('up', stack.name)}` hands the stack over to it, with its data.\n"
     )
     with _exclusive_lock(stack):
@@ -168,7 +170,7 @@ def hand_over(engine: Engine, *, approved: bool) -> list[str]:
     known = {key.removeprefix("mlflow:"): entry.get("value") for key, entry in configured.items()}
     if other := [key for key, value in secrets.items() if known.get(key, value) != value]:
         raise StopError(
-            f"{stack.path.name} has another {', '.join(other)} than the engine-less deployment, and cannot access its "
+            f"{stack.path.name} and the engine-less deployment differ in {', '.join(other)}, so Pulumi cannot use its "
             f"data\n  to keep the data, remove those lines from {stack.path.name}; to delete the data: make destroy "
             f"STACK={stack.name} CONFIRM={stack.name}\n  nothing was changed"
         )

@@ -33,7 +33,7 @@ check_python() {
     command -v "$PYTHON" >/dev/null 2>&1 ||
         die "$PYTHON is not installed" "Debian and Ubuntu: apt-get install python3 python3-venv; or set PYTHON=/path/to/python3.11"
     "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-        die "needs Python 3.11 or newer, found $("$PYTHON" -V)" "install it, and set PYTHON=/path/to/it"
+        die "this project needs Python 3.11 or newer, but $PYTHON is $("$PYTHON" -V)" "install it, then set PYTHON=/path/to/python3.11"
     "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null ||
         die "$PYTHON has no venv module" "Debian and Ubuntu: apt-get install python3-venv"
 }
@@ -51,7 +51,7 @@ install() {
     echo "installing $1 into $VENV (a minute, once)" >&2
     # An interrupted creation leaves an environment with Python, but without pip.
     "$VENV/bin/python" -m pip --version >/dev/null 2>&1 || "$PYTHON" -m venv --clear "$VENV" ||
-        die "$VENV could not be created" "remove it (rm -r $VENV) and try again"
+        die "$VENV could not be created" "type: rm -r $VENV, then try again"
     # The user's pip.conf may set other target folders, so set each of them here. Its package index is used.
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
         --no-user --target= --prefix="$PWD/$VENV" --root=/ -r "$1" ||

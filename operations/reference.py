@@ -51,7 +51,7 @@ after that: `printf %s VALUE | pulumi config set --secret KEY`.
 | `mlflow:backupPassword` | data key: decrypts the backups |
 | `mlflow:postgresMonitoringPassword`, `minioMonitoringPassword` | credentials for the monitoring |
 | `mlflow:grafanaPassword` | password of Grafana's user `admin` |
-| `mlflow:traefikCertificateKey` | from which the `selfSigned` certificate of the bundled Traefik is generated |
+| `mlflow:traefikCertificateKey` | seed of the `selfSigned` certificate of the bundled Traefik |
 | `mlflow:backupTargetSecretKey` | not generated: secret key of an S3 backup target |
 | `mlflow:tlsCertificate`, `mlflow:tlsKey`, `mlflow:acmeDnsToken` | not generated: for the bundled Traefik |
 | `mlflow:alertWebhookUrl`, `deadMansSwitchUrl`, `smtpPassword` | not generated: for Alertmanager's notifications |

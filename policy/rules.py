@@ -12,7 +12,7 @@ CONTAINER = "docker:index/container:Container"
 IMAGE = "docker:index/remoteImage:RemoteImage"
 VOLUME = "docker:index/volume:Volume"
 UNPROTECTED_STACK = "dev"
-"""The stack for local development: its images may be built locally, and its data are not protected."""
+"""The stack for local development: its images may be built locally, and its data is not protected."""
 LOCAL = "localhost/"
 """Registry part of the names of locally built images. Their tags are hashes of their sources."""
 DATA = re.compile(r"-(postgres-\d+|minio|seaweedfs)-data$")
@@ -209,7 +209,7 @@ def watched(container: Resource) -> Iterator[str]:
     if not (container.props.get("healthcheck") or {}).get("tests"):
         yield "healthcheck: must be set; without it, Docker does not notice that the service does not answer"
     if (container.props.get("destroyGraceSeconds") or 0) < MINIMUM_GRACE_SECONDS:
-        yield f"destroyGraceSeconds: must be at least {MINIMUM_GRACE_SECONDS}, or a stop kills it with unwritten data"
+        yield f"destroyGraceSeconds: must be at least {MINIMUM_GRACE_SECONDS}: a service needs time to write its data"
 
 
 def limited(container: Resource) -> Iterator[str]:

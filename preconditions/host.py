@@ -39,7 +39,7 @@ def host_problems(
         old = names.postgres_volume(stack, max(majors))
         problems.append(
             f"mlflow:images.postgres: version {postgres_major} would start with an empty database: this stack's data "
-            f"are in the volume {old}\n"
+            f"is in the volume {old}\n"
             f"    go back to {_image_of(max(majors))}, or move the data first: "
             "docs/operations/upgrade.md#upgrade-postgres"
         )
@@ -58,7 +58,7 @@ def _restore_problems(daemon: "Daemon", stack: str) -> list[str]:
     name = names.docker_name(stack, names.RESTORE)
     return [
         "a restore is running, and data that the server writes now would be lost\n"
-        f"    to see its progress, type: docker logs -f {name}; to end it, which loses nothing: docker kill {name}"
+        f"    to see its progress: docker logs -f {name}; to abort it, without loss of data: docker kill {name}"
     ]
 
 
@@ -80,12 +80,12 @@ def _object_store_problems(daemon: "Daemon", stack: str, settings: ObjectStoreSe
     if bucket and bucket != settings.bucket:
         problem = (
             f"bucket: this stack's artifacts are in the bucket {bucket}, and the server would not find them\n"
-            f"    go back to {bucket}"
+            f"    set it to {bucket} again"
         )
     elif source and source not in holders:
         problem = (
-            f"copyFrom: there is nothing to copy: no volume {names.object_store_volume(stack, source)}\n"
-            "    remove it from the stack file"
+            f"copyFrom: there is no volume {names.object_store_volume(stack, source)} to copy from\n"
+            "    remove copyFrom from the stack file"
         )
     elif source and used == kind:
         problem = (

@@ -151,7 +151,10 @@ class Daemon:
         )
 
     def run(self, container: str, command: list[str]) -> tuple[int, str]:
-        """Run a command in a container. Return its exit code and output, or `EXIT_NOT_STARTED` or `EXIT_UNKNOWN` and the reason."""
+        """Run a command in a container. Return its exit code and its output.
+
+        If it did not start, or its end is unknown: `EXIT_NOT_STARTED` or `EXIT_UNKNOWN`, and the reason.
+        """
         answer: Future[tuple[int, str]] = Future()
 
         def ask(api: docker.APIClient) -> None:
@@ -214,8 +217,8 @@ class Daemon:
     def _stream_until_exit(self, api: docker.APIClient, container: str, tell: Callable[[str], None]) -> int:
         """Pass the output of a running container to `tell`, and return its exit code. Survives a restart of the daemon.
 
-        With `live-restore`, a container keeps running while its daemon restarts. Raises the errors of `_wait_for_daemon` if the
-        daemon does not come back.
+        With `live-restore`, a container keeps running while its daemon restarts. Raises the errors of
+        `_wait_for_daemon` if the daemon does not come back.
         """
         tail: Literal["all"] | int = "all"
         while True:

@@ -97,7 +97,7 @@ async def until_healthy(
             code, said = await asyncio.to_thread(daemon.run, container_id, list(health.command))
             if code == 0:
                 return
-        if reason := _failure(state, first) or (
+        if reason := _failure(name, state, first) or (
             f"not ready after {health.ready_within_s} s" if time.monotonic() > deadline else None
         ):
             log = await _call(daemon.logs, container_id)
@@ -105,8 +105,8 @@ async def until_healthy(
         await asyncio.sleep(PROBE_SECONDS)
 
 
-def _failure(state: "State | None", first: "State | None") -> str | None:
-    """Return why the container cannot become ready, or None if it still can."""
+def _failure(name: str, state: "State | None", first: "State | None") -> str | None:
+    """Return why the container `name` cannot become ready, or None if it still can."""
     if state is None or first is None:
         return "it was removed by hand"
     if state.oom_killed:
@@ -114,7 +114,7 @@ def _failure(state: "State | None", first: "State | None") -> str | None:
     if state.restarts > first.restarts + 1:
         return f"it keeps crashing (exit code {state.exit_code}, {state.restarts} restarts)"
     if state.status == "paused":
-        return "somebody has paused it; type: docker unpause, and the name above"
+        return f"it is paused; type: docker unpause {name}"
     if state.status in ("exited", "dead", "created"):
         return f"it is {state.status} (exit code {state.exit_code}) {state.error}".rstrip()
     return None
@@ -188,7 +188,7 @@ def _unfinished(state: "State") -> bool:
 
 _RETRY = (
     "  fix the cause, then type: make up STACK={stack} (or pulumi up --refresh)\n"
-    "  the data are unchanged; the container that this one replaces does not run until then"
+    "  the data is unchanged; the container that this one replaces does not run until then"
 )
 _STILL_RUNNING = (
     "  the job continues, and the next up waits for it; type: make up STACK={stack} (or pulumi up --refresh)\n"

@@ -49,7 +49,7 @@ Hostname = Annotated[
     str,
     in_words(
         r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*",
-        "must be a host name in lower case such as mlflow.example.com, without scheme, port or path",
+        "must be a lowercase host name such as mlflow.example.com, without scheme, port or path",
     ),
 ]
 Address = Annotated[
@@ -67,7 +67,7 @@ Bucket = Annotated[
     str,
     in_words(
         r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]",
-        "must be a bucket name: 3 to 63 lower-case letters, digits and hyphens",
+        "must be a bucket name: 3 to 63 lowercase letters, digits and hyphens",
     ),
 ]
 TraefikName = Annotated[

@@ -49,7 +49,7 @@ def _type_rule(kind: str) -> str:
         ("int", "must be a whole number"),
         ("float", "must be a number"),
         ("bool", "must be true or false"),
-        ("string", "must be a text"),
+        ("string", "must be a string"),
         ("tuple", "must be a list"),
         ("model", "must be a section of settings (key: value)"),
         ("dict", "must be a section of settings (key: value)"),
@@ -74,7 +74,7 @@ def _nearest(path: list[str]) -> str:
     ]
     if close := elsewhere or difflib.get_close_matches(path[-1], known, n=1):
         return f"; did you mean {' or '.join(close)}?"
-    return f"; known here: {', '.join(sorted(known))}"
+    return f"; known keys: {', '.join(sorted(known))}"
 
 
 def _sections(model: Any) -> dict[str, Any]:  # noqa: ANN401 - a class of pydantic's

@@ -54,7 +54,7 @@ class MonitoringSettings(Settings):
         default=30, ge=1, le=3650, description="Days that Prometheus keeps its data, if they fit into `retentionGb`."
     )
     retention_gb: int = Field(
-        default=5, ge=1, le=10_000, description="Maximum size of Prometheus' data, in GB. The oldest are deleted first."
+        default=5, ge=1, le=10_000, description="Maximum size of Prometheus' data, in GB. The oldest is deleted first."
     )
     memory_mb: int = Field(default=512, ge=256, le=1_048_576, description="Memory limit of Prometheus, in MB.")
     cpus: Cpus = Field(default=1.0, description="The number of CPUs that each monitoring container may use.")

@@ -11,7 +11,7 @@ class ObjectStoreSettings(Settings):
 
     kind: ObjectStoreKind = Field(
         default="minio",
-        description="The object store; docs/adr/0008-seaweedfs.md says when to choose which. To change it in a "
+        description="The object store; docs/adr/0008-seaweedfs.md compares the two. To change it in a "
         "deployed stack, set `copyFrom`, too.",
     )
     copy_from: ObjectStoreKind | None = Field(

@@ -66,8 +66,8 @@ class ServerSettings(Settings):
     )
     default_permission: Literal["NO_PERMISSIONS", "READ", "USE", "EDIT", "MANAGE"] = Field(
         default="READ",
-        description="What a user may do with another user's experiment or model, unless MLflow's own permissions say "
-        "otherwise. Only with `mlflow:authentication: mlflow`.",
+        description="The permission of a user on another user's experiment or model, unless MLflow grants another "
+        "one. Only with `mlflow:authentication: mlflow`.",
     )
 
     @property

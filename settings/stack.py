@@ -30,16 +30,16 @@ class StackConfig(Settings):
     )
     authentication: Authentication | None = Field(
         default=None,
-        description="Who has to prove who they are, and to what. `anonymous`: nobody. `password`: everybody, to "
-        "Traefik, with one generated password. `singleSignOn`: everybody, to your identity provider, such as Authelia; "
-        "clients send a user and password of that provider. `singleSignOnAndPassword`: browsers, to your identity "
-        "provider, and clients, to Traefik with the generated password. `mlflow`: everybody, to MLflow, which has its "
+        description="How browsers and clients authenticate. `anonymous`: not at all. `password`: at Traefik, with "
+        "one generated password. `singleSignOn`: at your identity provider, such as Authelia; "
+        "clients send a user and password of that provider. `singleSignOnAndPassword`: browsers at your identity "
+        "provider, clients at Traefik with the generated password. `mlflow`: at MLflow, which has its "
         "own users and permissions. Without Traefik, only `anonymous` (the default) and `mlflow` are possible. With "
         "Traefik, the setting is required.",
     )
     protect_data: bool = Field(
         default=True,
-        description="Whether Pulumi refuses to delete the data volumes from the stack. The data survive even with "
+        description="Whether Pulumi refuses to delete the data volumes from the stack. The data survives even with "
         "`false`: only `make destroy` deletes them.",
     )
     server: ServerSettings = Field(default=ServerSettings(), description="The MLflow tracking server.")

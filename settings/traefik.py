@@ -22,7 +22,7 @@ class TraefikSettings(Settings):
     )
     single_sign_on: Middleware | None = Field(
         default=None,
-        description="`existing`: the one of `middlewares` that authenticates. Required for `mlflow:authentication: "
+        description="`existing`: the entry of `middlewares` that authenticates. Required for `mlflow:authentication: "
         "singleSignOn` and `singleSignOnAndPassword`, and refused otherwise.",
     )
     network: NetworkName = Field(
@@ -84,7 +84,7 @@ class TraefikSettings(Settings):
         default=120,
         ge=1,
         le=1440,
-        description="`bundled`: the minutes that a request may take to arrive, including the artifact in it: 120 are "
+        description="`bundled`: the maximum duration of an upload, in minutes. 120 minutes are "
         "enough for 5 GB at 6 Mbit/s. Traefik also keeps a connection that sends nothing for as long.",
     )
     memory_mb: int = Field(

@@ -34,7 +34,7 @@ def _reason(name: str, value: str) -> str | None:
     entry = known().get(name, {})
     kind = entry.get("kind")
     by_kind = {
-        "ours": f"is set by {entry.get('setting')}; use that",
+        "ours": f"is set by the stack; set {entry.get('setting')} instead",
         "fixed": f"is set by this stack and cannot be changed: {entry.get('why')}",
         "client": f"has no effect on the server: {entry.get('why')} Set it where the client runs",
     }

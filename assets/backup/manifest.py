@@ -57,8 +57,8 @@ class Manifest:
             if values["format"] > FORMAT:
                 raise Failure(
                     f"this backup has format {values['format']}, written by a newer version of this project; "
-                    f"this version reads formats up to {FORMAT}\n  check out the newer version, type: {make('up')}, "
-                    "then restore"
+                    f"this version reads formats up to {FORMAT}\n  check out the newer one, then type: {make('up')}, "
+                    "and restore the backup there"
                 )
             return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
         except (ValueError, KeyError, TypeError) as error:

@@ -38,7 +38,7 @@ def _run(*arguments: str, timeout_s: int | None = None, stdin: str | None = None
         last = "\n".join(f"    {line}" for line in words.strip().splitlines()[-3:])
         raise Failure(
             f"the backup target {os.environ['RESTIC_REPOSITORY']} did not complete the request within {timeout_s} s; "
-            f"check mlflow:backup.target, and that its key is correct and may write there\n{last}"
+            f"check mlflow:backup.target, and that its access key is valid and may write to it\n{last}"
         ) from None
 
 
@@ -56,11 +56,11 @@ def _explained(verb: str, code: int, words: str) -> str:
         return f"there is no backup at {where} yet\n  type: {make('backup')}"
     if code == WRONG_PASSWORD:
         return (
-            f"the backups at {where} do not open with mlflow:backupPassword: they belong to another stack, or to an "
+            f"mlflow:backupPassword does not decrypt the backups at {where}: they belong to another stack, or to an "
             f"earlier password\n  restore the old value of backupPassword: docs/operations/rotate.md\n{last}"
         )
     if code == LOCKED:
-        return f"{where} is locked by another restic process; use a repository for one stack only\n{last}"
+        return f"another restic process has locked {where}; each stack needs its own mlflow:backup.target\n{last}"
     return f"restic {verb} {killed(code)} at {where}\n{last}"
 
 
@@ -168,7 +168,7 @@ def check(*options: str) -> None:
     if done.returncode == DAMAGED:
         last = "\n".join(f"    {line}" for line in done.stderr.strip().splitlines()[-6:])
         raise Failure(
-            "restic cannot read all of it, or it is not what restic wrote: the repository is damaged, or its disk or "
+            "restic cannot read the repository, or finds changed data: the repository is damaged, or its disk or "
             f"network fails\n{last}\n  see docs/operations/backup.md#a-damaged-repository"
         )
     if done.returncode:
@@ -227,7 +227,7 @@ def find(wanted: str) -> dict[str, Any]:
             entry["short_id"] + (f" ({kind})" if (kind := described(entry)) else "") for entry in found[-10:]
         )
         raise Failure(
-            f"FROM={wanted}: {'there is no' if not matching else 'more than one'} such backup; there are {known}"
+            f"FROM={wanted}: {'no' if not matching else 'more than one'} backup matches; newest backups: {known}"
         )
     return matching[0]
 

@@ -57,7 +57,7 @@ def drill() -> None:
                 raise Failure(f"{len(wrong)} of {len(sample)} artifacts differ from their checksums:{first(wrong)}")
             for name, digest in manifest.data_keys.items():
                 if hashlib.sha256(repository.text(chosen["id"], KEYS / name).encode()).hexdigest() != digest:
-                    raise Failure(f"the data key {name} differs from its checksum; choose another: {make('backups')}")
+                    raise Failure(f"the data key {name} is damaged; choose another backup: {make('backups')}")
             say(f"{len(sample)} artifacts and the data keys match their checksums; restoring the database")
             (DRILL / "postgres").mkdir()
             with database.throw_away(DRILL / "postgres"):

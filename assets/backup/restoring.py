@@ -75,10 +75,11 @@ def restore(wanted: str) -> None:
         mirror = objects.Mirror(CURRENT / ARTIFACTS, CURRENT / ASIDE)
         entries = list(read_index(CURRENT / INDEX).values())
         if wrong := damaged(mirror.file, entries):
-            raise Failure(f"{len(wrong)} artifacts differ from the list:{first(wrong)}\n  see: {make('backups')}")
+            raise Failure(f"{len(wrong)} artifacts are damaged; choose another backup: {make('backups')}{first(wrong)}")
         if len(entries) != manifest.objects:
             raise Failure(
-                f"the list has {len(entries)} artifacts, but the manifest {manifest.objects}; see: {make('backups')}"
+                f"the list has {len(entries)} artifacts, but the manifest has {manifest.objects}\n"
+                f"  choose another backup: {make('backups')}"
             )
         stamp = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
         database.still_locked(session)

@@ -42,5 +42,5 @@ def require_free(folder: Path, wanted: int, what_for: str) -> None:
     if free < wanted + RESERVE_BYTES:
         raise Failure(
             f"{folder}: {amount(free)} are free, {amount(wanted + RESERVE_BYTES)} are needed for {what_for}\n"
-            "  nothing was changed; free space on that disk of the Docker host: docs/operations/capacity.md#disk-full"
+            "  nothing was changed; to free space on the Docker host: docs/operations/capacity.md#disk-full"
         )

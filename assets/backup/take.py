@@ -57,8 +57,9 @@ def backup(*, forget: bool = True) -> None:
         if missing:
             raise Failure(
                 f"backup {summary['snapshot_id'][:8]} is incomplete: {len(missing)} of {len(survey.there)} artifacts "
-                f"cannot be read as the store lists them:{first(missing)}\n  it has everything else, and can be "
-                f"restored by its id\n  see docs/operations/backup.md#artifacts-that-cannot-be-read"
+                f"are missing or have another size than the store lists:{first(missing)}\n  the backup has all other "
+                f"data; to restore it, type: {make('restore')} FROM={summary['snapshot_id'][:8]}\n"
+                "  see docs/operations/backup.md#artifacts-that-cannot-be-read"
             )
         database.still_locked(session)
         if forget and os.environ["DELETES"] == "1":
@@ -116,8 +117,8 @@ def _require_repository() -> None:
     found = repository.identity()
     if found is None and known:
         raise Failure(
-            f"the backup repository {known[:8]} at {target} has vanished; check that its disk is mounted "
-            "and its bucket is the right one\n  to start a new one, type: "
+            f"the backup repository {known[:8]} at {target} is missing; check that its disk is mounted "
+            "and that mlflow:backup.target is correct\n  to create a new one, type: "
             f"docker exec mlflow-{os.environ['STACK']}-backup rm {journal.path}"
         )
     journal.write("repositories", {target: found or repository.create()})
@@ -143,9 +144,9 @@ def _require_plausible(in_bucket: int) -> None:
     regular = [entry for entry in repository.snapshots() if repository.is_regular(entry)]
     if regular and (runs := Manifest.read(repository.text(regular[-1]["id"], CURRENT / MANIFEST)).rows.get("runs", 0)):
         raise Failure(
-            f"nothing was ever logged here, and the newest backup has {counted(runs, 'runs')}\n"
+            f"the database of this stack is empty, but the newest backup has {counted(runs, 'runs')}\n"
             f"  to restore them, type: make restore STACK={stack} FROM=latest\n"
-            "  to start from empty, log something: the next backup then succeeds"
+            "  to keep the empty database, log a run: the next backup then succeeds"
         )
 
 

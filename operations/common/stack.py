@@ -31,7 +31,7 @@ BYTE_ORDER_MARKS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"
 def _unknown_keys(document: Any) -> list[str]:  # noqa: ANN401 - YAML
     """Return every key of a stack file that Pulumi would ignore, or read as another project's."""
     if not isinstance(document, dict) or not isinstance(document.get("config", {}), dict | None):
-        return ["it must begin with config:, with the settings below it"]
+        return ["it must have the key config:, and all settings below it"]
     problems = [
         f"{key}: unknown top-level key{_nearest(str(key), TOP_KEYS)}; settings go below config:"
         for key in document

@@ -15,10 +15,10 @@ from settings.backup import BackupSettings
 JOURNAL = "/staging/journal.json"
 KINDS = {"backup": "backup", "drill": "restore test"}
 """The command of `make`, and its name."""
-NEVER_LOGGED = "nothing was ever logged here"
-EMPTY_STACK_MESSAGE = f"""{NEVER_LOGGED}, and the newest backup has {{runs}}
+NEVER_LOGGED = "the database of this stack is empty"
+EMPTY_STACK_MESSAGE = f"""{NEVER_LOGGED}, but the newest backup has {{runs}}
   to restore them, type: make restore STACK={{stack}} FROM=latest
-  to start without them, log something; until then no backup is taken of this empty database"""
+  to keep the empty database, log a run: until then, no backup is taken"""
 
 
 def _runs(number: int) -> str:
@@ -68,7 +68,7 @@ def status_line(settings: BackupSettings, journal: dict[str, Any], now: datetime
     problems = [
         f"the last {KINDS[kind]} failed, {_format_age(entry.get('last_end_timestamp_seconds', 0), now)}: "
         f"{entry['error']}\n"
-        f"  fix that, then type: make {kind} STACK={stack}"
+        f"  fix the cause, then type: make {kind} STACK={stack}"
         for kind, entry in (("backup", found), ("drill", drilled))
         if entry.get("last_result") == 0
     ]
@@ -82,14 +82,17 @@ def status_line(settings: BackupSettings, journal: dict[str, Any], now: datetime
     # A stack that was down has only older backups, and a new stack has none yet: both wait for the next time.
     since = max(found.get("last_success_timestamp_seconds") or 0, journal.get("scheduled", {}).get("backup", 0))
     if 0 < since < missed.timestamp() and not problems:
-        problems.append(f"the last backup is older than two scheduled times\n  type: make backup STACK={stack}")
+        problems.append(
+            "a scheduled backup was missed: the last backup is older than the last two scheduled times\n"
+            f"  type: make backup STACK={stack}"
+        )
     return line, "\n".join(problems) or None
 
 
 def _last(entry: dict[str, Any], now: datetime) -> str:
     success = entry.get("last_success_timestamp_seconds")
     if success is None:
-        return "none since this was deployed"
+        return "none since the deployment"
     size, took = format_bytes(entry["source_bytes"]), entry["duration_seconds"]
     return f"{entry['snapshot'][:8]}, {_format_age(success, now)}, {size} in {took:.0f} s"
 

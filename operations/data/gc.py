@@ -28,7 +28,7 @@ def gc(stack: Stack) -> None:
         raise StopError(f"OLDER_THAN={age}: write a duration such as 30d, 12h or 1d12h")
     require_confirmation(
         stack.name,
-        f"This permanently deletes what users deleted in {stack.name} more than {age} ago.",
+        f"This permanently deletes data that users deleted in {stack.name} more than {age} ago.",
         verb=f"gc OLDER_THAN={age}",
     )
     # The server deletes the artifacts, and may require authentication.
@@ -52,7 +52,7 @@ def gc(stack: Stack) -> None:
     progress(
         f"permanently deleted in {stack.name}: {found}"
         if found
-        else f"users deleted nothing in {stack.name} more than {age} ago"
+        else f"nothing to delete: no user deletion in {stack.name} is older than {age}"
     )
 
 

@@ -66,7 +66,7 @@ def restore(stack: Stack) -> None:
         )
         return
     if used:
-        question = f"This replaces the current data of {stack.name} by the backup."
+        question = f"This replaces the current data of {stack.name} with the backup."
         require_confirmation(stack.name, question, verb=again)
         if safety:
             _back_up_current_data(stack)
@@ -88,9 +88,9 @@ def _describe_loss(plan: dict[str, Any]) -> None:
     # The backup container of an earlier version of this project does not report it.
     since = plan.get("since")
     progress(
-        "  a restore discards what was created or changed since; it could not be counted"
+        "  a restore discards all later changes; they could not be counted"
         if since is None
-        else f"  a restore discards what was created or changed since: {since or 'nothing, judging by timestamps'}"
+        else f"  a restore discards all later changes: {since or 'none, by the timestamps of the rows'}"
     )
 
 
@@ -112,7 +112,7 @@ def _replace_data(stack: Stack, snapshot: str, again: str) -> None:
     if code:
         raise StopError(
             f"the restore of {stack.name} did not complete; the reason is above, after 'error:'\n"
-            "  the database is unchanged; artifacts that differ may already be the backup's, and their previous\n"
+            "  the database is unchanged; some artifacts may already be restored: their previous\n"
             "  versions are in the bucket, under before_restore_...\n"
             f"  fix the cause, then type: make {again} STACK={stack.name} CONFIRM={stack.name}"
         )
@@ -125,7 +125,7 @@ def _back_up_current_data(stack: Stack) -> None:
         in_container(stack, "safety")
     except StopError as error:
         raise StopError(
-            f"{error}\n  nothing was changed; if the current data is too damaged for a backup, type the same with "
+            f"{error}\n  nothing was changed; if the current data is too damaged for a backup, repeat the command with "
             "SAFETY=0: the current database is still kept in a separate schema"
         ) from None
 
@@ -141,12 +141,12 @@ def _require_restorable(stack: Stack, plan: dict[str, Any]) -> None:
         raise StopError(
             f"the database of this backup (revision {plan['schema_revision']}, MLflow {plan['mlflow'] or 'unknown'}) "
             f"is newer than the MLflow of {stack.name}, which cannot read it; nothing was changed\n"
-            f"  check out the version of this project that took the backup, type: {make('up', stack.name)}, "
-            "and restore there"
+            f"  check out the version of this project that took the backup, then type: {make('up', stack.name)}, "
+            "and restore the backup there"
         )
     if plan["other_keys"] and plan["encrypted_rows"]:
         raise StopError(
-            f"the {', '.join(plan['other_keys'])} of {stack.path.name} cannot decrypt what MLflow encrypted in this "
+            f"the {', '.join(plan['other_keys'])} of {stack.path.name} cannot decrypt MLflow's secrets in this "
             "backup; nothing was changed\n  the backup contains the previous data keys; to use them: "
             "docs/operations/restore.md#data-keys-from-a-backup"
         )
@@ -172,7 +172,7 @@ def _supports_revision(stack: Stack, revision: str) -> bool:
         raise StopError(
             f"could not check whether MLflow's image knows database revision {revision}; nothing was changed\n"
             + "".join(said[-5:]).rstrip()
-            + f"\n  fix the cause, then type the same again; if no cause is shown: make doctor STACK={stack.name}"
+            + f"\n  fix the cause, then repeat the command; if no cause is shown, type: make doctor STACK={stack.name}"
         )
     return code == 0
 
@@ -231,5 +231,8 @@ def _start(stack: Stack) -> None:
     deadline = time.monotonic() + READY_SECONDS
     while daemon.run(server, check)[0]:
         if time.monotonic() > deadline:
-            raise StopError(f"{server} is not ready after {READY_SECONDS} s:\n{daemon.logs(server)}")
+            raise StopError(
+                f"{server} is not ready after {READY_SECONDS} s:\n{daemon.logs(server)}\n"
+                f"  the backup is restored; fix the cause, then type: make up STACK={stack.name}"
+            )
         time.sleep(1)

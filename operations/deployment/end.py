@@ -63,7 +63,10 @@ def destroy(stack: Stack) -> None:
         stack.daemon.api.remove_volume(volume)
     left = leftovers(stack)
     if left:
-        raise StopError(f"not deleted: {', '.join(left)}\n  delete them by hand: docker rm / docker volume rm")
+        raise StopError(
+            f"not deleted: {', '.join(left)}\n"
+            "  type docker rm -f (container), docker network rm or docker volume rm, and the name"
+        )
     report_what_to_keep(engine, saved)
     progress(
         f"{stack.name} is deleted: no container, network or data volume is left.\n"

@@ -25,7 +25,7 @@ def engine_of(stack: Stack, *, install: bool = True) -> Engine:
         if engineless_state.is_engineless(stack):
             raise StopError(
                 f"{stack.name} was deployed without the engine, so it has no plan and no state\n"
-                "  every verb except preview, drift, env and scrape works: "
+                "  every make command works except preview, drift, env and scrape: "
                 "docs/operations/without-the-engine.md"
             ) from None
         raise

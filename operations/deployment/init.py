@@ -38,10 +38,10 @@ def init(name: str) -> None:
     _write(Stack(DEV), path, port)
     output(path.name)
     progress(
-        f"created from Pulumi.{DEV}.yaml, without its secrets; the server is published on 127.0.0.1:{port}\n"
+        f"created {path.name} from Pulumi.{DEV}.yaml, without its secrets; host port of the server: {port}\n"
         f"  to deploy it: make up STACK={name}\n"
-        "  for data that you keep: set mlflow:protectData to true, and a backup: docs/operations/backup.md\n"
-        "  for a hostname, TLS and a password: docs/operations/own-stack.md#with-the-bundled-traefik"
+        "  to keep data, set mlflow:protectData and mlflow:backup.enabled to true: docs/operations/backup.md\n"
+        "  for a host name, TLS and a password: docs/operations/own-stack.md#with-the-bundled-traefik"
     )
 
 

@@ -111,14 +111,16 @@ class Engine:
                 "  if you have the passphrase: set PULUMI_CONFIG_PASSPHRASE or PULUMI_CONFIG_PASSPHRASE_FILE, or put "
                 f"it into {path} (mode 0600); the user who deployed this stack first has it in the same place\n"
                 "  if the file is a copy of another stack file: remove its encryptionsalt and every `secure:` entry\n"
-                "  if the passphrase is lost, so are the secrets: docs/operations/state-and-passphrase.md#a-lost-passphrase\n"
+                "  if the passphrase is lost, so are the secrets: "
+                "docs/operations/state-and-passphrase.md#a-lost-passphrase\n"
                 "  to delete the secrets from the file and start over, type: "
                 f"sed -i '/^encryptionsalt:/d; /^ *mlflow:[A-Za-z]*:$/{{N;/secure:/d}}' {self.stack.path.name}"
             )
         stored = self._stored()
         if not path.exists() and stored and stored.get("resources"):
             raise StopError(
-                f"{self._stored_in}: the state of {self.stack.name} is encrypted, and this machine has no passphrase for it\n"
+                f"{self._stored_in}: the state of {self.stack.name} is encrypted, and this machine has no passphrase "
+                "for it\n"
                 "  if you have the passphrase: set PULUMI_CONFIG_PASSPHRASE or PULUMI_CONFIG_PASSPHRASE_FILE, or put "
                 f"it into {path} (mode 0600)\n"
                 "  if it is lost: docs/operations/state-and-passphrase.md#a-lost-passphrase"

@@ -102,7 +102,7 @@ def _require_no_unknown_containers(engine: Engine, state: dict[str, Any]) -> Non
         networks = " ".join(name for name in made if name not in known)
         raise StopError(
             f"{len(foreign)} containers of a stack {engine.stack.name} exist, but are not in this Pulumi state: "
-            "they were deployed with another state\n"
+            "another checkout or backend deployed them\n"
             "  to continue with that deployment, type in the checkout that deployed it: "
             f"make up STACK={engine.stack.name}; or set PULUMI_BACKEND_URL to the backend that was used there\n"
             "  to use its data volumes with this state instead (needs the secrets of that deployment in "

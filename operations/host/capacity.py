@@ -27,7 +27,7 @@ def capacity_problems(daemon: Daemon, settings: StackConfig) -> list[str]:
     }
     for key, cpus in asked_for.items():
         if cpus > info["NCPU"]:
-            problems.append(f"mlflow:{key}.cpus: {cpus:g} configured, but the Docker host has {info['NCPU']}; lower it")
+            problems.append(f"mlflow:{key}.cpus: is {cpus:g}, but the Docker host has {info['NCPU']} CPUs; lower it")
     stores = len(settings.object_store.kinds)
     memory = {
         "server": settings.server.memory_mb,
@@ -41,7 +41,7 @@ def capacity_problems(daemon: Daemon, settings: StackConfig) -> list[str]:
     if sum(memory.values()) > available:
         each = ", ".join(f"mlflow:{section} {megabytes}" for section, megabytes in memory.items() if megabytes)
         problems.append(
-            f"memory: the limits of all services add up to {sum(memory.values())} MB, but the host has {available}\n"
+            f"memory: the limits of all services add up to {sum(memory.values())} MB, but the host has {available} MB\n"
             f"    lower memoryMb of one of: {each}"
         )
     wanted = [image.name for image in settings.pulled_images]
@@ -61,7 +61,7 @@ def disk_problem(daemon: Daemon, minimum_gb: int = NEARLY_FULL_GB) -> str | None
     if free >= minimum_gb:
         return None
     return (
-        f"disk: {free:.1f} GB free in {root}, needs {minimum_gb}\n"
+        f"disk: {free:.1f} GB are free in {root}; the stack needs {minimum_gb} GB\n"
         f"    to see what uses it: docker system df; to delete images of earlier versions: {make('prune')}; other "
         "images: docker image prune"
     )

@@ -46,6 +46,7 @@ def require_no_foreign_containers(daemon: Daemon, stack: str, *, kept: Collectio
     ]
     if lines:
         raise StopError(
-            f"foreign containers are connected to networks of {stack}, which could not be removed; nothing was changed\n"
+            f"foreign containers are connected to networks of {stack}, which could not be removed; nothing was "
+            "changed\n"
             "  to disconnect them, type:\n" + "\n".join(lines)
         )

@@ -42,8 +42,8 @@ def docker_problem(daemon: Daemon) -> str | None:
         return _unreachable(daemon.host, str(error))
     if tuple(int(part) for part in version["ApiVersion"].split(".")) < MINIMUM_API:
         return (
-            f"needs Docker 20.10 or newer, found {version['Version']} at {daemon.host}\n"
-            "  https://docs.docker.com/engine/install/"
+            f"this project needs Docker 20.10 or newer, but {daemon.host} has {version['Version']}\n"
+            "  to upgrade: https://docs.docker.com/engine/install/"
         )
     return None
 
@@ -62,12 +62,16 @@ def _unreachable(host: str, error: str) -> str:
             "  (members of that group have root rights on this machine), then try again"
         )
     if host.startswith("unix://") and not path.exists():
-        where = "start Docker" if shutil.which("dockerd") else "install Docker: https://docs.docker.com/engine/install/"
+        where = (
+            "start Docker: sudo systemctl start docker"
+            if shutil.which("dockerd")
+            else "install Docker: https://docs.docker.com/engine/install/"
+        )
         return (
             f"there is no Docker daemon at {host}\n  {where}\n"
             "  or set the address of another one: DOCKER_HOST, `docker context use`, or `pulumi config set docker:host`"
         )
-    return f"the Docker daemon at {host} does not answer: {error}\n  start it, then try again"
+    return f"the Docker daemon at {host} does not answer: {error}\n  type on its host: sudo systemctl restart docker"
 
 
 def _can_install(daemon: Daemon) -> bool:

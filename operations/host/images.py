@@ -24,8 +24,8 @@ REGISTRY_UNREACHABLE = re.compile(
 REASONS = {
     re.compile("credentials store", re.IGNORECASE): "Docker's configuration names a credential helper that is not "
     "installed\n    remove credsStore (or credHelpers) from ~/.docker/config.json, or install the helper",
-    re.compile("proxyconnect", re.IGNORECASE): "the proxy of the Docker daemon does not answer\n    correct it: docker "
-    "info --format '{{.HTTPSProxy}}' shows it; https://docs.docker.com/engine/daemon/proxy/",
+    re.compile("proxyconnect", re.IGNORECASE): "the proxy of the Docker daemon does not answer\n    to see it, type: "
+    "docker info --format '{{.HTTPSProxy}}'; to correct it: https://docs.docker.com/engine/daemon/proxy/",
     re.compile("toomanyrequests|rate limit", re.IGNORECASE): "the registry limits your pulls\n    type: docker "
     "login, or use a mirror",
 }
@@ -33,7 +33,7 @@ REASONS = {
 RETRY_SECONDS = 30
 """How long to wait before a second attempt: a name server may fail for a moment only."""
 UNTRUSTED_CERTIFICATE_HINT = (
-    "\n  Docker does not trust a certificate, perhaps that of your network's proxy: copy its authority into "
+    "\n  Docker does not trust a certificate, perhaps that of your network's proxy: copy its CA certificate into "
     "/usr/local/share/ca-certificates, then type: update-ca-certificates && systemctl restart docker"
 )
 DEFAULT_REFS = {image["ref"] for image in DEFAULTS.values()}

@@ -57,9 +57,7 @@ def _print_credentials(stack: Stack, *, here: bool) -> None:
             fetched = f"make -s -C {shlex.quote(str(ROOT))} password STACK={stack.name}"
             output(f'export MLFLOW_TRACKING_PASSWORD="$({fetched})"')
         else:
-            output(
-                f"# the password comes separately; whoever sends this prints it by: make password STACK={stack.name}"
-            )
+            output(f"# the password comes separately; its sender prints it by: make password STACK={stack.name}")
             output("export MLFLOW_TRACKING_PASSWORD='<password>'")
     elif route.by_single_sign_on:
         output("# and the user and password of your single sign-on:")

@@ -81,10 +81,10 @@ def _check_traefik(stack: Stack, found: Findings, proxy: dict[str, Any]) -> None
     version = re.search(r"(?m)^Version:\s*v?(\d+(?:\.\d+)*)", printed)
     numbers = tuple(int(part) for part in version[1].split(".")) if version else ()
     if not numbers:
-        found.notes.append(f"{name}: cannot read its version; needs {_dotted(MINIMUM_VERSION)} or newer: {SECURITY}")
+        found.notes.append(f"{name}: its version is unknown; the minimum is {_dotted(MINIMUM_VERSION)}: {SECURITY}")
     elif numbers < MINIMUM_VERSION:
         found.problems.append(
-            f"{name}: Traefik {version[1] if version else ''} is too old, needs {_dotted(MINIMUM_VERSION)}"
+            f"{name}: Traefik {version[1] if version else ''} is too old; upgrade to {_dotted(MINIMUM_VERSION)}"
         )
     elif numbers < RECOMMENDED_VERSION:
         found.notes.append(
@@ -105,8 +105,8 @@ def _check_traefik(stack: Stack, found: Findings, proxy: dict[str, Any]) -> None
         if 0 < timeout < MINIMUM_READ_TIMEOUT_SECONDS:
             found.problems.append(
                 f"{name}: uploads that take longer than {timeout:g} s are interrupted\n"
-                f"  set entryPoints.{settings.entry_point}.transport.respondingTimeouts.readTimeout to 2h or more, in "
-                "the place of its other options (Traefik reads only one of: file, arguments, variables)"
+                f"  set entryPoints.{settings.entry_point}.transport.respondingTimeouts.readTimeout to 2h or more "
+                "where its other options are: Traefik reads only one of file, arguments and variables"
             )
         strategies = {mine.get("http.aliasheadersstrategy"), mine.get("http.underscoreheadersstrategy")}
         if not strategies & {"delete", "reject"}:

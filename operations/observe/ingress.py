@@ -50,7 +50,8 @@ def require_authentication(stack: Stack) -> None:
         status = _wait_for_route(door, stack.settings.hostname or "")
         if status in NO_ROUTE:
             progress(
-                f"warning: {route.url} is not routed yet (HTTP {status})\n  to see why: make doctor STACK={stack.name}"
+                f"warning: Traefik does not route {route.url} yet (HTTP {status})\n"
+                f"  to see why: make doctor STACK={stack.name}"
             )
         if (status == http.HTTPStatus.OK or is_redirect(status)) and (
             problem := authentication_problem(route, status, stack.name)
@@ -149,7 +150,7 @@ def authentication_problem(route: Route, status: int, stack: str) -> str | None:
             f"  type: make doctor STACK={stack}, and see Traefik's log"
         )
     if is_redirect(status):
-        return f"redirects clients (HTTP {status}), so what they log is lost; {SECURITY}"
+        return f"redirects clients (HTTP {status}), so their logged data is lost; {SECURITY}"
     return f"a request without credentials gets HTTP {status}, expected {wanted}; see Traefik's log"
 
 

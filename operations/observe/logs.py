@@ -33,7 +33,7 @@ def _log(stack: Stack, service: str, *, lines: int) -> str:
     known = services(stack)
     if service in known:
         raise StopError(f"{name} is missing; type: make up STACK={stack.name}")
-    raise StopError(f"there is no container {name}; services: {', '.join(known)}, or the name of a job")
+    raise StopError(f"there is no container {name}; set SERVICE to a job or one of: {', '.join(known)}")
 
 
 def _is_health_check(line: str) -> bool:

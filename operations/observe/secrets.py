@@ -18,7 +18,7 @@ def password(stack: Stack) -> None:
     """Print the generated password of clients, or with `SERVICE=grafana` that of Grafana, and nothing else."""
     if os.environ.get("SERVICE") == "grafana":
         if not stack.settings.monitoring.grafana_port:
-            raise StopError(f"{stack.name} has no Grafana (mlflow:monitoring.grafanaPort)")
+            raise StopError(f"{stack.name} has no Grafana: mlflow:monitoring.grafanaPort is not set")
         output(_require_credential(stack, "grafanaPassword", "mlflow:monitoring.grafanaPort"))
         return
     route = stack.settings.route

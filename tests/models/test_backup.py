@@ -162,7 +162,7 @@ def test_a_target_that_denies_access_is_reported_without_waiting_for_restic(
     monkeypatch.setenv("RESTIC_REPOSITORY", "s3:http://s3.example.com/bucket")
     monkeypatch.setattr(repository, "ANSWER_SECONDS", 1)
     monkeypatch.setattr(repository, "require_reachable", lambda: None)
-    with pytest.raises(shell.Failure, match=r"its key is correct and may write there.*\n.*access denied"):
+    with pytest.raises(shell.Failure, match=r"its access key is valid and may write to it.*\n.*access denied"):
         getattr(repository, look)()
 
 
@@ -195,7 +195,7 @@ def test_a_restore_clears_a_recorded_failure_but_not_the_last_success(tmp_path: 
     journal.excuse("backup")
     assert journal.read() == {}
     journal.write("backup", {"snapshot": "0a", "last_success_timestamp_seconds": 1.0})
-    journal.failed("backup", "nothing was ever logged here")
+    journal.failed("backup", "the database of this stack is empty")
     journal.excuse("backup")
     assert journal.read()["backup"].keys() == {
         "snapshot",
@@ -297,7 +297,7 @@ def test_a_new_journal_reads_the_last_backup_from_the_repository(journal: Any) -
         "snapshots": 2,
     }
     line, wrong = backup_status.status_line(BackupSettings(), known, NOW, "prod")
-    assert line.splitlines()[0] == "0b, 9 h ago, 5.0 GB in 42 s; restore test: none since this was deployed;"
+    assert line.splitlines()[0] == "0b, 9 h ago, 5.0 GB in 42 s; restore test: none since the deployment;"
     assert wrong is None
     # An empty stack waits for a restore: no backup is due at once.
     assert scheduler.next_due("17 3 * * *", NOW, known["backup"].get("last_end_timestamp_seconds")) > NOW
@@ -363,18 +363,18 @@ def test_an_empty_stack_with_a_backup_of_runs_is_a_problem(
     assert backup_status.status_line(BackupSettings(), known(used=True), NOW, "prod")[1] is None
     wrong = backup_status.status_line(BackupSettings(), known(used=False), NOW, "prod")[1]
     assert wrong is not None
-    assert wrong.startswith("nothing was ever logged here, and the newest backup has 7 runs\n  to restore them, type:")
+    assert wrong.startswith("the database of this stack is empty, but the newest backup has 7 runs\n  to restore them")
     # This problem comes before all others.
     failed = known(used=False) | {"drill": entry(9, last_result=0, error="the disk is full")}
     wrong = backup_status.status_line(BackupSettings(), failed, NOW, "prod")[1]
     assert wrong is not None
-    assert wrong.startswith("nothing was ever logged here, and the newest backup has 7 runs\n")
+    assert wrong.startswith("the database of this stack is empty, but the newest backup has 7 runs\n")
     assert "the last restore test failed" in wrong
     # A backup that was refused for this reason is reported once only.
-    journal.failed("backup", "nothing was ever logged here")
+    journal.failed("backup", "the database of this stack is empty")
     wrong = backup_status.status_line(BackupSettings(), known(used=False), NOW, "prod")[1]
     assert wrong is not None
-    assert wrong.count("nothing was ever logged") == 1
+    assert wrong.count("the database of this stack is empty") == 1
 
 
 def test_the_journal_is_shown_when_the_database_is_unreachable(
@@ -470,7 +470,7 @@ def test_an_empty_stack_is_not_backed_up_when_a_backup_has_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(database, "used", lambda: False)
-    with pytest.raises(shell.Failure, match="nothing was ever logged here, and the newest backup has 7 runs"):
+    with pytest.raises(shell.Failure, match="the database of this stack is empty, but the newest backup has 7 runs"):
         take._require_plausible(10)
     monkeypatch.setattr(repository, "snapshots", list)
     take._require_plausible(10)
@@ -722,7 +722,7 @@ def entry(hours_ago: float, **more: object) -> dict[str, Any]:
 
 def test_the_status_shows_age_size_and_duration_of_a_recent_backup() -> None:
     line, wrong = backup_status.status_line(BackupSettings(), {"backup": entry(9)}, NOW, "prod")
-    assert line.splitlines()[0] == "01234567, 9 h ago, 5.0 GB in 42 s; restore test: none since this was deployed;"
+    assert line.splitlines()[0] == "01234567, 9 h ago, 5.0 GB in 42 s; restore test: none since the deployment;"
     assert wrong is None
 
 
@@ -772,7 +772,7 @@ def test_a_failed_backup_or_restore_test_is_a_problem_with_its_reason(kind: str)
     known = {kind: entry(9, last_result=0, error="the disk is full", last_end_timestamp_seconds=ended)}
     wrong = backup_status.status_line(BackupSettings(), known, NOW, "prod")[1]
     assert wrong == (
-        f"the last {KINDS[kind]} failed, 3 h ago: the disk is full\n  fix that, then type: make {kind} STACK=prod"
+        f"the last {KINDS[kind]} failed, 3 h ago: the disk is full\n  fix the cause, then type: make {kind} STACK=prod"
     )
 
 
@@ -868,7 +868,7 @@ def test_a_second_restore_is_refused_while_one_runs(restorable: Any) -> None:  #
 
 @pytest.mark.parametrize(
     ("since", "words"),
-    [("3 runs", "created or changed since: 3 runs"), ("", "since: nothing"), (None, "could not be counted")],
+    [("3 runs", "all later changes: 3 runs"), ("", "changes: none"), (None, "could not be counted")],
 )
 def test_a_dry_run_of_a_restore_reports_what_would_be_lost(
     restorable: Any,  # noqa: ANN401
@@ -949,7 +949,7 @@ def test_two_characters_are_too_few_to_select_a_backup(monkeypatch: pytest.Monke
     entry = {"id": "0123456789", "short_id": "01234567", "time": "2026-05-05T03:17:00Z", "tags": ["mlflow"]}
     monkeypatch.setattr(repository, "snapshots", lambda: [entry])
     assert repository.find("012345678") == entry
-    with pytest.raises(shell.Failure, match="FROM=01: there is no such backup; there are 01234567"):
+    with pytest.raises(shell.Failure, match="FROM=01: no backup matches; newest backups: 01234567"):
         repository.find("01")
 
 
@@ -962,7 +962,7 @@ def test_latest_skips_backups_taken_before_a_restore(monkeypatch: pytest.MonkeyP
     assert repository.find("latest")["id"] == "a" * 10
     del taken[0]
     with pytest.raises(
-        shell.Failure, match=r"FROM=latest: there is no such backup; there are bbbbbbbb \(before a restore\)"
+        shell.Failure, match=r"FROM=latest: no backup matches; newest backups: bbbbbbbb \(before a restore\)"
     ):
         repository.find("latest")
     assert repository.find("bbbbbbbb")["id"] == "b" * 10
@@ -989,7 +989,7 @@ def test_safety_0_restores_when_the_backup_before_a_restore_fails(
 ) -> None:
     monkeypatch.setattr(restore, "in_container", fails)
     monkeypatch.setattr(restore, "_run_restorer", lambda *_: 1)
-    with pytest.raises(StopError, match="the same with SAFETY=0"):
+    with pytest.raises(StopError, match="repeat the command with SAFETY=0"):
         restore.restore(restorable)
     assert restorable.daemon.done == []
     monkeypatch.setenv("SAFETY", "0")

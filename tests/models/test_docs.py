@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 def test_every_page_and_section_named_by_a_message_exists() -> None:
     sources = [
         path
-        for room in ("settings", "runtime", "components", "operations", "offline")
+        for room in ("settings", "runtime", "preconditions", "components", "operations", "offline")
         for path in (ROOT / room).rglob("*.py")
     ]
     for source in sources:
@@ -121,8 +122,15 @@ def test_prod_is_deployed_after_staging_with_the_same_steps() -> None:
         )
 
 
+DIFFERS = (
+    r"…(?:-[\w-]+:)?|\bN of M\b|\b[NM]\b|\d+ s\b|\(HTTP 404\)|code 1|backup,"
+    r"|mlflow:objectStore\.kind:|in Pulumi\."
+)
+"""The parts of a documented message that differ between deployments, or come from another string."""
+
+
 def test_every_message_in_the_troubleshooting_tables_is_one_that_the_code_prints() -> None:
-    rooms = ("settings", "runtime", "components", "operations", "offline", "assets", "mlflow")
+    rooms = ("settings", "runtime", "preconditions", "components", "operations", "offline", "assets", "mlflow")
     code = "\n".join(path.read_text() for room in rooms for path in (ROOT / room).rglob("*.py"))
     # Joins the parts of a message that is split over several lines.
     code = re.sub(r'"\s*\n\s*(?:\+ )?f?"', "", code)
@@ -131,9 +139,25 @@ def test_every_message_in_the_troubleshooting_tables_is_one_that_the_code_prints
     assert len(messages) > 25
     for message in messages:
         # What differs between two deployments: names, numbers, Pulumi's own words.
-        for fragment in re.split(
-            r"…(?:-[\w-]+:)?|\bN of M\b|\b[NM]\b|\d+ s\b|\(HTTP 404\)|code 1|backup,|in Pulumi\.", message
-        ):
+        for fragment in re.split(DIFFERS, message):
             words = fragment.strip(" :;-.")
             if len(words.split()) > 1 and words != "creating failed":
                 assert words in code, message
+
+
+def test_every_file_that_prose_or_a_comment_names_exists() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    folders = {Path(name).parts[0] for name in listed if "/" in name}
+    path = re.compile(r"(?<![\w/.$<{(-])((?:[\w.-]+/)+[\w.-]+\.(?:py|sh|md|toml|yml|json))\b")
+    prose = [
+        name
+        for name in listed
+        if name.endswith((".md", ".py", ".sh", ".toml", ".yml", "Dockerfile")) and name != "CHANGELOG.md"
+    ]
+    missing = [
+        f"{name}: {found}"
+        for name in prose
+        for found in path.findall((ROOT / name).read_text())
+        if found.split("/")[0] in folders and found not in listed
+    ]
+    assert missing == []

@@ -92,7 +92,7 @@ def test_durations_are_parsed_in_go_notation(written: str, found: float) -> None
         ("mlflow", 401, None),
         ("anonymous", 200, None),
         ("singleSignOn", 200, "accepts requests without credentials"),
-        ("singleSignOn", 302, "redirects clients (HTTP 302), so what they log is lost"),
+        ("singleSignOn", 302, "redirects clients (HTTP 302), so their logged data is lost"),
         ("password", 404, "Traefik has no route to the server (HTTP 404)"),
         ("password", 503, "Traefik has no route to the server (HTTP 503)"),
         ("anonymous", 401, "a request without credentials gets HTTP 401, expected 200"),

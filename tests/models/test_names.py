@@ -12,7 +12,7 @@ from docker.utils.build import exclude_paths
 
 from components.certificates import self_signed
 from components.minio import policy
-from components.mlflow import fernet_key
+from components.mlflow_credentials import fernet_key
 from runtime.container import _cpus, go_duration
 from settings import names, packages
 from settings.images import BACKUP_CONTEXT, CONTEXT, build_context_files, context_digest

@@ -190,7 +190,7 @@ def test_too_little_disk_space_is_reported_with_tmpdir_as_the_fix(
     bare: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**30))
-    with pytest.raises(StopError, match=r"disk: 1\.0 GB free in .*, needs 3(.|\n)*TMPDIR="):
+    with pytest.raises(StopError, match=r"disk: 1\.0 GB are free in .*; an image build needs 3 GB(.|\n)*TMPDIR="):
         build_images(Daemon())
     assert bare == []
 

@@ -141,14 +141,14 @@ def test_a_copy_into_the_object_store_in_use_is_refused(running: bool) -> None: 
 def test_a_bucket_that_does_not_have_the_artifacts_is_refused() -> None:
     assert problems(Host({MINIO}, "minio"), bucket="another") == [
         "mlflow:objectStore.bucket: this stack's artifacts are in the bucket mlflow, and the server would not find "
-        "them\n    go back to mlflow"
+        "them\n    set it to mlflow again"
     ]
 
 
 def test_a_copy_from_an_object_store_without_a_volume_is_refused() -> None:
     assert problems(Host(), kind="seaweedfs", copyFrom="minio") == [
-        "mlflow:objectStore.copyFrom: there is nothing to copy: no volume mlflow-dev-minio-data\n"
-        "    remove it from the stack file"
+        "mlflow:objectStore.copyFrom: there is no volume mlflow-dev-minio-data to copy from\n"
+        "    remove copyFrom from the stack file"
     ]
 
 

@@ -42,7 +42,7 @@ REFUSED = [
     ({"postgresPasswrd": "a"}, "mlflow:postgresPasswrd: no such setting; did you mean postgresPassword?"),
     (
         {"traefik": {"zzz": 1}},
-        "mlflow:traefik.zzz: no such setting; known here: acmeEmail, acmeServer, bindAddress, certResolver, "
+        "mlflow:traefik.zzz: no such setting; known keys: acmeEmail, acmeServer, bindAddress, certResolver, "
         "certificate, cpus, entryPoint, forwardAuth, forwardAuthNetwork, httpPort, httpsPort, memoryMb, middlewares, "
         "mode, network, singleSignOn, tls, uploadMinutes",
     ),
@@ -51,7 +51,7 @@ REFUSED = [
         {"traefik": {"workers": 2}},
         "mlflow:traefik.workers: no such setting; did you mean mlflow:server.workers?",
     ),
-    ({"images": {"minio": {"tag": "x"}}}, "mlflow:images.minio.tag: no such setting; known here: digest, ref"),
+    ({"images": {"minio": {"tag": "x"}}}, "mlflow:images.minio.tag: no such setting; known keys: digest, ref"),
     ({"server": {"workers": "many"}}, "mlflow:server.workers: must be a whole number, got 'many'"),
     ({"server": {"workers": 2.5}}, "mlflow:server.workers: must be a whole number, got 2.5"),
     ({"server": {"cpus": "fast"}}, "mlflow:server.cpus: must be a number, got 'fast'"),
@@ -71,7 +71,7 @@ REFUSED = [
     ),
     (
         {"hostname": "https://mlflow.example.com"},
-        "mlflow:hostname: must be a host name in lower case such as mlflow.example.com, without scheme, port or path, "
+        "mlflow:hostname: must be a lowercase host name such as mlflow.example.com, without scheme, port or path, "
         "got 'https://mlflow.example.com'",
     ),
     (
@@ -163,7 +163,8 @@ REFUSED = [
     ),
     (
         {"server": {"environment": {"MLFLOW_WORKERS": "4"}}},
-        "mlflow:server.environment.MLFLOW_WORKERS: is set by mlflow:server.workers; use that; docs/mlflow-variables.md",
+        "mlflow:server.environment.MLFLOW_WORKERS: is set by the stack; set mlflow:server.workers instead; "
+        "docs/mlflow-variables.md",
     ),
     (
         {"server": {"environment": {"MLFLOW_BACKEND_STORE_URI": "sqlite://"}}},
@@ -213,8 +214,8 @@ REFUSED = [
     ),
     (
         {"traefik": {"mode": "existing"}, "hostname": "m.example.com", "authentication": "singleSignOn"},
-        "mlflow:traefik.singleSignOn: must be one of mlflow:traefik.middlewares for mlflow:authentication "
-        "singleSignOn: the one that authenticates, such as authelia@docker; got None",
+        "mlflow:traefik.singleSignOn: must be the entry of mlflow:traefik.middlewares that authenticates, such as "
+        "authelia@docker, because mlflow:authentication is singleSignOn; got None",
     ),
     (
         {
@@ -222,8 +223,8 @@ REFUSED = [
             "hostname": "m.example.com",
             "authentication": "singleSignOnAndPassword",
         },
-        "mlflow:traefik.singleSignOn: must be one of mlflow:traefik.middlewares for mlflow:authentication "
-        "singleSignOnAndPassword: the one that authenticates, such as authelia@docker; got 'authelia@docker'",
+        "mlflow:traefik.singleSignOn: must be the entry of mlflow:traefik.middlewares that authenticates, such as "
+        "authelia@docker, because mlflow:authentication is singleSignOnAndPassword; got 'authelia@docker'",
     ),
     (
         {"traefik": {"mode": "bundled"}, "hostname": "m.example.com", "authentication": "singleSignOn"},

@@ -195,7 +195,7 @@ BAD: list[tuple[str, str, dict[str, Any], str]] = [
         "watched",
         CONTAINER,
         {"destroyGraceSeconds": None},
-        "destroyGraceSeconds: must be at least 10, or a stop kills it with unwritten data",
+        "destroyGraceSeconds: must be at least 10: a service needs time to write its data",
     ),
     ("limited", CONTAINER, {"memory": None}, "memory, memorySwap: must both be set, to the same value"),
     ("limited", CONTAINER, {"memorySwap": 512.0}, "memory, memorySwap: must both be set, to the same value"),

@@ -70,6 +70,6 @@ def wiped(deployment: Deployment) -> None:
     deployment.make("destroy", CONFIRM=deployment.stack)
     assert deployment.containers() == []
     said = deployment.make("up").stderr
-    assert "warning: nothing was ever logged here, and the newest backup has 10 runs" in said
+    assert "warning: the database of this stack is empty, but the newest backup has 10 runs" in said
     assert f"type: make restore STACK={deployment.stack} FROM=latest" in said
     assert told(deployment)["runs"] == {}

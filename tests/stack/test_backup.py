@@ -40,9 +40,9 @@ def test_a_new_stack_is_restored_completely_from_a_backup(saved: Deployment) -> 
         time.sleep(1)
     said = refused(saved, "status")
     assert f"backup: {latest[:8]}, 0 h ago" in said
-    assert "nothing was ever logged here, and the newest backup has 10 runs" in said
+    assert "the database of this stack is empty, but the newest backup has 10 runs" in said
     # An empty stack is not backed up, and a stack with even one experiment is not replaced without approval.
-    assert "nothing was ever logged here, and the newest backup has 10 runs" in refused(saved, "backup")
+    assert "the database of this stack is empty, but the newest backup has 10 runs" in refused(saved, "backup")
     new = MlflowClient(saved.url).create_experiment("the first")
     assert "nothing was deleted" in refused(saved, "restore", FROM="latest")
     delete = f"DELETE FROM experiments WHERE experiment_id = {new}"
@@ -79,7 +79,7 @@ def test_a_restore_over_a_used_stack_requires_confirm_and_keeps_a_backup(saved: 
     assert after != before
     assert "nothing was deleted" in refused(saved, "restore", FROM=wanted)
     dry = saved.make("restore", FROM=wanted, DRY_RUN="1").stderr
-    assert "what was created or changed since: 2 experiments, 3 runs, 3 models, 6 model versions, 5 traces" in dry
+    assert "all later changes: 2 experiments, 3 runs, 3 models, 6 model versions, 5 traces" in dry
     assert "nothing was changed" in dry
     assert told(saved) == after
     said = saved.make("restore", FROM=wanted, CONFIRM=saved.stack).stderr
@@ -205,7 +205,7 @@ def test_gc_deletes_old_deleted_runs_and_their_artifacts_only(
     client.delete_run(run)
     assert "write a duration such as 30d" in refused(saved, "gc", OLDER_THAN="a month")
     assert "nothing was deleted" in refused(saved, "gc")
-    assert f"users deleted nothing in {saved.stack} more than 30d ago" in saved.make("gc", CONFIRM=saved.stack).stderr
+    assert f"no user deletion in {saved.stack} is older than 30d" in saved.make("gc", CONFIRM=saved.stack).stderr
     assert client.get_run(run).info.lifecycle_stage == "deleted"
     assert f"0/{run}/artifacts/note.txt" in with_s3(saved, HASHES)[1]
     said = saved.make("gc", CONFIRM=saved.stack, OLDER_THAN="0s").stderr
@@ -317,7 +317,7 @@ def test_gc_is_refused_while_model_versions_use_the_artifacts(saved: Deployment,
     client.delete_run(run)
     listed = with_s3(saved, HASHES)[1]
     said = refused(saved, "gc", CONFIRM=saved.stack, OLDER_THAN="0s")
-    assert "nothing was deleted: model versions in the registry use files that would be deleted" in said
+    assert "nothing was deleted: registered model versions need the files; to keep a version, call:" in said
     assert f'in use 1: MlflowClient().restore_experiment("{experiment}")\n' in said
     assert f'in use 2: MlflowClient().restore_run("{run}")\n' in said
     assert f'in use 3: MlflowClient().restore_run("{run}")\n' in said
@@ -453,7 +453,7 @@ def test_a_server_started_during_a_restore_waits_until_it_ends(saved: Deployment
         # Like a restart of the daemon: `restart: always` starts a container that `docker stop` had stopped.
         saved.api.restart(server)
         deadline = time.monotonic() + 60
-        while b"serve: restore holds the lock" not in saved.api.logs(server, tail=5):
+        while b"serve: waiting for restore" not in saved.api.logs(server, tail=5):
             assert time.monotonic() < deadline, saved.api.logs(server, tail=20)
             time.sleep(0.2)
         time.sleep(3)

@@ -85,7 +85,7 @@ def test_a_killed_restore_does_not_block_later_commands(saved: Deployment) -> No
 
 def test_a_restore_without_a_valid_backup_id_prints_the_command(saved: Deployment) -> None:
     assert f"type: make restore STACK={saved.stack} FROM=latest" in refused(saved, "restore")
-    assert "FROM=nothing: there is no such backup; there are" in refused(saved, "restore", FROM="nothing")
+    assert "FROM=nothing: no backup matches; newest backups:" in refused(saved, "restore", FROM="nothing")
 
 
 def test_a_backup_of_another_stack_is_refused_by_name(saved: Deployment) -> None:
@@ -154,7 +154,7 @@ def test_a_wrong_backup_password_is_reported(saved: Deployment) -> None:
     code, said = saved.run("backup", "sh", "-c", "mv /repository/keys /repository/hidden && mkdir /repository/keys")
     assert code == 0, said
     try:
-        assert "do not open with mlflow:backupPassword" in refused(saved, "backup")
+        assert "mlflow:backupPassword does not decrypt the backups" in refused(saved, "backup")
     finally:
         saved.run("backup", "sh", "-c", "rmdir /repository/keys && mv /repository/hidden /repository/keys")
     saved.make("backup")
@@ -163,7 +163,7 @@ def test_a_wrong_backup_password_is_reported(saved: Deployment) -> None:
 def test_a_missing_backup_repository_is_not_created_again(saved: Deployment) -> None:
     saved.run("backup", "mv", "/repository/config", "/repository/hidden")
     try:
-        assert "has vanished; check that its disk is mounted" in refused(saved, "backup")
+        assert "is missing; check that its disk is mounted" in refused(saved, "backup")
     finally:
         saved.run("backup", "mv", "/repository/hidden", "/repository/config")
     saved.make("backup")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.mlflow import fernet_key
+from components.mlflow_credentials import fernet_key
 from runtime.address import resolve_host
 from runtime.daemon import Daemon
 from settings import packages

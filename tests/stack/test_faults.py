@@ -330,7 +330,7 @@ def test_pruned_containers_are_created_again_without_restarts(dev: Deployment) -
     works(dev)
     assert {service: dev.inspect(service)["Id"] for service in before} == before
     # The migration finds the current schema without importing MLflow.
-    assert b"already, the newest of this MLflow" in dev.api.logs(dev.name("migrate"))
+    assert b", the newest of this MLflow version" in dev.api.logs(dev.name("migrate"))
 
 
 @pytest.mark.long
