@@ -5,6 +5,7 @@ import json
 import pulumi
 
 from settings.errors import InvalidSettingsError
+from settings.names import nothing_encrypts
 from settings.parsing import parse_settings, settings_warnings
 from settings.secrets import SECRET_KEYS
 from settings.stack import NAMESPACE, StackConfig
@@ -25,7 +26,7 @@ def load_settings() -> StackConfig:
     }
     stack = pulumi.get_stack()
     try:
-        config = parse_settings(given, hidden=hidden, stack=stack)
+        config = parse_settings(given, hidden=hidden, stack=stack, allow_plain_text=nothing_encrypts())
     except InvalidSettingsError as error:
         raise pulumi.RunError(str(error)) from None
     for words in settings_warnings(config, given, hidden=hidden, stack=stack):

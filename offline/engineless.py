@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from offline.engineless_state import credentials, generated_secrets, is_engineless, passwords_of
+from offline.engineless_state import credentials, generated_secrets, passwords_of
 from offline.host import Host
 from offline.monitor import run
 from operations.common.checkout import ROOT
@@ -19,17 +19,16 @@ from operations.engine.engine import Engine
 from operations.engine.write_back import report_kept_backups
 from operations.host import containers
 from settings import names
+from settings.names import REQUEST_ENGINELESS
 from settings.stack import DEV
 
 BACKUP_PASSWORD = "backup-password"  # noqa: S105 - its name
 """Data key of the backups; exists if the stack has had backups."""
-REQUEST_VARIABLE = "ENGINELESS"
-"""Variable: 1 deploys without the engine, also a stack with another name than dev. Not a stack that protects data."""
 
 
 def is_requested() -> bool:
-    """Return whether ENGINELESS=1 requests an engine-less deployment."""
-    return os.environ.get(REQUEST_VARIABLE) == "1"
+    """Return whether ENGINELESS=1 requests an engine-less deployment, of any stack that does not protect its data."""
+    return os.environ.get(REQUEST_ENGINELESS) == "1"
 
 
 def up(stack: Stack, reason: str) -> None:
@@ -46,8 +45,8 @@ def up(stack: Stack, reason: str) -> None:
     if encrypted := [key for key, value in stack.values.items() if isinstance(value, dict) and "secure" in value]:
         raise StopError(
             f"{reason}\n  not deployed without the engine: {stack.path.name} has secrets that only Pulumi can read: "
-            f"{', '.join(encrypted)}\n  to deploy a stack of your own: copy it to Pulumi.mine.yaml without "
-            "encryptionsalt and `secure:` entries, set another server.port, and type: ENGINELESS=1 make up STACK=mine"
+            f"{', '.join(encrypted)}\n  to deploy a stack of your own, type: make init STACK=mine && "
+            "ENGINELESS=1 make up STACK=mine"
         )
     passwords = passwords_of(stack)
     progress(
@@ -87,13 +86,13 @@ def _require_own_deployment(stack: Stack, host: Host) -> None:
             "  put pulumi on the PATH to continue with that deployment; nothing was changed"
         )
     data = [volume for volume in stack.daemon.volumes() if names.is_data_volume(stack.name, volume)]
-    if data and not is_engineless(stack):
+    if data and not stack.is_engineless:
         raise StopError(
             f"{stack.name} has data, but you do not have its secrets: {', '.join(sorted(data))}\n"
             f"  get them from the user who deployed it on this host, and put them into {passwords_of(stack).path} "
             "(mode 0600)\n"
-            f"  or deploy a stack of your own: copy {stack.path.name} to Pulumi.mine.yaml, set another server.port, "
-            "and type: ENGINELESS=1 make up STACK=mine\n  nothing was changed"
+            "  to deploy a stack of your own instead, type: make init STACK=mine && ENGINELESS=1 make up STACK=mine\n"
+            "  nothing was changed"
         )
 
 
@@ -144,9 +143,7 @@ def destroy(stack: Stack) -> None:
         if BACKUP_PASSWORD not in passwords_of(stack).read():
             passwords_of(stack).path.unlink()
     kept = (
-        f"its secrets are kept in {passwords_of(stack).path}"
-        if is_engineless(stack)
-        else "its secrets are deleted, too"
+        f"its secrets are kept in {passwords_of(stack).path}" if stack.is_engineless else "its secrets are deleted, too"
     )
     progress(f"{stack.name} is deleted: no container, network or data volume is left; {kept}.")
     report_kept_backups(stack)
@@ -160,7 +157,7 @@ def hand_over(engine: Engine, *, approved: bool) -> list[str]:
     The data volumes are kept, and the engine uses them. An interrupted handover starts again from the beginning.
     """
     stack = engine.stack
-    if not is_engineless(stack):
+    if not stack.is_engineless:
         return []
     # Every network is created again, even if the settings still have it.
     containers.require_no_foreign_containers(stack.daemon, stack.name)

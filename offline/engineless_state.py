@@ -1,20 +1,14 @@
-"""Which stacks are deployed without the engine, and their generated secrets."""
+"""The generated secrets of the stacks that are deployed without the engine."""
 
 from offline.passwords import Passwords
-from operations.common.checkout import state_home
 from operations.common.stack import Stack
 from settings.names import key_of
 from settings.stack import NAMESPACE
 
 
-def is_engineless(stack: Stack) -> bool:
-    """Return whether this stack was last deployed without the engine."""
-    return passwords_of(stack).path.exists()
-
-
 def passwords_of(stack: Stack) -> Passwords:
     """Return the file with the generated secrets of an engine-less stack."""
-    return Passwords(state_home() / "rehearsal" / f"{stack.name}.json")
+    return Passwords(stack.engineless_secrets)
 
 
 def generated_secrets(stack: Stack) -> dict[str, str]:

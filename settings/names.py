@@ -5,6 +5,7 @@ by its name only.
 """
 
 import hashlib
+import os
 import re
 from typing import Literal, get_args
 
@@ -31,6 +32,11 @@ FILES_LABEL = "mlflow.files"
 """On a volume of files: a hash of the file names."""
 CONFIG_LABEL = "mlflow.config"
 """On a container that writes files and on a job: for each file that is not secret, a hash of its content."""
+
+
+def nothing_encrypts() -> bool:
+    """Return whether this process has no engine that could encrypt secrets: in a copy, or without the engine."""
+    return os.environ.get(REQUEST_ENGINELESS) == "1" or os.environ.get(COPY_VARIABLE) == IN_COPY
 
 
 def make_command(verb: str, stack: str) -> str:
@@ -101,6 +107,10 @@ GENERATOR = "random:index/randomPassword:RandomPassword"
 """Type of the resource that generates a value. `key_of` converts its name into the secret's key."""
 DATA_KEY = "mlflow:components:DataKey"
 """Type of the resource that keeps a data key in the state. It has the same name as the generator."""
+REQUEST_ENGINELESS = "ENGINELESS"
+"""Environment variable: 1 requests an engine-less deployment."""
+COPY_VARIABLE, IN_COPY = "COPY", "made"
+"""Environment variable, and its value where a plan runs in a copy of the checkout without secrets."""
 SAVES = "MLFLOW_SECRETS_ARE_SAVED"
 """Environment variable: the caller saves the generated secrets after the deployment, as `make up` does."""
 

@@ -1,6 +1,5 @@
 """Reading the settings of a stack file, with every problem at once."""
 
-import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 
@@ -17,16 +16,14 @@ def parse_settings(
     *,
     hidden: list[str] | None = None,
     stack: str = "dev",
-    may_be_clear: bool | None = None,
+    allow_plain_text: bool = False,
 ) -> StackConfig:
     """Validate `values`, the settings of `stack` without the prefix `mlflow:`, and return them.
 
     Raises `InvalidSettingsError` with all problems at once. The messages never repeat a value whose key is in
-    `hidden` or sounds like a secret. Outside dev, a plain text secret is a problem, unless `may_be_clear` is true.
-    By default it is true where Pulumi cannot encrypt: in a copy of the stack file and in an engine-less deployment.
+    `hidden` or sounds like a secret. Outside dev, a plain text secret is a problem, unless `allow_plain_text` is true,
+    where nothing can encrypt it: in a copy of the stack file and in an engine-less deployment.
     """
-    if may_be_clear is None:
-        may_be_clear = os.environ.get("ENGINELESS") == "1" or os.environ.get("COPY") == "made"
     given = {key: value for key, value in values.items() if key not in SECRET_KEYS}
     problems: list[str] = []
     broken: set[str] = set()
@@ -44,7 +41,7 @@ def parse_settings(
         for sections, words in contradictions(config)
         if not any(_names(path, words) for path in broken) and not {f"mlflow:{name}" for name in sections} & broken
     ]
-    if stack != DEV and not may_be_clear:
+    if stack != DEV and not allow_plain_text:
         problems += [_encrypt(key, stack) for key in _plain_text_secrets(values, hidden or [])]
     problems += [
         f"mlflow:{key}: must be {SECRET_PATTERN_DESCRIPTION}"

@@ -15,12 +15,15 @@ from ruamel.yaml.error import YAMLError
 from operations.common.checkout import ROOT, state_home
 from operations.common.console import StopError, progress
 from settings.errors import InvalidSettingsError
+from settings.names import nothing_encrypts
 from settings.parsing import parse_settings, settings_warnings
 from settings.stack import NAMESPACE, StackConfig
 
 if TYPE_CHECKING:
     from runtime.daemon import Daemon
 
+ENCRYPTION_KEYS = ("secretsprovider", "encryptionsalt", "encryptedkey")
+"""Keys of a stack file that belong to its passphrase or secrets provider. Another stack has its own."""
 TOP_KEYS = ("config", "secretsprovider", "encryptionsalt", "encryptedkey", "environment")
 NAMESPACES = (NAMESPACE, "docker", "random", "pulumi")
 """The namespaces that this program and its providers read."""
@@ -136,7 +139,7 @@ class Stack:
             values[section] = {**(values.get(section) or {}), **keys}
         try:
             return parse_settings(
-                values, hidden=hidden, stack=self.name, may_be_clear=True if self.is_engineless else None
+                values, hidden=hidden, stack=self.name, allow_plain_text=self.is_engineless or nothing_encrypts()
             )
         except InvalidSettingsError as error:
             raise StopError(f"{self.path.name}: {error}") from None
@@ -148,9 +151,14 @@ class Stack:
         return values, [key for key, value in values.items() if _has_secret(value)]
 
     @property
+    def engineless_secrets(self) -> Path:
+        """Path of the generated secrets of an engine-less deployment. Version 0.1.0 named the folder."""
+        return state_home() / "rehearsal" / f"{self.name}.json"
+
+    @property
     def is_engineless(self) -> bool:
         """Whether it was last deployed without the engine. Only the engine encrypts secrets."""
-        return (state_home() / "rehearsal" / f"{self.name}.json").exists()
+        return self.engineless_secrets.exists()
 
     @property
     def warnings(self) -> list[str]:

@@ -17,18 +17,16 @@ from ruamel.yaml import YAML
 
 from operations.common.checkout import ROOT
 from operations.common.console import StopError, output
-from operations.common.stack import Stack
+from operations.common.stack import ENCRYPTION_KEYS, Stack
 from operations.engine.cli import require_cli
+from settings.names import IN_COPY
 from settings.secrets import GENERATED_KEYS
 from settings.stack import NAMESPACE
 
 FOLDERS = ("assets", "components", "mlflow", "offline", "operations", "policy", "preconditions", "runtime", "settings")
 FILES = ("Pulumi.yaml", "__main__.py")
 """All files that a plan reads. Other files of a checkout may be gigabytes of images, or contain secrets."""
-ENCRYPTION = ("secretsprovider", "encryptionsalt", "encryptedkey")
 PLACEHOLDER_SECRET = "a-secret-of-the-copy"  # noqa: S105 - a placeholder
-IN_COPY = "made"
-"""Value of `COPY` inside the copy."""
 
 
 def preview(stack: Stack) -> None:
@@ -53,7 +51,7 @@ def without_secrets(document: dict[str, Any]) -> dict[str, Any]:
     """Return a stack file without the secrets that can be generated, and with a placeholder for every other secret."""
     generated = {f"{NAMESPACE}:{key}" for key in GENERATED_KEYS}
     config = {key: value for key, value in (document.get("config") or {}).items() if key not in generated}
-    kept = {key: value for key, value in document.items() if key not in ENCRYPTION}
+    kept = {key: value for key, value in document.items() if key not in ENCRYPTION_KEYS}
     return {**kept, "config": _without_secrets(config)}
 
 

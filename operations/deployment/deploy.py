@@ -3,7 +3,7 @@
 import re
 import time
 
-from offline import engineless, engineless_state
+from offline import engineless
 from operations.common.checkout import ROOT, require_line_ends
 from operations.common.console import StopError, output, progress
 from operations.common.stack import Stack
@@ -60,7 +60,7 @@ def _deploy(stack: Stack) -> None:
         return
     new = engine.select()
     approved = approval(stack, "deploy", engine)
-    was_engineless = engineless_state.is_engineless(stack)
+    was_engineless = stack.is_engineless
     handed_over = engineless.hand_over(engine, approved=bool(approved))
     if was_engineless:
         # Approved already, after the plan was shown. Refusing a second question would leave the stack down.

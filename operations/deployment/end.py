@@ -1,6 +1,6 @@
 """`make down` and `make destroy`."""
 
-from offline import engineless, engineless_state
+from offline import engineless
 from operations.common.console import StopError, progress, require_confirmation
 from operations.common.stack import Stack
 from operations.deployment.engine_for import approval, data_volumes, engine_for_removal, kept_volumes, leftovers
@@ -14,7 +14,7 @@ def down(stack: Stack) -> None:
     stack.report_other_checkout()
     containers.require_no_restore(stack.daemon, stack.name)
     containers.require_no_foreign_containers(stack.daemon, stack.name)
-    if engineless_state.is_engineless(stack):
+    if stack.is_engineless:
         engineless.down(stack)
         return
     engine = engine_for_removal(stack)
@@ -42,7 +42,7 @@ def destroy(stack: Stack) -> None:
     stack.report_other_checkout()
     containers.require_no_restore(stack.daemon, stack.name)
     containers.require_no_foreign_containers(stack.daemon, stack.name)
-    if engineless_state.is_engineless(stack):
+    if stack.is_engineless:
         engineless.destroy(stack)
         return
     doomed = ", ".join(data_volumes(stack)) or "no data volume"

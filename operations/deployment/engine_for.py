@@ -2,7 +2,6 @@
 
 import os
 
-from offline import engineless_state
 from operations.common.console import StopError, interactive, make, progress
 from operations.common.stack import Stack
 from operations.engine.cli import NoEngineError
@@ -22,7 +21,7 @@ def engine_of(stack: Stack, *, install: bool = True) -> Engine:
     try:
         return Engine(stack, install=install)
     except NoEngineError:
-        if engineless_state.is_engineless(stack):
+        if stack.is_engineless:
             raise StopError(
                 f"{stack.name} was deployed without the engine, so it has no plan and no state\n"
                 "  every make command works except preview, drift, env and scrape: "

@@ -10,14 +10,12 @@ from ruamel.yaml.comments import CommentedMap
 
 from operations.common.checkout import ROOT
 from operations.common.console import StopError, output, progress
-from operations.common.stack import NAME_PATTERN, NAME_RULE, Stack
+from operations.common.stack import ENCRYPTION_KEYS, NAME_PATTERN, NAME_RULE, Stack
 from settings.secrets import SECRET_KEYS
 from settings.stack import DEV, NAMESPACE
 
 FIRST_PORT, LAST_PORT = 5000, 65535
 LOWEST_PORT = 1024
-ENCRYPTION_KEYS = ("secretsprovider", "encryptionsalt", "encryptedkey")
-"""Keys of a stack file that belong to its passphrase or secrets provider. Another stack has its own."""
 
 
 def init(name: str) -> None:

@@ -9,6 +9,7 @@ from operations.deployment.engine_for import engine_of
 from operations.deployment.policy import policy_options
 from operations.engine.plan import Plan
 from operations.host import containers
+from settings.names import IN_COPY
 
 
 def preview(stack: Stack) -> None:
@@ -60,7 +61,7 @@ def _plan(stack: Stack, *options: str, ruled: bool = True) -> Plan | None:
     try:
         settings = stack.settings
         engine = engine_of(stack)
-        if os.environ.get("COPY") == copy_preview.IN_COPY:
+        if os.environ.get("COPY") == IN_COPY:
             engine.select()
         elif not engine.has_stack():
             return None

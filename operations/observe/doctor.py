@@ -1,6 +1,5 @@
 """`make doctor`."""
 
-from offline import engineless_state
 from operations.common.console import StopError, output
 from operations.common.stack import Stack
 from operations.engine.backend import chosen_backend
@@ -15,13 +14,13 @@ def doctor(stack: Stack) -> None:
     """Check the settings, then Docker, the host and the deployment; report problems and what to type."""
     cli = find_cli()
     output(f"pulumi: {cli or 'not installed; make up installs it into this checkout if it can be downloaded'}")
-    if engineless_state.is_engineless(stack):
+    if stack.is_engineless:
         output(f"backend: none, {stack.name} was deployed without the engine")
     else:
         output(f"backend: {chosen_backend() or 'local, in your home directory'}")
     # Each check makes sense only if those before it found no problem.
     stack.settings  # noqa: B018 - raises
-    if cli and not engineless_state.is_engineless(stack):
+    if cli and not stack.is_engineless:
         # Checks the backend and the passphrase.
         Engine(stack, install=False).has_stack()
     docker_daemon.require_running_docker(stack)

@@ -35,8 +35,8 @@ def check_ingress(stack: Stack) -> Findings:
         check_existing_traefik(stack, found)
     if problem := resolution_problem(stack):
         found.problems.append(problem)
-    for door in _listeners(stack):
-        _check_listener(stack, found, door)
+    for listener in _listeners(stack):
+        _check_listener(stack, found, listener)
     return found
 
 
@@ -46,8 +46,8 @@ def require_authentication(stack: Stack) -> None:
     Called at the end of `up`. An endpoint that does not answer yet is no security problem.
     """
     route = stack.settings.route
-    for door in _listeners(stack):
-        status = _wait_for_route(door, stack.settings.hostname or "")
+    for listener in _listeners(stack):
+        status = _wait_for_route(listener, stack.settings.hostname or "")
         if status in NO_ROUTE:
             progress(
                 f"warning: Traefik does not route {route.url} yet (HTTP {status})\n"
@@ -59,13 +59,13 @@ def require_authentication(stack: Stack) -> None:
             raise StopError(f"{route.url}: {problem}\n  the deployment is running, but not protected as configured")
 
 
-def _wait_for_route(door: "Listener", hostname: str) -> int:
+def _wait_for_route(listener: "Listener", hostname: str) -> int:
     """Return the HTTP status without credentials once there is a route; 404 or 503 if there is none in time."""
     status: int = http.HTTPStatus.SERVICE_UNAVAILABLE
     deadline = time.monotonic() + ROUTED_SECONDS
     while time.monotonic() < deadline:
         try:
-            if (status := _status(door, hostname)) not in NO_ROUTE:
+            if (status := _status(listener, hostname)) not in NO_ROUTE:
                 return status
         except (OSError, http.client.HTTPException):
             pass
@@ -90,29 +90,29 @@ def _listeners(stack: Stack) -> list[Listener]:
     if settings.mode == "bundled":
         address = "127.0.0.1" if settings.bind_address == "0.0.0.0" else settings.bind_address  # noqa: S104
         return [Listener(address, settings.https_port, tls=True)]
-    doors = []
+    listeners = []
     for proxy in filter(is_traefik, attached_containers(daemon, settings.network)):
         listening = entry_point(static_configuration(daemon, proxy), settings.entry_point).get("address", ":443")
         port = re.search(r":(\d+)(/|$)", listening)
         if port and (found := address_of(proxy, settings.network)):
-            doors.append(Listener(found, int(port[1]), settings.tls))
-    return doors
+            listeners.append(Listener(found, int(port[1]), settings.tls))
+    return listeners
 
 
 # --- requests to the endpoint --------------------------------------------------------------------------------------
 
 
-def _check_listener(stack: Stack, found: Findings, door: Listener) -> None:
+def _check_listener(stack: Stack, found: Findings, listener: Listener) -> None:
     """Send a request without credentials to an address, and check the answer and the certificate."""
     settings = stack.settings
     hostname = settings.hostname or ""
     try:
-        status = _status(door, hostname)
+        status = _status(listener, hostname)
         for_a_trial = settings.traefik.mode == "bundled" and settings.traefik.certificate == "selfSigned"
-        if door.tls and not for_a_trial:
-            found.problems += _certificate_problems(door, hostname)
+        if listener.tls and not for_a_trial:
+            found.problems += _certificate_problems(listener, hostname)
     except (OSError, http.client.HTTPException) as error:
-        words = f"{settings.route.url} does not answer at {door.address}:{door.port}: {error}"
+        words = f"{settings.route.url} does not answer at {listener.address}:{listener.port}: {error}"
         # Some Docker installations do not route container addresses from the host, so this may be no problem.
         (found.problems if settings.traefik.mode == "bundled" else found.notes).append(words)
         return
@@ -120,10 +120,10 @@ def _check_listener(stack: Stack, found: Findings, door: Listener) -> None:
         found.problems.append(f"{settings.route.url}: {problem}")
 
 
-def _status(door: Listener, hostname: str) -> int:
-    with socket.create_connection((door.address, door.port), timeout=TIMEOUT_SECONDS) as plain:
+def _status(listener: Listener, hostname: str) -> int:
+    with socket.create_connection((listener.address, listener.port), timeout=TIMEOUT_SECONDS) as plain:
         context = ssl._create_unverified_context()  # noqa: S323, SLF001 - checked separately, below
-        wrapped = context.wrap_socket(plain, server_hostname=hostname) if door.tls else plain
+        wrapped = context.wrap_socket(plain, server_hostname=hostname) if listener.tls else plain
         with wrapped as connection:
             request = f"GET {READINESS_PATH} HTTP/1.1\r\nHost: {hostname}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
             connection.sendall(request.encode())
@@ -154,11 +154,11 @@ def authentication_problem(route: Route, status: int, stack: str) -> str | None:
     return f"a request without credentials gets HTTP {status}, expected {wanted}; see Traefik's log"
 
 
-def _certificate_problems(door: Listener, hostname: str) -> list[str]:
+def _certificate_problems(listener: Listener, hostname: str) -> list[str]:
     """Return the problems that a client with this host's trusted authorities has with the certificate."""
     try:
         with (
-            socket.create_connection((door.address, door.port), timeout=TIMEOUT_SECONDS) as plain,
+            socket.create_connection((listener.address, listener.port), timeout=TIMEOUT_SECONDS) as plain,
             ssl.create_default_context().wrap_socket(plain, server_hostname=hostname) as connection,
         ):
             certificate = connection.getpeercert() or {}

@@ -44,7 +44,7 @@ def _require_credential(stack: Stack, key: str, setting: str) -> str:
 
 def scrape(stack: Stack) -> None:
     """Print the scrape configuration for your own Prometheus, as a file for its `scrape_config_files`."""
-    if engineless_state.is_engineless(stack):
+    if stack.is_engineless:
         raise StopError(
             f"{stack.name} was deployed without the engine, so it has no state\n  use mlflow:monitoring.mode: bundled"
         )
@@ -77,7 +77,7 @@ def credential(stack: Stack, key: str) -> str | None:
 
     Raises `StopError` if it cannot be read. The stack file is read first, because that needs only the passphrase.
     """
-    if engineless_state.is_engineless(stack):
+    if stack.is_engineless:
         return engineless_state.credentials(stack).get(key)
     if isinstance(clear := stack.values.get(f"{NAMESPACE}:{key}"), str):
         # Plain text is allowed in dev, with a warning.

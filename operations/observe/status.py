@@ -8,7 +8,6 @@ from typing import Any
 
 from docker.errors import NotFound
 
-from offline import engineless_state
 from operations.common.console import StopError, format_bytes, output
 from operations.common.stack import Stack
 from operations.data import backup_status
@@ -81,7 +80,7 @@ def describe(stack: Stack) -> dict[str, Any]:
     return {
         "stack": stack.name,
         "host": stack.daemon.host,
-        "engineless": engineless_state.is_engineless(stack),
+        "engineless": stack.is_engineless,
         "url": route.url,
         "authentication": route.authentication,
         "endpoints": [{"url": url, "authentication": authentication} for url, authentication in route.endpoints],

@@ -1044,7 +1044,7 @@ def test_an_engineless_deployment_is_refused_beside_foreign_containers_or_data(
     monkeypatch.setattr(Stack, "daemon", property(lambda _: SimpleNamespace(volumes=lambda: volumes)))
     with pytest.raises(StopError, match=words):
         engineless.up(stack, "no engine")
-    assert not engineless_state.is_engineless(stack)
+    assert not stack.is_engineless
 
 
 class Engineless:
@@ -1301,7 +1301,7 @@ def test_an_engineless_deployment_is_kept_when_foreign_containers_use_it(
     monkeypatch.setattr(Stack, "daemon", property(lambda _: daemon))
     with pytest.raises(StopError, match="docker network disconnect mlflow-dev-edge jupyter"):
         engineless.hand_over(Engineless(stack, {}), approved=True)  # type: ignore[arg-type]
-    assert (done, engineless_state.is_engineless(stack)) == ([], True)
+    assert (done, stack.is_engineless) == ([], True)
 
 
 def engineless_stack_with(stack: Stack, monkeypatch: pytest.MonkeyPatch, *passwords: str) -> list[str]:
@@ -1325,7 +1325,7 @@ def test_a_secret_in_the_stack_file_is_handed_over_unchanged(
     told = [] if known == "mine" else ["cryptoKekPassphrase"]
     assert engineless.hand_over(host, approved=True) == told  # type: ignore[arg-type]
     assert host.written == []
-    assert not engineless_state.is_engineless(stack)
+    assert not stack.is_engineless
 
 
 def test_the_engine_takes_over_only_after_an_approval(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1334,10 +1334,10 @@ def test_the_engine_takes_over_only_after_an_approval(stack: Stack, monkeypatch:
     host = Engineless(stack, {})
     with pytest.raises(StopError, match="nothing was changed"):
         engineless.hand_over(host, approved=False)  # type: ignore[arg-type]
-    assert (done, host.written, engineless_state.is_engineless(stack)) == ([], [], True)
+    assert (done, host.written, stack.is_engineless) == ([], [], True)
     monkeypatch.setattr(engineless, "confirmed", lambda _: True)
     engineless.hand_over(host, approved=False)  # type: ignore[arg-type]
-    assert (done, engineless_state.is_engineless(stack)) == (["pruned"], False)
+    assert (done, stack.is_engineless) == (["pruned"], False)
 
 
 @pytest.mark.parametrize(("passwords", "kept"), [(["postgres-password"], False), (["backup-password"], True)])
@@ -1347,7 +1347,7 @@ def test_destroying_an_engineless_deployment_keeps_the_backup_password(
     assert engineless_stack_with(stack, monkeypatch, *passwords) == []
     monkeypatch.setenv("CONFIRM", stack.name)
     engineless.destroy(stack)
-    assert engineless_state.is_engineless(stack) == kept
+    assert stack.is_engineless == kept
 
 
 # --- images from an archive ----------------------------------------------------------------------------------------

@@ -264,7 +264,7 @@ HIDDEN = (
 @dataclass(frozen=True)
 class Edge:
     deployment: Deployment
-    door: Listener
+    listener: Listener
     network: str
     """The network of Traefik and the single sign-on."""
 
@@ -277,7 +277,7 @@ class Edge:
 
     def opened(self) -> None:
         """Wait until Traefik routes to the server, which depends on Docker's health check or on that of Traefik."""
-        until(lambda: self.door.ask("/health").status not in (404, 503))
+        until(lambda: self.listener.ask("/health").status not in (404, 503))
 
     @property
     def password(self) -> str:
@@ -290,12 +290,12 @@ def asked_to_log_in(answer: Answer) -> bool:
 
 def let_in(edge: Edge, **headers: str) -> None:
     """Check that a client with these headers gets the web interface, and can write as a browser does."""
-    page = edge.door.ask("/", **PAGE, **headers)
+    page = edge.listener.ask("/", **PAGE, **headers)
     assert page.status == 200
     assert b"<title>MLflow</title>" in page.body
     # A browser sends the origin with requests to the same origin, too.
     origin = {"Origin": edge.deployment.make("url").stdout.strip(), "Content-Type": "application/json"}
-    made = edge.door.ask(
+    made = edge.listener.ask(
         "/ajax-api/2.0/mlflow/experiments/create",
         "POST",
         f'{{"name": "{time.monotonic_ns()}"}}'.encode(),
@@ -305,49 +305,49 @@ def let_in(edge: Edge, **headers: str) -> None:
     assert made.status == 200, made.body
 
 
-def nobody_is_redirected(door: Listener, **headers: str) -> None:
+def nobody_is_redirected(listener: Listener, **headers: str) -> None:
     """Check that every request but one for a page gets 401, whatever it accepts."""
     for method, path in SCRIPTS:
         for accept in ("*/*", "application/json", PAGE["Accept"]):
-            answer = door.ask(path, method, b"{}" if method != "GET" else None, Accept=accept, **headers)
+            answer = listener.ask(path, method, b"{}" if method != "GET" else None, Accept=accept, **headers)
             assert answer.status == 401, (method, path, accept, answer.status)
 
 
-def fails_at_the_first_call(door: Listener, **environment: str) -> None:
-    done = door.client(CLIENT_DAY, "1", **environment)
+def fails_at_the_first_call(listener: Listener, **environment: str) -> None:
+    done = listener.client(CLIENT_DAY, "1", **environment)
     assert done.returncode != 0
     assert "401" in done.stderr
     assert ": " not in done.stdout, f"a step succeeded: {done.stdout}"
 
 
-def logs_a_run(door: Listener, user: str, password: str) -> None:
-    done = door.client(CLIENT_DAY, "20", MLFLOW_TRACKING_USERNAME=user, MLFLOW_TRACKING_PASSWORD=password)
+def logs_a_run(listener: Listener, user: str, password: str) -> None:
+    done = listener.client(CLIENT_DAY, "20", MLFLOW_TRACKING_USERNAME=user, MLFLOW_TRACKING_PASSWORD=password)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def nothing_hidden_is_shown(edge: Edge, **headers: str) -> None:
     for path in HIDDEN:
-        assert edge.door.ask(path, **headers).status == 404, path
+        assert edge.listener.ask(path, **headers).status == 404, path
 
 
 def users_of_its_own(edge: Edge) -> None:
-    door, password = edge.door, edge.password
+    listener, password = edge.listener, edge.password
     for method, path in SCRIPTS[:4]:
-        answer = door.ask(path, method, b"{}" if method != "GET" else None)
+        answer = listener.ask(path, method, b"{}" if method != "GET" else None)
         assert answer.status == 401, path
         assert answer.headers["WWW-Authenticate"].startswith("Basic")
-    assert door.ask(SEARCH, **basic("admin", "wrong")).status == 401
-    logs_a_run(door, "admin", password)
+    assert listener.ask(SEARCH, **basic("admin", "wrong")).status == 401
+    logs_a_run(listener, "admin", password)
     # Another user, with fewer permissions.
     as_admin = basic("admin", password) | {"Content-Type": "application/json"}
     user = f"bob{time.monotonic_ns()}"
     body = f'{{"username": "{user}", "password": "bob-secret-password"}}'.encode()
-    made = door.ask("/api/2.0/mlflow/users/create", "POST", body, **as_admin)
+    made = listener.ask("/api/2.0/mlflow/users/create", "POST", body, **as_admin)
     assert made.status == 200, made.body
-    assert door.ask(SEARCH, **basic(user, "bob-secret-password")).status == 200
+    assert listener.ask(SEARCH, **basic(user, "bob-secret-password")).status == 200
     delete = b'{"experiment_id": "0"}'
     bob = basic(user, "bob-secret-password") | {"Content-Type": "application/json"}
-    assert door.ask("/api/2.0/mlflow/experiments/delete", "POST", delete, **bob).status == 403
+    assert listener.ask("/api/2.0/mlflow/experiments/delete", "POST", delete, **bob).status == 403
     # Each worker hashes a correct password once and then caches it. A wrong password is always hashed.
     right = cpu_seconds_of(edge, 200, **bob)
     wrong = cpu_seconds_of(edge, 401, **basic(user, "another-password"))
@@ -363,5 +363,5 @@ def cpu_seconds_of(edge: Edge, status: int, **headers: str) -> float:
 
     before = used()
     for _ in range(10):
-        assert edge.door.ask(SEARCH, **headers).status == status
+        assert edge.listener.ask(SEARCH, **headers).status == status
     return used() - before

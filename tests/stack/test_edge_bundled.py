@@ -62,19 +62,19 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
 
 
 def test_the_bundled_traefik_requires_the_generated_password(bundled: Edge) -> None:
-    door, password = bundled.door, bundled.password
+    listener, password = bundled.listener, bundled.password
     for headers in ({}, PAGE, COOKIE, basic("mlflow", "wrong"), basic("admin", password)):
-        answer = door.ask("/", **headers)
+        answer = listener.ask("/", **headers)
         assert answer.status == 401
         assert answer.headers["WWW-Authenticate"] == 'Basic realm="MLflow"'
     mine = basic("mlflow", password)
-    assert door.ask("/", **PAGE, **mine).status == 200
-    assert bundled.deployment.make("url").stdout.strip() == door.url
-    origin = {"Origin": door.url, "Content-Type": "application/json"}
+    assert listener.ask("/", **PAGE, **mine).status == 200
+    assert bundled.deployment.make("url").stdout.strip() == listener.url
+    origin = {"Origin": listener.url, "Content-Type": "application/json"}
     search = "/ajax-api/2.0/mlflow/experiments/search"
-    assert door.ask(search, "POST", b'{"max_results": 1}', **origin, **mine).status == 200
-    fails_at_the_first_call(door)
-    logs_a_run(door, "mlflow", password)
+    assert listener.ask(search, "POST", b'{"max_results": 1}', **origin, **mine).status == 200
+    fails_at_the_first_call(listener)
+    logs_a_run(listener, "mlflow", password)
     nothing_hidden_is_shown(bundled, **mine)
 
 
@@ -85,7 +85,7 @@ def test_the_bundled_traefik_is_hardened_and_exposes_no_dashboard(bundled: Edge)
     assert not any("docker.sock" in mount["Source"] for mount in found["Mounts"])
     mine = basic("mlflow", bundled.password)
     for path in ("/dashboard/", "/api/rawdata", "/ping"):
-        assert bundled.door.ask(path, **mine, Host="traefik").status == 404
+        assert bundled.listener.ask(path, **mine, Host="traefik").status == 404
     networks = [*found["NetworkSettings"]["Networks"]]
     assert networks == [bundled.deployment.name("edge")]
     targets = [f"{bundled.deployment.name('traefik')}:{port}" for port in (8000, 8443, 8080, 8082, 80)]
@@ -95,14 +95,14 @@ def test_the_bundled_traefik_is_hardened_and_exposes_no_dashboard(bundled: Edge)
 
 def test_the_bundled_traefik_compresses_scripts_and_secures_pages(bundled: Edge) -> None:
     mine = basic("mlflow", bundled.password)
-    page = bundled.door.ask("/", **PAGE, **mine)
+    page = bundled.listener.ask("/", **PAGE, **mine)
     assert page.headers["Strict-Transport-Security"] == "max-age=31536000"
     assert page.headers["X-Frame-Options"] == "SAMEORIGIN"
     script = re.search(rb'src="(?:\./|/)?(static-files/[^"]*main[^"]*\.js)"', page.body)
     assert script, page.body
     path = f"/{script[1].decode()}"
-    plain = bundled.door.ask(path, **mine)
-    packed = bundled.door.ask(path, **mine, **{"Accept-Encoding": "gzip"})
+    plain = bundled.listener.ask(path, **mine)
+    packed = bundled.listener.ask(path, **mine, **{"Accept-Encoding": "gzip"})
     assert packed.headers["Content-Encoding"] == "gzip"
     assert len(packed.body) < len(plain.body) / 2
 
@@ -113,7 +113,7 @@ def test_plain_http_is_redirected_to_https(bundled: Edge) -> None:
     connection.request("GET", "/x?y=z", headers={"Host": HOSTNAME})
     answer = connection.getresponse()
     connection.close()
-    assert (answer.status, answer.headers["Location"]) == (301, f"{bundled.door.url}/x?y=z")
+    assert (answer.status, answer.headers["Location"]) == (301, f"{bundled.listener.url}/x?y=z")
 
 
 @pytest.mark.long
@@ -121,8 +121,8 @@ def test_an_upload_of_more_than_a_minute_arrives(bundled: Edge) -> None:
     mine = basic("mlflow", bundled.password)
     content = os.urandom(1 << 20)
     path = "/api/2.0/mlflow-artifacts/artifacts/slow/artifact.bin"
-    assert bundled.door.ask(path, "PUT", content, 63, **mine).status == 200
-    assert bundled.door.ask(path, **mine).body == content
+    assert bundled.listener.ask(path, "PUT", content, 63, **mine).status == 200
+    assert bundled.listener.ask(path, **mine).body == content
 
 
 def test_the_bundled_traefik_drops_identity_headers_of_a_client(bundled: Edge) -> None:
@@ -147,11 +147,11 @@ def until_told(edge: Edge, mine: dict[str, str]) -> dict[str, str]:
     claimed = {"Remote-User": "evil", "Remote_User": "evil", "rEmOtE_gRoUpS": "admins", "X-Control": "here"} | COOKIE
 
     def tells() -> bool:
-        answer = edge.door.ask("/", **claimed, **mine)
+        answer = edge.listener.ask("/", **claimed, **mine)
         return answer.status == 200 and b"x-control" in answer.body.lower()
 
     until(tells)
-    return reached(edge.door.ask("/", **claimed, **mine))
+    return reached(edge.listener.ask("/", **claimed, **mine))
 
 
 def test_the_bundled_traefik_routes_only_to_a_healthy_server(bundled: Edge) -> None:
@@ -159,10 +159,10 @@ def test_the_bundled_traefik_routes_only_to_a_healthy_server(bundled: Edge) -> N
     postgres = bundled.deployment.name("postgres")
     bundled.deployment.api.pause(postgres)
     try:
-        until(lambda: bundled.door.ask("/", **PAGE, **mine).status == 503, 60)
+        until(lambda: bundled.listener.ask("/", **PAGE, **mine).status == 503, 60)
     finally:
         bundled.deployment.api.unpause(postgres)
-    until(lambda: bundled.door.ask("/", **PAGE, **mine).status == 200, 60)
+    until(lambda: bundled.listener.ask("/", **PAGE, **mine).status == 200, 60)
 
 
 @pytest.mark.engine
@@ -179,20 +179,20 @@ def test_the_bundled_traefik_uses_single_sign_on(bundled: Edge) -> None:
             "forwardAuthNetwork": bundled.network,
         }
         bundled.change("singleSignOn", **sso)
-        door = bundled.door
-        assert asked_to_log_in(door.ask("/", **PAGE))
+        listener = bundled.listener
+        assert asked_to_log_in(listener.ask("/", **PAGE))
         let_in(bundled, **COOKIE)
-        nobody_is_redirected(door)
-        assert door.ask("/", **PAGE, **basic("alice", "wrong")).status == 401
-        fails_at_the_first_call(door)
-        logs_a_run(door, "alice", "alice-secret-password")
+        nobody_is_redirected(listener)
+        assert listener.ask("/", **PAGE, **basic("alice", "wrong")).status == 401
+        fails_at_the_first_call(listener)
+        logs_a_run(listener, "alice", "alice-secret-password")
         nothing_hidden_is_shown(bundled, **COOKIE)
         bundled.change("singleSignOnAndPassword", **sso)
-        assert asked_to_log_in(door.ask("/", **PAGE))
+        assert asked_to_log_in(listener.ask("/", **PAGE))
         let_in(bundled, **COOKIE)
-        nobody_is_redirected(door)
-        assert door.ask(SEARCH, **ALICE).status == 401
-        logs_a_run(door, "mlflow", bundled.password)
+        nobody_is_redirected(listener)
+        assert listener.ask(SEARCH, **ALICE).status == 401
+        logs_a_run(listener, "mlflow", bundled.password)
 
 
 @pytest.mark.long
@@ -203,13 +203,13 @@ def test_mlflow_users_authenticate_behind_the_bundled_traefik(bundled: Edge) -> 
     bundled.deployment.set("adminPassword", "another-password-of-the-admin")
     bundled.deployment.make("up")
     bundled.opened()
-    assert bundled.door.ask(SEARCH, **basic("admin", old)).status == 401
-    assert bundled.door.ask(SEARCH, **basic("admin", "another-password-of-the-admin")).status == 200
+    assert bundled.listener.ask(SEARCH, **basic("admin", old)).status == 401
+    assert bundled.listener.ask(SEARCH, **basic("admin", "another-password-of-the-admin")).status == 200
     # An unreachable database stops the routing, although the server still answers 401 without credentials.
     postgres = bundled.deployment.name("postgres")
     bundled.deployment.api.pause(postgres)
     try:
-        until(lambda: bundled.door.ask("/").status == 503, 60)
+        until(lambda: bundled.listener.ask("/").status == 503, 60)
     finally:
         bundled.deployment.api.unpause(postgres)
     bundled.opened()
@@ -240,7 +240,7 @@ def test_the_bundled_traefik_serves_a_configured_certificate(bundled: Edge, tmp_
     bundled.change("password", **bundled_settings(bundled), certificate="own")
     context = ssl.create_default_context(cafile=str(certificate))
     with (
-        socket.create_connection(("127.0.0.1", bundled.door.port)) as plain,
+        socket.create_connection(("127.0.0.1", bundled.listener.port)) as plain,
         context.wrap_socket(plain, server_hostname=HOSTNAME) as secured,
     ):
         assert secured.version() == "TLSv1.3"

@@ -53,11 +53,11 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     deployment.api.create_network(network)
     try:
         with (
-            operators_traefik(deployment, network) as door,
+            operators_traefik(deployment, network) as listener,
             single_sign_on(deployment, network),
         ):
             deployment.make("up")
-            edge = Edge(deployment, door, network)
+            edge = Edge(deployment, listener, network)
             edge.opened()
             yield edge
     finally:
@@ -66,24 +66,24 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
 
 
 def test_a_browser_is_redirected_to_the_login_page_and_then_admitted(proxied: Edge) -> None:
-    assert asked_to_log_in(proxied.door.ask("/", **PAGE))
+    assert asked_to_log_in(proxied.listener.ask("/", **PAGE))
     let_in(proxied, **COOKIE)
-    assert proxied.door.ask("/", **PAGE, **basic("alice", "wrong")).status == 401
+    assert proxied.listener.ask("/", **PAGE, **basic("alice", "wrong")).status == 401
 
 
 def test_requests_other_than_pages_get_401_instead_of_the_login_page(proxied: Edge) -> None:
-    nobody_is_redirected(proxied.door)
+    nobody_is_redirected(proxied.listener)
     # A POST, and a request that does not accept HTML, must not be redirected either.
-    assert proxied.door.ask("/", "POST", b"", **PAGE).status == 401
-    assert proxied.door.ask("/").status == 401
+    assert proxied.listener.ask("/", "POST", b"", **PAGE).status == 401
+    assert proxied.listener.ask("/").status == 401
 
 
 def test_a_client_needs_the_credentials_of_the_single_sign_on(
     proxied: Edge,
 ) -> None:
-    fails_at_the_first_call(proxied.door)
-    fails_at_the_first_call(proxied.door, MLFLOW_TRACKING_TOKEN="nonsense")
-    logs_a_run(proxied.door, "alice", "alice-secret-password")
+    fails_at_the_first_call(proxied.listener)
+    fails_at_the_first_call(proxied.listener, MLFLOW_TRACKING_TOKEN="nonsense")
+    logs_a_run(proxied.listener, "alice", "alice-secret-password")
     assert "user and password of your single sign-on" in proxied.deployment.make("client").stdout
     assert "has no generated password" in refused(proxied.deployment, "password")
 
@@ -98,7 +98,7 @@ def test_metrics_and_the_assistant_are_not_reachable_through_traefik(proxied: Ed
 def test_identity_headers_of_a_client_do_not_reach_the_server(proxied: Edge) -> None:
     claimed = {"Remote-User": "evil", "Remote_User": "evil", "rEmOtE_gRoUpS": "admins", "Remote-Email": "e@evil"}
     secrets = COOKIE | basic("alice", "alice-secret-password")
-    found = reached(proxied.door.ask("/", Host="echo.example.com", **{"X-Control": "here"}, **claimed, **secrets))
+    found = reached(proxied.listener.ask("/", Host="echo.example.com", **{"X-Control": "here"}, **claimed, **secrets))
     assert found["x-control"] == "here"
     assert not {"authorization", "cookie"} & set(found)
     assert not [name for name in found if name.startswith(("remote-", "remote_"))]
@@ -109,10 +109,10 @@ def test_an_existing_traefik_does_not_route_to_an_unhealthy_server(proxied: Edge
     postgres = proxied.deployment.name("postgres")
     proxied.deployment.api.pause(postgres)
     try:
-        until(lambda: proxied.door.ask("/", **PAGE, **COOKIE).status == 404, 60)
+        until(lambda: proxied.listener.ask("/", **PAGE, **COOKIE).status == 404, 60)
     finally:
         proxied.deployment.api.unpause(postgres)
-    until(lambda: proxied.door.ask("/", **PAGE, **COOKIE).status == 200, 60)
+    until(lambda: proxied.listener.ask("/", **PAGE, **COOKIE).status == 200, 60)
 
 
 @pytest.mark.long
@@ -180,26 +180,26 @@ def without_asking(edge: Edge) -> Iterator[None]:
     )["Id"]
     deployment.api.start(container)
     try:
-        until(lambda: edge.door.ask(SEARCH).status == 200)
+        until(lambda: edge.listener.ask(SEARCH).status == 200)
         yield
     finally:
         deployment.api.remove_container(container, force=True)
-    until(lambda: edge.door.ask(SEARCH).status == 401)
+    until(lambda: edge.listener.ask(SEARCH).status == 401)
 
 
 @pytest.mark.long
 def test_a_single_sign_on_that_always_redirects_loses_no_artifact(proxied: Edge) -> None:
     proxied.change("singleSignOn", **existing(proxied, "rude@docker"), singleSignOn="rude@docker")
-    assert asked_to_log_in(proxied.door.ask("/", **PAGE))
-    nobody_is_redirected(proxied.door)
-    fails_at_the_first_call(proxied.door)
+    assert asked_to_log_in(proxied.listener.ask("/", **PAGE))
+    nobody_is_redirected(proxied.listener)
+    fails_at_the_first_call(proxied.listener)
     # The same with a redirecting middleware although mlflow:authentication is anonymous.
     proxied.deployment.set("authentication", "anonymous")
     proxied.deployment.set("traefik", existing(proxied, "authelia@docker"))
     proxied.deployment.make("up")
-    until(lambda: proxied.door.ask(SEARCH).status == 401)
-    nobody_is_redirected(proxied.door)
-    fails_at_the_first_call(proxied.door)
+    until(lambda: proxied.listener.ask(SEARCH).status == 401)
+    nobody_is_redirected(proxied.listener)
+    fails_at_the_first_call(proxied.listener)
 
 
 @pytest.mark.engine
@@ -207,7 +207,7 @@ def test_a_second_plan_with_empty_and_secret_labels_is_empty(proxied: Edge) -> N
     proxied.change("password", **existing(proxied, "secureHeaders@docker"))
     proxied.deployment.pulumi("preview", "--expect-no-changes")
     proxied.deployment.pulumi("preview", "--expect-no-changes", "--refresh")
-    assert proxied.door.ask("/", **PAGE).status == 401
+    assert proxied.listener.ask("/", **PAGE).status == 401
     let_in(proxied, **basic("mlflow", proxied.password))
 
 
@@ -217,7 +217,7 @@ def test_a_route_with_a_missing_middleware_answers_404(proxied: Edge) -> None:
     with pytest.raises(AssertionError, match="the condition was not met"):
         proxied.change("singleSignOn", **missing, singleSignOn="authelia@docker")
     for headers in ({}, PAGE, COOKIE, ALICE):
-        assert proxied.door.ask("/", **headers).status == 404
+        assert proxied.listener.ask("/", **headers).status == 404
     said = refused(proxied.deployment, "doctor")
     assert "secureheaders@docker" in said
     assert "did you mean secureHeaders@docker?" in said
@@ -227,16 +227,16 @@ def test_a_route_with_a_missing_middleware_answers_404(proxied: Edge) -> None:
 def test_clients_with_the_client_password_bypass_single_sign_on(proxied: Edge) -> None:
     middlewares = existing(proxied, "authelia@docker", "secureHeaders@docker")
     proxied.change("singleSignOnAndPassword", **middlewares, singleSignOn="authelia@docker")
-    door, password = proxied.door, proxied.password
+    listener, password = proxied.listener, proxied.password
     assert re.fullmatch(r"\w{32}", password)
-    assert asked_to_log_in(door.ask("/", **PAGE))
+    assert asked_to_log_in(listener.ask("/", **PAGE))
     let_in(proxied, **COOKIE)
-    nobody_is_redirected(door)
-    nobody_is_redirected(door, **basic("mlflow", "wrong"))
+    nobody_is_redirected(listener)
+    nobody_is_redirected(listener, **basic("mlflow", "wrong"))
     # The credentials of the single sign-on do not work for clients, and vice versa.
-    assert door.ask(SEARCH, **ALICE).status == 401
-    logs_a_run(door, "mlflow", password)
-    fails_at_the_first_call(door)
+    assert listener.ask(SEARCH, **ALICE).status == 401
+    logs_a_run(listener, "mlflow", password)
+    fails_at_the_first_call(listener)
     nothing_hidden_is_shown(proxied, **basic("mlflow", password))
     client = proxied.deployment.make("client").stdout
     assert "MLFLOW_TRACKING_USERNAME='mlflow'" in client
@@ -248,9 +248,9 @@ def test_mlflow_users_authenticate_to_mlflow(proxied: Edge) -> None:
     users_of_its_own(proxied)
     # `make gc` has to authenticate as well.
     admin = basic("admin", proxied.password) | {"Content-Type": "application/json"}
-    made = proxied.door.ask("/api/2.0/mlflow/runs/create", "POST", b'{"experiment_id": "0"}', **admin)
+    made = proxied.listener.ask("/api/2.0/mlflow/runs/create", "POST", b'{"experiment_id": "0"}', **admin)
     run = json.loads(made.body)["run"]["info"]["run_id"]
-    deleted = proxied.door.ask("/api/2.0/mlflow/runs/delete", "POST", json.dumps({"run_id": run}).encode(), **admin)
+    deleted = proxied.listener.ask("/api/2.0/mlflow/runs/delete", "POST", json.dumps({"run_id": run}).encode(), **admin)
     assert deleted.status == 200
     proxied.deployment.make("gc", CONFIRM=proxied.deployment.stack, OLDER_THAN="0s")
-    assert proxied.door.ask(f"/api/2.0/mlflow/runs/get?run_id={run}", **admin).status == 404
+    assert proxied.listener.ask(f"/api/2.0/mlflow/runs/get?run_id={run}", **admin).status == 404

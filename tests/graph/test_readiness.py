@@ -17,6 +17,13 @@ from runtime.daemon import NO_ANSWER_ERRORS, Daemon, State
 from runtime.readiness import _until_stopped, until_done, until_healthy
 from runtime.workload import HealthCheck
 
+
+@pytest.fixture(autouse=True)
+def stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name the stack, whichever program ran before in this process."""
+    monkeypatch.setattr(pulumi, "get_stack", lambda: "stack")
+
+
 HEALTH = HealthCheck(command=["check"], ready_within_s=1)
 
 
