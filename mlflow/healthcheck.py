@@ -63,7 +63,7 @@ def main() -> int:
         sys.stderr.write(f"no answer on port {PORT}: {error}\n")
         return 1
     if status != [EXPECTED]:
-        sys.stderr.write(f"a request that needs the database returned HTTP {status}, expected {EXPECTED}\n")
+        sys.stderr.write(f"a request that needs the database returned HTTP {''.join(status)}, expected {EXPECTED}\n")
         return 1
     return int(killed_since())
 

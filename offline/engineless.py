@@ -53,7 +53,7 @@ def up(stack: Stack, reason: str) -> None:
         f"\n*** DEPLOYING WITHOUT THE PULUMI ENGINE: {reason.splitlines()[0]}\n"
         "*** A small deployer of this project runs the same program and creates the same containers. It has no plan,\n"
         f"*** no state and no drift detection. The generated secrets are in {passwords.path}, readable\n"
-        "*** only by you: keep a copy. Without them, the next make up cannot use the data. For dev only.\n"
+        "*** only by you: keep a copy. Without them, the next make up cannot use the data. Not for production.\n"
         f"*** When the Pulumi CLI is available, `{make('up', stack.name)}` hands the stack over to it, with its data.\n"
     )
     with _exclusive_lock(stack):

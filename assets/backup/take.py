@@ -137,7 +137,7 @@ def _require_plausible(in_bucket: int) -> None:
             f"the bucket has {in_bucket} artifacts, but the last backup had {before}; no backup was taken\n"
             f"  to restore them, type: make restore STACK={stack} FROM=latest\n"
             "  if they were deleted on purpose, for example by `make gc`, delete the list of the last backup: "
-            f"docker exec mlflow-{stack}-backup rm {CURRENT / INDEX}"
+            f"docker exec mlflow-{stack}-backup rm {CURRENT / INDEX} && make backup STACK={stack}"
         )
     if database.used():
         return

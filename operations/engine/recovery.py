@@ -102,8 +102,8 @@ def _require_no_unknown_containers(engine: Engine, state: dict[str, Any]) -> Non
         networks = " ".join(name for name in made if name not in known)
         raise StopError(
             f"{len(foreign)} containers of a stack {engine.stack.name} exist, but are not in this Pulumi state: "
-            "another checkout or backend deployed them\n"
-            "  to continue with that deployment, type in the checkout that deployed it: "
+            "another user or backend deployed them\n"
+            "  to continue with that deployment, type as the user who deployed it: "
             f"make up STACK={engine.stack.name}; or set PULUMI_BACKEND_URL to the backend that was used there\n"
             "  to use its data volumes with this state instead (needs the secrets of that deployment in "
             f"{engine.stack.path.name}), type:\n    docker rm -f {' '.join(foreign)}"

@@ -48,5 +48,6 @@ def require_no_foreign_containers(daemon: Daemon, stack: str, *, kept: Collectio
         raise StopError(
             f"foreign containers are connected to networks of {stack}, which could not be removed; nothing was "
             "changed\n"
-            "  to disconnect them, type:\n" + "\n".join(lines)
+            "  type these lines, then the same command again; reconnect them with docker network connect:\n"
+            + "\n".join(lines)
         )

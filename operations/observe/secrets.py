@@ -66,6 +66,8 @@ def _engine_with_stack(stack: Stack) -> Engine:
     if not engine.has_stack():
         raise StopError(
             f"{stack.name} was not deployed from here: {chosen_backend() or 'the local backend'} has no such stack\n"
+            f"  if a colleague deployed it on this host, put its passphrase into {passphrase_path(stack)} (mode 0600): "
+            "docs/operations/state-and-passphrase.md#a-second-person\n"
             "  if it was deployed from another machine, set PULUMI_BACKEND_URL to the backend used there; else type: "
             f"make up STACK={stack.name}"
         )
