@@ -16,7 +16,7 @@ export STACK YES CONFIRM ARGS SERVICE FROM OLDER_THAN DRY_RUN SAFETY COPY JSON F
 RUN := @sh operations/bootstrap.sh# If this file has Windows line endings (CRLF), the script reports it.
 
 .DEFAULT_GOAL := help
-.PHONY: help init up preview drift down destroy status logs open url images env client password scrape doctor backup backups restore drill gc prune pin test docs lock
+.PHONY: help init up preview drift down destroy status logs open url images env client password scrape doctor backup backups restore drill gc prune pin test bench docs lock
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -40,7 +40,7 @@ down: ## stop the stack, keep the data
 destroy: ## delete the stack and all its data; asks for the stack's name (CONFIRM=)
 	$(RUN) destroy
 
-status: ## print services, health, versions, sizes and addresses; JSON=1 for programs
+status: ## print services, health, versions, sizes and endpoints; JSON=1 for programs
 	$(RUN) status
 
 logs: ## print the last log lines of every service, or more lines of SERVICE=
@@ -64,7 +64,7 @@ client: ## print exports for MLflow's client: eval "$(make -s client)"
 password: ## print only the password for MLflow clients
 	$(RUN) password
 
-scrape: ## print the settings for a Prometheus that you operate already, with passwords
+scrape: ## print the scrape configuration for a Prometheus that you operate already, with passwords
 	$(RUN) scrape
 
 doctor: ## report problems, and the commands that fix them
@@ -93,6 +93,9 @@ pin: ## write the missing digests of images into the stack file
 
 test: ## install, lint, check types, run the tests that this machine can run; LONG=1 includes the long tests
 	$(RUN) check
+
+bench: ## measure a stack of its own beside a plain set-up of the same images (10 minutes); deletes both
+	$(RUN) bench
 
 docs: ## generate the settings reference from the models
 	@.venv/bin/python -m operations.reference

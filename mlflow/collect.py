@@ -114,7 +114,8 @@ def deleted(places: list[tuple[str, str, str]]) -> bool:
             get_artifact_repository(place).delete_artifacts()
             print(f"{kind} with ID {identity} has been permanently deleted.")
         except (MlflowException, OSError) as error:
-            print(f"{place} could not be deleted, and MLflow does not refer to it any more: {error}", file=sys.stderr)
+            print(f"{place} could not be deleted: {error}", file=sys.stderr)
+            print("MLflow does not refer to it any more, so delete it yourself", file=sys.stderr)
             complete = False
     return complete
 

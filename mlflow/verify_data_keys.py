@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import psycopg2
 from cryptography.fernet import Fernet, InvalidToken
 
-KEEP = "nothing was changed; restore the old value of mlflow:{key}: docs/operations/rotate.md"
+KEEP = "nothing was changed; set the old mlflow:{key} again: docs/operations/restore.md#data-keys-from-a-backup"
 
 
 def main() -> int:

@@ -75,8 +75,9 @@ def _require_tools(daemon: Daemon) -> None:
     """Install the tools that build packages images if needed; raise `StopError` if this host cannot build."""
     if _machine(str(daemon.api.version()["Arch"])) != _machine(platform.machine()):
         raise StopError(
-            f"mlflow:images.source: packages builds images for this machine's architecture ({platform.machine()}), but "
-            f"the Docker host at {daemon.host} has another\n  build the images on a machine with its architecture, and "
+            "packages images (mlflow:images.source) are built for this machine's architecture "
+            f"({platform.machine()}), but the Docker host at {daemon.host} has another\n  build the images on a "
+            "machine with its architecture, and "
             "copy them: docs/operations/without-a-registry.md"
         )
     temporary = Path(tempfile.gettempdir())
@@ -90,11 +91,11 @@ def _require_tools(daemon: Daemon) -> None:
     install = f"apt-get install {TOOLS}"
     if shutil.which("apt-get") is None:
         raise StopError(
-            "mlflow:images.source: packages needs mmdebstrap, but this machine is neither Debian nor Ubuntu\n"
+            "packages images (mlflow:images.source) need mmdebstrap, but this machine is neither Debian nor Ubuntu\n"
             "  build the images on a Debian or Ubuntu machine, and copy them: docs/operations/without-a-registry.md"
         )
     if os.geteuid() != 0 or (interactive() and not confirmed(f"This needs mmdebstrap. Install it ({install})?")):
-        raise StopError(f"mlflow:images.source: packages needs mmdebstrap\n  type: sudo {install}")
+        raise StopError(f"packages images (mlflow:images.source) need mmdebstrap\n  type: sudo {install}")
     progress("installing mmdebstrap (from this distribution)")
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     for command in ("apt-get update -qq", f"{install} -y -qq --no-install-recommends"):

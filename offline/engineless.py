@@ -167,8 +167,8 @@ def hand_over(engine: Engine, *, approved: bool) -> list[str]:
     known = {key.removeprefix("mlflow:"): entry.get("value") for key, entry in configured.items()}
     if other := [key for key, value in secrets.items() if known.get(key, value) != value]:
         raise StopError(
-            f"{stack.path.name} and the engine-less deployment differ in {', '.join(other)}, so Pulumi cannot use its "
-            f"data\n  to keep the data, remove those lines from {stack.path.name}; to delete the data: make destroy "
+            f"{stack.path.name} and the engine-less deployment differ in {', '.join(other)}, so Pulumi cannot use the "
+            f"data\n  to keep the data, remove these keys from {stack.path.name}; to delete the data: make destroy "
             f"STACK={stack.name} CONFIRM={stack.name}\n  nothing was changed"
         )
     # Plan before the containers are removed, in case the engine cannot.

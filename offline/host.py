@@ -209,8 +209,8 @@ class Host:
         """Return the hash of a resource's inputs; raise `EngineLessError` if it was not deployed without the engine."""
         if HASH_LABEL not in (labels or {}):
             raise EngineLessError(
-                f"{name} exists already, and was created with the engine or by hand\n"
-                "  put pulumi on the PATH to continue with a deployment of the engine; it was not changed"
+                f"{name} exists already, and was created with the engine or by hand; it was not changed\n"
+                "  if with the engine: put pulumi on the PATH to continue with that deployment; if by hand: remove it"
             )
         return (labels or {})[HASH_LABEL]
 

@@ -31,16 +31,19 @@ VERBS = {
     "restore": "data.restore:restore",
     "drill": "data.backup:drill",
     "gc": "data.gc:gc",
+    "bench": "bench.bench:bench",
 }
 """The module and the function of each verb. Only the module of the verb is imported, so that short verbs are fast."""
 
 INTERRUPTED_MESSAGES = {
     **dict.fromkeys(("up", "down", "destroy"), "the next run continues from here"),
-    **dict.fromkeys(("backup", "drill", "gc"), "it continues in its container, and later commands wait for it"),
+    **dict.fromkeys(
+        ("backup", "drill", "gc"), "the operation continues in its container, and later commands wait for it"
+    ),
     "restore": "the database is unchanged unless the output above says otherwise; run the same command again",
 }
 """The state after an interruption of each verb that has one. Other verbs leave nothing incomplete."""
-CHANGES = {*INTERRUPTED_MESSAGES, "init", "pin", "prune"}
+CHANGES = {*INTERRUPTED_MESSAGES, "init", "pin", "prune", "bench"}
 """The verbs that change something. `env` and `preview` create the stack in the backend at most."""
 SUPPORT_DRY_RUN = {"restore"}
 """The verbs that support DRY_RUN=1. For `up`, `preview` is the dry run."""

@@ -55,7 +55,8 @@ install() {
     # The user's pip.conf may set other target folders, so set each of them here. Its package index is used.
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
         --no-user --target= --prefix="$PWD/$VENV" --root=/ -r "$1" ||
-        die "could not install the packages of $1" "check that a package index is reachable (pip config list; PIP_CERT and HTTPS_PROXY), then try again"
+        die "could not install the packages of $1" \
+            "check that pip reaches its package index (see: pip config list, PIP_CERT, HTTPS_PROXY), then try again"
     # Last, so that an interrupted installation is repeated.
     cp "$1" "$VENV/$(basename "$1").installed"
 }

@@ -197,7 +197,7 @@ def closed(container: Resource) -> Iterator[str]:
         if authentication == "anonymous" and (port.get("ip") or EVERYWHERE) == EVERYWHERE:
             number, address = int(port.get("external") or 0), port.get("ip") or EVERYWHERE
             yield (
-                f"ports: host port {number} on {address} needs no authentication (mlflow:authentication: anonymous); "
+                f"ports: host port {number} on {address} has no authentication (mlflow:authentication: anonymous); "
                 "set mlflow:authentication, or mlflow:traefik.bindAddress to the address of one network"
             )
 

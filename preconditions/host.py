@@ -99,7 +99,7 @@ def _object_store_problems(daemon: "Daemon", stack: str, settings: ObjectStoreSe
             (
                 f"copyFrom: the server still writes to {used}"
                 if running
-                else f"copyFrom: when its daemon restarts, Docker starts the server again, which writes to {used}"
+                else f"copyFrom: if Docker restarts, it starts the server again, which then writes to {used}"
             )
             + ", and data that it writes during the copy would be lost\n"
             f"    type: docker update --restart=no {name} && docker stop {name}, then try again; {manual}"

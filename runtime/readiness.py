@@ -188,11 +188,11 @@ def _unfinished(state: "State") -> bool:
 
 _RETRY = (
     "  fix the cause, then type: make up STACK={stack} (or pulumi up --refresh)\n"
-    "  the data is unchanged; the container that this one replaces does not run until then"
+    "  the data is unchanged; until then, this container and those that need it may be down"
 )
 _STILL_RUNNING = (
     "  the job continues, and the next up waits for it; type: make up STACK={stack} (or pulumi up --refresh)\n"
-    "  do not revert a change meanwhile: the job may already have changed the data"
+    "  do not undo your change meanwhile: the job may already have changed the data"
 )
 
 

@@ -128,14 +128,14 @@ def _without_a_use(config: StackConfig) -> Iterator[tuple[set[str], str]]:
             ("server", "authentication"),
             server,
             ("default_permission",),
-            "mlflow:authentication is not mlflow; remove it",
+            "mlflow:authentication is not mlflow; remove this setting",
         ),
         (
             not backup.deletes,
             ("backup",),
             backup,
             ("keep_daily", "keep_weekly", "keep_monthly"),
-            "mlflow:backup.deletes is false: no backup is deleted; remove it",
+            "mlflow:backup.deletes is false, so no backup is deleted; remove this setting",
         ),
         (
             monitoring.mode != "bundled",
@@ -229,7 +229,8 @@ def _authentication_contradictions(config: StackConfig) -> Iterator[tuple[set[st
         name = "singleSignOn" if traefik.single_sign_on else "forwardAuth"
         yield (
             {"authentication", "traefik"},
-            f"mlflow:traefik.{name}: {unused!r} is ignored while {key} is {chosen}; remove it, or choose singleSignOn",
+            f"mlflow:traefik.{name}: {unused!r} is ignored while {key} is {chosen}; remove it, or set {key} "
+            "to singleSignOn",
         )
     if traefik.mode == "bundled" and chosen == "anonymous" and "bind_address" not in traefik.model_fields_set:
         yield (

@@ -85,7 +85,7 @@ class TraefikSettings(Settings):
         ge=1,
         le=1440,
         description="`bundled`: the maximum duration of an upload, in minutes. 120 minutes are "
-        "enough for 5 GB at 6 Mbit/s. Traefik also keeps a connection that sends nothing for as long.",
+        "enough for 5 GB at 6 Mbit/s. A connection that sends nothing is closed after the same time.",
     )
     memory_mb: int = Field(
         default=512,

@@ -176,13 +176,19 @@ class Mirror:
             run("rclone", "copyto", "--checksum", *kept_aside, *COMMON, str(self.hashed(entry.path)), target)
             printed = run("rclone", "hashsum", "SHA256", "--download", *COMMON, target)
             if printed.split(maxsplit=1)[:1] != [entry.sha256]:
-                raise Failure(f"{entry.path} differs after the copy: the object store cannot hold this name")
+                raise Failure(
+                    f"{entry.path} differs after the copy: the object store cannot hold this name\n"
+                    "  see docs/artifact-names.md"
+                )
         if aside:
             # A store that accepts one of two conflicting names may drop the other.
             there = {local(name): size for name, size in listed().items()}
             names = {local(entry.path) if entry.aside else entry.path: entry.size for entry in entries}
             if lost := sorted(name for name, size in names.items() if there.get(name) != size):
-                raise Failure(f"{len(lost)} artifacts are not in the object store after the copy:{first(lost)}")
+                raise Failure(
+                    f"{len(lost)} artifacts are not in the object store after the copy:{first(lost)}\n"
+                    "  two names may be in conflict: docs/artifact-names.md"
+                )
 
 
 def local(name: str) -> str:

@@ -57,10 +57,14 @@ def _explained(verb: str, code: int, words: str) -> str:
     if code == WRONG_PASSWORD:
         return (
             f"mlflow:backupPassword does not decrypt the backups at {where}: they belong to another stack, or to an "
-            f"earlier password\n  restore the old value of backupPassword: docs/operations/rotate.md\n{last}"
+            "earlier password\n  set the old value of backupPassword again, or another mlflow:backup.target: "
+            f"docs/operations/restore.md#data-keys-from-a-backup\n{last}"
         )
     if code == LOCKED:
-        return f"another restic process has locked {where}; each stack needs its own mlflow:backup.target\n{last}"
+        return (
+            f"another restic process has locked {where}; wait for it, then try again\n"
+            f"  if it belongs to another stack: each stack needs its own mlflow:backup.target\n{last}"
+        )
     return f"restic {verb} {killed(code)} at {where}\n{last}"
 
 

@@ -54,10 +54,15 @@ def drill() -> None:
                 repository.restore(chosen["id"], CURRENT / ASIDE, DRILL / ASIDE)
                 sample += [entry for entry in known if entry.aside]
             if wrong := damaged(objects.Mirror(DRILL / ARTIFACTS, DRILL / ASIDE).file, sample):
-                raise Failure(f"{len(wrong)} of {len(sample)} artifacts differ from their checksums:{first(wrong)}")
+                raise Failure(
+                    f"{len(wrong)} of {len(sample)} artifacts differ from their checksums:{first(wrong)}\n"
+                    "  see docs/operations/backup.md#a-damaged-repository"
+                )
             for name, digest in manifest.data_keys.items():
                 if hashlib.sha256(repository.text(chosen["id"], KEYS / name).encode()).hexdigest() != digest:
-                    raise Failure(f"the data key {name} is damaged; choose another backup: {make('backups')}")
+                    raise Failure(
+                        f"the data key {name} is damaged; for a restore, choose another backup: {make('backups')}"
+                    )
             say(f"{len(sample)} artifacts and the data keys match their checksums; restoring the database")
             (DRILL / "postgres").mkdir()
             with database.throw_away(DRILL / "postgres"):
@@ -105,8 +110,12 @@ def _compare_names(snapshot: str, manifest: Manifest, entries: list[Entry]) -> N
         if name.startswith((f"{ARTIFACTS}/", f"{ASIDE}/"))
     }
     if wrong := sorted(name for name, _ in wanted.items() ^ stored.items()):
-        raise Failure(f"{len(set(wrong))} artifacts of backup {snapshot[:8]} differ from its list:{first(wrong)}")
+        raise Failure(
+            f"{len(set(wrong))} artifacts of backup {snapshot[:8]} differ from its list:{first(wrong)}\n"
+            "  see docs/operations/backup.md#a-damaged-repository"
+        )
     if len(entries) != manifest.objects:
         raise Failure(
-            f"the list of backup {snapshot[:8]} has {len(entries)} artifacts, but its manifest has {manifest.objects}"
+            f"the list of backup {snapshot[:8]} has {len(entries)} artifacts, but its manifest has {manifest.objects}\n"
+            "  see docs/operations/backup.md#a-damaged-repository"
         )

@@ -118,7 +118,7 @@ def _require_repository() -> None:
     if found is None and known:
         raise Failure(
             f"the backup repository {known[:8]} at {target} is missing; check that its disk is mounted "
-            "and that mlflow:backup.target is correct\n  to create a new one, type: "
+            "and that mlflow:backup.target is correct\n  to create a new one with the next backup, type: "
             f"docker exec mlflow-{os.environ['STACK']}-backup rm {journal.path}"
         )
     journal.write("repositories", {target: found or repository.create()})

@@ -90,7 +90,7 @@ def _describe_loss(plan: dict[str, Any]) -> None:
     progress(
         "  a restore discards all later changes; they could not be counted"
         if since is None
-        else f"  a restore discards all later changes: {since or 'none, by the timestamps of the rows'}"
+        else f"  a restore discards all later changes: {since or 'none found in the timestamps of the rows'}"
     )
 
 
@@ -146,7 +146,8 @@ def _require_restorable(stack: Stack, plan: dict[str, Any]) -> None:
         )
     if plan["other_keys"] and plan["encrypted_rows"]:
         raise StopError(
-            f"the {', '.join(plan['other_keys'])} of {stack.path.name} cannot decrypt MLflow's secrets in this "
+            f"the data keys of {stack.path.name} ({', '.join(plan['other_keys'])}) cannot decrypt MLflow's "
+            "secrets in this "
             "backup; nothing was changed\n  the backup contains the previous data keys; to use them: "
             "docs/operations/restore.md#data-keys-from-a-backup"
         )

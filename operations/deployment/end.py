@@ -33,7 +33,7 @@ def down(stack: Stack) -> None:
         f"Start it again: make up STACK={stack.name}\n"
         f"Delete it with all its data: make destroy STACK={stack.name} CONFIRM={stack.name}\n"
         # Pulumi itself has just suggested it. It refuses only while the stack has protected resources.
-        f"Do not type `pulumi stack rm`: it deletes {stack.path.name}, and with it the keys to data and backups."
+        f"Do not type `pulumi stack rm`: it deletes {stack.path.name}, and with it the data keys of the stack."
     )
 
 

@@ -35,7 +35,11 @@ def drift(stack: Stack) -> None:
     """Print the differences between the Docker host and the plan; raise `StopError` if there are any."""
     plan = _plan(stack, "--refresh", ruled=False)
     if plan is None:
-        plan = Plan(stack=stack.name, errors=[f"{stack.name} was never deployed with this backend"])
+        words = (
+            f"{stack.name} was never deployed with this backend\n"
+            f"set PULUMI_BACKEND_URL to the backend that deployed it, or type: make up STACK={stack.name}"
+        )
+        plan = Plan(stack=stack.name, errors=[words])
     output(plan.markdown("Drift"))
     paused = containers.paused(stack.daemon, stack.name) if plan.complete else []
     for name in paused:

@@ -48,7 +48,8 @@ def _back_up(stack: Stack) -> None:
     found = stack.daemon.inspect(names.docker_name(stack.name, "backup"))
     if found is None or not found["State"]["Running"]:
         progress(
-            "warning: a new MLflow image may migrate the database; no backup is taken first: no backup container runs"
+            "warning: a new MLflow image may migrate the database, and no backup is taken first, because no backup "
+            "container runs; see docs/operations/backup.md"
         )
         return
     progress("a new MLflow image may migrate the database, which cannot be undone: taking a backup first")

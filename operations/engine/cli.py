@@ -80,7 +80,10 @@ def install_cli(downloads: str = DOWNLOADS) -> Path:
         )
     found = hashlib.sha256(content).hexdigest()
     if expected[archive] != found:
-        raise StopError(f"{archive}: its SHA-256 is {found}, expected {expected[archive]}; it was not installed")
+        raise StopError(
+            f"{archive}: its SHA-256 is {found}, expected {expected[archive]}; it was not installed\n"
+            "  try again; if the error repeats, install Pulumi yourself: https://www.pulumi.com/docs/install/"
+        )
     part = LOCAL_CLI.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
@@ -118,7 +121,8 @@ def require_providers(cli: Path) -> None:
             reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
             raise NoEngineError(
                 f"Pulumi's provider {name} {version} is not installed and could not be downloaded: {''.join(reason)}\n"
-                f"  on a network that can download it, type: pulumi {' '.join(install)}"
+                f"  if this machine can have another network: pulumi {' '.join(install)}\n"
+                "  otherwise, install it from a file: docs/operations/without-the-engine.md#the-engine-from-files"
             )
 
 

@@ -68,7 +68,7 @@ def require_images(stack: Stack) -> None:
             f"{len(missing)} of {len(missing) + len(present)} images are not available; nothing was deployed\n{lines}\n"
             f"  to use a mirror, set it in {stack.path.name}, under mlflow:images: "
             "postgres: {ref: MIRROR/postgres:18.6}\n"
-            "  an image that was built or loaded on this host has no digest: set digest: none for it\n"
+            "  for an image that was built or loaded on this host, set digest: none (it has no digest)\n"
             "  without a registry, build them from Debian and Python packages (source: packages, with "
             "mlflow:objectStore.kind: seaweedfs), or copy them "
             "from a machine that has them: docs/operations/without-a-registry.md"

@@ -57,7 +57,7 @@ def _print_credentials(stack: Stack, *, here: bool) -> None:
             fetched = f"make -s -C {shlex.quote(str(ROOT))} password STACK={stack.name}"
             output(f'export MLFLOW_TRACKING_PASSWORD="$({fetched})"')
         else:
-            output(f"# the password comes separately; its sender prints it by: make password STACK={stack.name}")
+            output(f"# ask the sender of these lines for the password (printed by: make password STACK={stack.name})")
             output("export MLFLOW_TRACKING_PASSWORD='<password>'")
     elif route.by_single_sign_on:
         output("# and the user and password of your single sign-on:")
@@ -91,7 +91,7 @@ def client(stack: Stack) -> None:
     loopback = urllib.parse.urlsplit(address).hostname == "127.0.0.1"
     if loopback and not here:
         port = urllib.parse.urlsplit(address).port
-        output(f"# {address} is a loopback address of this host. Keep this running on the other machine:")
+        output(f"# {address} is a loopback address of the host below. Keep this running on your machine:")
         output(f"# ssh -nNT -L {port}:127.0.0.1:{port} {getpass.getuser()}@{_this_host()}")
     if loopback and urllib.request.getproxies() and not urllib.request.proxy_bypass("127.0.0.1"):
         # Otherwise the client would send the request to the proxy, whose loopback address is another.

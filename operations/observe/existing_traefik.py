@@ -106,12 +106,13 @@ def _check_traefik(stack: Stack, found: Findings, proxy: dict[str, Any]) -> None
             found.problems.append(
                 f"{name}: uploads that take longer than {timeout:g} s are interrupted\n"
                 f"  set entryPoints.{settings.entry_point}.transport.respondingTimeouts.readTimeout to 2h or more "
-                "where its other options are: Traefik reads only one of file, arguments and variables"
+                "in the place that has its other options: Traefik reads only one of its file, arguments and variables"
             )
         strategies = {mine.get("http.aliasheadersstrategy"), mine.get("http.underscoreheadersstrategy")}
         if not strategies & {"delete", "reject"}:
             found.notes.append(
-                f"{name}: entryPoints.{settings.entry_point}.http.aliasHeadersStrategy is not delete: {SECURITY}"
+                f"{name}: entryPoints.{settings.entry_point}.http.aliasHeadersStrategy is not set to delete; "
+                f"see {SECURITY}"
             )
     address = address_of(proxy, settings.network)
     if address and daemon.host.startswith("unix://"):

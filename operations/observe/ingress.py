@@ -112,7 +112,9 @@ def _check_listener(stack: Stack, found: Findings, listener: Listener) -> None:
         if listener.tls and not for_a_trial:
             found.problems += _certificate_problems(listener, hostname)
     except (OSError, http.client.HTTPException) as error:
-        words = f"{settings.route.url} does not answer at {listener.address}:{listener.port}: {error}"
+        words = (
+            f"{settings.route.url} does not answer at {listener.address}:{listener.port}: {error}\n  see Traefik's log"
+        )
         # Some Docker installations do not route container addresses from the host, so this may be no problem.
         (found.problems if settings.traefik.mode == "bundled" else found.notes).append(words)
         return
@@ -163,8 +165,14 @@ def _certificate_problems(listener: Listener, hostname: str) -> list[str]:
         ):
             certificate = connection.getpeercert() or {}
     except ssl.SSLCertVerificationError as error:
-        return [f"https://{hostname}: this host does not trust the certificate: {error.verify_message}"]
+        return [
+            f"https://{hostname}: this host does not trust the certificate: {error.verify_message}\n"
+            "  for the bundled Traefik: docs/operations/ingress.md#the-certificate"
+        ]
     left = (ssl.cert_time_to_seconds(str(certificate["notAfter"])) - time.time()) / 86400
     if left < EXPIRES_SOON_DAYS:
-        return [f"https://{hostname}: the certificate expires in {left:.0f} days"]
+        return [
+            f"https://{hostname}: the certificate expires in {left:.0f} days\n"
+            "  for the bundled Traefik: docs/operations/ingress.md#the-certificate"
+        ]
     return []

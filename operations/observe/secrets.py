@@ -46,7 +46,8 @@ def scrape(stack: Stack) -> None:
     """Print the scrape configuration for your own Prometheus, as a file for its `scrape_config_files`."""
     if stack.is_engineless:
         raise StopError(
-            f"{stack.name} was deployed without the engine, so it has no state\n  use mlflow:monitoring.mode: bundled"
+            f"{stack.name} was deployed without the engine, so it has no state with the scrape configuration\n"
+            "  to run Prometheus in the stack instead, set mlflow:monitoring.mode: bundled"
         )
     found = next(iter(_engine_with_stack(stack).outputs(MONITORING_TYPE)[MONITORING_TYPE].values()), {}).get("scrape")
     if not found:

@@ -126,7 +126,7 @@ def test_an_unready_service_fails_with_health_check_output_and_log() -> None:
         "    last words\n"
         "  the whole log: docker logs mlflow-dev-x\n"
         "  fix the cause, then type: make up STACK=stack (or pulumi up --refresh)\n"
-        "  the data is unchanged; the container that this one replaces does not run until then"
+        "  the data is unchanged; until then, this container and those that need it may be down"
     )
 
 
@@ -226,7 +226,7 @@ def test_a_job_that_exceeds_its_timeout_keeps_running() -> None:
     said = failure(partial(wait_done, timeout_s=0), Script([state()]))
     assert "still running after 0 s" in said
     assert "the job continues, and the next up waits for it" in said
-    assert "do not revert a change" in said
+    assert "do not undo your change" in said
     assert "the data is unchanged" not in said
 
 

@@ -797,7 +797,7 @@ def a_plan(**more: object) -> dict[str, Any]:
         (
             a_plan(other_keys=["crypto-kek-passphrase"], encrypted_rows=1),
             True,
-            "the crypto-kek-passphrase of Pulumi.prod.yaml cannot decrypt",
+            "the data keys of Pulumi.prod.yaml \\(crypto-kek-passphrase\\) cannot decrypt",
         ),
     ],
     ids=["of another stack", "of a newer MLflow", "with another data key"],

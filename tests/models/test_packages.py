@@ -196,7 +196,7 @@ def test_too_little_disk_space_is_reported_with_tmpdir_as_the_fix(
 
 
 def test_a_docker_host_of_another_architecture_is_refused(bare: list[str]) -> None:
-    with pytest.raises(StopError, match=r"packages builds images for this machine's architecture \(x86_64\)"):
+    with pytest.raises(StopError, match=r"are built for this machine's architecture \(x86_64\)"):
         build_images(Daemon(arch="arm64"))
     assert bare == []
 

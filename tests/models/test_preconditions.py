@@ -109,7 +109,7 @@ def test_an_object_store_without_the_artifacts_is_refused(host: Host) -> None:
         (Host({MINIO}, "minio", restart="no"), "the server still writes to minio"),
         (
             Host({MINIO}, "minio", running=False),
-            "when its daemon restarts, Docker starts the server again, which writes to minio",
+            "if Docker restarts, it starts the server again, which then writes to minio",
         ),
     ],
     ids=["running", "running, not to be restarted", "stopped, to be restarted"],

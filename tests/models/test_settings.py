@@ -252,7 +252,7 @@ REFUSED = [
             "authentication": "password",
         },
         "mlflow:traefik.singleSignOn: 'authelia@docker' is ignored while mlflow:authentication is password; remove "
-        "it, or choose singleSignOn",
+        "it, or set mlflow:authentication to singleSignOn",
     ),
     (
         {
@@ -316,7 +316,7 @@ REFUSED = [
     ),
     (
         {"server": {"defaultPermission": "EDIT"}},
-        "mlflow:server.defaultPermission: is ignored while mlflow:authentication is not mlflow; remove it",
+        "mlflow:server.defaultPermission: is ignored while mlflow:authentication is not mlflow; remove this setting",
     ),
     (
         {
@@ -329,7 +329,8 @@ REFUSED = [
             },
             "backupTargetSecretKey": "x",
         },
-        "mlflow:backup.keepDaily: is ignored while mlflow:backup.deletes is false: no backup is deleted; remove it",
+        "mlflow:backup.keepDaily: is ignored while mlflow:backup.deletes is false, so no backup is deleted; remove "
+        "this setting",
     ),
     (
         {"monitoring": {"mode": "exporters", "retentionDays": 90}},

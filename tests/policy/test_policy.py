@@ -182,7 +182,7 @@ BAD: list[tuple[str, str, dict[str, Any], str]] = [
             ],
             "ports": [{"internal": 443, "external": 443, "ip": "0.0.0.0"}],
         },
-        "ports: host port 443 on 0.0.0.0 needs no authentication (mlflow:authentication: anonymous); "
+        "ports: host port 443 on 0.0.0.0 has no authentication (mlflow:authentication: anonymous); "
         "set mlflow:authentication, or mlflow:traefik.bindAddress to the address of one network",
     ),
     (

@@ -149,7 +149,7 @@ def test_doctor_checks_the_existing_traefik(proxied: Edge) -> None:
     assert wrong.startswith("mlflow:hostname: mlflow.example.com does not resolve on this machine")
     assert len(wrong.splitlines()) == 3, wrong
     assert f": {proxied.deployment.name('sso')}; they can bypass Traefik" in said
-    assert "http.aliasHeadersStrategy is not delete" in said
+    assert "http.aliasHeadersStrategy is not set to delete" in said
     # A foreign label opens another route to the server: a request detects it.
     with without_asking(proxied):
         open_door = "accepts requests without credentials, but mlflow:authentication is singleSignOn"

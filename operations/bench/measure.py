@@ -1,0 +1,126 @@
+"""What is measured of a set-up, with plain HTTP requests as MLflow's client sends them."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import requests
+
+from operations.bench.plain import SetUp
+from runtime.daemon import Daemon
+
+REQUESTS = 40
+"""Requests of each kind in one round; the median counts."""
+BATCH = 200
+"""Metrics in one `log-batch`."""
+ARTIFACT_MB = 64
+IDLE_SECONDS = 30
+API = "/api/2.0/mlflow"
+
+
+def ready_seconds(daemon: Daemon, setup: SetUp) -> float:
+    """Restart the server's container; return the seconds from its start to the first answer from the database."""
+    daemon.api.stop(setup.server, timeout=60)
+    begun = time.monotonic()
+    daemon.api.start(setup.server)
+    wait_until_ready(setup)
+    return time.monotonic() - begun
+
+
+def wait_until_ready(setup: SetUp, seconds: float = 180) -> None:
+    """Return when the server answers a request that needs the database; raise `TimeoutError` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            url = f"{setup.url}{API}/experiments/search?max_results=1"
+            if requests.get(url, timeout=5).ok:
+                return
+        except requests.RequestException:
+            pass
+        time.sleep(0.05)
+    raise TimeoutError(f"{setup.name}: no answer within {seconds:.0f} s")
+
+
+def memory_mb(daemon: Daemon, setup: SetUp) -> float:
+    """Return the memory of the server's container in MB, without the page cache."""
+    stats = daemon.api.stats(setup.server, stream=False)["memory_stats"]
+    inactive = stats["stats"].get("total_inactive_file", stats["stats"].get("inactive_file", 0))
+    return float(stats["usage"] - inactive) / 1e6
+
+
+def idle_percent(daemon: Daemon, setup: SetUp) -> float:
+    """Return the CPU time of all containers while nobody uses them, in percent of one core."""
+    before, begun = _cpu_seconds(daemon, setup), time.monotonic()
+    time.sleep(IDLE_SECONDS)
+    return 100 * (_cpu_seconds(daemon, setup) - before) / (time.monotonic() - begun)
+
+
+def _cpu_seconds(daemon: Daemon, setup: SetUp) -> float:
+    usage = [daemon.api.stats(name, stream=False)["cpu_stats"]["cpu_usage"]["total_usage"] for name in setup.containers]
+    return float(sum(usage)) / 1e9
+
+
+def latencies(setup: SetUp) -> dict[str, float]:
+    """Return the median of each common call, in milliseconds."""
+    session = requests.Session()
+    session.trust_env = False
+
+    def post(path: str, **body: Any) -> Any:  # noqa: ANN401 - JSON
+        answer = session.post(f"{setup.url}{API}/{path}", json=body, timeout=60)
+        answer.raise_for_status()
+        return answer.json()
+
+    def get(path: str) -> None:
+        session.get(f"{setup.url}{API}/{path}", timeout=60).raise_for_status()
+
+    experiment = post("experiments/create", name=f"bench-{time.time_ns()}")["experiment_id"]
+    runs = [post("runs/create", experiment_id=experiment)["run"]["info"]["run_id"] for _ in range(20)]
+    metrics = [{"key": f"metric-{number}", "value": 1.0, "timestamp": 1, "step": 0} for number in range(BATCH)]
+    for run in runs:
+        post("runs/log-batch", run_id=run, metrics=metrics[:40])
+    steps = iter(range(1, 10**9))
+
+    def batch() -> None:
+        step = next(steps)
+        post("runs/log-batch", run_id=runs[0], metrics=[{**metric, "step": step} for metric in metrics])
+
+    calls: dict[str, Callable[[], object]] = {
+        "search experiments": lambda: get("experiments/search?max_results=100"),
+        "get run": lambda: get(f"runs/get?run_id={runs[0]}"),
+        "search 20 runs": lambda: post("runs/search", experiment_ids=[experiment], max_results=20),
+        "log metric": lambda: post(
+            "runs/log-metric", run_id=runs[0], key="m", value=1.0, timestamp=1, step=next(steps)
+        ),
+        f"log batch of {BATCH}": batch,
+    }
+    return {name: _median_ms(call) for name, call in calls.items()}
+
+
+def _median_ms(call: Callable[[], object]) -> float:
+    call()
+    times = []
+    for _ in range(REQUESTS):
+        begun = time.monotonic()
+        call()
+        times.append(time.monotonic() - begun)
+    return 1000 * statistics.median(times)
+
+
+def artifacts(setup: SetUp) -> dict[str, float]:
+    """Return the throughput of one artifact through the server, in MB/s."""
+    content = bytes(range(256)) * 4096 * ARTIFACT_MB
+    url = f"{setup.url}/api/2.0/mlflow-artifacts/artifacts/bench/{time.time_ns()}.bin"
+    session = requests.Session()
+    session.trust_env = False
+    begun = time.monotonic()
+    session.put(url, data=content, timeout=600).raise_for_status()
+    uploaded = time.monotonic()
+    found = session.get(url, timeout=600)
+    downloaded = time.monotonic()
+    if found.content != content:
+        raise ValueError(f"{setup.name}: the artifact came back with other bytes")
+    return {
+        "upload": len(content) / 1e6 / (uploaded - begun),
+        "download": len(content) / 1e6 / (downloaded - uploaded),
+    }
