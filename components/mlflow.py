@@ -188,7 +188,6 @@ class Mlflow(pulumi.ComponentResource):
                     allowed_hosts(service, self._route.hostname, settings.bind_address)
                 ),
                 "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": self.url,
-                "LARGEST_PAGE": str(settings.largest_page),
                 **({"METRICS_PORT": str(METRICS_PORT)} if self._platform.monitored else {}),
             }
         )

@@ -17,10 +17,6 @@ job execution as well."""
 
 READINESS_PATH = "/api/2.0/mlflow/experiments/search?max_results=1"
 """Unlike `/health`, this request needs the database. mlflow/healthcheck.py sends the same."""
-USED_MB, RUN_MB = 600, 0.16
-"""Measured with MLflow 3.18: memory after a client's day, and memory of each run with 90 values in an answer."""
-PAGE, API_PAGE = 10_000, 50_000
-"""Runs in one answer: what `mlflow.search_runs` requests at a time, and the maximum of MLflow's API."""
 
 
 class ServerSettings(Settings):
@@ -69,8 +65,3 @@ class ServerSettings(Settings):
         description="The permission of a user on another user's experiment or model, unless MLflow grants another "
         "one. Only with `mlflow:authentication: mlflow`.",
     )
-
-    @property
-    def largest_page(self) -> int:
-        """The number of runs that the server returns in one answer: 10,000, or more if its memory has room for them."""
-        return min(API_PAGE, max(PAGE, int((self.memory_mb - USED_MB) / RUN_MB)))

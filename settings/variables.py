@@ -10,7 +10,7 @@ from typing import Any
 
 FILE = Path(__file__).parent.parent / "mlflow" / "variables.toml"
 RESERVED = re.compile(
-    r"(PYTHON|PG|AWS_|LD_|PROMETHEUS_)\w*|STACK|HOME|TMPDIR|PATH|HOSTNAME|METRICS_PORT|LARGEST_PAGE|SECRETS|PRIVATE|METRICS"
+    r"(PYTHON|PG|AWS_|LD_|PROMETHEUS_)\w*|STACK|HOME|TMPDIR|PATH|HOSTNAME|METRICS_PORT|SECRETS|PRIVATE|METRICS"
 )
 """Variables that are not MLflow's, but that the image sets or reads."""
 SECRET_NAME = re.compile("passw|secret|token|key$|_key|credential", re.IGNORECASE)

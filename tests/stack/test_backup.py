@@ -325,7 +325,10 @@ def test_gc_is_refused_while_model_versions_use_the_artifacts(saved: Deployment,
     # The printed commands solve it.
     client.restore_experiment(experiment)
     client.restore_run(run)
-    assert "nothing in" in saved.make("gc", CONFIRM=saved.stack, OLDER_THAN="0s").stderr
+    assert (
+        f"nothing to delete: no user deletion in {saved.stack} is older than 0s"
+        in saved.make("gc", CONFIRM=saved.stack, OLDER_THAN="0s").stderr
+    )
     assert client.get_logged_model(model).model_id == model
     client.delete_logged_model(model)
     said = refused(saved, "gc", CONFIRM=saved.stack, OLDER_THAN="0s")
