@@ -21,6 +21,14 @@ CREATE_BUCKET = (
 )
 
 
+POSTGRES = """set -e
+export PATH=$(echo /usr/lib/postgresql/*/bin):$PATH PGDATA=/tmp/data
+[ -s $PGDATA/PG_VERSION ] || initdb --username=mlflow --pwfile=<(echo $POSTGRES_PASSWORD) --auth=scram-sha-256 >/tmp/log
+echo host all all all scram-sha-256 >>$PGDATA/pg_hba.conf
+exec postgres -k /tmp -c listen_addresses='*'"""
+"""Starts Postgres with its own defaults, in every image that has its programs."""
+
+
 @dataclass(frozen=True)
 class SetUp:
     """A deployment that is measured: its server's URL, and its containers."""
@@ -44,7 +52,9 @@ def start(stack: Stack, port: int) -> SetUp:
         "postgres",
         settings.images.postgres.name,
         settings.postgres.memory_mb,
-        environment={"POSTGRES_USER": "mlflow", "POSTGRES_PASSWORD": PASSWORD, "POSTGRES_DB": "mlflow"},
+        command=["bash", "-c", POSTGRES],
+        environment={"POSTGRES_PASSWORD": PASSWORD},
+        user="999:999",
     )
     store = {
         "minio": (settings.images.minio.name, ["/usr/bin/silo", "server", "/data"], 9000),
@@ -67,7 +77,7 @@ def start(stack: Stack, port: int) -> SetUp:
         "HOME": "/tmp",  # noqa: S108 - inside the container
     }
     command = ["mlflow", "server", "--host", "0.0.0.0", "--artifacts-destination", "s3://mlflow"]  # noqa: S104
-    command += ["--backend-store-uri", f"postgresql://mlflow:{PASSWORD}@{PREFIX}-postgres/mlflow"]
+    command += ["--backend-store-uri", f"postgresql+psycopg2://mlflow:{PASSWORD}@{PREFIX}-postgres/postgres"]
     # Without a database or a bucket, `mlflow server` ends: compose would start it again, too.
     _until(lambda: daemon.run(f"{PREFIX}-postgres", ["pg_isready", "-h", "127.0.0.1", "-U", "mlflow"])[0] == 0)
     _run(
