@@ -35,7 +35,7 @@ class NoAnswerError(DockerException):
 NO_ANSWER_ERRORS = (NoConnection, Timeout, NoAnswerError)
 """The exceptions when a daemon does not answer at the moment, because it is busy or restarts."""
 EXIT_UNKNOWN, EXIT_NOT_STARTED = 124, 126
-"""Exit codes: the result is unknown (as of `timeout`), and the command could not be started (as of a shell)."""
+"""Exit codes: the result is unknown (as `timeout` exits), and the command could not be started (as a shell exits)."""
 EXIT_SECONDS = 5
 RESTART_SECONDS = 120
 """How long a daemon may take to restart while a command runs."""

@@ -289,8 +289,8 @@ def _monitoring_contradictions(config: StackConfig) -> Iterator[tuple[set[str], 
     ):
         yield (
             {"monitoring", "images"},
-            "mlflow:monitoring.grafanaPort: Grafana has no packages image; set mlflow:images.grafana.ref, or remove "
-            "grafanaPort and import assets/monitoring/dashboards/ into another Grafana",
+            "mlflow:monitoring.grafanaPort: Grafana cannot be built from packages; set mlflow:images.grafana.ref, or "
+            "remove grafanaPort and import assets/monitoring/dashboards/ into another Grafana",
         )
 
 
@@ -300,7 +300,7 @@ def _image_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]
         if "minio" in config.object_store.kinds and images.minio.ref == DEFAULTS["minio"]["ref"]:
             yield (
                 {"images", "objectStore"},
-                "mlflow:images.source: MinIO has no packages image; set mlflow:objectStore.kind to seaweedfs",
+                "mlflow:images.source: MinIO cannot be built from packages; set mlflow:objectStore.kind to seaweedfs",
             )
     elif images.debian_sources:
         yield {"images"}, "mlflow:images.debianSources: is ignored while mlflow:images.source is registry; remove it"

@@ -10,7 +10,7 @@ PORT, METRICS_PORT = 5000, 5001
 ADMIN = "admin"
 """MLflow's own user whose password is generated."""
 POOL_SIZE, MAX_OVERFLOW = 5, 10
-"""Connections of one worker to Postgres: kept open, and at most in addition. These are SQLAlchemy's defaults."""
+"""Connections of one worker to Postgres: kept open, and the maximum of others. These are SQLAlchemy's defaults."""
 BASE_MB, WORKER_MB, JOBS_MB = 256, 256, 1536
 """Minimum memory of the server: fixed, for each worker, for jobs. Measured: 370 MiB with two idle workers, 1.8 GiB with
 job execution as well."""

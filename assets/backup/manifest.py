@@ -10,7 +10,7 @@ from typing import Self
 from shell import Failure, Progress, amount, make
 
 FORMAT = 2
-"""Newest manifest format. Increased when an older reader would misunderstand it: 2 has artifacts aside."""
+"""Newest manifest format. Increased when an older reader would misunderstand it: 2 has `Entry.aside`."""
 CHUNK_BYTES = 1 << 20
 SUMMARY = {
     "experiments": "experiments",

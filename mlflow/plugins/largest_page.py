@@ -19,7 +19,7 @@ SMALLEST, API_MAXIMUM = 10_000, 50_000
 """Runs in one answer: what `mlflow.search_runs` requests at a time, and MLflow's own limit
 (mlflow.store.tracking.SEARCH_MAX_RESULTS_THRESHOLD); MLflow refuses more itself."""
 USED_MB, RUN_MB = 600, 0.16
-"""Measured with MLflow 3.18: memory after a client's day, and memory of each run with 90 values in an answer."""
+"""Measured with MLflow 3.18: memory of a server in use, and memory of each run with 90 values in an answer."""
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 """The memory limit of the container in bytes, by version 2 and 1 of Linux' control groups."""
 

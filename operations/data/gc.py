@@ -52,7 +52,7 @@ def gc(stack: Stack) -> None:
     progress(
         f"permanently deleted in {stack.name}: {found}"
         if found
-        else f"nothing to delete: no user deletion in {stack.name} is older than {age}"
+        else f"nothing to delete: {stack.name} has no data that users deleted more than {age} ago"
     )
 
 

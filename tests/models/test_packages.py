@@ -102,7 +102,7 @@ def test_mlflow_is_built_on_the_builder_image_not_on_the_runtime_image() -> None
     [
         (
             {"images": {"source": "packages"}},
-            "mlflow:images.source: MinIO has no packages image; set mlflow:objectStore.kind to seaweedfs",
+            "mlflow:images.source: MinIO cannot be built from packages; set mlflow:objectStore.kind to seaweedfs",
         ),
         (
             {"images": {"debianSources": ["deb https://mirror.example.com/debian trixie main"]}},

@@ -467,7 +467,7 @@ def test_grafana_requires_an_image_with_packages_images() -> None:
         "images": {"source": "packages"},
         "objectStore": {"kind": "seaweedfs", "memoryMb": 1024},
     }
-    with pytest.raises(InvalidSettingsError, match="Grafana has no packages image"):
+    with pytest.raises(InvalidSettingsError, match="Grafana cannot be built from packages"):
         parse_settings(values)
     parse_settings(values | {"images": {"source": "packages", "grafana": {"ref": "mirror.example.com/grafana:13.2.3"}}})
 

@@ -205,7 +205,10 @@ def test_gc_deletes_old_deleted_runs_and_their_artifacts_only(
     client.delete_run(run)
     assert "write a duration such as 30d" in refused(saved, "gc", OLDER_THAN="a month")
     assert "nothing was deleted" in refused(saved, "gc")
-    assert f"no user deletion in {saved.stack} is older than 30d" in saved.make("gc", CONFIRM=saved.stack).stderr
+    assert (
+        f"{saved.stack} has no data that users deleted more than 30d ago"
+        in saved.make("gc", CONFIRM=saved.stack).stderr
+    )
     assert client.get_run(run).info.lifecycle_stage == "deleted"
     assert f"0/{run}/artifacts/note.txt" in with_s3(saved, HASHES)[1]
     said = saved.make("gc", CONFIRM=saved.stack, OLDER_THAN="0s").stderr
@@ -326,7 +329,7 @@ def test_gc_is_refused_while_model_versions_use_the_artifacts(saved: Deployment,
     client.restore_experiment(experiment)
     client.restore_run(run)
     assert (
-        f"nothing to delete: no user deletion in {saved.stack} is older than 0s"
+        f"nothing to delete: {saved.stack} has no data that users deleted more than 0s ago"
         in saved.make("gc", CONFIRM=saved.stack, OLDER_THAN="0s").stderr
     )
     assert client.get_logged_model(model).model_id == model
