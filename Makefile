@@ -11,6 +11,9 @@ ifeq (,$(filter init,$(MAKECMDGOALS)))
 $(error PORT=: only make init reads it; to change the port of a stack, edit its stack file: mlflow:server: port)
 endif
 endif
+# Refuse words that are no command: `make down acme` would stop dev before it reports them.
+COMMANDS := $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' Makefile)
+$(foreach word,$(filter-out $(COMMANDS),$(MAKECMDGOALS)),$(error $(word): no such command; did you mean STACK=$(word)? To list the commands, type: make))
 export STACK YES CONFIRM ARGS SERVICE FROM OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY PORT
 
 RUN := @sh operations/bootstrap.sh# If this file has Windows line endings (CRLF), the script reports it.

@@ -59,7 +59,7 @@ def contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
         yield (
             {"server", "postgres", "authentication"},
             f"mlflow:postgres.maxConnections: must be at least {connections} for mlflow:server.workers "
-            f"{server.workers}{with_users}, got {config.postgres.max_connections}",
+            f"{server.workers}{with_users}, got {config.postgres.max_connections}; raise it, or lower the workers",
         )
     for name, reason in variables.refused(server.environment):
         yield {"server"}, f"mlflow:server.environment.{name}: {reason}; docs/mlflow-variables.md"

@@ -76,7 +76,8 @@ def _deploy(stack: Stack) -> None:
     if engine.show("up", "--refresh", *approved, *plan, *rules):
         raise StopError(
             f"the deployment of {stack.name} did not complete; the reason is above, after 'error:'\n"
-            "  no data is lost, and services without changes keep running\n"
+            + ("" if approved else "  if you answered no: nothing was changed, and there is nothing to fix\n")
+            + "  no data is lost, and services without changes keep running\n"
             f"  fix the cause (or undo your change, unless the reason above forbids that), "
             f"then type: make up STACK={stack.name}\n"
             "  (until a deployment completes, generated secrets are only in Pulumi's state)"

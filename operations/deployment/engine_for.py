@@ -79,7 +79,7 @@ def approval(stack: Stack, verb: str, engine: Engine | None = None) -> list[str]
         if engine:
             progress(engine.plan().markdown())
         raise StopError(
-            f"{verb} {stack.name}?\n  without a terminal, approve with YES=1: "
-            f"{make(MAKE_VERBS[verb], stack.name)} YES=1"
+            f"nothing was changed: without a terminal, this needs your approval\n"
+            f"  to {verb} {stack.name}, type: {make(MAKE_VERBS[verb], stack.name)} YES=1"
         )
     return []

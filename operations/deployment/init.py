@@ -32,13 +32,15 @@ def init(name: str) -> None:
         problems.insert(0, f"STACK={name}: {path.name} exists already")
     if problems:
         lines = "\n".join(f"  {problem}" for problem in problems)
-        raise StopError(f"no stack file was created\n{lines}\n  for a new stack, type: make init STACK=acme PORT=5055")
+        raise StopError(
+            f"no stack file was created\n{lines}\n  for a new stack on a free port, type: make init STACK=<name>"
+        )
     _write(Stack(DEV), path, port)
     output(path.name)
     progress(
         f"created {path.name} from Pulumi.{DEV}.yaml, without its secrets; host port of the server: {port}\n"
         f"  to deploy it: make up STACK={name}\n"
-        "  to keep data, set mlflow:protectData and mlflow:backup.enabled to true: docs/operations/backup.md\n"
+        '  to protect data that you cannot lose, set mlflow:protectData: "true" and mlflow:backup: {enabled: true}\n'
         "  for a host name, TLS and a password: docs/operations/own-stack.md#with-the-bundled-traefik"
     )
 

@@ -44,6 +44,7 @@ UNCHANGED_LINES = re.compile(
     r" ~  \S+ \S+ refresh(ing)?( \([\d.]+s\))? *|@ (refreshing|previewing|updating|destroying)\.*"
     r"|    [\w-]+:[\w/:-]+ \S+  "
     r"|The resources in the stack have been deleted, but .*|If you want to remove the stack completely, run .*"
+    r"|All unprotected resources were destroyed. There are still \d+ protected resources associated with this stack\. *"
 )
 """Pulumi's lines about resources that it does not change, and its advice to delete the stack file."""
 COUNT = re.compile(r"^    (?:[-+~]* *)?\d+ (\w+)$")
@@ -113,7 +114,7 @@ class Engine:
                 "  if the file is a copy of another stack file: remove its encryptionsalt and every `secure:` entry\n"
                 "  if the passphrase is lost, so are the secrets: "
                 "docs/operations/state-and-passphrase.md#a-lost-passphrase\n"
-                "  to delete the secrets from the file and start over, type: "
+                "  if nothing of the stack is left, delete the secrets from the file to start over: "
                 f"sed -i '/^encryptionsalt:/d; /^ *mlflow:[A-Za-z]*:$/{{N;/secure:/d}}' {self.stack.path.name}"
             )
         stored = self._stored()

@@ -91,7 +91,7 @@ def client(stack: Stack) -> None:
     loopback = urllib.parse.urlsplit(address).hostname == "127.0.0.1"
     if loopback and not here:
         port = urllib.parse.urlsplit(address).port
-        output(f"# {address} is a loopback address of the host below. Keep this running on your machine:")
+        output("# MLflow listens on the server's own address 127.0.0.1 only. Keep this tunnel running on your machine:")
         output(f"# ssh -nNT -L {port}:127.0.0.1:{port} {getpass.getuser()}@{_this_host()}")
     if loopback and urllib.request.getproxies() and not urllib.request.proxy_bypass("127.0.0.1"):
         # Otherwise the client would send the request to the proxy, whose loopback address is another.

@@ -92,7 +92,7 @@ def test_an_invalid_name_or_port_creates_nothing(
     with pytest.raises(StopError) as refused:
         init(name)
     assert words in str(refused.value)
-    assert "type: make init STACK=acme PORT=5055" in str(refused.value)
+    assert "for a new stack on a free port, type: make init STACK=<name>" in str(refused.value)
     assert sorted(checkout.iterdir()) == before
 
 

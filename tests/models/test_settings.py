@@ -129,7 +129,8 @@ REFUSED = [
     ),
     (
         {"server": {"workers": 8, "memoryMb": 4096}},
-        "mlflow:postgres.maxConnections: must be at least 145 for mlflow:server.workers 8, got 100",
+        "mlflow:postgres.maxConnections: must be at least 145 for mlflow:server.workers 8, got 100; raise it, "
+        "or lower the workers",
     ),
     (
         {"traefik": {"tls": False, "certResolver": "cloudflare"}},
@@ -347,7 +348,7 @@ REFUSED = [
     (
         {"authentication": "mlflow", "server": {"workers": 4, "memoryMb": 4096}},
         "mlflow:postgres.maxConnections: must be at least 145 for mlflow:server.workers 4 with mlflow:authentication "
-        "mlflow, got 100",
+        "mlflow, got 100; raise it, or lower the workers",
     ),
     (
         {"postgres": {"port": 5000}},
