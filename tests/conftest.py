@@ -29,7 +29,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not any(getattr(report, "nodeid", "").startswith("tests/stack") for report in reports):
         return
     terminalreporter.write_line(
-        f"deployed by {'the Pulumi engine' if HAS_ENGINE else 'the engine-less deployment: no pulumi on the PATH'}; "
+        f"deployed {'by the Pulumi engine' if HAS_ENGINE else 'without the engine: no pulumi on the PATH'}; "
         + ("with MinIO and SeaweedFS" if HAS_MINIO else "with SeaweedFS only: no package index has the image of MinIO")
         + ("" if WITH_LONG else "; without the long tests: LONG=1 make test")
     )
