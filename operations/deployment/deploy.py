@@ -7,7 +7,7 @@ from offline import engineless
 from operations.common.checkout import ROOT, require_line_ends
 from operations.common.console import StopError, output, progress
 from operations.common.stack import Stack
-from operations.deployment.engine_for import approval
+from operations.deployment.engine_for import after_a_question, approval
 from operations.deployment.policy import policy_options
 from operations.engine.cli import NoEngineError
 from operations.engine.engine import Engine
@@ -76,7 +76,7 @@ def _deploy(stack: Stack) -> None:
     if engine.show("up", "--refresh", *approved, *plan, *rules):
         raise StopError(
             f"the deployment of {stack.name} did not complete; the reason is above, after 'error:'\n"
-            + ("" if approved else "  if you answered no: nothing was changed, and there is nothing to fix\n")
+            + after_a_question(approved)
             + "  no data is lost, and services without changes keep running\n"
             f"  fix the cause (or undo your change, unless the reason above forbids that), "
             f"then type: make up STACK={stack.name}\n"

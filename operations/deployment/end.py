@@ -3,7 +3,14 @@
 from offline import engineless
 from operations.common.console import StopError, progress, require_confirmation
 from operations.common.stack import Stack
-from operations.deployment.engine_for import approval, data_volumes, engine_for_removal, kept_volumes, leftovers
+from operations.deployment.engine_for import (
+    after_a_question,
+    approval,
+    data_volumes,
+    engine_for_removal,
+    kept_volumes,
+    leftovers,
+)
 from operations.engine.recovery import recover
 from operations.engine.write_back import report_kept_backups, report_what_to_keep, write_back_secrets
 from operations.host import containers
@@ -21,10 +28,11 @@ def down(stack: Stack) -> None:
     recover(engine)
     # The generators are deleted with everything else, so the config must have their secrets by then.
     saved = write_back_secrets(engine)
-    if engine.show("destroy", "--exclude-protected", *approval(stack, "stop")):
+    approved = approval(stack, "stop")
+    if engine.show("destroy", "--exclude-protected", *approved):
         raise StopError(
-            f"{stack.name} is not stopped completely; the reason is above\n  to try again, type: make down "
-            f"STACK={stack.name}"
+            f"{stack.name} is not stopped completely; the reason is above\n{after_a_question(approved)}"
+            f"  to try again, type: make down STACK={stack.name}"
         )
     report_what_to_keep(engine, saved)
     kept = data_volumes(stack)

@@ -68,6 +68,11 @@ def data_volumes(stack: Stack) -> list[str]:
     return sorted(volume for volume in stack.daemon.volumes() if names.is_data_volume(stack.name, volume))
 
 
+def after_a_question(approved: list[str]) -> str:
+    """Return what a failed change may also mean if Pulumi asked a person: its exit code does not tell a no."""
+    return "" if approved else "  if you answered no: nothing was changed, and there is nothing to fix\n"
+
+
 def approval(stack: Stack, verb: str, engine: Engine | None = None) -> list[str]:
     """Return the option that skips Pulumi's question, if no approval is needed or it was given.
 

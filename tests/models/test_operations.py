@@ -632,6 +632,8 @@ Duration: 7s
         ),
         (
             "    - 3 deleted\n"
+            "All unprotected resources were destroyed. "
+            "There are still 7 protected resources associated with this stack. \n"
             "The resources in the stack have been deleted, but the history and configuration are still maintained. \n"
             "If you want to remove the stack completely, run `pulumi stack rm dev`.\n",
             ["    - 3 deleted"],
@@ -1140,6 +1142,23 @@ def test_a_word_that_is_no_command_is_refused_before_any_command_runs() -> None:
     done = subprocess.run(["make", "url", "acme"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "acme: no such command; did you mean STACK=acme? To list the commands, type: make" in done.stderr
+
+
+@pytest.mark.parametrize(("approved", "asked"), [([], True), (["--yes"], False)])
+def test_a_change_that_was_declined_is_not_only_reported_as_failed(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, approved: list[str], *, asked: bool
+) -> None:
+    for name in ("require_no_restore", "require_no_foreign_containers"):
+        monkeypatch.setattr(containers, name, lambda *_: None)
+    monkeypatch.setattr(Stack, "daemon", property(lambda _: None))
+    monkeypatch.setattr(end, "engine_for_removal", lambda _: SimpleNamespace(show=lambda *_: 255))
+    monkeypatch.setattr(end, "recover", lambda _: None)
+    monkeypatch.setattr(end, "write_back_secrets", lambda _: [])
+    monkeypatch.setattr(end, "approval", lambda *_: approved)
+    with pytest.raises(StopError) as told:
+        end.down(stack)
+    assert ("if you answered no: nothing was changed" in str(told.value)) is asked
+    assert "type: make down STACK=dev" in str(told.value)
 
 
 @pytest.mark.parametrize("verb", sorted(VERBS))
