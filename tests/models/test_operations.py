@@ -1139,7 +1139,9 @@ def test_a_verb_without_dry_run_refuses_it_and_changes_nothing(
 
 
 def test_a_word_that_is_no_command_is_refused_before_any_command_runs() -> None:
-    done = subprocess.run(["make", "--no-print-directory", "url", "acme"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["make", "--no-print-directory", "url", "acme"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert "acme: no such command; did you mean STACK=acme? To list the commands, type: make" in done.stderr
 
