@@ -11,7 +11,6 @@ import yaml
 
 from offline.engineless_state import credentials, generated_secrets, passwords_of
 from offline.host import Host
-from offline.monitor import run
 from operations.common.checkout import ROOT
 from operations.common.console import StopError, confirmed, make, progress, require_confirmation
 from operations.common.stack import Stack
@@ -60,6 +59,9 @@ def up(stack: Stack, reason: str) -> None:
         host = Host(stack.daemon, stack.name, ROOT)
         _require_own_deployment(stack, host)
         os.chdir(ROOT)
+        # Imported late: it imports Pulumi's SDK, which takes 0.4 s, and this module is part of every `make up`.
+        from offline.monitor import run  # noqa: PLC0415
+
         problems = run(
             ROOT / "__main__.py",
             host=host,

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import yaml
+
 from operations.common.checkout import ROOT, config_home, state_home
 from operations.common.console import StopError, progress
 from operations.common.stack import Stack
@@ -30,13 +32,15 @@ from operations.engine.cli import (
     MANUAL_INSTALL_HINT,
     NoEngineError,
     find_cli,
+    install_cli,
     missing_cli,
-    require_cli,
     require_providers,
 )
 from operations.engine.plan import Plan
+from operations.engine.state import State
 from settings import names
-from settings.names import DATA_KEY, GENERATOR, SAVES, key_of
+from settings.names import SAVES
+from settings.stack import NAMESPACE
 
 PARTIAL_STATE_ERROR, PARTIAL_STATE_RETRY_SECONDS = "failed to load checkpoint", (0.1, 0.2, 0.4, 0.8, 1.6)
 """Pulumi's error if it reads a state that another run is writing to a file backend; seconds between the retries."""
@@ -49,6 +53,7 @@ UNCHANGED_LINES = re.compile(
 """Pulumi's lines about resources that it does not change, and its advice to delete the stack file."""
 COUNT = re.compile(r"^    (?:[-+~]* *)?\d+ (\w+)$")
 """A line of Pulumi's summary: `57 unchanged`, `+ 3 created`."""
+EXPORT = ("stack", "export")
 PLACEHOLDER_DOCKER_HOST = "ssh://nobody.invalid"
 """A placeholder for plans, which need no Docker host: the provider checks every host but an SSH host in advance.
 
@@ -74,10 +79,11 @@ class Engine:
         With `install=False` nothing is downloaded, for commands that need no provider.
         """
         self.stack = stack
+        self._state: State | None = None
         cli = find_cli()
         if cli is None and not install:
             raise NoEngineError(f"{missing_cli()}\n{MANUAL_INSTALL_HINT}")
-        self.cli = cli if cli and not install else require_cli()
+        self.cli = cli or install_cli()
         if install:
             require_providers(self.cli)
         self.exports = self._exports()
@@ -164,6 +170,8 @@ class Engine:
     def call(self, *arguments: str, stdin: str | None = None) -> str:
         """Run a `pulumi` command and return its output; raise `StopError` with its error."""
         done = self._run_captured(*arguments, stdin=stdin)
+        if arguments[0] != "config" and arguments[:2] != EXPORT:
+            self.forget_state()
         if done.returncode:
             raise StopError(self._error_message(done.stderr.strip() or done.stdout.strip()))
         return done.stdout
@@ -209,6 +217,8 @@ class Engine:
                     continue
                 if code == 0 and set(counts) == {"unchanged"}:
                     progress("nothing changed")
+                else:
+                    self.forget_state()
                 return code
 
     def plan(self, *options: str) -> Plan:
@@ -250,11 +260,16 @@ class Engine:
         remove_truncated_attributes(self.state_folder, self.stack.name)
         if self._is_leftover_name():
             return False
-        # The output is not shown. This command checks the passphrase and whether the stack exists.
-        asked = self._run_captured("config", "--json", "--show-secrets")
-        if asked.returncode and "no stack named" not in asked.stderr:
+        asked = self._run_captured(*EXPORT, "--show-secrets")
+        if asked.returncode:
+            if "no stack named" in asked.stderr:
+                return False
             raise StopError(self._error_message(asked.stderr.strip()))
-        return asked.returncode == 0
+        self._state = State.read(asked.stdout)
+        if not self._state.resources:
+            # Nothing in an empty state is encrypted, so its export did not check the passphrase.
+            self.call("config", "--json", "--show-secrets")
+        return True
 
     def select(self) -> bool:
         """Create the stack in the backend, and its passphrase, if missing; return whether the stack was created."""
@@ -276,38 +291,32 @@ class Engine:
         # In file://./state the dot is parsed as the host. Pulumi runs in the checkout.
         return ROOT / unquote(url.netloc + url.path) / ".pulumi" if url.scheme == "file" else None
 
-    def outputs(self, *types: str) -> dict[str, dict[str, dict[str, Any]]]:
-        """Return the outputs of all resources of some types, by type and name. Secrets are plain text: never print."""
-        deployment = json.loads(self.call("stack", "export", "--show-secrets"))["deployment"]
-        found: dict[str, dict[str, dict[str, Any]]] = {wanted: {} for wanted in types}
-        for resource in deployment.get("resources") or []:
-            if resource["type"] in found:
-                name = resource["urn"].rpartition("::")[2]
-                # A resource of a killed deployment may have no outputs yet.
-                found[resource["type"]][name] = {
-                    key: json.loads(value["plaintext"]) if isinstance(value, dict) and "plaintext" in value else value
-                    for key, value in (resource.get("outputs") or {}).items()
-                }
-        return found
+    @property
+    def state(self) -> State:
+        """The state. It is exported once, and again after each command that may have changed it."""
+        if self._state is None:
+            self._state = State.read(self.call(*EXPORT, "--show-secrets"))
+        return self._state
 
-    def generated(self) -> dict[str, str]:
-        """Return every generated secret of the state, by its key in the config. Plain text: never print it.
+    def forget_state(self) -> None:
+        """Export the state again the next time."""
+        self._state = None
 
-        For a data key this is the value last used: the stack file may have had another than the generator's.
-        """
-        found = self.outputs(GENERATOR, DATA_KEY)
-        made = {key_of(name): outputs.get("result") for name, outputs in found[GENERATOR].items()}
-        used = {key_of(name): outputs.get("value") for name, outputs in found[DATA_KEY].items()}
-        return {key: value for key, value in [*made.items(), *used.items()] if value}
+    @property
+    def configured(self) -> set[str]:
+        """The keys of the config below `mlflow:`, including those of the project and of imported environments."""
+        # A command of Pulumi takes 0.3 s, so it is asked only for what the stack file does not have.
+        elsewhere = self.stack.document.get("environment") or yaml.safe_load((ROOT / "Pulumi.yaml").read_text()).get(
+            "config"
+        )
+        keys = json.loads(self.call("config", "--json")) if elsewhere else self.stack.values
+        return {key.removeprefix(f"{NAMESPACE}:") for key in keys}
 
     def secrets(self) -> dict[str, str]:
         """Return every secret by its config key; a configured one takes precedence. Plain text: never print it."""
         configured = json.loads(self.call("config", "--json", "--show-secrets"))
-        return self.generated() | {
-            key.removeprefix("mlflow:"): str(entry.get("value")) for key, entry in configured.items() if entry["secret"]
+        return self.state.generated() | {
+            key.removeprefix(f"{NAMESPACE}:"): str(entry.get("value"))
+            for key, entry in configured.items()
+            if entry["secret"]
         }
-
-    def state(self) -> dict[str, Any]:
-        """Return the stack's state, with its secrets encrypted."""
-        found: dict[str, Any] = json.loads(self.call("stack", "export"))["deployment"]
-        return found

@@ -3,6 +3,7 @@
 import json
 import socket
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,16 @@ NETWORK = "docker:index/network:Network"
 def recover(engine: Engine) -> None:
     """Remove the lock and the incomplete resources of a killed run; raise `StopError` if another run is active."""
     _clear_stale_locks(engine)
-    state = engine.state()
-    pending = state.get("pending_operations") or []
-    if pending:
+    if engine.state.pending or _unknown_containers(engine):
+        # The state may be from before the lock was checked, and another run may have completed since.
+        engine.forget_state()
+    if pending := engine.state.pending:
         progress(f"an earlier run was interrupted during {len(pending)} operations; cleaning up")
         for operation in pending:
             if operation["type"] == "creating":
                 _remove_incomplete(engine, operation["resource"])
         engine.call("refresh", "--yes", "--skip-preview", "--clear-pending-creates")
-    _require_no_unknown_containers(engine, state)
+    _require_no_unknown_containers(engine)
 
 
 def _clear_stale_locks(engine: Engine) -> None:
@@ -68,7 +70,7 @@ def _alive(pid: int) -> bool:
     return "pulumi" in shown.stdout and not shown.stdout.strip().startswith("Z")
 
 
-def _remove_incomplete(engine: Engine, resource: dict[str, Any]) -> None:
+def _remove_incomplete(engine: Engine, resource: Mapping[str, Any]) -> None:
     """Remove the container or network that was being created, if it exists and belongs to this stack."""
     name = resource.get("inputs", {}).get("name")
     if not isinstance(name, str):
@@ -87,18 +89,32 @@ def _remove_incomplete(engine: Engine, resource: dict[str, Any]) -> None:
         return
 
 
-def _require_no_unknown_containers(engine: Engine, state: dict[str, Any]) -> None:
-    """Raise `StopError` if containers of this stack are not in its state: another checkout or backend created them."""
-    known = {
+def _unknown_containers(engine: Engine) -> list[str]:
+    """Return the containers of this stack that are not in its state."""
+    found = engine.stack.daemon.api.containers(all=True, filters=_ours(engine))
+    known = _known(engine)
+    return sorted(name for container in found for name in [container["Names"][0].lstrip("/")] if name not in known)
+
+
+def _known(engine: Engine) -> set[str | None]:
+    """Return the Docker names of the containers and networks in the state."""
+    return {
         resource.get("outputs", {}).get("name")
-        for resource in state.get("resources") or []
+        for resource in engine.state.resources
         if resource["type"] in (CONTAINER, NETWORK)
     }
-    ours = {"label": f"{names.STACK_LABEL}={engine.stack.name}"}
-    found = engine.stack.daemon.api.containers(all=True, filters=ours)
-    foreign = sorted(name for container in found for name in [container["Names"][0].lstrip("/")] if name not in known)
+
+
+def _ours(engine: Engine) -> dict[str, str]:
+    return {"label": f"{names.STACK_LABEL}={engine.stack.name}"}
+
+
+def _require_no_unknown_containers(engine: Engine) -> None:
+    """Raise `StopError` if containers of this stack are not in its state: another checkout or backend created them."""
+    foreign = _unknown_containers(engine)
     if foreign:
-        made = sorted(network["Name"] for network in engine.stack.daemon.api.networks(filters=ours))
+        made = sorted(network["Name"] for network in engine.stack.daemon.api.networks(filters=_ours(engine)))
+        known = _known(engine)
         networks = " ".join(name for name in made if name not in known)
         raise StopError(
             f"{len(foreign)} containers of a stack {engine.stack.name} exist, but are not in this Pulumi state: "

@@ -4,8 +4,6 @@ Before that they are only in the state. If the state were lost, the data keys wo
 they encrypt. Afterwards they are encrypted in the stack file, which is meant to be committed.
 """
 
-import json
-
 from operations.common.console import progress
 from operations.common.stack import Stack
 from operations.engine.engine import Engine
@@ -14,9 +12,8 @@ from settings import names
 
 def write_back_secrets(engine: Engine) -> list[str]:
     """Write every generated secret that the config does not have yet into the stack file; return their keys."""
-    credentials = engine.generated()
-    # Pulumi's list of the config includes that of imported environments.
-    known = {key.removeprefix("mlflow:") for key in json.loads(engine.call("config", "--json"))}
+    credentials = engine.state.generated()
+    known = engine.configured
     missing = [key for key in credentials if key not in known]
     for key in missing:
         # Through stdin, because arguments are visible in the process list.

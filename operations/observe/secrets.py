@@ -49,7 +49,8 @@ def scrape(stack: Stack) -> None:
             f"{stack.name} was deployed without the engine, so it has no state with the scrape configuration\n"
             "  to run Prometheus in the stack instead, set mlflow:monitoring.mode: bundled"
         )
-    found = next(iter(_engine_with_stack(stack).outputs(MONITORING_TYPE)[MONITORING_TYPE].values()), {}).get("scrape")
+    outputs = _engine_with_stack(stack).state.outputs(MONITORING_TYPE)[MONITORING_TYPE]
+    found = next(iter(outputs.values()), {}).get("scrape")
     if not found:
         raise StopError(
             f"monitoring is not deployed with {stack.name}\n"

@@ -69,7 +69,7 @@ def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stack:
         monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(engine_module, "ROOT", tmp_path)
     monkeypatch.setattr(cli, "LOCAL_CLI", tmp_path / ".pulumi-cli")
-    monkeypatch.setattr(engine_module, "require_cli", lambda: Path("/bin/true"))
+    monkeypatch.setattr(engine_module, "find_cli", lambda: Path("/bin/true"))
     return Stack("dev")
 
 
@@ -992,7 +992,7 @@ def without_provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "#!/bin/sh\necho 'warning: no such host' >&2\necho 'error: failed all 5 attempts' >&2\nexit 255\n"
     )
     command.chmod(0o755)
-    monkeypatch.setattr(engine_module, "require_cli", lambda: command)
+    monkeypatch.setattr(engine_module, "find_cli", lambda: command)
 
 
 def test_an_unavailable_provider_is_reported_before_any_change(
