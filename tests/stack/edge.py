@@ -325,6 +325,29 @@ def logs_a_run(listener: Listener, user: str, password: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+ARTIFACT_NAME, ARTIFACT = "notes.txt", "an artifact for a browser, with ümlauts\n".encode()
+
+
+def a_run_with_an_artifact(listener: Listener, password: str, points: int) -> tuple[str, str]:
+    """Create a run with a metric `loss` of `points` points and an artifact; return the IDs of it and its experiment."""
+    mine = basic("mlflow", password) | {"Content-Type": "application/json"}
+
+    def post(path: str, **body: object) -> dict[str, Any]:
+        answer = listener.ask(f"/api/2.0/mlflow/{path}", "POST", json.dumps(body).encode(), **mine)
+        assert answer.status == 200, answer.body
+        found: dict[str, Any] = json.loads(answer.body)
+        return found
+
+    experiment = post("experiments/create", name=f"browser-{time.monotonic_ns()}")["experiment_id"]
+    run = post("runs/create", experiment_id=experiment)["run"]["info"]
+    metrics = [{"key": "loss", "value": 1 / (1 + step), "timestamp": step, "step": step} for step in range(points)]
+    post("runs/log-batch", run_id=run["run_id"], metrics=metrics)
+    folder = run["artifact_uri"].removeprefix("mlflow-artifacts:")
+    stored = f"/api/2.0/mlflow-artifacts/artifacts{folder}/{ARTIFACT_NAME}"
+    assert listener.ask(stored, "PUT", ARTIFACT, **basic("mlflow", password)).status == 200
+    return run["run_id"], experiment
+
+
 def nothing_hidden_is_shown(edge: Edge, **headers: str) -> None:
     for path in HIDDEN:
         assert edge.listener.ask(path, **headers).status == 404, path
