@@ -35,7 +35,8 @@ main() {
     step "pytest"
     # Two files at a time, because tests mostly wait for deployments; each file creates its own. In alphabetical order,
     # so that the fast tests come first and no long file starts last.
-    exec "$BIN/python" -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"
+    exec "$BIN/python" -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+        --durations=20 --durations-min=1 "$@"
 }
 
 main "$@"

@@ -79,7 +79,12 @@ class Deployment:
         self.file.write_text(stack_file(self.settings))
         (self.folder / "state").mkdir()
         self.environment = {
-            **{key: value for key, value in os.environ.items() if not key.startswith("PULUMI_CONFIG")},
+            # `make test` passes its own variables on, such as ARGS.
+            **{
+                key: value
+                for key, value in os.environ.items()
+                if not key.startswith(("PULUMI_CONFIG", "MAKE")) and key not in ("ARGS", "MFLAGS")
+            },
             "PULUMI_BACKEND_URL": (self.folder / "state").as_uri(),
             "XDG_CONFIG_HOME": str(self.folder / "config"),
             "XDG_STATE_HOME": str(self.folder / "home"),
