@@ -110,7 +110,7 @@ class Backup(pulumi.ComponentResource):
                 tmpfs={"/tmp": "size=64m,mode=1777"},  # noqa: S108 - inside the container
                 user=f"{UID}:{UID}",
             ),
-            HealthCheck(command=["python3", "/run/config/main.py", "alive"], interval_s=30),
+            HealthCheck(command=["python3", "/run/config/main.py", "alive"]),
             platform=platform,
             metrics=Metrics(port=METRICS_PORT),
             # An interrupted run leaves earlier backups intact.

@@ -143,7 +143,8 @@ class Mlflow(pulumi.ComponentResource):
             ),
             HealthCheck(
                 command=["python", "-I", "-S", "/opt/mlflow-stack/healthcheck.py"],
-                interval_s=5,
+                # An existing Traefik routes by Docker's health. The bundled one sends its own requests.
+                interval_s=5 if route.traefik.mode == "existing" else HealthCheck.interval_s,
                 start_period_s=120,
                 ready_within_s=180,
             ),

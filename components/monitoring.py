@@ -134,7 +134,7 @@ class Monitoring(pulumi.ComponentResource):
                 tmpfs={"/tmp": "size=64m,mode=1777"},  # noqa: S108 - inside the container
                 user=user,
             ),
-            HealthCheck(command=check, interval_s=15),
+            HealthCheck(command=check),
             platform=self._platform,
             grace_s=30,
             publish=[Publish(port=publish[0], target=publish[1])] if publish and publish[0] else [],

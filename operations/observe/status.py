@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -154,10 +155,9 @@ def _service(stack: Stack, service: str) -> dict[str, Any]:
     health = state.get("Health", {}).get("Status", state["Status"]) if state["Running"] else state["Status"]
     if state["Paused"]:
         health = "paused"
-    elif state["Running"] and health != "healthy":
-        # Docker's health is that of its last check; run the check now.
-        code, _ = stack.daemon.run(name, found["Config"]["Healthcheck"]["Test"][1:])
-        health = "healthy" if code == 0 else health
+    elif state["Running"]:
+        # Docker's health is that of its last check, which may be 30 s old; run the check now.
+        health = "healthy" if _passes(stack, name, found) else "starting" if health == "starting" else "unhealthy"
     return {
         "name": name,
         "state": health,
@@ -168,6 +168,12 @@ def _service(stack: Stack, service: str) -> dict[str, Any]:
         "section": _section(service),
         **({} if state["Running"] else {"exitCode": state["ExitCode"]}),
     }
+
+
+def _passes(stack: Stack, container: str, found: Mapping[str, Any]) -> bool:
+    """Return whether a service passes its health check now, or at a second attempt: one fails after a kill."""
+    command = found["Config"]["Healthcheck"]["Test"][1:]
+    return any(stack.daemon.run(container, command)[0] == 0 for _ in range(2))
 
 
 def _memory(stack: Stack, container: str, *, running: bool) -> dict[str, Any]:

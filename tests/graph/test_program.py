@@ -117,6 +117,13 @@ def test_every_container_uses_its_image_by_id(graph: Graph) -> None:
         assert container.plain["image"].startswith("sha256:")
 
 
+def test_only_a_server_that_an_existing_traefik_routes_to_is_checked_often(graph: Graph) -> None:
+    checked = {name: service.plain["healthcheck"]["interval"] for name, service in graph.services.items()}
+    by_docker_health = graph.services["server"].labels.get("traefik.enable") == "true"
+    assert checked.pop("server") == ("5s" if by_docker_health else "30s")
+    assert set(checked.values()) == {"30s"}
+
+
 def test_every_service_has_health_check_grace_period_and_restart_policy(graph: Graph) -> None:
     bundled = ["traefik"] if graph.bundled else []
     parts = [*graph.stores, *(["backup"] if graph.backed_up else []), *bundled, *graph.watched]

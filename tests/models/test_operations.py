@@ -43,7 +43,7 @@ from operations.host import addresses, capacity, checks, containers, docker_daem
 from operations.observe import access, doctor, hostname, logs, secrets, status
 from runtime.address import resolve_host
 from runtime.daemon import Daemon
-from settings import packages
+from settings import names, packages
 from settings.names import DATA_KEY, GENERATOR
 from tests.shipped import stack_file
 
@@ -1229,6 +1229,96 @@ def test_the_folder_of_a_file_backend_is_found(
     known = {"CHECKOUT": str(tmp_path), "HOME": str(Path.home())}
     expected = folder and re.sub("CHECKOUT|HOME", lambda found: known[found[0]], folder)
     assert engine.state_folder == (Path(expected) if expected else None)
+
+
+@pytest.fixture
+def fake_cli(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put a Pulumi CLI on the PATH that logs its arguments and changes nothing; return the log."""
+    folder, log, state = tmp_path / "bin", tmp_path / "asked", tmp_path / "exported.json"
+    folder.mkdir()
+    secret = {"plaintext": '"made"'}
+    generators = [{"type": GENERATOR, "urn": f"u::{stack.name}::backup-password", "outputs": {"result": secret}}]
+    state.write_text(json.dumps({"deployment": {"resources": generators}}))
+    (folder / "pulumi").write_text(
+        f'#!/bin/sh\necho "$*" >>{log}\ncase "$*" in\nversion) echo v3.260.0 ;;\n"stack export"*) cat {state} ;;\n'
+        "up*) echo '    1 unchanged' ;;\nesac\n"
+    )
+    for provider in cli.PROVIDERS:
+        (folder / f"pulumi-resource-{provider}").write_text("#!/bin/sh\n")
+    for path in folder.iterdir():
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setattr(engine_module, "find_cli", cli.find_cli)
+    api = SimpleNamespace(containers=lambda **_: [], networks=lambda **_: [])
+    monkeypatch.setattr(Stack, "daemon", property(lambda _: SimpleNamespace(host="unix:///d.sock", api=api)))
+    return log
+
+
+def test_an_up_that_changes_nothing_calls_pulumi_three_times(stack: Stack, fake_cli: Path) -> None:
+    text = stack.path.read_text()
+    stack.path.write_text(text + "  mlflow:backupPassword: made\n")
+    deploy._deploy(stack)
+    asked = [line.partition(" --stack ")[0] for line in fake_cli.read_text().splitlines()]
+    assert asked == ["version", "stack export --show-secrets", "up --refresh --yes --skip-preview"]
+
+
+def test_the_state_is_exported_again_after_a_command_that_may_change_it(stack: Stack, fake_cli: Path) -> None:
+    engine = Engine(stack)
+    for change in (lambda: None, lambda: engine.call("config"), lambda: engine.call("refresh"), engine.forget_state):
+        change()
+        assert engine.state.generated() == {"backupPassword": "made"}
+    assert fake_cli.read_text().count("stack export") == 3
+
+
+@pytest.mark.parametrize("where", ["environment", "project"])
+def test_a_secret_from_outside_the_stack_file_is_not_written_into_it(
+    stack: Stack, tmp_path: Path, fake_cli: Path, where: str
+) -> None:
+    if where == "project":
+        (tmp_path / "Pulumi.yaml").write_text((ROOT / "Pulumi.yaml").read_text() + "config: {mlflow:x: y}\n")
+    else:
+        stack.path.write_text(stack.path.read_text() + "environment: [ours]\n")
+    engine = Engine(stack)
+    engine.cli.write_text(
+        engine.cli.read_text().replace("esac", "config*) echo '{\"mlflow:backupPassword\": {}}' ;;\nesac")
+    )
+    assert write_back_secrets(engine) == []
+    assert "config set" not in fake_cli.read_text()
+
+
+def test_the_passphrase_is_checked_even_if_the_state_is_empty(stack: Stack, tmp_path: Path, fake_cli: Path) -> None:
+    (tmp_path / "exported.json").write_text('{"deployment": null}')
+    engine = Engine(stack)
+    engine.cli.write_text(
+        engine.cli.read_text().replace("esac", "config*) echo 'error: incorrect passphrase' >&2; exit 1 ;;\nesac")
+    )
+    with pytest.raises(StopError, match="does not decrypt its secrets"):
+        engine.has_stack()
+    assert "config --json --show-secrets" in fake_cli.read_text()
+
+
+def test_a_state_from_before_the_lock_was_checked_is_read_again(
+    stack: Stack, tmp_path: Path, fake_cli: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Another run was creating the server when this one read the state, and has completed since.
+    server = {"type": recovery.CONTAINER, "urn": "u::s::server", "outputs": {"name": "mlflow-dev-server"}}
+    removed: list[str] = []
+    api = SimpleNamespace(
+        containers=lambda **_: [{"Names": ["/mlflow-dev-server"]}],
+        networks=lambda **_: [],
+        inspect_container=lambda _: {"Config": {"Labels": {names.STACK_LABEL: stack.name}}},
+        remove_container=lambda name, **_: removed.append(name),
+    )
+    monkeypatch.setattr(Stack, "daemon", property(lambda _: SimpleNamespace(host="unix:///d.sock", api=api)))
+    pending = {"type": "creating", "resource": {**server, "inputs": {"name": "mlflow-dev-server"}}}
+    exported = tmp_path / "exported.json"
+    exported.write_text(json.dumps({"deployment": {"resources": [], "pending_operations": [pending]}}))
+    engine = Engine(stack)
+    assert engine.has_stack()
+    exported.write_text(json.dumps({"deployment": {"resources": [server]}}))
+    recovery.recover(engine)
+    assert removed == []
+    assert "refresh" not in fake_cli.read_text()
 
 
 @pytest.mark.parametrize(("times", "told"), [(2, "it is there"), (9, None)])
