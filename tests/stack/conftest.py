@@ -62,7 +62,7 @@ def seaweedfs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         deployment.remove()
 
 
-@pytest.fixture(params=["dev", pytest.param("seaweedfs", marks=pytest.mark.minio)])
+@pytest.fixture(params=["dev", pytest.param("seaweedfs", marks=[pytest.mark.minio, pytest.mark.long])])
 def each(request: pytest.FixtureRequest) -> Deployment:
     """Return a deployment with each object store; only one if dev already has SeaweedFS."""
     deployment: Deployment = request.getfixturevalue(request.param)

@@ -229,6 +229,7 @@ print(span.trace_id)
 """
 
 
+@pytest.mark.long
 def test_gc_of_an_experiment_deletes_artifacts_of_its_models_and_traces(saved: Deployment, tmp_path: Path) -> None:
     before = told(saved)
     client = MlflowClient(saved.url)
@@ -296,12 +297,14 @@ rm /tmp/gc.db
 """
 
 
+@pytest.mark.long
 def test_gc_creates_a_missing_default_experiment_as_the_server_does(saved: Deployment) -> None:
     # gc creates it, on a database that has none.
     printed = saved.run("server", "sh", "-ec", WITHOUT_A_DEFAULT)[1]
     assert printed.splitlines()[-1] == f"('{MlflowClient(saved.url).get_experiment('0').artifact_location}',)"
 
 
+@pytest.mark.long
 def test_gc_is_refused_while_model_versions_use_the_artifacts(saved: Deployment, tmp_path: Path) -> None:
     before = told(saved)
     client = MlflowClient(saved.url)
@@ -345,6 +348,7 @@ def test_gc_is_refused_while_model_versions_use_the_artifacts(saved: Deployment,
     assert told(saved) == before
 
 
+@pytest.mark.long
 def test_gc_names_artifacts_that_could_not_be_deleted(saved: Deployment, tmp_path: Path) -> None:
     client = MlflowClient(saved.url)
     experiment = client.create_experiment("half collected")
@@ -451,6 +455,7 @@ with database.locked("restore"):
 """
 
 
+@pytest.mark.long
 def test_a_server_started_during_a_restore_waits_until_it_ends(saved: Deployment) -> None:
     server, backup = saved.name("server"), saved.name("backup")
     assert saved.run("backup", "touch", "/staging/hold")[0] == 0

@@ -52,7 +52,9 @@ def search(uri: str) -> list[str]:
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("settings", ["dev", "prod", "seaweedfs"])
+@pytest.mark.parametrize(
+    "settings", ["dev", *(pytest.param(name, marks=pytest.mark.long) for name in ("prod", "seaweedfs"))]
+)
 def test_a_second_plan_is_empty_with_and_without_refresh(settings: str, request: pytest.FixtureRequest) -> None:
     deployment: Deployment = request.getfixturevalue(settings)
     # `make up` has already written the secrets back, so this is also the plan after the write-back.

@@ -31,6 +31,11 @@ def test_an_engineless_deployment_announces_that_it_is_not_pulumi(engineless: De
     assert engineless.passwords.path.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_client_works_with_the_packages_images(engineless: Deployment) -> None:
+    assert "60 MB up" in engineless.client_day(engineless.url, megabytes=60)
+    assert engineless.inspect("seaweedfs")["RestartCount"] == 0
+
+
 def test_a_second_run_replaces_nothing(engineless: Deployment) -> None:
     before = ids(engineless)
     said = engineless.make("up").stderr
@@ -168,6 +173,7 @@ def tags(deployment: Deployment) -> dict[str, set[str]]:
     return {name: set(deployment.api.inspect_image(it)["RepoTags"]) for name, it in image.items()}  # type: ignore[no-untyped-call]
 
 
+@pytest.mark.long
 @pytest.mark.engine
 def test_the_engine_takes_over_with_all_data_and_equal_containers(engineless: Deployment) -> None:
     engineless.client_day(engineless.url, megabytes=5)

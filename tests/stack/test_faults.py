@@ -248,6 +248,7 @@ def starts_and_ends(deployment: Deployment) -> Iterator[list[tuple[str, str]]]:
     collector.join(10)
 
 
+@pytest.mark.long
 def test_a_migration_starts_after_the_server_finished_its_requests(dev: Deployment) -> None:
     address = urllib.parse.urlsplit(dev.url)
     with (
@@ -263,7 +264,9 @@ def test_a_migration_starts_after_the_server_finished_its_requests(dev: Deployme
     assert order.index(("die", "migrate")) < order.index(("start", "server"))
 
 
-@pytest.mark.parametrize("service", ["server", "postgres", "object store"])
+@pytest.mark.parametrize(
+    "service", ["server", *(pytest.param(name, marks=pytest.mark.long) for name in ("postgres", "object store"))]
+)
 def test_a_service_stopped_by_hand_is_started(dev: Deployment, service: str) -> None:
     service = dev.store if service == "object store" else service
     dev.api.stop(dev.name(service), timeout=30)
@@ -274,6 +277,7 @@ def test_a_service_stopped_by_hand_is_started(dev: Deployment, service: str) -> 
     works(dev)
 
 
+@pytest.mark.long
 def test_a_network_removed_by_hand_is_created_again(dev: Deployment) -> None:
     for name in dev.api.inspect_network(dev.name("edge"))["Containers"]:
         dev.api.disconnect_container_from_network(name, dev.name("edge"), force=True)
@@ -302,6 +306,7 @@ def test_an_image_removed_by_hand_is_built_again(dev: Deployment) -> None:
     works(dev)
 
 
+@pytest.mark.long
 def test_a_secrets_volume_removed_by_hand_is_written_again(dev: Deployment) -> None:
     for name in ("server", "server-files"):
         dev.api.remove_container(dev.name(name), force=True)
@@ -347,7 +352,13 @@ def test_a_new_image_replaces_a_server_whose_files_were_pruned(dev: Deployment) 
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("moment", ["Network backend", "Container postgres", "Container server"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        *(pytest.param(moment, marks=pytest.mark.long) for moment in ("Network backend", "Container postgres")),
+        "Container server",
+    ],
+)
 def test_the_next_update_repairs_a_killed_one(dev: Deployment, moment: str) -> None:
     dev.make("down")
     with dev.begun(lambda line: f"{moment} creating" in line) as running:
@@ -355,6 +366,7 @@ def test_the_next_update_repairs_a_killed_one(dev: Deployment, moment: str) -> N
     works(dev)
 
 
+@pytest.mark.long
 @pytest.mark.engine
 def test_secrets_generated_by_a_killed_update_are_saved_by_down(dev: Deployment) -> None:
     before = dev.file.read_text()

@@ -291,6 +291,7 @@ def test_a_paused_container_is_reported_as_drift(watched: Watched) -> None:
     assert f"type: docker unpause {name}" in found.stderr
 
 
+@pytest.mark.long
 @pytest.mark.engine
 def test_an_existing_prometheus_works_with_the_output_of_make_scrape(watched: Watched, tmp_path: Path) -> None:
     deployment = watched.deployment

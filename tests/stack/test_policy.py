@@ -29,7 +29,7 @@ SNAKE = {
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("name", ["dev", "staging", "prod"])
+@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.long) for name in ("dev", "staging")), "prod"])
 def test_the_policy_accepts_the_shipped_stacks(name: str, tmp_path: Path) -> None:
     deployment = Deployment(tmp_path, name, stack=name)
     if name != "dev":

@@ -6,6 +6,8 @@ from components.seaweedfs import client_ca_certificate
 from tests.stack.deployment import Deployment
 from tests.stack.probes import HASHES, REWRITE, with_s3
 
+pytestmark = pytest.mark.long
+
 
 def hashes(deployment: Deployment) -> list[str]:
     """Return every artifact with its SHA-256, read from the object store that the server uses."""
