@@ -91,6 +91,7 @@ def test_a_wrong_passphrase_is_reported_as_wrong(dev: Deployment) -> None:
     assert "the passphrase in PULUMI_CONFIG_PASSPHRASE does not decrypt its secrets" in refused.stdout
 
 
+@pytest.mark.long
 @pytest.mark.engine
 def test_dev_and_prod_have_different_passphrases(dev: Deployment, prod: Deployment) -> None:
     def passphrase(deployment: Deployment) -> str:
@@ -124,6 +125,7 @@ def test_a_changed_setting_changes_only_the_containers_that_use_it(
         dev.file.write_text(before)
 
 
+@pytest.mark.long
 @pytest.mark.engine
 def test_a_middleware_touches_only_the_server(prod: Deployment) -> None:
     before = prod.file.read_text()
@@ -374,6 +376,7 @@ def test_the_backend_network_cannot_reach_outside(dev: Deployment, outside: str)
     assert from_network(dev, dev.name("backend"), CONNECT, outside).split() == ["closed"]
 
 
+@pytest.mark.long
 def test_a_changed_bucket_name_is_refused_while_artifacts_exist(each: Deployment) -> None:
     client = MlflowClient(each.url)
     run = client.create_run("0").info.run_id
@@ -454,6 +457,7 @@ def test_the_server_stops_on_sigterm(dev: Deployment) -> None:
 # --- side by side --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_two_stacks_share_nothing(dev: Deployment, prod: Deployment) -> None:
     def things(deployment: Deployment) -> set[str]:
         found = set(deployment.containers())
@@ -472,6 +476,7 @@ def test_two_stacks_share_nothing(dev: Deployment, prod: Deployment) -> None:
     assert prod.make("status").returncode == 0
 
 
+@pytest.mark.long
 def test_prod_publishes_nothing(prod: Deployment) -> None:
     for name in prod.containers():
         assert not prod.api.inspect_container(name)["HostConfig"]["PortBindings"]
@@ -486,6 +491,7 @@ def test_every_variable_of_the_installed_mlflow_is_classified(dev: Deployment) -
     assert set(printed.split()) == decided, "add the missing variables to mlflow/variables.toml, then type: make docs"
 
 
+@pytest.mark.long
 def test_a_configured_variable_reaches_the_server(dev: Deployment) -> None:
     name = "MLFLOW_GATEWAY_API_BASE_ALLOW_PRIVATE_IPS"
     assert dev.run("server", "printenv", "MLFLOW_GATEWAY_URI") == (0, "http://127.0.0.1:5000")

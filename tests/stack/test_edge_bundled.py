@@ -202,6 +202,7 @@ def test_the_bundled_traefik_routes_only_to_a_healthy_server(bundled: Edge) -> N
     until(lambda: bundled.listener.ask("/", **PAGE, **mine).status == 200, 60)
 
 
+@pytest.mark.long
 @pytest.mark.engine
 def test_a_second_plan_with_the_bundled_traefik_is_empty(bundled: Edge) -> None:
     bundled.deployment.pulumi("preview", "--expect-no-changes")

@@ -202,6 +202,7 @@ def test_a_single_sign_on_that_always_redirects_loses_no_artifact(proxied: Edge)
     fails_at_the_first_call(proxied.listener)
 
 
+@pytest.mark.long
 @pytest.mark.engine
 def test_a_second_plan_with_empty_and_secret_labels_is_empty(proxied: Edge) -> None:
     proxied.change("password", **existing(proxied, "secureHeaders@docker"))
@@ -243,6 +244,7 @@ def test_clients_with_the_client_password_bypass_single_sign_on(proxied: Edge) -
     assert password not in client
 
 
+@pytest.mark.long
 def test_mlflow_users_authenticate_to_mlflow(proxied: Edge) -> None:
     proxied.change("mlflow", **existing(proxied, "secureHeaders@docker"))
     users_of_its_own(proxied)

@@ -122,6 +122,7 @@ def test_secrets_that_only_pulumi_reads_are_refused_by_name(engineless: Deployme
     assert "AAAA" not in said
 
 
+@pytest.mark.long
 @pytest.mark.engine
 def test_an_engineless_deployment_refuses_a_stack_deployed_by_pulumi(dev: Deployment) -> None:
     before = ids(dev)

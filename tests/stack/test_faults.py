@@ -382,6 +382,7 @@ def test_secrets_generated_by_a_killed_update_are_saved_by_down(dev: Deployment)
     works(dev)
 
 
+@pytest.mark.long
 @pytest.mark.engine
 def test_a_concurrent_update_is_refused(dev: Deployment) -> None:
     dev.make("down")

@@ -39,6 +39,7 @@ def test_the_policy_accepts_the_shipped_stacks(name: str, tmp_path: Path) -> Non
     assert "All policies in `policy/` pass." in said.stdout
 
 
+@pytest.mark.long
 @pytest.mark.engine
 def test_a_plan_that_moves_the_artifacts_is_exempt_from_one_rule_only(tmp_path: Path) -> None:
     deployment = Deployment(tmp_path, "prod", stack="prod")

@@ -11,7 +11,7 @@ import pytest
 from tests.stack.deployment import Deployment, free_port
 from tests.stack.workflows import Github, Runner, bare_environment, github
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.long]
 Changes = dict[str, tuple[str, str]]
 SETTINGS = "Pulumi.<stack>.yaml"
 MARK = "<!-- mlflow: plans -->"
@@ -125,7 +125,6 @@ def test_a_harmless_change_restarts_nothing(team: Team) -> None:
     assert "Restarts" not in said
 
 
-@pytest.mark.long
 def test_a_replacement_names_restarts_and_updates_the_comment(team: Team) -> None:
     team.github.comments.clear()
     team.run("preview.yml")
@@ -177,7 +176,6 @@ def test_a_fork_gets_the_plan_of_a_copy_and_no_comment(team: Team) -> None:
     assert team.github.comments == []
 
 
-@pytest.mark.long
 def test_without_a_shared_backend_only_a_copy_is_planned(team: Team) -> None:
     runner = team.run("preview.yml", configured=False)
     assert runner.results == {"copy": "success", "plan": "skipped", "comment": "skipped"}, runner.said
@@ -190,7 +188,6 @@ def test_no_secret_is_in_the_output_of_a_workflow(team: Team) -> None:
         assert value not in said, key
 
 
-@pytest.mark.long
 def test_drift_opens_an_issue_that_is_closed_once_fixed(team: Team) -> None:
     runner = team.run("drift.yml")
     assert runner.results == {"drift": "success", "tell": "success"}, runner.said
@@ -212,7 +209,6 @@ def test_drift_opens_an_issue_that_is_closed_once_fixed(team: Team) -> None:
     assert [one["state"] for one in team.github.issues] == ["closed"]
 
 
-@pytest.mark.long
 def test_a_merge_is_deployed_and_a_broken_one_is_not(team: Team) -> None:
     before = team.deployment.inspect("server")["Id"]
     runner = team.run("deploy.yml", {SETTINGS: ("workers: 2", "workers: 1")})
