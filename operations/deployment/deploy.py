@@ -73,14 +73,13 @@ def _deploy(stack: Stack) -> None:
     rules = policy_options(stack.settings, stack.name) if stack.name != DEV else []
     # Without a question the plan is not needed. With policies it is: they must stop a change before it begins.
     plan = ["--skip-preview"] if approved and not rules else []
-    if engine.show("up", "--refresh", *approved, *plan, *rules):
+    if engine.show("up", "--refresh", "--suppress-outputs", *approved, *plan, *rules):
         raise StopError(
             f"the deployment of {stack.name} did not complete; the reason is above, after 'error:'\n"
             + after_a_question(approved)
-            + "  no data is lost, and services without changes keep running\n"
-            f"  fix the cause (or undo your change, unless the reason above forbids that), "
+            + "  fix the cause (or undo your change, unless the reason above forbids that), "
             f"then type: make up STACK={stack.name}\n"
-            "  (until a deployment completes, generated secrets are only in Pulumi's state)"
+            "  no data is lost; until a deployment completes, generated secrets are only in Pulumi's state"
         )
     report_what_to_keep(engine, [*handed_over, *saved, *write_back_secrets(engine)])
 

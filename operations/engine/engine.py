@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -51,6 +52,7 @@ UNCHANGED_LINES = re.compile(
     r"|All unprotected resources were destroyed. There are still \d+ protected resources associated with this stack\. *"
 )
 """Pulumi's lines about resources that it does not change, and its advice to delete the stack file."""
+PROGRAM_FAILED_LINE = re.compile(r" +error: an unhandled error occurred: program exited with non-zero exit code: \d+")
 COUNT = re.compile(r"^    (?:[-+~]* *)?\d+ (\w+)$")
 """A line of Pulumi's summary: `57 unchanged`, `+ 3 created`."""
 EXPORT = ("stack", "export")
@@ -68,6 +70,20 @@ def _arguments() -> list[str]:
         return shlex.split(given)
     except ValueError as error:
         raise StopError(f"ARGS={given}: {error}; nothing was changed\n  type: ARGS='-m \"two words\"'") from None
+
+
+def _worth_showing(lines: Iterable[str]) -> Iterator[str]:
+    """Yield the lines of Pulumi's output, without unchanged resources, repeated blank lines and repeated errors."""
+    last, reason_given = "", False
+    for line in lines:
+        text = line.rstrip("\n")
+        # After the program's own error, this one repeats that it failed.
+        repeated = reason_given and PROGRAM_FAILED_LINE.fullmatch(text)
+        if repeated or UNCHANGED_LINES.fullmatch(text) or line == last == "\n":
+            continue
+        reason_given = reason_given or text.lstrip().startswith("error:")
+        last = line
+        yield line
 
 
 class Engine:
@@ -195,8 +211,8 @@ class Engine:
     def show(self, *arguments: str) -> int:
         """Run a `pulumi` command, show its output, and return its exit code.
 
-        Without a terminal Pulumi prints two lines for each unchanged resource: those are left out. If nothing changed,
-        print that.
+        Without a terminal Pulumi prints two lines for each unchanged resource, and more that a reader does not need:
+        those are left out. If nothing changed, print that.
         """
         command = [str(self.cli), *arguments, "--stack", self.stack.name, *_arguments()]
         environment = self.environment | {SAVES: "1"}
@@ -205,11 +221,10 @@ class Engine:
             counts: list[str] = []
             while True:
                 try:
-                    for line in running.stdout or ():
+                    for line in _worth_showing(running.stdout or ()):
                         counts += COUNT.findall(line)
-                        if not UNCHANGED_LINES.fullmatch(line.rstrip("\n")):
-                            sys.stdout.write(line)
-                            sys.stdout.flush()
+                        sys.stdout.write(line)
+                        sys.stdout.flush()
                     code: int = running.wait()
                 except KeyboardInterrupt:
                     # Pulumi got the signal from the terminal, too, and is shutting down. Killing it now would leave a

@@ -1231,6 +1231,28 @@ def test_the_folder_of_a_file_backend_is_found(
     assert engine.state_folder == (Path(expected) if expected else None)
 
 
+FAILED_OUTPUT = """    docker:index:Volume a\x20\x20
+ +  docker:index:Container server creating (0s)
+
+
+Diagnostics:
+    error: mlflow-dev-server: it keeps crashing
+    error: an unhandled error occurred: program exited with non-zero exit code: 1
+"""
+DIED_OUTPUT = "    error: an unhandled error occurred: program exited with non-zero exit code: 139\n"
+
+
+def test_output_without_a_terminal_leaves_out_what_repeats_but_never_the_only_reason() -> None:
+    shown = list(engine_module._worth_showing(FAILED_OUTPUT.splitlines(keepends=True)))
+    assert [line.strip() for line in shown] == [
+        "+  docker:index:Container server creating (0s)",
+        "",
+        "Diagnostics:",
+        "error: mlflow-dev-server: it keeps crashing",
+    ]
+    assert list(engine_module._worth_showing([DIED_OUTPUT])) == [DIED_OUTPUT]
+
+
 @pytest.fixture
 def fake_cli(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Put a Pulumi CLI on the PATH that logs its arguments and changes nothing; return the log."""
@@ -1259,7 +1281,7 @@ def test_an_up_that_changes_nothing_calls_pulumi_three_times(stack: Stack, fake_
     stack.path.write_text(text + "  mlflow:backupPassword: made\n")
     deploy._deploy(stack)
     asked = [line.partition(" --stack ")[0] for line in fake_cli.read_text().splitlines()]
-    assert asked == ["version", "stack export --show-secrets", "up --refresh --yes --skip-preview"]
+    assert asked == ["version", "stack export --show-secrets", "up --refresh --suppress-outputs --yes --skip-preview"]
 
 
 def test_the_state_is_exported_again_after_a_command_that_may_change_it(stack: Stack, fake_cli: Path) -> None:
