@@ -264,7 +264,7 @@ class Daemon:
         self.stop(container)
         self.start(container)
 
-    def logs(self, container: str, lines: int = 8) -> str:
+    def logs(self, container: str, lines: int = 7) -> str:
         """Return the last lines of a container's log, or an empty string if it does not exist."""
         try:
             return str(self.api.logs(container, tail=lines).decode(errors="replace")).rstrip()

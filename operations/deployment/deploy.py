@@ -78,8 +78,8 @@ def _deploy(stack: Stack) -> None:
             f"the deployment of {stack.name} did not complete; the reason is above, after 'error:'\n"
             + after_a_question(approved)
             + "  fix the cause (or undo your change, unless the reason above forbids that), "
-            f"then type: make up STACK={stack.name}\n"
-            "  no data is lost; until a deployment completes, generated secrets are only in Pulumi's state"
+            f"then type: make up STACK={stack.name}"
+            + ("\n  until a deployment completes, generated secrets are only in Pulumi's state" if new else "")
         )
     report_what_to_keep(engine, [*handed_over, *saved, *write_back_secrets(engine)])
 

@@ -48,10 +48,11 @@ PARTIAL_STATE_ERROR, PARTIAL_STATE_RETRY_SECONDS = "failed to load checkpoint", 
 UNCHANGED_LINES = re.compile(
     r" ~  \S+ \S+ refresh(ing)?( \([\d.]+s\))? *|@ (refreshing|previewing|updating|destroying)\.*"
     r"|    [\w-]+:[\w/:-]+ \S+  "
+    r"|  pulumi:pulumi:Stack \([\w-]+\):"
     r"|The resources in the stack have been deleted, but .*|If you want to remove the stack completely, run .*"
     r"|All unprotected resources were destroyed. There are still \d+ protected resources associated with this stack\. *"
 )
-"""Pulumi's lines about resources that it does not change, and its advice to delete the stack file."""
+"""Pulumi's lines about resources that it does not change, a heading, and its advice to delete the stack file."""
 PROGRAM_FAILED_LINE = re.compile(r" +error: an unhandled error occurred: program exited with non-zero exit code: \d+")
 COUNT = re.compile(r"^    (?:[-+~]* *)?\d+ (\w+)$")
 """A line of Pulumi's summary: `57 unchanged`, `+ 3 created`."""

@@ -1236,6 +1236,7 @@ FAILED_OUTPUT = """    docker:index:Volume a\x20\x20
 
 
 Diagnostics:
+  pulumi:pulumi:Stack (mlflow-dev):
     error: mlflow-dev-server: it keeps crashing
     error: an unhandled error occurred: program exited with non-zero exit code: 1
 """
