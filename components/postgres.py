@@ -22,8 +22,8 @@ UID = 999
 """UID of the user `postgres` in the Debian variant of the official image. In the Alpine variant it is 70, so that
 variant cannot take over the data."""
 ASSETS = Path(__file__).parent.parent / "assets" / "postgres"
-READY = f"PATH=/usr/lib/postgresql/$PG_MAJOR/bin:$PATH; exec pg_isready -h 127.0.0.1 -U {USER} -d {DATABASE}"
-"""The health check. Over TCP: the temporary server that start.sh runs first listens on the socket only.
+HEALTH_CHECK = f"PATH=/usr/lib/postgresql/$PG_MAJOR/bin:$PATH; exec pg_isready -h 127.0.0.1 -U {USER} -d {DATABASE}"
+"""Over TCP: the temporary server that start.sh runs first listens on the socket only.
 
 Not the `pg_isready` on the PATH of Debian's images: that one starts Perl, which takes 50 ms of CPU time.
 """
@@ -115,7 +115,7 @@ class Postgres(pulumi.ComponentResource):
                 shm_mb=max(64, settings.memory_mb // 4),
             ),
             HealthCheck(
-                command=["sh", "-c", READY],
+                command=["sh", "-c", HEALTH_CHECK],
                 start_period_s=CRASH_RECOVERY_SECONDS,
                 ready_within_s=CRASH_RECOVERY_SECONDS,
             ),

@@ -150,7 +150,7 @@ class Daemon:
             error=state["Error"],
         )
 
-    def run(self, container: str, command: list[str]) -> tuple[int, str]:
+    def run(self, container: str, command: list[str], environment: Mapping[str, str] | None = None) -> tuple[int, str]:
         """Run a command in a container. Return its exit code and its output.
 
         If it did not start, or its end is unknown: `EXIT_NOT_STARTED` or `EXIT_UNKNOWN`, and the reason.
@@ -159,7 +159,7 @@ class Daemon:
 
         def ask(api: docker.APIClient) -> None:
             try:
-                created = api.exec_create(container, command)
+                created = api.exec_create(container, command, environment=dict(environment or {}))
                 output = b"".join(_exec_output(api, created["Id"]))
                 answer.set_result((_exit_code(api, created["Id"]), output.decode(errors="replace").strip()))
             except BaseException as error:  # noqa: BLE001 - raised by answer.result()
@@ -264,7 +264,7 @@ class Daemon:
         self.stop(container)
         self.start(container)
 
-    def logs(self, container: str, lines: int = 7) -> str:
+    def logs(self, container: str, lines: int = 15) -> str:
         """Return the last lines of a container's log, or an empty string if it does not exist."""
         try:
             return str(self.api.logs(container, tail=lines).decode(errors="replace")).rstrip()

@@ -7,6 +7,7 @@ import pytest
 from operations.host import docker_daemon
 from runtime.address import resolve_host
 from runtime.daemon import Daemon
+from tests.stack.browser import CHROMIUM
 from tests.stack.deployment import HAS_ENGINE, HAS_MINIO, WITH_LONG
 
 REQUIRED, REQUIRED_ENGINE = "REQUIRE_STACK", "REQUIRE_ENGINE"
@@ -23,6 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"{REQUIRED_ENGINE}=1: pulumi is not on the PATH")
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print how the acceptance tests deployed, and which tests were left out."""
     reports = [report for kind in terminalreporter.stats.values() for report in kind]
@@ -31,5 +33,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(
         f"deployed {'by the Pulumi engine' if HAS_ENGINE else 'without the engine: no pulumi on the PATH'}; "
         + ("with MinIO and SeaweedFS" if HAS_MINIO else "with SeaweedFS only: no package index has the image of MinIO")
+        + ("" if CHROMIUM else "; without a browser: no chromium on the PATH")
         + ("" if WITH_LONG else "; without the long tests: LONG=1 make test")
     )

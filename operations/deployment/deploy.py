@@ -78,10 +78,19 @@ def _deploy(stack: Stack) -> None:
             f"the deployment of {stack.name} did not complete; the reason is above, after 'error:'\n"
             + after_a_question(approved)
             + "  fix the cause (or undo your change, unless the reason above forbids that), "
-            f"then type: make up STACK={stack.name}"
-            + ("\n  until a deployment completes, generated secrets are only in Pulumi's state" if new else "")
+            f"then type: make up STACK={stack.name}" + _unsaved_secrets_message(engine)
         )
     report_what_to_keep(engine, [*handed_over, *saved, *write_back_secrets(engine)])
+
+
+def _unsaved_secrets_message(engine: Engine) -> str:
+    """Return which generated secrets only the state has, after a deployment that failed; empty if there are none."""
+    try:
+        unsaved = sorted(engine.state.generated().keys() - engine.configured)
+    except StopError:
+        # The backend fails, which may be the reason that was shown.
+        return ""
+    return f"\n  until a deployment completes, only Pulumi's state has {', '.join(unsaved)}" if unsaved else ""
 
 
 def _show_build_log(since: float) -> None:

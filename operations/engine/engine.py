@@ -48,12 +48,12 @@ PARTIAL_STATE_ERROR, PARTIAL_STATE_RETRY_SECONDS = "failed to load checkpoint", 
 UNCHANGED_LINES = re.compile(
     r" ~  \S+ \S+ refresh(ing)?( \([\d.]+s\))? *|@ (refreshing|previewing|updating|destroying)\.*"
     r"|    [\w-]+:[\w/:-]+ \S+  "
-    r"|  pulumi:pulumi:Stack \([\w-]+\):"
     r"|The resources in the stack have been deleted, but .*|If you want to remove the stack completely, run .*"
     r"|All unprotected resources were destroyed. There are still \d+ protected resources associated with this stack\. *"
 )
-"""Pulumi's lines about resources that it does not change, a heading, and its advice to delete the stack file."""
-PROGRAM_FAILED_LINE = re.compile(r" +error: an unhandled error occurred: program exited with non-zero exit code: \d+")
+"""Pulumi's lines about resources that it does not change, and its advice to delete the stack file."""
+STACK_HEADING = re.compile(r"  pulumi:pulumi:Stack \([\w-]+\):")
+PROGRAM_FAILED_LINE = re.compile(r" +error: an unhandled error occurred: program exited with non-zero exit code: 1")
 COUNT = re.compile(r"^    (?:[-+~]* *)?\d+ (\w+)$")
 """A line of Pulumi's summary: `57 unchanged`, `+ 3 created`."""
 EXPORT = ("stack", "export")
@@ -79,8 +79,10 @@ def _worth_showing(lines: Iterable[str]) -> Iterator[str]:
     for line in lines:
         text = line.rstrip("\n")
         # After the program's own error, this one repeats that it failed.
-        repeated = reason_given and PROGRAM_FAILED_LINE.fullmatch(text)
-        if repeated or UNCHANGED_LINES.fullmatch(text) or line == last == "\n":
+        repeated = (reason_given and PROGRAM_FAILED_LINE.fullmatch(text)) or line == last == "\n"
+        # As the only heading it says nothing. After another one, it says that the next error is not of that resource.
+        first_heading = last == "Diagnostics:\n" and STACK_HEADING.fullmatch(text)
+        if repeated or first_heading or UNCHANGED_LINES.fullmatch(text):
             continue
         reason_given = reason_given or text.lstrip().startswith("error:")
         last = line
@@ -282,8 +284,8 @@ class Engine:
                 return False
             raise StopError(self._error_message(asked.stderr.strip()))
         self._state = State.read(asked.stdout)
-        if not self._state.resources:
-            # Nothing in an empty state is encrypted, so its export did not check the passphrase.
+        if not self._state.was_decrypted_with(self.stack.document.get("encryptionsalt")):
+            # The export has not checked the passphrase of the stack file. This command does.
             self.call("config", "--json", "--show-secrets")
         return True
 

@@ -91,12 +91,12 @@ def _remove_incomplete(engine: Engine, resource: Mapping[str, Any]) -> None:
 
 def _unknown_containers(engine: Engine) -> list[str]:
     """Return the containers of this stack that are not in its state."""
-    found = engine.stack.daemon.api.containers(all=True, filters=_ours(engine))
-    known = _known(engine)
+    found = engine.stack.daemon.api.containers(all=True, filters=_label_filter(engine))
+    known = _names_in_state(engine)
     return sorted(name for container in found for name in [container["Names"][0].lstrip("/")] if name not in known)
 
 
-def _known(engine: Engine) -> set[str | None]:
+def _names_in_state(engine: Engine) -> set[str | None]:
     """Return the Docker names of the containers and networks in the state."""
     return {
         resource.get("outputs", {}).get("name")
@@ -105,7 +105,7 @@ def _known(engine: Engine) -> set[str | None]:
     }
 
 
-def _ours(engine: Engine) -> dict[str, str]:
+def _label_filter(engine: Engine) -> dict[str, str]:
     return {"label": f"{names.STACK_LABEL}={engine.stack.name}"}
 
 
@@ -113,8 +113,8 @@ def _require_no_unknown_containers(engine: Engine) -> None:
     """Raise `StopError` if containers of this stack are not in its state: another checkout or backend created them."""
     foreign = _unknown_containers(engine)
     if foreign:
-        made = sorted(network["Name"] for network in engine.stack.daemon.api.networks(filters=_ours(engine)))
-        known = _known(engine)
+        made = sorted(network["Name"] for network in engine.stack.daemon.api.networks(filters=_label_filter(engine)))
+        known = _names_in_state(engine)
         networks = " ".join(name for name in made if name not in known)
         raise StopError(
             f"{len(foreign)} containers of a stack {engine.stack.name} exist, but are not in this Pulumi state: "

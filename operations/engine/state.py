@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from settings.names import DATA_KEY, GENERATOR, key_of
@@ -12,7 +12,7 @@ from settings.names import DATA_KEY, GENERATOR, key_of
 class State:
     """A state with its secrets in plain text: never print it."""
 
-    deployment: Mapping[str, Any]
+    deployment: Mapping[str, Any] = field(repr=False)
 
     @classmethod
     def read(cls, exported: str) -> Self:
@@ -28,6 +28,20 @@ class State:
     def pending(self) -> Sequence[Mapping[str, Any]]:
         """The operations that a killed run left unfinished."""
         return self.deployment.get("pending_operations") or []
+
+    def was_decrypted_with(self, salt: str | None) -> bool:
+        """Return whether the passphrase that opened this state also opens a stack file with the given salt.
+
+        False if the state has no secret, or another salt: then its export has not shown that.
+        """
+        providers = self.deployment.get("secrets_providers") or {}
+        same = providers.get("type") != "passphrase" or (providers.get("state") or {}).get("salt") == salt
+        return same and any(
+            value.get("plaintext") not in (None, "null")
+            for resource in self.resources
+            for value in (resource.get("outputs") or {}).values()
+            if isinstance(value, dict)
+        )
 
     def outputs(self, *types: str) -> dict[str, dict[str, dict[str, Any]]]:
         """Return the outputs of all resources of some types, by type and name."""

@@ -36,7 +36,7 @@ class Silent(Daemon):
         return SimpleNamespace(
             base_url="",
             api_version="",
-            exec_create=lambda *_: {"Id": "x"},
+            exec_create=lambda *_, **__: {"Id": "x"},
             post=lambda *_, **__: threading.Event().wait(),
         )
 

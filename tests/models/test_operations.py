@@ -1177,6 +1177,46 @@ def test_a_verb_that_reads_only_the_settings_imports_neither_pulumi_nor_docker(v
     assert done.stdout == "set()\n"
 
 
+@pytest.mark.parametrize("verb", ["up", "down", "status", "logs", "preview"])
+def test_a_verb_leaves_the_sdk_of_pulumi_to_the_program(verb: str) -> None:
+    module = VERBS[verb].partition(":")[0]
+    code = f"import sys, operations.{module}, operations.__main__; print('pulumi' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("docker_says", "code", "state"),
+    [("healthy", 0, "healthy"), ("healthy", 1, "unhealthy"), ("unhealthy", 0, "healthy"), ("starting", 1, "starting")],
+)
+def test_the_status_of_a_service_is_that_of_a_health_check_now(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, docker_says: str, code: int, state: str
+) -> None:
+    ran: list[Any] = []
+
+    def run(_: str, command: list[str], environment: dict[str, str] | None = None) -> tuple[int, str]:
+        ran.append((command, environment))
+        return code, ""
+
+    found = {
+        "State": {
+            "Running": True,
+            "Paused": False,
+            "Health": {"Status": docker_says},
+            "Status": "running",
+            "StartedAt": "2026-01-01T00:00:00",
+        },
+        "Config": {"Healthcheck": {"Test": ["CMD", "check"]}},
+        "RestartCount": 0,
+    }
+    monkeypatch.setattr(status, "inspect", lambda *_: found)
+    monkeypatch.setattr(status, "_image", lambda *_: "image")
+    monkeypatch.setattr(Stack, "daemon", property(lambda _: SimpleNamespace(run=run)))
+    assert status._service(stack, "server")["state"] == state
+    # Docker's own run is the one that fails after a worker was killed.
+    assert ran[0] == (["check"], {"HEALTHCHECK_OBSERVES": "1"})
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -1240,7 +1280,13 @@ Diagnostics:
     error: mlflow-dev-server: it keeps crashing
     error: an unhandled error occurred: program exited with non-zero exit code: 1
 """
-DIED_OUTPUT = "    error: an unhandled error occurred: program exited with non-zero exit code: 139\n"
+DIED_OUTPUT = "    error: an unhandled error occurred: program exited with non-zero exit code: 1\n"
+KILLED_OUTPUT = """Diagnostics:
+  docker:index:Container (server):
+    error: the name is taken
+  pulumi:pulumi:Stack (mlflow-dev):
+    error: an unhandled error occurred: program exited with non-zero exit code: 137
+"""
 
 
 def test_output_without_a_terminal_leaves_out_what_repeats_but_never_the_only_reason() -> None:
@@ -1252,6 +1298,8 @@ def test_output_without_a_terminal_leaves_out_what_repeats_but_never_the_only_re
         "error: mlflow-dev-server: it keeps crashing",
     ]
     assert list(engine_module._worth_showing([DIED_OUTPUT])) == [DIED_OUTPUT]
+    killed = KILLED_OUTPUT.splitlines(keepends=True)
+    assert list(engine_module._worth_showing(killed)) == killed
 
 
 @pytest.fixture
@@ -1277,9 +1325,11 @@ def fake_cli(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return log
 
 
-def test_an_up_that_changes_nothing_calls_pulumi_three_times(stack: Stack, fake_cli: Path) -> None:
-    text = stack.path.read_text()
-    stack.path.write_text(text + "  mlflow:backupPassword: made\n")
+def test_an_up_that_changes_nothing_calls_pulumi_three_times(stack: Stack, tmp_path: Path, fake_cli: Path) -> None:
+    (tmp_path / "home" / ".config" / "pulumi-mlflow").mkdir(parents=True)
+    (tmp_path / "home" / ".config" / "pulumi-mlflow" / "dev.passphrase").write_text("right")
+    (tmp_path / "exported.json").write_text(with_salt("ours", '"made"').replace("::x", "::backup-password"))
+    stack.path.write_text("encryptionsalt: ours\n" + stack.path.read_text() + "  mlflow:backupPassword: made\n")
     deploy._deploy(stack)
     asked = [line.partition(" --stack ")[0] for line in fake_cli.read_text().splitlines()]
     assert asked == ["version", "stack export --show-secrets", "up --refresh --suppress-outputs --yes --skip-preview"]
@@ -1309,8 +1359,30 @@ def test_a_secret_from_outside_the_stack_file_is_not_written_into_it(
     assert "config set" not in fake_cli.read_text()
 
 
-def test_the_passphrase_is_checked_even_if_the_state_is_empty(stack: Stack, tmp_path: Path, fake_cli: Path) -> None:
-    (tmp_path / "exported.json").write_text('{"deployment": null}')
+def with_salt(salt: str, plaintext: str) -> str:
+    """Return an exported state with one secret, encrypted by a passphrase with `salt`."""
+    generator = {"type": GENERATOR, "urn": "u::dev::x", "outputs": {"result": {"plaintext": plaintext}}}
+    providers = {"type": "passphrase", "state": {"salt": salt}}
+    return json.dumps({"deployment": {"secrets_providers": providers, "resources": [generator]}})
+
+
+@pytest.mark.parametrize(
+    "exported",
+    [
+        '{"deployment": null}',
+        '{"deployment": {"resources": [{"type": "x", "urn": "u::dev::x", "outputs": {"id": "y"}}]}}',
+        with_salt("another", '"made"'),
+        with_salt("ours", "null"),
+    ],
+    ids=["no resource", "no secret", "another salt", "a secret that was not decrypted"],
+)
+def test_the_passphrase_is_checked_if_the_export_of_the_state_does_not_prove_it(
+    stack: Stack, tmp_path: Path, fake_cli: Path, exported: str
+) -> None:
+    (tmp_path / "home" / ".config" / "pulumi-mlflow").mkdir(parents=True)
+    (tmp_path / "home" / ".config" / "pulumi-mlflow" / "dev.passphrase").write_text("wrong")
+    stack.path.write_text("encryptionsalt: ours\n" + stack.path.read_text())
+    (tmp_path / "exported.json").write_text(exported)
     engine = Engine(stack)
     engine.cli.write_text(
         engine.cli.read_text().replace("esac", "config*) echo 'error: incorrect passphrase' >&2; exit 1 ;;\nesac")

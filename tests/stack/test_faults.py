@@ -366,7 +366,6 @@ def test_the_next_update_repairs_a_killed_one(dev: Deployment, moment: str) -> N
     works(dev)
 
 
-@pytest.mark.long
 @pytest.mark.engine
 def test_secrets_generated_by_a_killed_update_are_saved_by_down(dev: Deployment) -> None:
     before = dev.file.read_text()
