@@ -30,6 +30,11 @@ def status(stack: Stack) -> None:
         if os.environ.get("JSON") == "1":
             output(json.dumps({"stack": stack.name, "services": [], "problems": [str(error)]}, indent=2))
         raise
+    try:
+        stack.settings  # noqa: B018 - raises on wrong settings
+    except StopError as error:
+        _print_what_runs(stack, error)
+        raise
     found = describe(stack)
     if os.environ.get("JSON") == "1":
         output(json.dumps(found, indent=2))
@@ -121,8 +126,24 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def services(stack: Stack) -> list[str]:
-    """Return the services of a stack, according to its settings."""
-    return ["server", "postgres", *stack.settings.parts]
+    """Return the services of a stack: according to its settings or, if they are wrong, those that were deployed."""
+    try:
+        return ["server", "postgres", *stack.settings.parts]
+    except StopError:
+        ours = {"label": [f"{names.STACK_LABEL}={stack.name}", f"{names.ROLE_LABEL}=service"]}
+        prefix = names.docker_name(stack.name, "")
+        found = [container["Names"][0].lstrip("/") for container in stack.daemon.api.containers(all=True, filters=ours)]
+        return sorted(name.removeprefix(prefix) for name in found)
+
+
+def _print_what_runs(stack: Stack, error: StopError) -> None:
+    """Print the services of a stack whose settings are wrong. They run on, as they were deployed."""
+    running = [_service(stack, service) for service in services(stack)]
+    if os.environ.get("JSON") == "1":
+        output(json.dumps({"stack": stack.name, "services": running, "problems": [str(error)]}, indent=2))
+        return
+    for entry in running:
+        output(f"  {entry['name']:<34} {entry['state']:<12} {_detail(entry)}")
 
 
 def _jobs(stack: Stack) -> list[str]:
@@ -244,7 +265,10 @@ def _image(stack: Stack, found: dict[str, Any]) -> str:
     except NotFound:
         tags = []
     # Docker omits docker.io/library/.
-    asked = [f"/{image.ref}" for image in stack.settings.pulled_images]
+    try:
+        asked = [f"/{image.ref}" for image in stack.settings.pulled_images]
+    except StopError:
+        asked = []
     ours = [tag for tag in tags if any(name.endswith(f"/{tag}") for name in asked)]
     return str([*ours, *tags, found["Image"][:19]][0])
 

@@ -1466,6 +1466,60 @@ def test_a_lock_that_vanishes_while_it_is_read_is_ignored(stack: Stack, tmp_path
     assert not cancelled
 
 
+@pytest.fixture
+def broken(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Stack:
+    """Return a stack that runs, and whose stack file was broken since its last deployment."""
+    stack.path.write_text(stack.path.read_text().replace("memoryMb", "memroyMb"))
+    names_of = ["server", "postgres", "minio"]
+    asked = {"label": ["mlflow.stack=dev", "mlflow.role=service"]}
+    found = {
+        "State": {"Running": True, "Paused": False, "Status": "running", "StartedAt": "2026-01-01T00:00:00"},
+        "Config": {"Healthcheck": {"Test": ["CMD", "check"]}, "Labels": {names.STACK_LABEL: "dev"}},
+        "RestartCount": 0,
+        "Image": "sha256:0123456789ab",
+    }
+
+    def containers(*, filters: dict[str, Any], **_: object) -> list[dict[str, Any]]:
+        assert filters in (asked, {"label": "mlflow.stack=dev"})
+        return [{"Names": [f"/mlflow-dev-{name}"]} for name in names_of]
+
+    daemon = SimpleNamespace(
+        api=SimpleNamespace(containers=containers, inspect_image=lambda _: {"RepoTags": []}),
+        inspect=lambda name: found if name.removeprefix("mlflow-dev-") in names_of else None,
+        run=lambda *_: (0, ""),
+        logs=lambda name, **_: f"a line of {name}",
+    )
+    monkeypatch.setattr(Stack, "daemon", property(lambda _: daemon))
+    return stack
+
+
+@pytest.mark.parametrize("as_json", ["0", "1"])
+def test_the_status_of_a_stack_with_wrong_settings_shows_what_runs(
+    broken: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], as_json: str
+) -> None:
+    monkeypatch.setenv("JSON", as_json)
+    with pytest.raises(StopError, match=r"memroyMb: no such setting; did you mean memoryMb\?"):
+        status.status(broken)
+    told = capsys.readouterr().out
+    if as_json == "1":
+        parsed = json.loads(told)
+        assert [service["state"] for service in parsed["services"]] == ["healthy"] * 3
+        assert "memroyMb" in parsed["problems"][0]
+    else:
+        assert [line.split()[:2] for line in told.splitlines()] == [
+            ["mlflow-dev-minio", "healthy"],
+            ["mlflow-dev-postgres", "healthy"],
+            ["mlflow-dev-server", "healthy"],
+        ]
+
+
+def test_the_logs_of_a_stack_with_wrong_settings_can_be_read(broken: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.logs(broken)
+    told = capsys.readouterr().out
+    for service in ("server", "postgres", "minio"):
+        assert f"==> mlflow-dev-{service}\na line of mlflow-dev-{service}\n" in told
+
+
 PROBE = 'INFO:     127.0.0.1:40000 - "GET /api/2.0/mlflow/experiments/search?max_results=1 HTTP/1.1" {} OK'
 
 
