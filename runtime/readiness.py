@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.1
 PROBE_SECONDS = 1.0
 """Time between two runs of a health check. Each run takes CPU time from the service: see `HealthCheck.interval_s`."""
-SERVICE_LOG_LINES = 7
-"""Lines of a service's log in an error: the health check has said why. Of a job, the log is the only reason: 15."""
+UNREADY_LOG_LINES = 7
+"""Lines of the log of a service that runs but is not ready: its health check says why. Of others, the log says it."""
 RETRY_SECONDS = 10
 MAX_RETRIES = 6
 """How often a request to Docker is repeated if it does not answer (under load, or while it restarts), and the seconds
@@ -99,10 +99,9 @@ async def until_healthy(
             code, said = await asyncio.to_thread(daemon.run, container_id, list(health.command))
             if code == 0:
                 return
-        if reason := _failure(name, state, first) or (
-            f"not ready after {health.ready_within_s} s" if time.monotonic() > deadline else None
-        ):
-            log = await _call(daemon.logs, container_id, SERVICE_LOG_LINES)
+        broken = _failure(name, state, first)
+        if reason := broken or (f"not ready after {health.ready_within_s} s" if time.monotonic() > deadline else None):
+            log = await _call(daemon.logs, container_id, *([] if broken else [UNREADY_LOG_LINES]))
             raise pulumi.RunError(failure_message(name, f"{reason}; its health check says: {said or 'nothing'}", log))
         await asyncio.sleep(PROBE_SECONDS)
 

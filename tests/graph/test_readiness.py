@@ -52,6 +52,8 @@ class Script:
     stopped: int = 0
     stopped_for_good: bool = False
     made: datetime | None = None
+    lines: int = 0
+    """How many lines of the log were requested last."""
     ahead: timedelta = timedelta()
     """Of this machine's clock."""
 
@@ -71,7 +73,8 @@ class Script:
     def run(self, _container: str, _command: list[str]) -> tuple[int, str]:
         return self.checks.pop(0) if len(self.checks) > 1 else self.checks[0]
 
-    def logs(self, _container: str) -> str:
+    def logs(self, _container: str, lines: int = 15) -> str:
+        self.lines = lines
         return "last words"
 
     def start(self, _container: str) -> None:
@@ -142,6 +145,15 @@ def test_an_unready_service_fails_with_health_check_output_and_log() -> None:
 )
 def test_a_crashed_or_removed_service_fails_without_further_waiting(broken: State | None, reason: str) -> None:
     assert f"mlflow-dev-x: {reason}" in failure(wait_healthy, Script([state(), broken], [(1, "")]))
+
+
+@pytest.mark.parametrize(("states", "lines"), [([state()], 7), ([state(), state("exited", exit_code=3)], 15)])
+def test_a_service_whose_health_check_says_why_shows_fewer_lines_of_its_log(
+    states: list[State | None], lines: int
+) -> None:
+    script = Script(states, [(1, "connection refused")])
+    failure(wait_healthy, script)
+    assert script.lines == lines
 
 
 def test_one_restart_of_a_service_is_tolerated() -> None:
