@@ -144,6 +144,13 @@ class Deployment:
         document["config"][name] = {**self.values.get(name, {}), key: value} if key else value
         self.file.write_text(yaml.safe_dump(document, sort_keys=False))
 
+    def set_secret(self, key: str, value: str) -> None:
+        """Set a secret in the stack file: encrypted, unless the deployment is engine-less."""
+        if self.engineless:
+            self.set(key, value)
+        else:
+            self.pulumi("config", "set", "--secret", key, stdin=value)
+
     def make(self, verb: str, *, ok: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run `make VERB` without a terminal. Assert that it succeeds or, if not `ok`, that it fails."""
         done = subprocess.run(
@@ -176,7 +183,7 @@ class Deployment:
                 pytest.fail("the command ended without printing the awaited line, so this test has tested nothing")
             yield running
 
-    def pulumi(self, *arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
+    def pulumi(self, *arguments: str, ok: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run plain `pulumi` with the exports of `make env`. Assert that it succeeds or, if not `ok`, that it fails."""
         exports = dict(
             line.removeprefix("export ").split("=", 1) for line in self.make("env").stdout.splitlines() if line
@@ -185,7 +192,7 @@ class Deployment:
             ["pulumi", *arguments, "--stack", self.stack, "--non-interactive"],
             cwd=self.checkout,
             env={**self.environment, **{key: value.strip("'") for key, value in exports.items()}},
-            stdin=subprocess.DEVNULL,
+            input=stdin,
             capture_output=True,
             text=True,
             check=False,

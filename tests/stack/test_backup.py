@@ -411,7 +411,7 @@ def test_an_outside_bucket_works_as_a_backup_target(saved: Deployment) -> None:
     saved.set("backup.accessKeyId", "outside")
     key = {"accessKey": "outside", "secretKey": "a-secret-key-of-its-own"}
     identity = {"name": "outside", "credentials": [key], "actions": ["Admin", "Read", "Write", "List"]}
-    saved.set("backupTargetSecretKey", key["secretKey"])
+    saved.set_secret("backupTargetSecretKey", key["secretKey"])
     saved.make("up")
     outside = saved.api.create_container(
         next(filter(Daemon(resolve_host()).has_image, (DEFAULTS["seaweedfs"]["ref"], packages.ref("seaweedfs")))),

@@ -169,7 +169,7 @@ def test_backups_on_an_append_only_target_cannot_be_deleted_by_the_stack(saved: 
     saved.set("backup.target", f"s3:http://{host}:9000/backups/{saved.stack}")
     saved.set("backup.accessKeyId", "writer")
     saved.set("backup.deletes", value=False)
-    saved.set("backupTargetSecretKey", "writers-secret-key")
+    saved.set_secret("backupTargetSecretKey", "writers-secret-key")
     saved.make("up")
     outside = saved.api.create_container(
         DEFAULTS["minio"]["ref"],

@@ -238,7 +238,7 @@ def test_mlflow_users_authenticate_behind_the_bundled_traefik(bundled: Edge) -> 
     bundled.change("mlflow", **bundled_settings(bundled))
     users_of_its_own(bundled)
     old = bundled.password
-    bundled.deployment.set("adminPassword", "another-password-of-the-admin")
+    bundled.deployment.set_secret("adminPassword", "another-password-of-the-admin")
     bundled.deployment.make("up")
     bundled.opened()
     assert bundled.listener.ask(SEARCH, **basic("admin", old)).status == 401
@@ -262,7 +262,7 @@ def bundled_settings(edge: Edge) -> dict[str, object]:
 def test_the_bundled_traefik_can_store_acme_certificates(bundled: Edge) -> None:
     # An unreachable certificate authority is sufficient: Traefik opens its certificate store before the first request.
     acme = {"certificate": "acme", "acmeEmail": "ops@example.com", "acmeServer": "https://127.0.0.1:9/directory"}
-    bundled.deployment.set("acmeDnsToken", "no-token-of-cloudflare")
+    bundled.deployment.set_secret("acmeDnsToken", "no-token-of-cloudflare")
     bundled.change("password", **bundled_settings(bundled), **acme)
     log = bundled.deployment.make("logs", SERVICE="traefik").stdout
     assert "permission denied" not in log
@@ -273,8 +273,8 @@ def test_the_bundled_traefik_can_store_acme_certificates(bundled: Edge) -> None:
 @pytest.mark.long
 def test_the_bundled_traefik_serves_a_configured_certificate(bundled: Edge, tmp_path: Path) -> None:
     certificate, key = a_certificate(tmp_path)
-    bundled.deployment.set("tlsCertificate", certificate.read_text())
-    bundled.deployment.set("tlsKey", key.read_text())
+    bundled.deployment.set_secret("tlsCertificate", certificate.read_text())
+    bundled.deployment.set_secret("tlsKey", key.read_text())
     bundled.change("password", **bundled_settings(bundled), certificate="own")
     context = ssl.create_default_context(cafile=str(certificate))
     with (
