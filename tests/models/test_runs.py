@@ -32,6 +32,12 @@ def test_a_run_without_a_required_tool_fails_and_says_why() -> None:
     assert "REQUIRE_STACK=1: " in done.stderr
 
 
+def test_a_run_without_docker_skips_the_acceptance_tests_and_succeeds() -> None:
+    done = run("tests/stack")
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"= \d+ skipped in ", done.stdout)
+
+
 def test_a_run_reports_how_it_deployed_and_what_it_skipped() -> None:
     said = run("tests/stack/test_policy.py").stdout
     # One of the two, according to this machine.
