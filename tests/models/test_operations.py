@@ -1335,6 +1335,19 @@ def test_an_up_that_changes_nothing_calls_pulumi_three_times(stack: Stack, tmp_p
     assert asked == ["version", "stack export --show-secrets", "up --refresh --suppress-outputs --yes --skip-preview"]
 
 
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_failed_deployment_names_the_secrets_that_only_the_state_has(
+    stack: Stack, fake_cli: Path, *, saved: bool
+) -> None:
+    if saved:
+        stack.path.write_text(stack.path.read_text() + "  mlflow:backupPassword: made\n")
+    program = fake_cli.parent / "bin" / "pulumi"
+    program.write_text(program.read_text().replace("up*)", "up*) exit 1 ;;\nnever)"))
+    with pytest.raises(StopError, match="did not complete") as told:
+        deploy._deploy(stack)
+    assert ("only Pulumi's state has backupPassword" in str(told.value)) is not saved
+
+
 def test_the_state_is_exported_again_after_a_command_that_may_change_it(stack: Stack, fake_cli: Path) -> None:
     engine = Engine(stack)
     for change in (lambda: None, lambda: engine.call("config"), lambda: engine.call("refresh"), engine.forget_state):
