@@ -143,7 +143,7 @@ def _environment(settings: BackupSettings, database: Postgres, store: ObjectStor
         "KEEP_WEEKLY": str(settings.keep_weekly),
         "KEEP_MONTHLY": str(settings.keep_monthly),
         "DELETES": str(int(settings.deletes)),
-        "SERVER": f"http://{server.service.host}:{SERVER_PORT}",
+        "SERVER": f"http://{server.replicas[names.SERVER].host}:{SERVER_PORT}",
         "KEYS": "/run/secrets/data-keys",
         "HOME": "/tmp",  # noqa: S108 - inside the container
         # Restic writes its packs there first: too much for a tmpfs.

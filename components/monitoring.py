@@ -46,7 +46,7 @@ class ScrapeTargets:
 
     targets: Sequence[Target]
     upstream: Upstream
-    """The server, as the blackbox exporter needs it."""
+    """The servers, as the blackbox exporter needs them."""
     artifacts: ObjectStore
     hostname: str | None
     """Host name of the bundled Traefik; None without one."""
@@ -56,7 +56,7 @@ class ScrapeTargets:
         """Return the monitored services of a stack."""
         return cls(
             targets=[
-                server.target,
+                *server.targets,
                 *artifacts.targets,
                 *(backup.targets if backup else []),
                 *(proxy.targets if proxy else []),
@@ -176,12 +176,13 @@ class Monitoring(pulumi.ComponentResource):
         upstream = targets.upstream
         modules = {"readiness": readiness_module(upstream.probe), "store": readiness_module({})}
         asked = {
-            "readiness": ("server", f"http://{upstream.name}:{upstream.port}{upstream.probe['path']}"),
-            "store": (targets.artifacts.kind, targets.artifacts.health),
+            ("readiness", server): f"http://{host}:{upstream.port}{upstream.probe['path']}"
+            for server, host in upstream.servers.items()
         }
+        asked["store", targets.artifacts.kind] = targets.artifacts.health
         if targets.hostname:
             modules["edge"] = edge_module(targets.hostname)
-            asked["edge"] = ("traefik", f"https://{names.docker_name(pulumi.get_stack(), 'traefik')}:{HTTPS_PORT}/")
+            asked["edge", "traefik"] = f"https://{names.docker_name(pulumi.get_stack(), 'traefik')}:{HTTPS_PORT}/"
         service = self._service(
             name,
             files=Files(config={"blackbox.yml": json.dumps({"modules": modules}, indent=2) + "\n"}),
@@ -198,7 +199,7 @@ class Monitoring(pulumi.ComponentResource):
                 path="/probe",
                 params={"module": [module], "target": [url]},
             )
-            for module, (instance, url) in asked.items()
+            for (module, instance), url in asked.items()
         ]
 
     def _alertmanager(self) -> str:

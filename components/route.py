@@ -12,8 +12,11 @@ from typing import Any
 import pulumi
 
 from runtime.credentials import Credential
+from runtime.labels import short_digest
+from settings import names
 from settings.ingress import Route
 from settings.secrets import LENGTH
+from settings.server import READINESS_PATH
 from settings.traefik import CLIENT_USER, TraefikSettings
 
 API_PATHS = ("/api", "/ajax-api", "/graphql", "/get-artifact", "/model-versions/get-artifact", "/gateway", "/v1")
@@ -33,6 +36,42 @@ Behind Traefik, `_` in a header's name becomes `-`.
 """
 REDIRECTS = ("300-303", "305-399")
 """All redirects except 304 (Not Modified), which confirms that a browser's cached copy is current."""
+
+
+HEALTH_CHECK_SECONDS = 2
+"""How often a proxy sends a health check to each of several replicas. To a single server, every 5 s."""
+HEALTH_CHECK_TIMEOUT_SECONDS = 4
+LEAVE_SECONDS = HEALTH_CHECK_SECONDS + HEALTH_CHECK_TIMEOUT_SECONDS
+"""How long a replica that stops still accepts requests. In this time, the proxy's next health check has failed."""
+RETRY = {"retry": {"attempts": 8, "initialInterval": "50ms"}}
+"""If a proxy gets no connection to a replica, it tries another one. A request that a replica may have received is never
+sent again."""
+
+
+def probe(route: Route) -> dict[str, Any]:
+    """Return the request to which a ready server has an answer, as Traefik's `path`, `headers` and `status`."""
+    found: dict[str, Any] = {"path": READINESS_PATH}
+    if route.by_mlflow:
+        # A user that does not exist: the 401 proves that MLflow has looked it up in the database.
+        nobody = base64.b64encode(b"healthcheck:healthcheck").decode()
+        found |= {"headers": {"Authorization": f"Basic {nobody}"}, "status": 401}
+    return found
+
+
+def health_check(route: Route) -> dict[str, Any]:
+    """Return Traefik's health check of a server."""
+    check = probe(route)
+    if route.replicas == 1:
+        return {"interval": "5s", "timeout": f"{HEALTH_CHECK_TIMEOUT_SECONDS}s", **check}
+    return {
+        "interval": f"{HEALTH_CHECK_SECONDS}s",
+        "timeout": f"{HEALTH_CHECK_TIMEOUT_SECONDS}s",
+        # Every replica accepts this name.
+        "hostname": "localhost",
+        **check,
+        # A replica that is about to stop refuses only such a request: mlflow/plugins/draining.py.
+        "headers": {**check.get("headers", {}), "X-Health-Check": "proxy"},
+    }
 
 
 def routes(route: Route, *, name: str, users: dict[str, Any]) -> dict[str, Any]:
@@ -59,6 +98,10 @@ def routes(route: Route, *, name: str, users: dict[str, Any]) -> dict[str, Any]:
         theirs.append(f"{name}-password")
     # If MLflow authenticates, it needs the Authorization header.
     last = [] if route.by_mlflow else [f"{name}-private"]
+    if route.replicas > 1:
+        middlewares[f"{name}-retry"] = RETRY
+        # Innermost: earlier versions of Traefik would repeat the answer of a middleware, such as 401.
+        last.append(f"{name}-retry")
     no_page = [f"{name}-forged", f"{name}-no-redirect", f"{name}-script"]
     everything = " && ".join([f"Host(`{route.hostname}`)", *(f"!PathRegexp(`{path}`)" for path in BLOCKED_PATHS)])
     page = " && ".join(["Method(`GET`)", "HeaderRegexp(`Accept`, `text/html`)", *_not_path_prefixes(API_PATHS)])
@@ -158,12 +201,20 @@ def labels(
     if route.traefik.mode != "existing":
         return {"traefik.enable": "false"}
     users = {"users": password.value.apply(htpasswd_line)} if password else {}
-    return {
+    balancer = f"traefik.http.services.{name}.loadbalancer"
+    found: dict[str, pulumi.Input[str]] = {
         "traefik.enable": "true",
         "traefik.docker.network": network,
-        f"traefik.http.services.{name}.loadbalancer.server.port": str(port),
+        f"{balancer}.server.port": str(port),
         **_flat("traefik", routes(route, name=name, users=users)),
     }
+    if route.replicas > 1:
+        found |= _flat(f"{balancer}.healthcheck", health_check(route))
+        # Traefik drops a router that two containers define differently.
+        found[names.ROUTES_LABEL] = pulumi.Output.all(**found).apply(
+            lambda values: short_digest("\0".join(f"{key}={values[key]}" for key in sorted(values)))
+        )
+    return found
 
 
 def _flat(path: str, value: Any) -> dict[str, pulumi.Input[str]]:  # noqa: ANN401 - Traefik's configuration

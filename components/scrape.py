@@ -10,6 +10,8 @@ from typing import Any
 
 import pulumi
 
+from settings import names
+
 EXPIRY = 4102444800
 """Expiry of a token: 2100-01-01, in seconds since 1970. A new secret revokes a token. An expiry relative to the current
 date would change every plan."""
@@ -30,6 +32,11 @@ class Target:
     secret: pulumi.Output[str] | None = None
     """The bearer token, if the target requires one."""
 
+    @property
+    def is_further_replica(self) -> bool:
+        """Whether another replica of the server has a target with the same job."""
+        return self.instance != names.SERVER and names.is_replica(self.instance)
+
 
 def scrape_config(target: Target, stack: str, secret: Mapping[str, str]) -> dict[str, Any]:
     """Return one entry of Prometheus' `scrape_configs`.
@@ -38,7 +45,7 @@ def scrape_config(target: Target, stack: str, secret: Mapping[str, str]) -> dict
     """
     found: dict[str, Any] = {
         # A job name must be unique in a Prometheus. The label `job` below names the series.
-        "job_name": f"mlflow-{stack}-{target.job}",
+        "job_name": "-".join(["mlflow", stack, target.job, *([target.instance] if target.is_further_replica else [])]),
         "metrics_path": target.path,
         "scrape_interval": f"{target.every_s}s",
         "static_configs": [

@@ -1,6 +1,7 @@
 """The bundled Traefik. It reads its routes from a file, and has no access to the Docker socket."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import pulumi_docker as docker
 
 from components.certificates import self_signed
 from components.platform import Platform
-from components.route import htpasswd_line, routes
+from components.route import health_check, htpasswd_line, routes
 from components.scrape import Target
 from runtime.credentials import Credential, provided_secret
 from runtime.service import Service
@@ -121,14 +122,17 @@ class Traefik(pulumi.ComponentResource):
 
 @dataclass(frozen=True, kw_only=True)
 class Upstream:
-    """The server, as Traefik and the blackbox exporter need it."""
+    """The servers, as Traefik and the blackbox exporter need them."""
 
     name: str
-    """Its host name on the network, and the name of its router."""
+    """The name of the router and of the load balancer."""
+    servers: Mapping[str, str]
+    """The replicas: service to host name."""
     port: int
     ready: pulumi.Output[docker.Container]
-    probe: dict[str, Any]
-    """Traefik's health check of the server, and the expected answer: `path`, `status`, `headers`."""
+    """Resolves when the last replica is ready."""
+    probe: Mapping[str, Any]
+    """The request to which a ready server has an answer: `path`, `headers`, `status`."""
     password: Credential | None
     """The password by which Traefik authenticates clients, if it does."""
 
@@ -187,14 +191,15 @@ def static(settings: TraefikSettings, *, monitored: bool = False) -> dict[str, A
 def dynamic(route: Route, upstream: Upstream) -> dict[str, Any]:
     """Return Traefik's dynamic configuration: routes, health check of the server, certificate."""
     found = routes(route, name=upstream.name, users={"usersFile": f"/run/secrets/{USERS_FILE}"})
-    found["http"]["services"] = {
-        upstream.name: {
-            "loadBalancer": {
-                "servers": [{"url": f"http://{upstream.name}:{upstream.port}"}],
-                "healthCheck": {"interval": "5s", "timeout": "4s", **upstream.probe},
-            }
-        }
+    balancer: dict[str, Any] = {
+        "servers": [{"url": f"http://{server}:{upstream.port}"} for server in upstream.servers.values()],
+        "healthCheck": health_check(route),
     }
+    if route.replicas > 1:
+        # After 30 s, Traefik's default, most clients have given up; the next replica answers at once.
+        balancer["serversTransport"] = upstream.name
+        found["http"]["serversTransports"] = {upstream.name: {"forwardingTimeouts": {"dialTimeout": "2s"}}}
+    found["http"]["services"] = {upstream.name: {"loadBalancer": balancer}}
     found["tls"] = {"options": {"default": {"minVersion": "VersionTLS12"}}}
     if route.traefik.certificate != "acme":
         pair = {"certFile": f"/run/secrets/{CERTIFICATE_FILE}", "keyFile": f"/run/secrets/{KEY_FILE}"}

@@ -74,6 +74,29 @@ empty_scratch() {
     find "$TMPDIR" -mindepth 1 -delete
 }
 
+# Serves until the stop signal. With LEAVE_SECONDS, other replicas serve as well, and a proxy distributes the requests:
+# the stop signal first makes the server refuse the proxy's health checks, and stops it that many seconds later.
+serve() {
+    [ -n "${LEAVE_SECONDS:-}" ] || exec python /opt/mlflow-stack/serve.py "$@"
+    rm -f "$PRIVATE/draining" "$PRIVATE/in-balance"
+    trap leave TERM INT
+    python /opt/mlflow-stack/serve.py "$@" &
+    server=$!
+    # A signal ends `wait`, not the server.
+    while kill -0 "$server" 2>/dev/null; do
+        wait "$server" && code=0 || code=$?
+    done
+    exit "$code"
+}
+
+leave() {
+    trap '' TERM INT
+    touch "$PRIVATE/draining"
+    echo "docker-entrypoint: the server stops in $LEAVE_SECONDS s, when the proxy sends no more requests" >&2
+    sleep "$LEAVE_SECONDS"
+    kill -TERM "$server"
+}
+
 _main() {
     case "${1:-server}" in
     server)
@@ -85,9 +108,9 @@ _main() {
         use_data_keys
         use_users
         empty_scratch
-        asks_users || exec python /opt/mlflow-stack/serve.py
         # The only option without an environment variable.
-        exec python /opt/mlflow-stack/serve.py --app-name basic-auth
+        ! asks_users || serve --app-name basic-auth
+        serve
         ;;
     migrate)
         use_pgpass

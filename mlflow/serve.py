@@ -58,8 +58,18 @@ start = getattr(mlflow.server, "_exec_cmd", None)
 def become(command, *, extra_env=None, synchronous=True, **options):
     """Replace this process by `command` where MLflow would start a child process and wait for its end."""
     if not synchronous:
-        os.execvpe(command[0], command, os.environ | (extra_env or {}))  # noqa: S606 - a list of MLflow's own
+        environment = os.environ | (extra_env or {})
+        if os.environ.get("LEAVE_SECONDS"):
+            command, environment["APPLICATION"] = draining(command)
+        os.execvpe(command[0], command, environment)  # noqa: S606 - a list of MLflow's own
     return start(command, extra_env=extra_env, **options)
+
+
+def draining(command):
+    """Return uvicorn's command for the application in plugins/draining.py, and the application that it replaces."""
+    application = command[-1] + ("()" if "--factory" in command else "")
+    options = [word for word in command[:-1] if word != "--factory"]
+    return [*options, "--factory", "draining:create"], application
 
 
 wait_for_the_lock(os.environ["MLFLOW_BACKEND_STORE_URI"])

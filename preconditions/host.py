@@ -73,8 +73,9 @@ def _object_store_problems(daemon: "Daemon", stack: str, settings: ObjectStoreSe
     kind, source = settings.kind, settings.copy_from
     manual = "docs/operations/object-store.md"
     holders = {found for volume in daemon.volumes() if (found := names.object_store(stack, volume)) is not None}
-    server = daemon.inspect(names.docker_name(stack, "server"))
-    used, bucket = _object_store_of(stack, server) if server else (None, None)
+    servers = _servers(daemon, stack)
+    used, bucket = _object_store_of(stack, servers[0]) if servers else (None, None)
+    writers = [server for server in servers if not _stopped_for_good(server)]
     unfinished = _unfinished_copy(daemon, stack, kind)
     problem = None
     if bucket and bucket != settings.bucket:
@@ -92,9 +93,9 @@ def _object_store_problems(daemon: "Daemon", stack: str, settings: ObjectStoreSe
             f"copyFrom: the server uses {kind} already; a copy from {source} would overwrite newer artifacts\n"
             "    remove copyFrom from the stack file"
         )
-    elif source and used and server and not _stopped_for_good(server):
-        name = names.docker_name(stack, "server")
-        running = server["State"]["Running"]
+    elif source and used and writers:
+        which = " ".join(server["Name"].lstrip("/") for server in writers)
+        running = any(server["State"]["Running"] for server in writers)
         problem = (
             (
                 f"copyFrom: the server still writes to {used}"
@@ -102,7 +103,7 @@ def _object_store_problems(daemon: "Daemon", stack: str, settings: ObjectStoreSe
                 else f"copyFrom: if Docker restarts, it starts the server again, which then writes to {used}"
             )
             + ", and data that it writes during the copy would be lost\n"
-            f"    type: docker update --restart=no {name} && docker stop {name}, then try again; {manual}"
+            f"    type: docker update --restart=no {which} && docker stop {which}, then try again; {manual}"
         )
     elif not source and unfinished:
         problem = (
@@ -117,6 +118,13 @@ def _object_store_problems(daemon: "Daemon", stack: str, settings: ObjectStoreSe
             f"    go back to {old}, or add mlflow:objectStore.copyFrom: {old}; {manual}"
         )
     return [f"mlflow:objectStore.{problem}"] if problem else []
+
+
+def _servers(daemon: "Daemon", stack: str) -> list[dict[str, Any]]:
+    """Return Docker's inspection of every replica of the server, running or not."""
+    services = sorted(daemon.services(stack, stopped=True).items())
+    found = (daemon.inspect(container) for service, container in services if names.is_replica(service))
+    return [server for server in found if server]
 
 
 def _object_store_of(stack: str, server: dict[str, Any]) -> tuple[names.ObjectStoreKind | None, str | None]:

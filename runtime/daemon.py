@@ -4,9 +4,11 @@ The provider creates containers, but does not report whether they work. The prog
 only: in a preview, only the provider connects to the daemon.
 """
 
+import io
+import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -15,13 +17,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import docker
-from docker.errors import APIError, DockerException, NotFound, create_api_error_from_http_exception
+from docker.errors import APIError, DockerException, NotFound
 from requests.exceptions import ConnectionError as NoConnection
-from requests.exceptions import HTTPError, RequestException, Timeout
+from requests.exceptions import RequestException, Timeout
 from urllib3.exceptions import HTTPError as CutOffError
 
 from runtime import tunnel
 from runtime.address import client_certificates
+from runtime.execution import EXIT_UNKNOWN, exec_output, exit_code
+from settings import names
 
 REQUEST_TIMEOUT_SECONDS = 30
 UNREACHABLE_ERRORS = (DockerException, RequestException, OSError)
@@ -34,41 +38,11 @@ class NoAnswerError(DockerException):
 
 NO_ANSWER_ERRORS = (NoConnection, Timeout, NoAnswerError)
 """The exceptions when a daemon does not answer at the moment, because it is busy or restarts."""
-EXIT_UNKNOWN, EXIT_NOT_STARTED = 124, 126
-"""Exit codes: the result is unknown (as `timeout` exits), and the command could not be started (as a shell exits)."""
-EXIT_SECONDS = 5
+EXIT_NOT_STARTED = 126
+"""Exit code, as a shell exits: the command could not be started."""
 RESTART_SECONDS = 120
 """How long a daemon may take to restart while a command runs."""
 _clients = threading.local()
-
-
-def _exec_output(api: docker.APIClient, command: str) -> Iterator[bytes]:
-    """Start an exec instance that was created in a container, and yield its output (stdout and stderr) as it comes.
-
-    The library's `exec_start` upgrades the connection and then bypasses its own buffer: output that arrives together
-    with the response headers is lost without an error (docker-py, issues 2042 and 3332). Without the upgrade, the
-    daemon sends the same frames. Each begins with eight bytes; the last four are its length.
-    """
-    url = f"{api.base_url}/v{api.api_version}/exec/{command}/start"
-    # No timeout: a command may print nothing for any length of time.
-    with closing(api.post(url, json={"Detach": False, "Tty": False}, stream=True, timeout=None)) as answer:
-        try:
-            answer.raise_for_status()
-            while head := answer.raw.read(8):
-                yield answer.raw.read(int.from_bytes(head[4:], "big"))
-        except HTTPError as error:
-            raise create_api_error_from_http_exception(error) from error
-        except CutOffError as error:
-            raise NoConnection(error) from error
-
-
-def _exit_code(api: docker.APIClient, command: str) -> int:
-    """Return the exit code of a command in a container, or 124 if it is unknown because the connection was lost."""
-    deadline = time.monotonic() + EXIT_SECONDS
-    # Docker closes the output a moment before it knows the exit code.
-    while (found := api.exec_inspect(command))["Running"] and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return EXIT_UNKNOWN if found["ExitCode"] is None else int(found["ExitCode"])
 
 
 @dataclass(frozen=True)
@@ -160,8 +134,8 @@ class Daemon:
         def ask(api: docker.APIClient) -> None:
             try:
                 created = api.exec_create(container, command, environment=dict(environment or {}))
-                output = b"".join(_exec_output(api, created["Id"]))
-                answer.set_result((_exit_code(api, created["Id"]), output.decode(errors="replace").strip()))
+                output = b"".join(exec_output(api, created["Id"]))
+                answer.set_result((exit_code(api, created["Id"]), output.decode(errors="replace").strip()))
             except BaseException as error:  # noqa: BLE001 - raised by answer.result()
                 answer.set_exception(error)
 
@@ -188,14 +162,22 @@ class Daemon:
         """Run a command in a container without a timeout, pass its output to `tell`, and return its exit code."""
         with closing(self._connected(None)) as api:
             created = api.exec_create(container, command, environment=dict(environment or {}))
-            for chunk in _exec_output(api, created["Id"]):
+            for chunk in exec_output(api, created["Id"]):
                 tell(chunk.decode(errors="replace"))
-            return _exit_code(api, created["Id"])
+            return exit_code(api, created["Id"])
 
     def once(
-        self, name: str, body: dict[str, Any], tell: Callable[[str], None], *, networks: Sequence[str] = ()
+        self,
+        name: str,
+        body: dict[str, Any],
+        tell: Callable[[str], None],
+        *,
+        networks: Sequence[str] = (),
+        archive: bytes = b"",
     ) -> int:
         """Run a container to its end, pass its output to `tell`, remove it, and return its exit code.
+
+        The files of `archive`, a tar file, are in its root file system before it starts.
 
         A stopped container of this name from an earlier call is removed first. Raises `APIError` if one is running.
         """
@@ -209,6 +191,8 @@ class Daemon:
             try:
                 for network in networks[1:]:
                     api.connect_container_to_network(container, network)
+                if archive:
+                    api.put_archive(container, "/", archive)
                 api.start(container)
                 return self._stream_until_exit(api, container, tell)
             finally:
@@ -259,6 +243,19 @@ class Daemon:
                     api.update_container(container, restart_policy={"Name": "no"})  # type: ignore[arg-type]
                 api.stop(container, timeout=found["Config"].get("StopTimeout") or 10)
 
+    def read_file(self, container: str, path: str) -> bytes | None:
+        """Return the content of a file of a container, which need not run; None if there is no such file or container.
+
+        Volumes and the image are read, a tmpfs is not.
+        """
+        try:
+            packed, _ = self.api.get_archive(container, path)
+            with tarfile.open(fileobj=io.BytesIO(b"".join(packed))) as archive:
+                content = next((archive.extractfile(member) for member in archive if member.isfile()), None)
+                return content.read() if content else None
+        except NotFound:
+            return None
+
     def restart(self, container: str) -> None:
         """Stop a container with its stop grace period, and start it again."""
         self.stop(container)
@@ -274,6 +271,12 @@ class Daemon:
     def start(self, container: str) -> None:
         """Start an existing container."""
         self.api.start(container)
+
+    def services(self, stack: str, *, stopped: bool = False) -> dict[str, str]:
+        """Return the running services of a stack, and with `stopped` all others: name to name of the container."""
+        labels = [f"{names.STACK_LABEL}={stack}", f"{names.ROLE_LABEL}=service"]
+        found = self.api.containers(all=stopped, filters={"label": labels})
+        return {entry["Labels"][names.SERVICE_LABEL]: entry["Names"][0].lstrip("/") for entry in found}
 
     def networks(self) -> set[str]:
         """Return the names of all networks."""

@@ -21,7 +21,6 @@ class Job(pulumi.ComponentResource):
     done: pulumi.Output[docker.Container]
     """Resolves when the job has succeeded. For `depends_on` of resources that need its result."""
     container: docker.Container
-    """For `replaced_with` of services that must not run beside a new run of the job."""
 
     def __init__(
         self,

@@ -3,7 +3,8 @@
 import asyncio
 import functools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,7 +12,7 @@ import pulumi
 import pulumi_docker as docker
 
 from runtime.docker_host import DockerHost
-from runtime.workload import HealthCheck
+from runtime.workload import Balance, HealthCheck, Workload
 from settings import names
 
 if TYPE_CHECKING:
@@ -44,41 +45,117 @@ def when_checked(
     return container.id.apply(check)
 
 
-def previous_stopped(
-    service: str, *, image: pulumi.Input[str], once: pulumi.Output[docker.Container], platform: DockerHost
-) -> pulumi.Output[docker.Container]:
-    """Return `once` when no container of `service` runs from another image. Stops such a container.
+@dataclass(frozen=True, kw_only=True)
+class Compatible:
+    """Which earlier containers of a service may run beside new ones."""
 
-    The engine deletes it as well, but later if the job is new and replaces nothing, as after
-    `docker container prune`.
+    files: Sequence[str]
+    """Files of the image that must be the same in both."""
+    label: str
+    """A label that must have the same value on both."""
+    value: pulumi.Input[str]
+    """The value on the new containers; empty if they do not have the label."""
+
+
+def incompatible_stopped(
+    is_of_service: Callable[[str], bool],
+    compatible: Compatible,
+    *,
+    new: str,
+    once: pulumi.Output[docker.Container],
+    platform: DockerHost,
+) -> pulumi.Output[docker.Container]:
+    """Return `once` when every running container of a service is compatible with the new ones. Stops the others.
+
+    `new` is the name of a job that has the new image. `is_of_service` tells which services are meant.
     """
-    name = names.docker_name(pulumi.get_stack(), service)
+    stack = pulumi.get_stack()
+    fresh = names.docker_name(stack, new)
 
     async def check(values: list[Any]) -> docker.Container:
         container: docker.Container = values[0]
         if not pulumi.runtime.is_dry_run():
-            await _until_stopped(platform, name, values[1])
+            running = await _call(platform.daemon.services, stack)
+            old = [name for service, name in running.items() if is_of_service(service)]
+            await asyncio.gather(*(_until_compatible(platform, name, (fresh, values[1]), compatible) for name in old))
         return container
 
-    return pulumi.Output.all(once, image).apply(check)
+    return pulumi.Output.all(once, compatible.value).apply(check)
 
 
-async def _until_stopped(platform: DockerHost, name: str, image: str) -> None:
-    """Stop the container `name`, unless it runs from `image`, and wait until it has stopped."""
+async def _until_compatible(platform: DockerHost, name: str, new: tuple[str, str], compatible: Compatible) -> None:
+    """Stop the container `name`, unless it may run beside the new ones, and wait until it has stopped."""
+    daemon = platform.daemon
+    new_name, new_label = new
 
     async def runs() -> bool:
-        state = await _call(platform.daemon.state, name)
-        return state is not None and state.running and state.image != image
+        state = await _call(daemon.state, name)
+        return state is not None and state.running
 
-    if await runs():
-        # For good: a migration of a large database takes hours, and Docker may be restarted meanwhile.
-        await _call(functools.partial(platform.daemon.stop, for_good=True), name)
+    async def differs() -> bool:
+        found = await _call(daemon.inspect, name)
+        if found is None or (found["Config"]["Labels"] or {}).get(compatible.label, "") != new_label:
+            return True
+        for path in compatible.files:
+            theirs, ours = await _call(daemon.read_file, name, path), await _call(daemon.read_file, new_name, path)
+            if theirs is None or theirs != ours:
+                return True
+        return False
+
+    if not await runs() or not await differs():
+        return
+    # For good: a migration of a large database takes hours, and Docker may be restarted meanwhile.
+    await _call(functools.partial(daemon.stop, for_good=True), name)
     deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
     while await runs():
         if time.monotonic() > deadline:
             reason = f"still running after {STOP_TIMEOUT_SECONDS} s, and the new container must not start beside it"
-            raise pulumi.RunError(failure_message(name, reason, await _call(platform.daemon.logs, name)))
+            raise pulumi.RunError(failure_message(name, reason, await _call(daemon.logs, name)))
         await asyncio.sleep(POLL_SECONDS)
+
+
+async def until_balanced(platform: DockerHost, name: str, balance: Balance) -> None:
+    """Wait until the proxy sends requests to the replica `name`, if there is a proxy that knows it.
+
+    Only then may the next replica be replaced. Raises `RunError` if the proxy does not find the replica ready.
+    """
+    daemon = platform.daemon
+    if balance.listed_in:
+        listed = await _call(daemon.read_file, *balance.listed_in)
+        if name.encode() not in (listed or b""):
+            return
+    if not any([await _balanced(platform, peer, balance) for peer in balance.peers]):
+        return
+    deadline = time.monotonic() + balance.within_s
+    while not await _balanced(platform, name, balance):
+        if time.monotonic() > deadline:
+            reason = f"it is ready, but the proxy has not sent it a successful health check for {balance.within_s} s"
+            raise pulumi.RunError(failure_message(name, reason, await _call(daemon.logs, name, UNREADY_LOG_LINES)))
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def _balanced(platform: DockerHost, name: str, balance: Balance) -> bool:
+    """Return whether a proxy has found the replica `name` ready since its start."""
+    state = await _call(platform.daemon.state, name)
+    # In a paused container, the command would block.
+    if state is None or not state.running or state.status == "paused":
+        return False
+    code, _ = await asyncio.to_thread(platform.daemon.run, name, list(balance.command))
+    return code == 0
+
+
+async def until_ready(
+    platform: DockerHost,
+    container_id: str,
+    name: str,
+    health: HealthCheck,
+    workload: Workload,
+    balance: Balance | None,
+) -> None:
+    """Wait until a service is healthy and, if it is a replica, the proxy sends requests to it."""
+    await until_healthy(platform, container_id, name, health, workload.prepares)
+    if balance:
+        await until_balanced(platform, name, balance)
 
 
 async def until_healthy(

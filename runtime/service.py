@@ -8,8 +8,8 @@ import pulumi_docker as docker
 from runtime.container import container_arguments, container_options, go_duration, with_scrape_target
 from runtime.docker_host import DockerHost
 from runtime.files import FileVolumes
-from runtime.readiness import until_healthy, when_checked
-from runtime.workload import HealthCheck, Metrics, Publish, Workload
+from runtime.readiness import until_ready, when_checked
+from runtime.workload import Balance, HealthCheck, Metrics, Publish, Workload
 from settings import names
 
 
@@ -34,15 +34,15 @@ class Service(pulumi.ComponentResource):
         platform: DockerHost,
         grace_s: int,
         publish: Sequence[Publish] = (),
+        balance: Balance | None = None,
         metrics: Metrics | None = None,
         after: Sequence[pulumi.Input[pulumi.Resource]] = (),
-        replaced_with: Sequence[pulumi.Resource] = (),
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         """Run `workload` when everything in `after` is ready, with a stop grace period of `grace_s` seconds.
 
-        A service with `metrics` is attached to the network `monitoring` if the stack is monitored. The service is
-        replaced together with the resources in `replaced_with`.
+        A service with `metrics` is attached to the network `monitoring` if the stack is monitored. A replica with
+        `balance` is ready when the proxy sends requests to it as well.
         """
         super().__init__("mlflow:runtime:Service", name, None, opts)
         if metrics and platform.monitored:
@@ -76,9 +76,9 @@ class Service(pulumi.ComponentResource):
             stop_timeout=grace_s,
             # If unset, the provider sends SIGTERM and SIGKILL in the same second.
             destroy_grace_seconds=grace_s,
-            opts=container_options(self, [*after, *writers], [*writers, *replaced_with]),
+            opts=container_options(self, [*after, *writers], writers),
         )
         self.ready = when_checked(
-            container, lambda container_id: until_healthy(platform, container_id, self.host, health, workload.prepares)
+            container, lambda container_id: until_ready(platform, container_id, self.host, health, workload, balance)
         )
         self.register_outputs({"host": self.host})

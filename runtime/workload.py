@@ -34,6 +34,20 @@ class HealthCheck:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Balance:
+    """Of a service with replicas: how to find out that a proxy sends requests to a replica."""
+
+    command: Sequence[str]
+    """A command in the replica that succeeds once the proxy has found the replica ready."""
+    peers: Sequence[str]
+    """The names of the other replicas' containers. If the proxy has found none of them ready, there is no proxy yet."""
+    listed_in: tuple[str, str] | None
+    """A proxy's container, and the file in it that lists the replicas by name; None if the proxy discovers them."""
+    within_s: int
+    """How long the proxy may take."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Publish:
     """A host port."""
 

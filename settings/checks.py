@@ -19,12 +19,10 @@ from settings.secrets import (
     KEY_SECRET,
     TARGET_SECRET,
 )
-from settings.server import BASE_MB, JOBS_MB, MAX_OVERFLOW, POOL_SIZE, WORKER_MB
+from settings.server_checks import server_contradictions
 from settings.stack import StackConfig, major
 from settings.traefik import BUNDLED_ONLY, EXISTING_ONLY, SINGLE_SIGN_ON, Authentication
 
-SPARE_CONNECTIONS = 25
-"""Connections beside those of the workers: migration, psql, backup, exporter, and Postgres' own reserve of three."""
 SEAWEEDFS_MB = 1024
 """Minimum memory of SeaweedFS. Measured: three slow downloads and an upload of 600 MB each take 705 MB; with a limit
 of 512 MB the kernel killed it."""
@@ -42,25 +40,7 @@ AUTHENTICATES_NOBODY = re.compile(
 def contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
     """Yield the problems across settings: the sections involved, and the message."""
     server = config.server
-    needed = BASE_MB + WORKER_MB * server.workers + (JOBS_MB if server.jobs else 0)
-    if server.memory_mb < needed:
-        with_jobs = " and jobs" if server.jobs else ""
-        yield (
-            {"server"},
-            f"mlflow:server.memoryMb: must be at least {needed} for {server.workers} workers{with_jobs}, "
-            f"got {server.memory_mb}; raise it, or lower mlflow:server.workers",
-        )
-    by_mlflow = config.route.by_mlflow
-    # MLflow's own users have a second connection pool.
-    pools = 2 if by_mlflow else 1
-    connections = pools * (POOL_SIZE + MAX_OVERFLOW) * server.workers + SPARE_CONNECTIONS
-    if config.postgres.max_connections < connections:
-        with_users = " with mlflow:authentication mlflow" if by_mlflow else ""
-        yield (
-            {"server", "postgres", "authentication"},
-            f"mlflow:postgres.maxConnections: must be at least {connections} for mlflow:server.workers "
-            f"{server.workers}{with_users}, got {config.postgres.max_connections}; raise it, or lower the workers",
-        )
+    yield from server_contradictions(config)
     for name, reason in variables.refused(server.environment):
         yield {"server"}, f"mlflow:server.environment.{name}: {reason}; docs/mlflow-variables.md"
     yield from _route_contradictions(config)

@@ -16,6 +16,8 @@ class Route:
     """The host port of `mlflow:server.port`, if it is set."""
     server_address: str
     """The address of the host on which the port is published."""
+    replicas: int = 1
+    """The number of servers among which Traefik distributes the requests."""
 
     DEFAULT_PORT = 5000
     """The host port if there is no Traefik and `mlflow:server.port` is not set."""

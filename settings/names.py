@@ -28,6 +28,8 @@ AUTHENTICATION_LABEL = "mlflow.authentication"
 """On the server and the bundled Traefik: the value of `mlflow:authentication`. The policy reads it."""
 SINGLE_SIGN_ON_LABEL = "mlflow.single-sign-on"
 """On the server: the middleware of an existing Traefik that authenticates."""
+ROUTES_LABEL = "mlflow.routes"
+"""On each replica behind an existing Traefik: a hash of the labels that Traefik reads."""
 FILES_LABEL = "mlflow.files"
 """On a volume of files: a hash of the file names."""
 CONFIG_LABEL = "mlflow.config"
@@ -47,6 +49,20 @@ def make_command(verb: str, stack: str) -> str:
 def docker_name(stack: str, service: str) -> str:
     """Return the name of a container, network or volume: `mlflow-dev-postgres`."""
     return f"{PROJECT}-{stack}-{service}"
+
+
+SERVER = "server"
+"""The service of the tracking server, and the first of its replicas."""
+
+
+def replicas(number: int) -> tuple[str, ...]:
+    """Return the services of the server's replicas: server, server-2, server-3."""
+    return (SERVER, *(f"{SERVER}-{index}" for index in range(2, number + 1)))
+
+
+def is_replica(service: str) -> bool:
+    """Return whether a service is a replica of the server."""
+    return re.fullmatch(rf"{SERVER}(-\d+)?", service) is not None
 
 
 def postgres_volume(stack: str, major: int) -> str:

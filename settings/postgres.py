@@ -16,8 +16,8 @@ class PostgresSettings(Settings):
         default=100,
         ge=20,
         le=5000,
-        description="The maximum number of connections. The minimum is 25, plus 15 for each of the server's workers "
-        "(30 with `mlflow:authentication: mlflow`).",
+        description="The maximum number of connections. The minimum is 25, plus 15 for each worker of each of the "
+        "server's replicas (30 with `mlflow:authentication: mlflow`).",
     )
     port: Port | None = Field(
         default=None,

@@ -22,8 +22,26 @@ READINESS_PATH = "/api/2.0/mlflow/experiments/search?max_results=1"
 class ServerSettings(Settings):
     """The settings under `mlflow:server`."""
 
+    replicas: int = Field(
+        default=1,
+        ge=1,
+        le=16,
+        description="The number of server containers. More than one needs Traefik, which distributes the requests. "
+        "A change then replaces one container after another, without a failed request: "
+        "docs/operations/replicas.md. Memory, CPUs and workers are those of each container.",
+    )
     workers: int = Field(
-        default=2, ge=1, le=32, description="The number of server processes. Recommended: as many as `cpus`."
+        default=2,
+        ge=1,
+        le=32,
+        description="The number of server processes in each container. Recommended: as many as `cpus`.",
+    )
+    drain_seconds: int = Field(
+        default=20,
+        ge=1,
+        le=3600,
+        description="How long a server that stops waits for its requests in flight, such as uploads and downloads. "
+        "The others are cut off.",
     )
     memory_mb: int = Field(
         default=2560,
@@ -50,7 +68,9 @@ class ServerSettings(Settings):
         default="text", description="Log format: `text` for a person, `json` for a log collector, one object per line."
     )
     jobs: bool = Field(
-        default=False, description="Run server-side jobs: judges, scorers, trace archival. Takes 1.5 GiB of memory."
+        default=False,
+        description="Run server-side jobs: judges, scorers, trace archival. Takes 1.5 GiB of memory. Not with several "
+        "`replicas`: each would start the jobs of the others again.",
     )
     telemetry: bool = Field(default=False, description="Whether MLflow may report its usage to its developers.")
     environment: dict[str, str] = Field(

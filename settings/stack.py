@@ -4,6 +4,7 @@ import re
 
 from pydantic import Field
 
+from settings import names
 from settings.backup import BackupSettings
 from settings.base import Hostname, Settings
 from settings.images import Image, ImagesSettings
@@ -73,7 +74,13 @@ class StackConfig(Settings):
             authentication=self.authentication or "anonymous",
             server_port=self.server.port,
             server_address=self.server.bind_address,
+            replicas=self.server.replicas,
         )
+
+    @property
+    def replicas(self) -> tuple[str, ...]:
+        """The names of the server's services."""
+        return names.replicas(self.server.replicas)
 
     @property
     def parts(self) -> tuple[str, ...]:

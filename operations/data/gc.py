@@ -6,9 +6,9 @@ from collections import Counter
 
 from operations.common.console import StopError, progress, relay_output, require_confirmation
 from operations.common.stack import Stack
+from operations.host.servers import running_server
 from operations.observe import secrets
 from operations.observe.status import require_containers
-from settings import names
 from settings.server import ADMIN, PORT
 
 NOTHING_DELETED_MESSAGE = "nothing was deleted"
@@ -44,8 +44,7 @@ def gc(stack: Stack) -> None:
         printed.append(words)
         relay_output(words)
 
-    server = names.docker_name(stack.name, "server")
-    if stack.daemon.show(server, ["docker-entrypoint.sh", "gc", age], told, environment=environment):
+    if stack.daemon.show(running_server(stack), ["docker-entrypoint.sh", "gc", age], told, environment=environment):
         what = "nothing" if NOTHING_DELETED_MESSAGE in "".join(printed) else "not everything"
         raise StopError(f"{what} was permanently deleted in {stack.name}; the reason is above")
     found = count_deleted("".join(printed))

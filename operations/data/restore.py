@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from operations.common.console import (
@@ -16,6 +18,7 @@ from operations.common.console import (
 from operations.common.stack import Stack
 from operations.data.backup import in_container, require_container, restore_plan
 from operations.deployment import deploy
+from operations.host.servers import running_server, servers
 from preconditions import host as preconditions
 from settings import names
 
@@ -96,18 +99,18 @@ def _describe_loss(plan: dict[str, Any]) -> None:
 
 def _replace_data(stack: Stack, snapshot: str, again: str) -> None:
     """Stop the server and replace the data; raise `StopError` with the command `again` if that does not complete."""
-    server = names.docker_name(stack.name, "server")
+    deployed = servers(stack)
     progress("stopping the server")
     code = None
     try:
-        stack.daemon.stop(server)
+        _each(stack.daemon.stop, deployed)
         code = _run_restorer(stack, snapshot)
     finally:
         # If only this client ended, the restore continues, and it would discard anything written meanwhile. The server
         # itself waits for the end of a restore, too, however Docker starts it (mlflow/serve.py).
         if code != 0 and not preconditions.restore_is_running(stack.daemon, stack.name):
             # An interrupted stop may still be in progress.
-            stack.daemon.restart(server)
+            _each(stack.daemon.restart, deployed)
             progress("the server was started again")
     if code:
         raise StopError(
@@ -155,7 +158,7 @@ def _require_restorable(stack: Stack, plan: dict[str, Any]) -> None:
 
 def _supports_revision(stack: Stack, revision: str) -> bool:
     """Return whether the MLflow of this stack can read or migrate a database of `revision`."""
-    image = stack.daemon.api.inspect_container(names.docker_name(stack.name, "server"))["Image"]
+    image = stack.daemon.api.inspect_container(running_server(stack))["Image"]
     body = {
         "Image": image,
         "Cmd": ["python", "-W", "ignore", "-c", CHECK_REVISION_SCRIPT, revision],
@@ -208,9 +211,10 @@ def _run_restorer(stack: Stack, snapshot: str) -> int:
 def _start(stack: Stack) -> None:
     """Migrate the restored database and start the server; raise `StopError` if that fails."""
     daemon = stack.daemon
-    migrate, server = (names.docker_name(stack.name, service) for service in ("migrate", "server"))
-    if daemon.inspect(migrate) is None:
-        # It was pruned. A deployment creates it again, and it runs.
+    migrate = names.docker_name(stack.name, "migrate")
+    deployed = servers(stack)
+    if daemon.inspect(migrate) is None or not deployed:
+        # It was pruned, or removed by hand. A deployment creates it again, and it runs.
         try:
             deploy.up(stack)
         except StopError as error:
@@ -227,6 +231,18 @@ def _start(stack: Stack) -> None:
             f"  the backup is restored; fix the cause, then type: make up STACK={stack.name}"
         )
     progress("starting the server")
+    _each(lambda server: _start_server(stack, server), deployed)
+
+
+def _each(action: Callable[[str], None], servers: Sequence[str]) -> None:
+    """Run `action` for all servers at the same time; raise the first error when all have ended."""
+    with ThreadPoolExecutor(len(servers)) as threads:
+        list(threads.map(action, servers))
+
+
+def _start_server(stack: Stack, server: str) -> None:
+    """Start a server and wait until it is ready; raise `StopError` if it is not in time."""
+    daemon = stack.daemon
     daemon.start(server)
     check = daemon.api.inspect_container(server)["Config"]["Healthcheck"]["Test"][1:]
     deadline = time.monotonic() + READY_SECONDS

@@ -11,6 +11,7 @@ from operations.common.stack import Stack
 from operations.data import backup, backup_status
 from operations.deployment import deploy
 from operations.host import docker_daemon
+from operations.host.servers import servers
 from runtime.daemon import UNREACHABLE_ERRORS
 from settings import names
 
@@ -33,14 +34,14 @@ def up(stack: Stack) -> None:
 
 def _mlflow_image_changes(stack: Stack) -> bool:
     """Return whether a deployed server would be replaced by one with another image."""
-    server = stack.daemon.inspect(names.docker_name(stack.name, "server"))
+    deployed = [stack.daemon.inspect(server) for server in servers(stack)]
     images = stack.settings.images
     image = images.mlflow or images.built(stack.settings.parts)["mlflow"]
     try:
         wanted = stack.daemon.api.inspect_image(image.name)["Id"]  # type: ignore[no-untyped-call]
     except NotFound:
         wanted = None
-    return server is not None and server["Image"] != wanted
+    return any(server is not None and server["Image"] != wanted for server in deployed)
 
 
 def _back_up(stack: Stack) -> None:

@@ -30,7 +30,7 @@ def capacity_problems(daemon: Daemon, settings: StackConfig) -> list[str]:
             problems.append(f"mlflow:{key}.cpus: is {cpus:g}, but the Docker host has {info['NCPU']} CPUs; lower it")
     stores = len(settings.object_store.kinds)
     memory = {
-        "server": settings.server.memory_mb,
+        "server": settings.server.replicas * settings.server.memory_mb,
         "postgres": settings.postgres.memory_mb,
         "objectStore": stores * settings.object_store.memory_mb,
         "backup": settings.backup.memory_mb if settings.backup.enabled else 0,
@@ -39,10 +39,11 @@ def capacity_problems(daemon: Daemon, settings: StackConfig) -> list[str]:
     }
     available = info["MemTotal"] // 2**20
     if sum(memory.values()) > available:
+        or_replicas = ", or mlflow:server.replicas," if settings.server.replicas > 1 else ""
         each = ", ".join(f"mlflow:{section} {megabytes}" for section, megabytes in memory.items() if megabytes)
         problems.append(
             f"memory: the limits of all services add up to {sum(memory.values())} MB, but the host has {available} MB\n"
-            f"    lower memoryMb of one of: {each}"
+            f"    lower memoryMb{or_replicas} of one of: {each}"
         )
     wanted = [image.name for image in settings.pulled_images]
     wanted += [image.name for image in settings.images.built(settings.parts).values()]

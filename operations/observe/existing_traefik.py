@@ -1,10 +1,8 @@
 """Checks of an existing Traefik: version, entry point, middlewares, routers."""
 
 import difflib
-import io
 import json
 import re
-import tarfile
 import tomllib
 import urllib.error
 import urllib.request
@@ -12,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from docker.errors import NotFound
 
 from operations.common.stack import Stack
 from operations.observe.findings import SECURITY, TIMEOUT_SECONDS, Findings
@@ -38,13 +35,13 @@ def check_existing_traefik(stack: Stack, found: Findings) -> None:
     """Add what is wrong with the existing Traefik to `found`."""
     settings, daemon = stack.settings.traefik, stack.daemon
     network = settings.network
-    server = names.docker_name(stack.name, "server")
+    servers = {names.docker_name(stack.name, service) for service in stack.settings.replicas}
     attached = attached_containers(daemon, network)
     proxies = [container for container in attached if is_traefik(container)]
     others = sorted(
         container["Name"].lstrip("/")
         for container in attached
-        if container not in proxies and container["Name"].lstrip("/") != server
+        if container not in proxies and container["Name"].lstrip("/") not in servers
     )
     if others:
         found.notes.append(
@@ -138,7 +135,7 @@ def static_configuration(daemon: Daemon, proxy: dict[str, Any]) -> dict[str, str
     arguments = {key.lower(): value or "true" for key, value in arguments.items()}
     chosen = arguments.get("configfile")
     for path in [chosen] if chosen else STATIC_FILES:
-        if flat := _flat("", _parsed(path, _content(daemon, proxy["Id"], path))):
+        if flat := _flat("", _parsed(path, daemon.read_file(proxy["Id"], path) or b"")):
             return flat
     # A variable without a value may have no equals sign.
     variables = dict(entry.partition("=")[::2] for entry in proxy["Config"]["Env"] or [])
@@ -147,18 +144,6 @@ def static_configuration(daemon: Daemon, proxy: dict[str, Any]) -> dict[str, str
         for key, value in variables.items()
         if key.startswith("TRAEFIK_")
     }
-
-
-def _content(daemon: Daemon, container: str, path: str) -> bytes:
-    """Return the content of a file of a container; empty if there is no such file."""
-    try:
-        packed, _ = daemon.api.get_archive(container, path)
-    except NotFound:
-        return b""
-    with tarfile.open(fileobj=io.BytesIO(b"".join(packed))) as archive:
-        members = [member for member in archive.getmembers() if member.isfile()]
-        content = archive.extractfile(members[0]) if members else None
-        return content.read() if content else b""
 
 
 def _parsed(path: str, content: bytes) -> Any:  # noqa: ANN401 - Traefik's configuration

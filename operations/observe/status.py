@@ -12,6 +12,7 @@ from operations.common.console import StopError, format_bytes, output
 from operations.common.stack import Stack
 from operations.data import backup_status
 from operations.host import capacity
+from operations.host.servers import running_server
 from preconditions import host as preconditions
 from settings import names
 from settings.monitoring import PROMETHEUS_PORT
@@ -111,9 +112,7 @@ def _print(found: dict[str, Any]) -> None:
     sizes = [f"{service} {format_bytes(number)}" for service, number in found["bytes"].items()]
     output(f"  data: {', '.join(found['volumes']) or 'none'} ({', '.join(sizes)})")
     # The images that run, which may differ from those in the stack file.
-    images = [
-        entry["image"] for entry in found["services"] if "image" in entry and not entry["name"].endswith("-server")
-    ]
+    images = [entry["image"] for entry in found["services"] if "image" in entry and entry["section"] != "server"]
     output(f"  version: MLflow {found['mlflow']}, {', '.join(dict.fromkeys(images))}")
     for way in found["endpoints"]:
         output(f"  endpoint: {way['url']}, authentication: {way['authentication']}")
@@ -128,7 +127,7 @@ def _print(found: dict[str, Any]) -> None:
 def services(stack: Stack) -> list[str]:
     """Return the services of a stack: according to its settings or, if they are wrong, those that were deployed."""
     try:
-        return ["server", "postgres", *stack.settings.parts]
+        return [*stack.settings.replicas, "postgres", *stack.settings.parts]
     except StopError:
         ours = {"label": [f"{names.STACK_LABEL}={stack.name}", f"{names.ROLE_LABEL}=service"]}
         prefix = names.docker_name(stack.name, "")
@@ -216,7 +215,9 @@ def _section(service: str) -> str:
     """Return the section of the settings with a service's memory limit."""
     if service in names.OBJECT_STORES:
         return "objectStore"
-    return service if service in ("server", "postgres", "backup", "traefik") else "monitoring"
+    if names.is_replica(service):
+        return "server"
+    return service if service in ("postgres", "backup", "traefik") else "monitoring"
 
 
 def _job(stack: Stack, job: str) -> dict[str, Any]:
@@ -252,8 +253,7 @@ def _age(seconds: float) -> str:
 
 def _version(stack: Stack) -> str:
     code, printed = stack.daemon.run(
-        names.docker_name(stack.name, "server"),
-        ["python", "-c", "import importlib.metadata as m; print(m.version('mlflow'))"],
+        running_server(stack), ["python", "-c", "import importlib.metadata as m; print(m.version('mlflow'))"]
     )
     return printed if code == 0 else "unknown"
 

@@ -211,6 +211,14 @@ class HealthyDaemon:
             error="",
         )
 
+    def services(self, stack: str, *, stopped: bool = False) -> dict[str, str]:
+        self._answer(f"services {stack} {stopped}")
+        return {}
+
+    def read_file(self, container: str, path: str) -> bytes | None:
+        self._answer(f"read {container} {path}")
+        return b"revision"
+
     def run(self, container: str, command: list[str]) -> tuple[int, str]:
         self._answer(f"run {container} {command[0]}")
         return 0, ""

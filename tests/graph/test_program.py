@@ -30,6 +30,7 @@ from tests.graph.mocked import (
     Graph,
     HealthyDaemon,
     Resource,
+    build,
     plain_text_of,
     unwrapped,
     values_of,
@@ -602,9 +603,9 @@ def waited_for(graph: Graph, later: str) -> set[str]:
 @pytest.mark.parametrize(
     ("later", "earlier"),
     [
-        # Replacing these deletes the server, which must keep running until the data keys are verified.
+        # Both stop the server, which must keep running until the data keys are verified.
         ("migrate", "verify-data-keys"),
-        ("server-files", "verify-data-keys"),
+        ("server-files", "migrate"),
         ("STORE-bootstrap", "STORE"),
         ("verify-data-keys", "postgres"),
         ("server", "migrate"),
@@ -615,12 +616,30 @@ def test_containers_start_in_the_order_of_their_dependencies(graph: Graph, later
     assert depends(graph, later.replace("STORE", graph.store), earlier.replace("STORE", graph.store))
 
 
-def test_a_migration_replaces_the_server(graph: Graph) -> None:
-    assert graph.jobs["migrate"].urn in graph.services["server"].request.replace_with
+def test_a_migration_does_not_replace_a_server(graph: Graph) -> None:
+    assert graph.jobs["migrate"].urn not in graph.services["server"].request.replace_with
 
 
-def test_a_migration_checks_that_the_old_server_has_stopped(graph: Graph) -> None:
-    assert f"state mlflow-{graph.stack}-server" in graph.asked
+STOPPED_FOR_GOOD = {"State": {"Running": False}, "HostConfig": {"RestartPolicy": {"Name": "no"}}}
+
+
+class WithServers(HealthyDaemon):
+    """A daemon on which two servers and Postgres of an earlier deployment run."""
+
+    def services(self, stack: str, *, stopped: bool = False) -> dict[str, str]:
+        super().services(stack, stopped=stopped)
+        return {name: f"mlflow-{stack}-{name}" for name in ("server", "server-2", "postgres")}
+
+    def inspect(self, container: str) -> dict[str, Any] | None:
+        super().inspect(container)
+        return {"Config": {"Labels": {}, "Env": []}, **STOPPED_FOR_GOOD} if "-server" in container else None
+
+
+def test_a_migration_compares_the_schema_of_every_server_that_runs() -> None:
+    asked = build("dev", daemon_class=WithServers).asked
+    for container in ("server", "server-2", "verify-data-keys"):
+        assert f"read mlflow-dev-{container} /opt/mlflow/schema-revision" in asked
+    assert not [question for question in asked if question.startswith("read mlflow-dev-postgres")]
 
 
 def test_a_configured_mlflow_image_is_not_built(program: Program) -> None:
@@ -681,6 +700,9 @@ class BrokenDaemon:
 
     def inspect(self, _container: str) -> None:
         return None
+
+    def services(self, _stack: str, **_: bool) -> dict[str, str]:
+        return {}
 
     def networks(self) -> set[str]:
         return set()

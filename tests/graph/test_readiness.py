@@ -14,8 +14,8 @@ import requests
 
 from runtime import readiness
 from runtime.daemon import NO_ANSWER_ERRORS, Daemon, State
-from runtime.readiness import _until_stopped, until_done, until_healthy
-from runtime.workload import HealthCheck
+from runtime.readiness import Compatible, _until_compatible, until_balanced, until_done, until_healthy
+from runtime.workload import Balance, HealthCheck
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +56,9 @@ class Script:
     """How many lines of the log were requested last."""
     ahead: timedelta = timedelta()
     """Of this machine's clock."""
+    files: dict[tuple[str, str], bytes | None] = field(default_factory=dict)
+    """By container and path."""
+    labels: dict[str, str] = field(default_factory=dict)
 
     def clock(self) -> datetime:
         return datetime.now(UTC) + self.ahead
@@ -69,6 +72,12 @@ class Script:
 
     def state(self, _container: str) -> State | None:
         return self.states.pop(0) if len(self.states) > 1 else self.states[0]
+
+    def inspect(self, _container: str) -> dict[str, Any]:
+        return {"Config": {"Labels": self.labels}}
+
+    def read_file(self, container: str, path: str) -> bytes | None:
+        return self.files[container, path]
 
     def run(self, _container: str, _command: list[str]) -> tuple[int, str]:
         return self.checks.pop(0) if len(self.checks) > 1 else self.checks[0]
@@ -188,30 +197,116 @@ def test_a_removed_job_is_reported_as_removed_by_hand() -> None:
     assert "it was removed by hand" in failure(wait_done, Script([None]))
 
 
-def wait_gone(script: Script) -> None:
-    in_a_loop_of_its_own(_until_stopped(script, "mlflow-dev-server", "new"))  # type: ignore[arg-type]
+COMPATIBLE = Compatible(files=["/schema", "/users-schema"], label="routes", value="")
+OLD, NEW = "mlflow-dev-server", "mlflow-dev-verify"
 
 
-@pytest.mark.parametrize("states", [[None], [state(image="new")], [state("exited")]])
-def test_a_migration_does_not_stop_a_server_of_the_same_image(states: list[State | None]) -> None:
-    script = Script(states)
-    wait_gone(script)
+def files(old: str | None, new: str) -> dict[tuple[str, str], bytes | None]:
+    """Return the content of both schema files in a container of the old and in one of the new image."""
+    found: dict[tuple[str, str], bytes | None] = {}
+    for path in COMPATIBLE.files:
+        found[OLD, path] = old.encode() if old is not None else None
+        found[NEW, path] = new.encode()
+    return found
+
+
+def wait_compatible(script: Script, label: str = "") -> None:
+    in_a_loop_of_its_own(_until_compatible(script, OLD, (NEW, label), COMPATIBLE))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("states", [[None], [state("exited")]])
+def test_a_migration_does_not_stop_a_server_that_does_not_run(states: list[State | None]) -> None:
+    script = Script(states, files=files("a", "b"))
+    wait_compatible(script)
     assert script.stopped == 0
 
 
-@pytest.mark.parametrize("states", [[state(), state(), state("exited")], [state(), None]])
-def test_a_migration_stops_the_old_server_once_and_waits_for_its_end(states: list[State | None]) -> None:
-    script = Script(states)
-    wait_gone(script)
+def test_a_server_with_the_same_schema_serves_on_until_its_replacement() -> None:
+    script = Script([state(image="old")], files=files("a", "a"))
+    wait_compatible(script)
+    assert script.stopped == 0
+
+
+@pytest.mark.parametrize("states", [[state(), state("exited")], [state(), None]])
+@pytest.mark.parametrize("old", ["a", None], ids=["another schema", "unknown schema"])
+def test_a_migration_stops_the_old_server_once_and_waits_for_its_end(
+    states: list[State | None], old: str | None
+) -> None:
+    script = Script(list(states), files=files(old, "b"))
+    wait_compatible(script)
     assert script.stopped == 1
     assert script.stopped_for_good, "a restart of the daemon would start the server during the migration"
+
+
+def test_a_new_schema_of_the_users_stops_the_old_server() -> None:
+    script = Script([state(), state("exited")], files=files("a", "a") | {(NEW, "/users-schema"): b"b"})
+    wait_compatible(script)
+    assert script.stopped == 1
+
+
+@pytest.mark.parametrize(("theirs", "ours", "stops"), [("1", "1", 0), ("1", "2", 1), (None, "2", 1), ("1", "", 1)])
+def test_replicas_with_other_routes_do_not_run_beside_each_other(theirs: str | None, ours: str, stops: int) -> None:
+    labels = {"routes": theirs} if theirs else {}
+    script = Script([state(), state("exited")], files=files("a", "a"), labels=labels)
+    wait_compatible(script, ours)
+    assert script.stopped == stops
 
 
 def test_a_migration_fails_when_the_old_server_does_not_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "STOP_TIMEOUT_SECONDS", 0.05)
     assert "mlflow-dev-server: still running after 0.05 s, and the new container must not start beside it" in failure(
-        wait_gone, Script([state()])
+        wait_compatible, Script([state()], files=files("a", "b"))
     )
+
+
+class Proxied(Script):
+    """A daemon whose containers run, with the answers to `test -e in-balance` by container."""
+
+    def __init__(self, **balanced: list[int]) -> None:
+        super().__init__([state()])
+        self.balanced = balanced
+
+    def run(self, container: str, _command: list[str]) -> tuple[int, str]:
+        codes = self.balanced[container]
+        return (codes.pop(0) if len(codes) > 1 else codes[0], "")
+
+
+def wait_balanced(script: Script, listed_in: tuple[str, str] | None = None) -> None:
+    balance = Balance(command=["test"], peers=["one", "two"], listed_in=listed_in, within_s=1)
+    in_a_loop_of_its_own(until_balanced(script, "three", balance))  # type: ignore[arg-type]
+
+
+def test_a_replica_is_ready_when_the_proxy_has_found_it_ready() -> None:
+    script = Proxied(one=[1], two=[0], three=[1, 1, 0])
+    wait_balanced(script)
+    assert script.balanced["three"] == [0], "the third answer was not waited for"
+
+
+def test_a_replica_without_a_proxy_is_ready_at_once() -> None:
+    wait_balanced(Proxied(one=[1], two=[1], three=[1]))
+
+
+ROUTES = ("traefik", "/routes")
+
+
+@pytest.mark.parametrize("listed", [b"http://one:5000", None], ids=["others only", "no proxy"])
+def test_a_replica_that_the_proxy_does_not_list_yet_is_ready_at_once(listed: bytes | None) -> None:
+    script = Proxied(one=[0], two=[0], three=[1])
+    script.files = {ROUTES: listed}
+    wait_balanced(script, ROUTES)
+
+
+def test_a_replica_that_the_proxy_does_not_find_ready_fails_the_update() -> None:
+    script = Proxied(one=[0], two=[0], three=[1])
+    script.files = {ROUTES: b"http://three:5000"}
+    said = failure(lambda given: wait_balanced(given, ROUTES), script)
+    assert "three: it is ready, but the proxy has not sent it a successful health check for 1 s" in said
+
+
+def test_a_paused_replica_does_not_block_the_next_one() -> None:
+    script = Proxied(one=[0], two=[0], three=[1])
+    script.states = [state("paused", running=True)]
+    wait_balanced(script)
 
 
 NEWER = pytest.mark.parametrize(("made", "runs"), [(3, 1), (1, 0), (None, 0)], ids=["newer", "older", "none"])

@@ -20,6 +20,7 @@ from operations.data.backup_status import KINDS
 from operations.deployment import deploy
 from operations.engine.write_back import report_kept_backups
 from operations.host import checks
+from settings import names
 from settings.backup import BackupSettings
 
 ROOT = Path(__file__).parents[2]
@@ -826,12 +827,21 @@ def test_another_data_key_is_accepted_when_nothing_was_encrypted_with_it(monkeyp
 class ADaemon:
     """Reports whether a restore runs, and records what is done to the server."""
 
-    def __init__(self, *, at_work: bool) -> None:
+    def __init__(self, *, at_work: bool, replicas: int = 1) -> None:
         self.at_work = at_work
+        self.replicas = replicas
         self.done: list[str] = []
 
     def inspect(self, _: str) -> dict[str, Any]:
         return {"State": {"Running": self.at_work}}
+
+    def services(self, stack: str, *, stopped: bool) -> dict[str, str]:
+        assert stopped, "a server that is stopped must not start during a restore either"
+        deployed = ("postgres", *reversed(names.replicas(self.replicas)))
+        return {name: names.docker_name(stack, name) for name in deployed}
+
+    def state(self, _: str) -> None:
+        return None
 
     def stop(self, name: str) -> None:
         self.done.append(f"stop {name}")
@@ -898,6 +908,20 @@ def test_the_server_stays_stopped_while_a_detached_restore_runs(
     with pytest.raises(ConnectionError):
         restore.restore(restorable)
     assert restorable.daemon.done == ["stop mlflow-prod-server"]
+
+
+def test_a_restore_stops_every_replica_and_starts_it_again(
+    restorable: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    restorable.daemon = ADaemon(at_work=False, replicas=2)
+    monkeypatch.setattr(restore, "_back_up_current_data", lambda _: None)
+    monkeypatch.setattr(restore, "_run_restorer", lambda *_: 1)
+    with pytest.raises(StopError, match="did not complete"):
+        restore.restore(restorable)
+    both = ["mlflow-prod-server", "mlflow-prod-server-2"]
+    assert sorted(restorable.daemon.done[:2]) == [f"stop {name}" for name in both]
+    assert sorted(restorable.daemon.done[2:]) == [f"restart {name}" for name in both]
 
 
 def test_the_server_restarts_after_an_interrupted_restore(

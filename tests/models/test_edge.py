@@ -31,9 +31,14 @@ class Api:
         return [packed.getvalue()], {}
 
 
-class FakeDaemon:
+class FakeDaemon(Daemon):
     def __init__(self, files: dict[str, str]) -> None:
-        self.api = Api(files)
+        super().__init__("unix:///nowhere")
+        self.files = files
+
+    @property
+    def api(self) -> Any:  # noqa: ANN401
+        return Api(self.files)
 
 
 def a_proxy(*command: str, env: list[str] | None = None) -> dict[str, Any]:

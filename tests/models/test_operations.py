@@ -297,6 +297,9 @@ class Host:
     def info(self) -> dict[str, Any]:
         return {"NCPU": self.cpus, "MemTotal": self.memory_mb * 2**20, "DockerRootDir": self.root}
 
+    def services(self, _stack: str, **_: bool) -> dict[str, str]:
+        return {}
+
     def containers(self, **asked: Any) -> list[dict[str, Any]]:  # noqa: ANN401
         if asked.get("filters", {}).get("status") == "paused":
             return []

@@ -7,6 +7,7 @@ import pytest
 
 from preconditions.host import host_problems
 from runtime.daemon import Daemon
+from settings import names
 from settings.object_store import ObjectStoreSettings
 from settings.traefik import TraefikSettings
 
@@ -29,8 +30,15 @@ class Host:
     restored: bool = False
     """Whether a restore is running."""
 
+    replicas: int = 1
+
     def volumes(self) -> set[str]:
         return self.held
+
+    def services(self, stack: str, *, stopped: bool) -> dict[str, str]:
+        assert stopped, "a server that is stopped still shows which object store has its artifacts"
+        found = names.replicas(self.replicas) if self.writes_to is not None else ()
+        return {"postgres": f"mlflow-{stack}-postgres"} | {name: f"mlflow-{stack}-{name}" for name in found}
 
     def inspect(self, container: str) -> dict[str, Any] | None:
         if container == "mlflow-dev-copy-artifacts":
@@ -39,17 +47,16 @@ class Host:
             return None if self.copied is None else {"Config": {"Env": env}, "State": state}
         if container == "mlflow-dev-restore":
             return {"State": {"Running": self.restored}}
-        assert container == "mlflow-dev-server"
-        if self.writes_to is None:
-            return None
+        assert container.startswith("mlflow-dev-server")
+        running = {"State": {"Running": self.running}, "HostConfig": {"RestartPolicy": {"Name": self.restart}}}
         if self.writes_to == "elsewhere":
-            return {"Config": {"Env": None}, "State": {"Running": True}}
+            return {"Config": {"Env": None}, **running}
         endpoint = f"MLFLOW_S3_ENDPOINT_URL=http://mlflow-dev-{self.writes_to}:1"
         destination = "MLFLOW_ARTIFACTS_DESTINATION=s3://mlflow/artifacts"
         return {
+            "Name": f"/{container}",
             "Config": {"Env": ["HOME=/tmp", endpoint, destination]},
-            "State": {"Running": self.running},
-            "HostConfig": {"RestartPolicy": {"Name": self.restart}},
+            **running,
         }
 
 
@@ -120,6 +127,12 @@ def test_a_copy_is_refused_while_the_server_runs_or_can_restart(host: Host, why:
         "    type: docker update --restart=no mlflow-dev-server && docker stop mlflow-dev-server, then try again; "
         "docs/operations/object-store.md"
     ]
+
+
+def test_a_copy_is_refused_until_every_replica_is_stopped() -> None:
+    (problem,) = problems(Host({MINIO}, "minio", replicas=2), kind="seaweedfs", copyFrom="minio")
+    both = "mlflow-dev-server mlflow-dev-server-2"
+    assert f"docker update --restart=no {both} && docker stop {both}" in problem
 
 
 def test_an_object_store_after_an_incomplete_copy_is_refused() -> None:

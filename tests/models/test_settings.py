@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from components.mlflow import allowed_hosts
+from components.server import allowed_hosts
 from settings.backup import BackupSettings
 from settings.errors import InvalidSettingsError
 from settings.images import DEFAULTS

@@ -28,6 +28,10 @@ class ADaemon:
         service = name.removeprefix("mlflow-prod-")
         return {"Image": HERE, "State": {"Running": True}} if service in self.containers else None
 
+    def services(self, stack: str, *, stopped: bool) -> dict[str, str]:
+        assert stopped, "a server that is stopped may have another image, too"
+        return {service: f"mlflow-{stack}-{service}" for service in self.containers}
+
     def volumes(self) -> list[str]:
         return ["mlflow-prod-minio-data", *(["mlflow-prod-postgres-18-data"] if "postgres" in self.containers else [])]
 

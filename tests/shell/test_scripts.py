@@ -11,6 +11,8 @@ import threading
 import time
 import urllib.request
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -404,6 +406,60 @@ def test_spooled_files_of_a_killed_server_are_removed(sandbox: Sandbox) -> None:
     (sandbox.path / "scratch" / "half" / "upload").write_text("x")
     sandbox.source(ENTRYPOINT, "empty_scratch")
     assert list((sandbox.path / "scratch").iterdir()) == []
+
+
+@contextmanager
+def started(sandbox: Sandbox, **more: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the entrypoint of a server whose program is a stand-in, and yield its process once that runs."""
+    with (
+        (sandbox.path / "said").open("wb") as said,
+        subprocess.Popen(
+            ["bash", "-c", f". {ENTRYPOINT}\nserve"], env=sandbox.environment | more, stderr=said
+        ) as running,
+    ):
+        deadline = time.monotonic() + 10
+        while not sandbox.called() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        yield running
+
+
+def test_a_replica_leaves_the_balance_before_it_stops(sandbox: Sandbox) -> None:
+    sandbox.program("python", "trap 'echo stopped >>$PRIVATE/end; exit 7' TERM; while :; do sleep 0.05; done")
+    with started(sandbox, LEAVE_SECONDS="1") as running:
+        running.terminate()
+        begun, private = time.monotonic(), sandbox.path / "private"
+        while not (private / "draining").exists():
+            assert time.monotonic() - begun < 0.9, "the proxy is not told"
+            time.sleep(0.02)
+        assert not (private / "end").exists(), "the server stopped while the proxy still sent requests"
+        # A second signal, as from an impatient person, does not shorten it.
+        running.terminate()
+        assert running.wait(10) == 7, "the exit code is the server's"
+        assert time.monotonic() - begun >= 1
+    assert "the server stops in 1 s" in (sandbox.path / "said").read_text()
+
+
+def test_a_replica_that_ends_by_itself_ends_its_container(sandbox: Sandbox) -> None:
+    sandbox.program("python", "exit 3")
+    with started(sandbox, LEAVE_SECONDS="60") as running:
+        assert running.wait(10) == 3
+
+
+def test_a_replica_starts_outside_the_balance(sandbox: Sandbox) -> None:
+    for name in ("draining", "in-balance"):
+        (sandbox.path / "private" / name).touch()
+    sandbox.program("python")
+    assert sandbox.source(ENTRYPOINT, "serve", LEAVE_SECONDS="1").returncode == 0
+    assert not list((sandbox.path / "private").iterdir())
+
+
+def test_a_single_server_is_the_first_process(sandbox: Sandbox) -> None:
+    sandbox.program("python", "trap 'exit 0' TERM; while :; do sleep 0.05; done")
+    with started(sandbox) as running:
+        assert "docker-entrypoint" not in Path(f"/proc/{running.pid}/cmdline").read_text()
+        running.terminate()
+        assert running.wait(10) == 0
+    assert not (sandbox.path / "private" / "draining").exists()
 
 
 def test_any_other_command_runs_as_it_is(sandbox: Sandbox) -> None:

@@ -41,6 +41,10 @@ def up(job: str, instance: str) -> str:
     return f'up{{stack="prod",job="{job}",instance="{instance}"}}'
 
 
+def replica(instance: str) -> str:
+    return f'probe_success{{stack="prod",job="readiness",instance="{instance}"}}'
+
+
 def probe(name: str, job: str = "readiness") -> str:
     instance = {"readiness": "server", "store": "minio", "edge": "traefik"}[job]
     return f'{name}{{stack="prod",job="{job}",instance="{instance}"}}'
@@ -112,6 +116,29 @@ CASES = [
         {probe("probe_success"): "1 0x9"},
         {probe("probe_success"): "1 0x1 1x9"},
         5,
+        {**SERVER, "job": "readiness"},
+    ),
+    Case(
+        "MlflowNotReady",
+        {replica("server"): "1 0x9"},
+        # One of two replicas serves.
+        {replica("server"): "1x9", replica("server-2"): "0x9"},
+        5,
+        {**SERVER, "job": "readiness"},
+    ),
+    Case(
+        "ReplicaDown",
+        {replica("server"): "1x9", replica("server-2"): "1 0x9"},
+        # A replica is replaced; and a server that is the only one is another alert's.
+        {replica("server"): "1x9", replica("server-2"): "1 0 1x9"},
+        6,
+        {**STACK, "instance": "server-2", "job": "readiness"},
+    ),
+    Case(
+        "ReplicaDown",
+        {replica("server"): "1 0x9", replica("server-2"): "1x9"},
+        {replica("server"): "0x9"},
+        6,
         {**SERVER, "job": "readiness"},
     ),
     Case(

@@ -1,0 +1,55 @@
+"""The application of a replica: MLflow's, with an answer of its own to a proxy's health check while it drains.
+
+A replica that is about to stop refuses the proxy's health check, and still accepts every request. So the proxy stops
+sending requests before the server stops accepting them. The environment variable APPLICATION names MLflow's
+application, as uvicorn's argument; a factory ends with parentheses.
+"""
+
+import os
+from pathlib import Path
+
+PRIVATE = Path(os.environ.get("PRIVATE", "/run/mlflow"))
+DRAINING = PRIVATE / "draining"
+"""docker-entrypoint.sh creates this file when the container receives the stop signal."""
+IN_BALANCE = PRIVATE / "in-balance"
+"""Exists when the proxy has sent a health check that succeeded: from then on, the proxy sends requests."""
+HEALTH_CHECK = (b"x-health-check", b"proxy")
+"""The header of the proxy's health checks. components/route.py sets it."""
+READY = (200, 401)
+"""Status of a successful health check; 401 with MLflow's own users. healthcheck.py expects the same."""
+
+
+def create():
+    """Return the ASGI application."""
+    # Imported late: uvicorn is not there when MLflow's other processes import the plugins.
+    from uvicorn.importer import import_from_string  # noqa: PLC0415
+
+    name = os.environ["APPLICATION"]
+    application = import_from_string(name.removesuffix("()"))
+    return answering(application() if name.endswith("()") else application)
+
+
+def answering(application):
+    """Return `application` with the answer to a proxy's health check."""
+
+    async def answer(scope, receive, send):
+        if scope["type"] != "http" or HEALTH_CHECK not in scope["headers"]:
+            await application(scope, receive, send)
+        elif DRAINING.exists():
+            await send({"type": "http.response.start", "status": 503, "headers": []})
+            await send({"type": "http.response.body", "body": b"draining"})
+        else:
+            await application(scope, receive, noting(send))
+
+    return answer
+
+
+def noting(send):
+    """Return `send`, which also notes a successful health check."""
+
+    async def note(message):
+        await send(message)
+        if message["type"] == "http.response.start" and message["status"] in READY:
+            IN_BALANCE.touch()
+
+    return note

@@ -1,0 +1,163 @@
+"""Test the replicas of the server: what is equal, what is their own, and how a change reaches them."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.graph.conftest import bundled
+from tests.graph.mocked import Graph, build, values_of
+from tests.graph.test_program import depends
+
+REPLICAS = ("server", "server-2", "server-3")
+OWN = {"MLFLOW_SERVER_ALLOWED_HOSTS"}
+"""Variables that name the replica."""
+NAME = "mlflow-prod-server"
+
+
+def with_replicas(values: dict[str, Any], number: int = 3, **server: object) -> dict[str, Any]:
+    return values | {
+        "mlflow:server": {**values.get("mlflow:server", {}), "replicas": number, **server},
+        "mlflow:postgres": {**values.get("mlflow:postgres", {}), "maxConnections": 500},
+    }
+
+
+@pytest.fixture(scope="module", params=["bundled", "existing"])
+def graph(request: pytest.FixtureRequest) -> Graph:
+    found = build("prod", values=with_replicas(bundled() if request.param == "bundled" else values_of("prod")))
+    found.proxied = request.param == "existing"
+    return found
+
+
+def environment(graph: Graph, name: str) -> dict[str, str]:
+    return dict(entry.partition("=")[::2] for entry in graph.services[name].plain["envs"])
+
+
+def routes(graph: Graph) -> dict[str, Any]:
+    uploads = graph.writers["traefik-files"].plain["uploads"]
+    content = next(entry["content"] for entry in uploads if entry["file"].endswith("routes.yml"))
+    found: dict[str, Any] = json.loads(content)["http"]
+    return found
+
+
+def test_there_is_a_service_for_each_replica(graph: Graph) -> None:
+    assert {name for name in graph.services if name.startswith("server")} == set(REPLICAS)
+
+
+@pytest.mark.parametrize("name", REPLICAS[1:])
+def test_the_replicas_have_the_same_keys_image_and_configuration(graph: Graph, name: str) -> None:
+    first, other = graph.services["server"].plain, graph.services[name].plain
+    for key in ("image", "command", "memory", "cpus", "healthcheck", "stopTimeout", "tmpfs", "user"):
+        assert first.get(key) == other.get(key), key
+    ours, theirs = environment(graph, "server"), environment(graph, name)
+    assert {key: value for key, value in ours.items() if key not in OWN} == {
+        key: value for key, value in theirs.items() if key not in OWN
+    }
+    assert graph.writers["server-files"].plain["uploads"] == graph.writers[f"{name}-files"].plain["uploads"]
+
+
+def test_each_replica_accepts_its_own_name_only(graph: Graph) -> None:
+    """A list of all names would replace every replica when their number changes."""
+    for name in REPLICAS:
+        allowed = environment(graph, name)["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
+        assert [host for host in allowed if host.startswith(NAME) and ":" not in host] == [f"mlflow-prod-{name}"]
+
+
+def test_the_replicas_share_no_volume(graph: Graph) -> None:
+    used = [entry["volumeName"] for name in REPLICAS for entry in graph.services[name].plain["volumes"]]
+    assert len(used) == len(set(used))
+
+
+@pytest.mark.parametrize(("later", "earlier"), [("server-2", "server"), ("server-3", "server-2")])
+def test_a_replica_and_its_files_change_when_the_one_before_serves_again(
+    graph: Graph, later: str, earlier: str
+) -> None:
+    assert depends(graph, later, earlier)
+    assert depends(graph, f"{later}-files", earlier)
+
+
+def test_a_replica_that_stops_leaves_the_balance_first(graph: Graph) -> None:
+    """In this time, the proxy has sent at least one health check that failed."""
+    for name in REPLICAS:
+        leave = int(environment(graph, name)["LEAVE_SECONDS"])
+        assert leave >= 2 + 4, "shorter than the interval and the time-out of the proxy's health check"
+        assert graph.services[name].plain["stopTimeout"] == leave + 20 + 10
+
+
+def test_a_single_server_stops_at_once() -> None:
+    graph = build("prod", values=bundled())
+    assert "LEAVE_SECONDS" not in environment(graph, "server")
+    assert graph.services["server"].plain["stopTimeout"] == 20 + 10
+
+
+def test_requests_in_flight_have_the_time_that_is_set() -> None:
+    graph = build("prod", values=with_replicas(bundled(), drainSeconds=900))
+    assert "--timeout-graceful-shutdown 900" in environment(graph, "server-2")["MLFLOW_UVICORN_OPTS"]
+    assert graph.services["server-2"].plain["stopTimeout"] == 6 + 900 + 10
+
+
+def test_the_server_keeps_idle_connections_longer_than_traefik(graph: Graph) -> None:
+    """Otherwise a request that Traefik sends while the server closes the connection fails."""
+    options = environment(graph, "server")["MLFLOW_UVICORN_OPTS"].split()
+    assert int(options[options.index("--timeout-keep-alive") + 1]) > 90
+
+
+def test_the_bundled_traefik_balances_between_all_replicas() -> None:
+    balancer = routes(build("prod", values=with_replicas(bundled())))["services"][NAME]["loadBalancer"]
+    assert [server["url"] for server in balancer["servers"]] == [f"http://mlflow-prod-{name}:5000" for name in REPLICAS]
+    check = balancer["healthCheck"]
+    assert (check["interval"], check["timeout"], check["hostname"]) == ("2s", "4s", "localhost")
+    assert check["headers"] == {"X-Health-Check": "proxy"}
+
+
+def test_traefik_tries_another_replica_after_it_has_authenticated() -> None:
+    """A request without a connection has reached no server; as the last middleware, it repeats no other's answer."""
+    found = routes(build("prod", values=with_replicas(bundled())))
+    assert found["middlewares"][f"{NAME}-retry"]["retry"]["attempts"] > len(REPLICAS)
+    for router in found["routers"].values():
+        assert router["middlewares"][-1] == f"{NAME}-retry"
+
+
+def test_a_single_server_has_no_retries() -> None:
+    found = routes(build("prod", values=bundled()))
+    assert f"{NAME}-retry" not in found["middlewares"]
+    assert found["services"][NAME]["loadBalancer"]["healthCheck"]["interval"] == "5s"
+
+
+def test_an_existing_traefik_finds_the_same_routes_on_every_replica() -> None:
+    """It drops a router that two containers define differently."""
+    graph = build("prod", values=with_replicas(values_of("prod")))
+    labels = [
+        {key: value for key, value in graph.services[name].labels.items() if key.startswith("traefik.")}
+        for name in REPLICAS
+    ]
+    assert labels[0] == labels[1] == labels[2]
+    check = f"traefik.http.services.{NAME}.loadbalancer.healthcheck"
+    assert labels[0][f"{check}.interval"] == "2s"
+    assert labels[0][f"{check}.headers.X-Health-Check"] == "proxy"
+
+
+def test_other_routes_have_another_label() -> None:
+    def label(**traefik: object) -> str:
+        values = values_of("prod")
+        values["mlflow:traefik"] = {**values["mlflow:traefik"], **traefik}
+        found: str = build("prod", values=with_replicas(values)).services["server-2"].labels["mlflow.routes"]
+        return found
+
+    assert label() == label() != label(entryPoint="other")
+
+
+def test_every_replica_is_monitored() -> None:
+    graph = build(
+        "prod",
+        values=with_replicas(bundled() | {"mlflow:monitoring": {"mode": "bundled", "webhook": True}}),
+        secrets={"alertWebhookUrl": "http://alerts.example.com/x"},
+    )
+    uploads = graph.writers["prometheus-files"].plain["uploads"]
+    content = next(entry["content"] for entry in uploads if entry["file"].endswith("prometheus.yml"))
+    scraped = json.loads(content)["scrape_configs"]
+    names = [entry["job_name"] for entry in scraped]
+    assert len(names) == len(set(names)), "Prometheus refuses two jobs with one name"
+    for job in ("mlflow", "readiness"):
+        found = [entry["static_configs"][0]["labels"] for entry in scraped]
+        assert [labels["instance"] for labels in found if labels["job"] == job] == list(REPLICAS)

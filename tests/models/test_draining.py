@@ -1,0 +1,111 @@
+"""The application of a replica: the proxy's health check while the replica drains, and nothing else."""
+
+import asyncio
+import importlib.util
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MLFLOW = Path(__file__).parents[2] / "mlflow"
+PROXY = [(b"host", b"localhost"), (b"x-health-check", b"proxy")]
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Any:  # noqa: ANN401 - loaded at run time
+    """The plugin, with its files in a folder of the test."""
+    spec = importlib.util.spec_from_file_location("draining", MLFLOW / "plugins" / "draining.py")
+    assert spec
+    assert spec.loader
+    loaded: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    loaded.DRAINING, loaded.IN_BALANCE = tmp_path / "draining", tmp_path / "in-balance"
+    return loaded
+
+
+def status(plugin: Any, headers: list[tuple[bytes, bytes]], answers: int = 200, kind: str = "http") -> int:  # noqa: ANN401
+    """Return the status of a request to an application that answers with `answers`."""
+    sent: list[dict[str, Any]] = []
+
+    async def application(_scope: Any, _receive: Any, send: Any) -> None:  # noqa: ANN401
+        await send({"type": "http.response.start", "status": answers, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    asyncio.run(plugin.answering(application)({"type": kind, "headers": headers}, None, send))
+    return int(sent[0]["status"])
+
+
+def test_a_draining_replica_refuses_the_proxys_health_check_only(plugin: Any) -> None:  # noqa: ANN401
+    plugin.DRAINING.touch()
+    assert status(plugin, PROXY) == 503
+    assert status(plugin, []) == 200, "a request that the proxy has sent already is served"
+
+
+def test_the_first_successful_health_check_is_noted(plugin: Any) -> None:  # noqa: ANN401
+    assert status(plugin, []) == 200
+    assert not plugin.IN_BALANCE.exists(), "any request would count as the proxy's"
+    assert status(plugin, PROXY, answers=500) == 500
+    assert not plugin.IN_BALANCE.exists()
+    assert status(plugin, PROXY) == 200
+    assert plugin.IN_BALANCE.exists()
+
+
+def test_a_refused_user_that_does_not_exist_is_a_successful_health_check(plugin: Any) -> None:  # noqa: ANN401
+    assert status(plugin, PROXY, answers=401) == 401
+    assert plugin.IN_BALANCE.exists()
+
+
+def test_the_start_of_the_application_is_passed_on(plugin: Any) -> None:  # noqa: ANN401
+    plugin.DRAINING.touch()
+    assert status(plugin, [], kind="lifespan") == 200
+
+
+@pytest.mark.parametrize(
+    ("command", "application"),
+    [
+        (
+            ["python", "-m", "uvicorn", "--workers", "2", "mlflow.server.fastapi_app:app"],
+            "mlflow.server.fastapi_app:app",
+        ),
+        (
+            ["python", "-m", "uvicorn", "--workers", "2", "--factory", "mlflow.server.auth:create_app"],
+            "mlflow.server.auth:create_app()",
+        ),
+    ],
+    ids=["without users", "with MLflow's users"],
+)
+def test_a_replica_serves_mlflows_application_inside_its_own(command: list[str], application: str) -> None:
+    # serve.py runs the server when it is imported, so only the function is taken from it.
+    source = (MLFLOW / "serve.py").read_text()
+    space: dict[str, Any] = {}
+    exec(source[source.index("def draining(") : source.index("\n\n\nwait_for_the_lock(")], space)  # noqa: S102
+    started, served = space["draining"](command)
+    assert started == ["python", "-m", "uvicorn", "--workers", "2", "--factory", "draining:create"]
+    assert served == application
+
+
+def test_the_application_is_the_named_one_or_what_its_factory_returns(
+    plugin: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    uvicorn, found = types.ModuleType("uvicorn.importer"), []
+
+    def imported(name: str) -> Callable[[], str]:
+        found.append(name)
+        return lambda: "made"
+
+    monkeypatch.setattr(plugin, "answering", lambda application: application)
+    uvicorn.__dict__["import_from_string"] = imported
+    monkeypatch.setitem(sys.modules, "uvicorn", types.ModuleType("uvicorn"))
+    monkeypatch.setitem(sys.modules, "uvicorn.importer", uvicorn)
+    monkeypatch.setenv("APPLICATION", "a.b:create()")
+    assert plugin.create() == "made"
+    monkeypatch.setenv("APPLICATION", "a.b:app")
+    assert callable(plugin.create())
+    assert found == ["a.b:create", "a.b:app"]
