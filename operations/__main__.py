@@ -31,6 +31,7 @@ VERBS = {
     "restore": "data.restore:restore",
     "drill": "data.backup:drill",
     "gc": "data.gc:gc",
+    "export": "data.export:export",
     "bench": "bench.bench:bench",
 }
 """The module and the function of each verb. Only the module of the verb is imported, so that short verbs are fast."""
@@ -40,12 +41,13 @@ INTERRUPTED_MESSAGES = {
     **dict.fromkeys(
         ("backup", "drill", "gc"), "the operation continues in its container, and later commands wait for it"
     ),
+    "export": "this stack is unchanged; its server may be stopped: to start it, type make up",
     "restore": "the database is unchanged unless the output above says otherwise; run the same command again",
 }
 """The state after an interruption of each verb that has one. Other verbs leave nothing incomplete."""
 CHANGES = {*INTERRUPTED_MESSAGES, "init", "pin", "prune", "bench"}
 """The verbs that change something. `env` and `preview` create the stack in the backend at most."""
-SUPPORT_DRY_RUN = {"restore"}
+SUPPORT_DRY_RUN = {"restore", "export"}
 """The verbs that support DRY_RUN=1. For `up`, `preview` is the dry run."""
 
 
