@@ -1,4 +1,6 @@
-"""Checks that the stack's data keys decrypt the secrets in the database, before a server starts with these keys.
+"""Checks that this image can serve the database, while the earlier server still runs: the data keys and the schema.
+
+A database that a newer MLflow has migrated cannot be used by an older one, and cannot be migrated back.
 
 MLflow encrypts gateway secrets with `MLFLOW_CRYPTO_KEK_PASSPHRASE` and webhook secrets with
 `MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY`. With wrong keys it starts without an error, and fails at the first use.
@@ -6,19 +8,24 @@ MLflow encrypts gateway secrets with `MLFLOW_CRYPTO_KEK_PASSPHRASE` and webhook 
 
 import os
 import sys
+from importlib import metadata
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg2
 from cryptography.fernet import Fernet, InvalidToken
 
+KNOWN = Path(sys.prefix) / "known-revisions"
+"""File with every revision of the schema that this MLflow can migrate, written by the image build."""
 KEEP = "nothing was changed; set the old mlflow:{key} again: docs/operations/restore.md#data-keys-from-a-backup"
 
 
 def main() -> int:
-    """Check both keys. Return 0 if they decrypt the data, else 1, and print one line for each wrong key."""
+    """Check schema and keys. Return 0 if all can be used, else 1, and print one line for each that cannot."""
     address = urlsplit(os.environ["MLFLOW_BACKEND_STORE_URI"].replace("+psycopg2", ""))
     connection = psycopg2.connect(address.geturl())
-    problems = [problem for problem in (gateway_problem(connection), webhook_problem(connection)) if problem]
+    found = schema_problem(connection), gateway_problem(connection), webhook_problem(connection)
+    problems = [problem for problem in found if problem]
     for problem in problems:
         sys.stderr.write(f"{problem}\n")
     return 1 if problems else 0
@@ -34,6 +41,18 @@ def any_row(connection, table, columns):
             f"SELECT {columns} FROM {table} WHERE {columns.split(',')[0]} IS NOT NULL LIMIT 1"  # noqa: S608 - constants
         )
         return cursor.fetchone()
+
+
+def schema_problem(connection):
+    """Return what is wrong with the revision of the database's schema, or None."""
+    row = any_row(connection, "alembic_version", "version_num")
+    if row is None or row[0] in KNOWN.read_text().split():
+        return None
+    return (
+        f"the database has the schema revision {row[0]}, which MLflow {metadata.version('mlflow')} does not know: a "
+        "newer MLflow has migrated it; nothing was changed, and an earlier server still runs. Use that newer MLflow "
+        "again, or restore a backup from before: docs/operations/upgrade.md#back-to-an-older-mlflow"
+    )
 
 
 def gateway_problem(connection):

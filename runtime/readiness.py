@@ -121,8 +121,10 @@ async def until_balanced(platform: DockerHost, name: str, balance: Balance) -> N
     """
     daemon = platform.daemon
     if balance.listed_in:
-        listed = await _call(daemon.read_file, *balance.listed_in)
-        if name.encode() not in (listed or b""):
+        proxy, file = balance.listed_in
+        state, listed = await _call(daemon.state, proxy), await _call(daemon.read_file, proxy, file)
+        # A proxy that does not run is started after the replicas.
+        if state is None or not state.running or f"//{name}:".encode() not in (listed or b""):
             return
     if not any([await _balanced(platform, peer, balance) for peer in balance.peers]):
         return

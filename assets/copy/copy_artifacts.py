@@ -103,6 +103,8 @@ def check(target: Any, bucket: str) -> int:  # noqa: ANN401 - as above
     """Write, read and delete an object in the target. Return the exit code: 0 if that works."""
     key, body = "mlflow-export-check", b"can be deleted"
     try:
+        # SeaweedFS creates a bucket at the first write, also one with a typing error in its name.
+        target.head_bucket(Bucket=bucket)
         target.put_object(Bucket=bucket, Key=key, Body=body)
         same = target.get_object(Bucket=bucket, Key=key)["Body"].read() == body
         target.delete_object(Bucket=bucket, Key=key)

@@ -28,8 +28,9 @@ target_db() {
 check() {
     local tables
     target_db psql -Atqc "SELECT 1" >/dev/null || die "cannot use the database $PGDATABASE on $PGHOST:$PGPORT as $PGUSER"
-    tables=$(target_db psql -Atqc \
-        "SELECT count(*) FROM information_schema.tables WHERE table_schema NOT IN ('pg_catalog', 'information_schema')")
+    # Not information_schema, which leaves out tables that the user may not read.
+    tables=$(target_db psql -Atqc "SELECT count(*) FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
+        WHERE relkind IN ('r', 'p', 'v', 'm') AND nspname !~ '^pg_' AND nspname <> 'information_schema'")
     [ "$tables" = 0 ] || die "the database $PGDATABASE on $PGHOST has $tables tables; set an empty one"
     [ "$(target_db psql -Atqc "SELECT has_schema_privilege('public', 'CREATE')")" = t ] ||
         die "$PGUSER may not create tables in the schema public of $PGDATABASE" \

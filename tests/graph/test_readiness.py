@@ -265,6 +265,10 @@ class Proxied(Script):
     def __init__(self, **balanced: list[int]) -> None:
         super().__init__([state()])
         self.balanced = balanced
+        self.proxy_runs = True
+
+    def state(self, container: str) -> State | None:
+        return state("exited") if container == "traefik" and not self.proxy_runs else super().state(container)
 
     def run(self, container: str, _command: list[str]) -> tuple[int, str]:
         codes = self.balanced[container]
@@ -301,6 +305,12 @@ def test_a_replica_that_the_proxy_does_not_find_ready_fails_the_update() -> None
     script.files = {ROUTES: b"http://three:5000"}
     said = failure(lambda given: wait_balanced(given, ROUTES), script)
     assert "three: it is ready, but the proxy has not sent it a successful health check for 1 s" in said
+
+
+def test_a_proxy_that_was_stopped_does_not_block_the_update_that_starts_it() -> None:
+    script = Proxied(one=[0], two=[0], three=[1])
+    script.files, script.proxy_runs = {ROUTES: b"http://three:5000"}, False
+    wait_balanced(script, ROUTES)
 
 
 def test_a_paused_replica_does_not_block_the_next_one() -> None:

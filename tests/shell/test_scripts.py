@@ -302,6 +302,35 @@ runpy.run_path({str(ROOT / "mlflow" / "migrate.py")!r}, run_name="__main__")
     assert ("is already at revision newest" in done.stdout) is not upgrades
 
 
+@pytest.mark.parametrize(
+    ("rows", "code"),
+    [
+        pytest.param([(None,), (None,), (None,)], 0, id="an empty database"),
+        pytest.param([("alembic_version",), ("older",), (None,), (None,)], 0, id="an older schema"),
+        pytest.param([("alembic_version",), ("newer",), (None,), (None,)], 1, id="a newer schema"),
+    ],
+)
+def test_a_database_of_a_newer_mlflow_is_refused_before_any_server_stops(
+    sandbox: Sandbox, rows: list[tuple[str | None]], code: int
+) -> None:
+    (sandbox.path / "known-revisions").write_text("newest older first\n")
+    script = f"""
+import importlib.metadata, runpy, sys, unittest.mock, psycopg2
+psycopg2.connect = unittest.mock.MagicMock()
+connection = psycopg2.connect.return_value
+connection.cursor.return_value.__enter__.return_value.fetchone.side_effect = {rows}
+importlib.metadata.version = lambda _: "3.18.0"
+sys.prefix = {str(sandbox.path)!r}
+runpy.run_path({str(ROOT / "mlflow" / "verify_data_keys.py")!r}, run_name="__main__")
+"""
+    done = sandbox.run(sys.executable, "-c", script, MLFLOW_BACKEND_STORE_URI="postgresql+psycopg2://m@db/m")
+    assert done.returncode == code, done.stderr
+    said = (
+        "the database has the schema revision newer, which MLflow 3.18.0 does not know: a newer MLflow has migrated it"
+    )
+    assert (said in done.stderr) is bool(code)
+
+
 def test_garbage_collection_holds_the_lock_and_gets_no_data_key(sandbox: Sandbox) -> None:
     mlflow_secrets(sandbox)
     sandbox.program("python", "env")

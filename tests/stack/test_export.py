@@ -89,10 +89,11 @@ def started(deployment: Deployment, image: str, script: str, user: str = "", **e
     return container
 
 
-def until(ready: Callable[[], bool]) -> None:
+def until(ready: Callable[[], bool], log: Callable[[], bytes] = bytes) -> None:
+    """Wait for a condition; if it is not met, fail with a container's log."""
     deadline = time.monotonic() + 60
     while not ready():
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, log().decode()
         time.sleep(0.5)
 
 
@@ -187,7 +188,10 @@ def test_a_plain_server_on_the_copy_shows_the_same(elsewhere: Elsewhere) -> None
     )["Id"]
     api.start(server)
     ask = "import urllib.request; urllib.request.urlopen('http://127.0.0.1:5000/health')"
-    until(lambda: Daemon(resolve_host()).run(server, ["python", "-c", ask])[0] == 0)
+    until(
+        lambda: Daemon(resolve_host()).run(server, ["python", "-c", ask])[0] == 0,
+        lambda: bytes(api.logs(server, tail=40)),
+    )
     here = deployment.url
     try:
         deployment.set("server.port", port)

@@ -184,12 +184,19 @@ def test_a_failed_migration_runs_again_at_the_next_update(dev: Deployment) -> No
         assert code == 0, said
         return said
 
-    # A revision that this MLflow does not know, as after a newer version.
+    # A revision that this MLflow does not know, as after a newer version; the data keys were verified before.
     known = psql("SELECT version_num FROM alembic_version")
     dev.api.remove_container(dev.name("migrate"), force=True)
     psql("UPDATE alembic_version SET version_num = 'unknown'")
     try:
         assert "Can't locate revision identified by 'unknown'" in refused(dev)
+        # With an older image.
+        since = dev.inspect("server")["State"]["StartedAt"]
+        with changed(dev.checkout / "mlflow" / "healthcheck.py", "import os\n", "import os\n# another image\n"):
+            said = refused(dev)
+        assert "the database has the schema revision unknown, which MLflow" in said
+        running = dev.inspect("server")["State"]
+        assert (running["Running"], running["StartedAt"]) == (True, since), "the server was stopped before the check"
     finally:
         psql(f"UPDATE alembic_version SET version_num = '{known}'")
     works(dev)
