@@ -16,9 +16,9 @@ from runtime.address import resolve_host
 from runtime.daemon import Daemon
 from settings import packages
 from settings.images import DEFAULTS
-from settings.names import STACK_LABEL
 from tests.stack.backups import INVENTORY, told
 from tests.stack.deployment import Deployment, free_port
+from tests.stack.edge import BESIDE
 
 pytestmark = pytest.mark.long
 
@@ -82,7 +82,7 @@ def started(deployment: Deployment, image: str, script: str, user: str = "", **e
         entrypoint=["bash", "-c"],
         command=[script],
         environment=environment,
-        labels={STACK_LABEL: deployment.stack},
+        labels={BESIDE: deployment.stack},
         host_config=deployment.api.create_host_config(tmpfs={"/data": "mode=1777"}),
     )["Id"]
     deployment.api.start(container)
@@ -122,6 +122,8 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Elsewhere]:
         until(lambda: daemon.run(found.objects, ["sh", "-c", f"{signed} -X PUT localhost:8333/elsewhere"])[0] == 0)
         yield found
     finally:
+        for container in deployment.api.containers(all=True, filters={"label": f"{BESIDE}={deployment.stack}"}):
+            deployment.api.remove_container(container["Id"], force=True, v=True)
         deployment.remove()
 
 
@@ -176,14 +178,14 @@ def test_a_plain_server_on_the_copy_shows_the_same(elsewhere: Elsewhere) -> None
         entrypoint=["mlflow", "server"],
         command=["--host", "0.0.0.0", "--port", "5000", "--artifacts-destination", "s3://elsewhere/artifacts"],
         environment={
-            "MLFLOW_BACKEND_STORE_URI": f"postgresql://owner:it%27s%20a%3A%20password@{elsewhere.address(elsewhere.postgres)}/mlflow",
+            "MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg2://owner:it%27s%20a%3A%20password@{elsewhere.address(elsewhere.postgres)}/mlflow",
             "MLFLOW_S3_ENDPOINT_URL": f"http://{elsewhere.address(elsewhere.objects)}:8333",
             "AWS_ACCESS_KEY_ID": "cluster",
             "AWS_SECRET_ACCESS_KEY": KEY,
             "HOME": SOCKET,
         },
         ports=[5000],
-        labels={STACK_LABEL: deployment.stack},
+        labels={BESIDE: deployment.stack},
         host_config=api.create_host_config(port_bindings={5000: ("127.0.0.1", port)}),
     )["Id"]
     api.start(server)
