@@ -1,5 +1,6 @@
 """MLflow: the jobs that check the data keys and migrate the database, and the tracking server."""
 
+import json
 from collections.abc import Mapping, Sequence
 
 import pulumi
@@ -9,12 +10,13 @@ from components.mlflow_credentials import ServerCredentials, secret_file
 from components.object_store import ObjectStore
 from components.platform import Platform
 from components.postgres import Postgres
-from components.route import labels, probe
+from components.route import health_check, labels, probe
 from components.scrape import Target
 from components.server import UID, Replicas, private_tmpfs
 from components.traefik import Upstream
 from runtime.credentials import Credential
 from runtime.job import JOB_TIMEOUT_SECONDS, Job
+from runtime.labels import short_digest
 from runtime.readiness import Compatible, incompatible_stopped
 from runtime.service import Service
 from runtime.workload import Files, Limits, Workload
@@ -72,9 +74,8 @@ class Mlflow(pulumi.ComponentResource):
         # First, while the old server still runs: a key that does not decrypt the data stops the update here.
         verified = self._job("verify-data-keys", self._pgpass | self.data_keys, database.service.ready)
         route_labels = self._route_labels()
-        compatible = Compatible(
-            files=SCHEMA_FILES, label=names.ROUTES_LABEL, value=route_labels.get(names.ROUTES_LABEL, "")
-        )
+        together = _together(route, route_labels, store) if settings.replicas > 1 else None
+        compatible = Compatible(files=SCHEMA_FILES, label=names.TOGETHER_LABEL, value=together or "")
         alone = incompatible_stopped(
             names.is_replica, compatible, new="verify-data-keys", once=verified.done, platform=self._platform
         )
@@ -85,7 +86,8 @@ class Mlflow(pulumi.ComponentResource):
             prepares=database.volume,
             timeout_s=MIGRATION_TIMEOUT_SECONDS,
         )
-        self.replicas = self._replicas(settings, store, route_labels, [migrated.done, store.ready])
+        own_label = {names.TOGETHER_LABEL: together} if together else {}
+        self.replicas = self._replicas(settings, store, route_labels | own_label, [migrated.done, store.ready])
         self.register_outputs({"url": self.url})
 
     def _job(
@@ -121,7 +123,7 @@ class Mlflow(pulumi.ComponentResource):
         self,
         settings: ServerSettings,
         store: ObjectStore,
-        route_labels: Mapping[str, pulumi.Input[str]],
+        labels_of_all: Mapping[str, pulumi.Input[str]],
         after: Sequence[pulumi.Input[pulumi.Resource]],
     ) -> dict[str, Service]:
         """Run the replicas of the server. A change replaces one when the one before it serves again."""
@@ -138,7 +140,7 @@ class Mlflow(pulumi.ComponentResource):
                 **self._users,
                 **secret_file("flask-secret-key", self._secrets.flask_key),
             },
-            labels=route_labels,
+            labels=labels_of_all,
             prepares=self._database.volume,
         )
         started: dict[str, Service] = {}
@@ -196,6 +198,21 @@ _USERS_ENVIRONMENT = {
 }
 AUTH_CACHE_SECONDS = 60
 """How long a worker remembers a correct password. Without it, each request costs 0.19 s of CPU time."""
+
+
+def _together(route: Route, labels: Mapping[str, pulumi.Input[str]], store: ObjectStore) -> pulumi.Output[str]:
+    """Return a hash of what replicas that run at the same time must have in common.
+
+    An existing Traefik drops a router that two containers define differently. A health check that expects another
+    status, with or without MLflow's own users, would take either the old or the new replicas for dead. An object store
+    accepts one password, so a replica with the earlier one would fail every transfer.
+    """
+
+    def digest(values: dict[str, str]) -> str:
+        return short_digest(json.dumps([health_check(route), values], sort_keys=True))
+
+    # A hash of 48 bits of a generated password reveals nothing.
+    return pulumi.Output.unsecret(pulumi.Output.all(**labels, store=store.credentials_file).apply(digest))
 
 
 def _users(settings: ServerSettings, database: Postgres) -> str:

@@ -12,8 +12,6 @@ from typing import Any
 import pulumi
 
 from runtime.credentials import Credential
-from runtime.labels import short_digest
-from settings import names
 from settings.ingress import Route
 from settings.secrets import LENGTH
 from settings.server import READINESS_PATH
@@ -42,10 +40,11 @@ HEALTH_CHECK_SECONDS = 2
 """How often a proxy sends a health check to each of several replicas. To a single server, every 5 s."""
 HEALTH_CHECK_TIMEOUT_SECONDS = 4
 LEAVE_SECONDS = HEALTH_CHECK_SECONDS + HEALTH_CHECK_TIMEOUT_SECONDS
-"""How long a replica that stops still accepts requests. In this time, the proxy's next health check has failed."""
-RETRY = {"retry": {"attempts": 8, "initialInterval": "50ms"}}
-"""If a proxy gets no connection to a replica, it tries another one. A request that a replica may have received is never
-sent again."""
+"""How long a replica that stops still accepts requests. In this time the proxy's next health check fails, also if
+another replica hangs: Traefik checks one after another."""
+RETRY = {"retry": {"attempts": 20, "initialInterval": "50ms"}}
+"""If a proxy gets no connection to a replica, it tries another one. There are more attempts than replicas, because
+other requests take their turns meanwhile. A request that a replica may have received is never sent again."""
 
 
 def probe(route: Route) -> dict[str, Any]:
@@ -202,19 +201,13 @@ def labels(
         return {"traefik.enable": "false"}
     users = {"users": password.value.apply(htpasswd_line)} if password else {}
     balancer = f"traefik.http.services.{name}.loadbalancer"
-    found: dict[str, pulumi.Input[str]] = {
+    return {
         "traefik.enable": "true",
         "traefik.docker.network": network,
         f"{balancer}.server.port": str(port),
+        **(_flat(f"{balancer}.healthcheck", health_check(route)) if route.replicas > 1 else {}),
         **_flat("traefik", routes(route, name=name, users=users)),
     }
-    if route.replicas > 1:
-        found |= _flat(f"{balancer}.healthcheck", health_check(route))
-        # Traefik drops a router that two containers define differently.
-        found[names.ROUTES_LABEL] = pulumi.Output.all(**found).apply(
-            lambda values: short_digest("\0".join(f"{key}={values[key]}" for key in sorted(values)))
-        )
-    return found
 
 
 def _flat(path: str, value: Any) -> dict[str, pulumi.Input[str]]:  # noqa: ANN401 - Traefik's configuration

@@ -25,8 +25,8 @@ KEEP_ALIVE_SECONDS = 120
 that Traefik sends at that moment would fail."""
 STOP_MARGIN_SECONDS = 10
 """How much longer Docker waits for the end of a server than the server for its requests in flight."""
-IN_BALANCE = "/run/mlflow/in-balance"
-"""mlflow/plugins/draining.py creates this file when the proxy has found the replica ready."""
+IN_BALANCE = 'test -n "$(find /run/mlflow/in-balance -newermt "-15 seconds" 2>/dev/null)"'
+"""Succeeds if the proxy has found the replica ready just now: mlflow/plugins/draining.py touches this file then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ class Replicas:
         if len(all_names) == 1:
             return None
         return Balance(
-            command=["test", "-e", IN_BALANCE],
+            command=["sh", "-c", IN_BALANCE],
             peers=[names.docker_name(stack, peer) for peer in all_names if peer != name],
             listed_in=(names.docker_name(stack, "traefik"), f"{CONFIG}/routes.yml")
             if self.route.traefik.mode == "bundled"

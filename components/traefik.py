@@ -87,11 +87,7 @@ class Traefik(pulumi.ComponentResource):
                 env=env,
                 files=Files(
                     secrets=secrets,
-                    config={
-                        # JSON is YAML.
-                        "traefik.yml": json.dumps(static(settings, monitored=platform.monitored), indent=2) + "\n",
-                        "routes.yml": json.dumps(dynamic(route, upstream), indent=2) + "\n",
-                    },
+                    config=_configuration(route, upstream, monitored=platform.monitored),
                 ),
                 data=data,
                 tmpfs={"/tmp": "size=16m,mode=1777"},  # noqa: S108 - inside the container
@@ -101,8 +97,7 @@ class Traefik(pulumi.ComponentResource):
             HealthCheck(command=["traefik", "healthcheck", f"--configFile={CONFIG}/traefik.yml"], start_period_s=30),
             platform=platform,
             metrics=Metrics(port=METRICS_PORT),
-            # Requests in flight may end, within the same time as the server allows.
-            grace_s=30,
+            grace_s=route.drain_s + 10,
             publish=[
                 Publish(port=settings.http_port, target=HTTP_PORT, address=settings.bind_address),
                 Publish(port=settings.https_port, target=HTTPS_PORT, address=settings.bind_address),
@@ -147,7 +142,16 @@ def _secrets(settings: TraefikSettings, password: Credential | None) -> dict[str
     return files
 
 
-def static(settings: TraefikSettings, *, monitored: bool = False) -> dict[str, Any]:
+def _configuration(route: Route, upstream: Upstream, *, monitored: bool) -> dict[str, str]:
+    """Return Traefik's configuration files: name to content. JSON is YAML."""
+    files = {
+        "traefik.yml": static(route.traefik, monitored=monitored, drain_s=route.drain_s),
+        "routes.yml": dynamic(route, upstream),
+    }
+    return {name: json.dumps(content, indent=2) + "\n" for name, content in files.items()}
+
+
+def static(settings: TraefikSettings, *, monitored: bool = False, drain_s: int = 20) -> dict[str, Any]:
     """Return Traefik's static configuration, which it reads when it starts."""
     entry_points: dict[str, Any] = {
         "web": {
@@ -160,7 +164,8 @@ def static(settings: TraefikSettings, *, monitored: bool = False) -> dict[str, A
             "transport": {
                 # Traefik's default of 60 s interrupts uploads.
                 "respondingTimeouts": {"readTimeout": f"{settings.upload_minutes}m"},
-                "lifeCycle": {"graceTimeOut": "25s"},
+                # Requests in flight may end, within the same time as the server allows.
+                "lifeCycle": {"graceTimeOut": f"{drain_s + 5}s"},
             },
         },
         "ping": {"address": f"127.0.0.1:{PING_PORT}"},

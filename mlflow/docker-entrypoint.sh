@@ -77,16 +77,25 @@ empty_scratch() {
 # Serves until the stop signal. With LEAVE_SECONDS, other replicas serve as well, and a proxy distributes the requests:
 # the stop signal first makes the server refuse the proxy's health checks, and stops it that many seconds later.
 serve() {
-    [ -n "${LEAVE_SECONDS:-}" ] || exec python /opt/mlflow-stack/serve.py "$@"
+    [ -n "${LEAVE_SECONDS:-}" ] || serve_until_stopped
     rm -f "$PRIVATE/draining" "$PRIVATE/in-balance"
     trap leave TERM INT
-    python /opt/mlflow-stack/serve.py "$@" &
+    serve_until_stopped &
     server=$!
     # A signal ends `wait`, not the server.
     while kill -0 "$server" 2>/dev/null; do
         wait "$server" && code=0 || code=$?
     done
     exit "$code"
+}
+
+# Replaces this process, or a subshell, by the server: no other process has the data keys.
+serve_until_stopped() {
+    use_data_keys
+    use_users
+    asks_users || exec python /opt/mlflow-stack/serve.py
+    # The only option without an environment variable.
+    exec python /opt/mlflow-stack/serve.py --app-name basic-auth
 }
 
 leave() {
@@ -105,11 +114,7 @@ _main() {
         serve_metrics
         use_pgpass
         use_object_store
-        use_data_keys
-        use_users
         empty_scratch
-        # The only option without an environment variable.
-        ! asks_users || serve --app-name basic-auth
         serve
         ;;
     migrate)

@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 import psycopg2
 from cryptography.fernet import Fernet, InvalidToken
 
-KNOWN = Path(sys.prefix) / "known-revisions"
-"""File with every revision of the schema that this MLflow can migrate, written by the image build."""
+SCHEMAS = {"alembic_version": "known-revisions", "alembic_version_auth": "users-known-revisions"}
+"""The table with the revision of each schema, and the file with every revision of it that this MLflow can migrate. The
+image build writes the files. The second schema is that of MLflow's own users."""
 KEEP = "nothing was changed; set the old mlflow:{key} again: docs/operations/restore.md#data-keys-from-a-backup"
 
 
@@ -24,8 +25,9 @@ def main() -> int:
     """Check schema and keys. Return 0 if all can be used, else 1, and print one line for each that cannot."""
     address = urlsplit(os.environ["MLFLOW_BACKEND_STORE_URI"].replace("+psycopg2", ""))
     connection = psycopg2.connect(address.geturl())
-    found = schema_problem(connection), gateway_problem(connection), webhook_problem(connection)
-    problems = [problem for problem in found if problem]
+    schemas = [schema_problem(connection, table, Path(sys.prefix) / file) for table, file in SCHEMAS.items()]
+    keys = [gateway_problem(connection), webhook_problem(connection)]
+    problems = [problem for problem in (*schemas, *keys) if problem]
     for problem in problems:
         sys.stderr.write(f"{problem}\n")
     return 1 if problems else 0
@@ -43,15 +45,15 @@ def any_row(connection, table, columns):
         return cursor.fetchone()
 
 
-def schema_problem(connection):
-    """Return what is wrong with the revision of the database's schema, or None."""
-    row = any_row(connection, "alembic_version", "version_num")
-    if row is None or row[0] in KNOWN.read_text().split():
+def schema_problem(connection, table, known):
+    """Return what is wrong with the revision of a schema of the database, or None."""
+    row = any_row(connection, table, "version_num")
+    if row is None or row[0] in known.read_text().split():
         return None
     return (
-        f"the database has the schema revision {row[0]}, which MLflow {metadata.version('mlflow')} does not know: a "
-        "newer MLflow has migrated it; nothing was changed, and an earlier server still runs. Use that newer MLflow "
-        "again, or restore a backup from before: docs/operations/upgrade.md#back-to-an-older-mlflow"
+        f"the database has the schema revision {row[0]} ({table}), which MLflow {metadata.version('mlflow')} does not "
+        "know: a newer MLflow has migrated it; nothing was changed, and an earlier server still runs. Use that newer "
+        "MLflow again, or restore a backup from before: docs/operations/upgrade.md#back-to-an-older-mlflow"
     )
 
 

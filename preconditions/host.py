@@ -22,7 +22,7 @@ def host_problems(
     traefik: TraefikSettings,
 ) -> list[str]:
     """Return the problems that prevent the deployment, each with the command or setting that fixes it."""
-    problems = _object_store_problems(daemon, stack, object_store) + _restore_problems(daemon, stack)
+    problems = _object_store_problems(daemon, stack, object_store) + _running_problems(daemon, stack)
     if traefik.mode == "existing" and traefik.network not in daemon.networks():
         problems.append(
             f"mlflow:traefik.network: there is no Docker network {traefik.network!r}\n"
@@ -52,14 +52,27 @@ def restore_is_running(daemon: "Daemon", stack: str) -> bool:
     return bool(found and found["State"]["Running"])
 
 
-def _restore_problems(daemon: "Daemon", stack: str) -> list[str]:
-    if not restore_is_running(daemon, stack):
-        return []
-    name = names.docker_name(stack, names.RESTORE)
-    return [
-        "a restore is running, and data that the server writes now would be lost\n"
-        f"    to see its progress: docker logs -f {name}; to abort it, without loss of data: docker kill {name}"
-    ]
+def export_is_running(daemon: "Daemon", stack: str) -> bool:
+    """Return whether an export of this stack is running."""
+    found = daemon.inspect(names.docker_name(stack, names.EXPORT))
+    return bool(found and found["State"]["Running"])
+
+
+def _running_problems(daemon: "Daemon", stack: str) -> list[str]:
+    """Return the operation that keeps the server stopped, if one is running."""
+    problems = []
+    for name, what, running, lost in (
+        (names.RESTORE, "a restore", restore_is_running(daemon, stack), "would be lost"),
+        (names.EXPORT, "an export", export_is_running(daemon, stack), "would be missing in the copy"),
+    ):
+        if running:
+            container = names.docker_name(stack, name)
+            problems.append(
+                f"{what} is running, and data that the server writes now {lost}\n"
+                f"    to see its progress: docker logs -f {container}; to abort it, without loss of data: docker kill "
+                f"{container}"
+            )
+    return problems
 
 
 def _image_of(major: int) -> str:

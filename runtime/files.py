@@ -1,6 +1,6 @@
 """How a service gets its secrets and its configuration: as files in volumes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pulumi
@@ -27,7 +27,7 @@ class FileVolumes:
         """Write the files. If they changed, the service is deleted first."""
         stack = pulumi.get_stack()
         self.volumes = {
-            path: self._volume(f"{service}-{Path(path).name}", contents, parent)
+            path: self._volume(f"{service}-{Path(path).name}", contents, parent, files.after)
             for path, contents in files.folders.items()
         }
         name = f"{service}-files"
@@ -46,7 +46,11 @@ class FileVolumes:
         )
 
     def _volume(
-        self, name: str, contents: Mapping[str, pulumi.Input[str]], parent: pulumi.Resource | None
+        self,
+        name: str,
+        contents: Mapping[str, pulumi.Input[str]],
+        parent: pulumi.Resource | None,
+        after: Sequence[pulumi.Input[pulumi.Resource]],
     ) -> pulumi.Output[str]:
         # A file that is no longer needed would stay in the volume, and so would a secret in it. So a change of the file
         # names replaces the volume. The name stays the same, so the old volume and its containers are deleted first.
@@ -57,5 +61,5 @@ class FileVolumes:
                 {"label": names.STACK_LABEL, "value": pulumi.get_stack()},
                 {"label": names.FILES_LABEL, "value": short_digest("\0".join(sorted(contents)))},
             ],
-            opts=pulumi.ResourceOptions(parent=parent, delete_before_replace=True),
+            opts=pulumi.ResourceOptions(parent=parent, depends_on=[*after], delete_before_replace=True),
         ).name

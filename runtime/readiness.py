@@ -131,7 +131,7 @@ async def until_balanced(platform: DockerHost, name: str, balance: Balance) -> N
     deadline = time.monotonic() + balance.within_s
     while not await _balanced(platform, name, balance):
         if time.monotonic() > deadline:
-            reason = f"it is ready, but the proxy has not sent it a successful health check for {balance.within_s} s"
+            reason = f"it is ready, but the proxy has not found it ready for {balance.within_s} s; is Traefik running?"
             raise pulumi.RunError(failure_message(name, reason, await _call(daemon.logs, name, UNREADY_LOG_LINES)))
         await asyncio.sleep(POLL_SECONDS)
 

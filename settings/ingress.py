@@ -16,6 +16,8 @@ class Route:
     """The host port of `mlflow:server.port`, if it is set."""
     server_address: str
     """The address of the host on which the port is published."""
+    drain_s: int = 20
+    """How long requests in flight may take once the server or the bundled Traefik stops, in seconds."""
     replicas: int = 1
     """The number of servers among which Traefik distributes the requests."""
 

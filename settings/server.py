@@ -39,9 +39,9 @@ class ServerSettings(Settings):
     drain_seconds: int = Field(
         default=20,
         ge=1,
-        le=3600,
-        description="How long a server that stops waits for its requests in flight, such as uploads and downloads. "
-        "The others are cut off.",
+        le=900,
+        description="How long a server that stops, or the bundled Traefik, waits for its requests in flight, such as "
+        "uploads and downloads. What is left then is cut off.",
     )
     memory_mb: int = Field(
         default=2560,

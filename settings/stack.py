@@ -74,6 +74,7 @@ class StackConfig(Settings):
             authentication=self.authentication or "anonymous",
             server_port=self.server.port,
             server_address=self.server.bind_address,
+            drain_s=self.server.drain_seconds,
             replicas=self.server.replicas,
         )
 

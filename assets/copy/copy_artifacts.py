@@ -2,8 +2,7 @@
 
 It can be interrupted and run again: it copies no object twice. It deletes nothing from the source. No other program may
 write to the stores meanwhile. Environment: BUCKET; SOURCE and TARGET, the names of the stores; SOURCE_ENDPOINT and
-TARGET_ENDPOINT, their addresses. Optional: TARGET_BUCKET, if it has another name; CHECK, which only checks whether the
-target can be used. The credentials are the profiles `source` and `target` of AWS_SHARED_CREDENTIALS_FILE.
+TARGET_ENDPOINT, their addresses. The credentials are the profiles `source` and `target` of AWS_SHARED_CREDENTIALS_FILE.
 """
 
 import hashlib
@@ -14,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 import boto3  # type: ignore[import-untyped]
-from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
+from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 
 PROGRESS_BYTES = 1 << 30
 CHUNK_BYTES = 1 << 20
@@ -69,17 +68,16 @@ class Read:
         return found
 
 
-def copied(source: Any, target: Any, buckets: tuple[str, str], key: str, size: int) -> str | None:  # noqa: ANN401
+def copied(source: Any, target: Any, bucket: str, key: str, size: int) -> str | None:  # noqa: ANN401 - as above
     """Copy one object and compare it with its source; return what is wrong, or None."""
-    found = source.get_object(Bucket=buckets[0], Key=key)
-    bucket = buckets[1]
+    found = source.get_object(Bucket=bucket, Key=key)
     kept = {name: found[name] for name in ("ContentType", "ContentEncoding") if found.get(name)}
     sent = Read(found["Body"])
     target.upload_fileobj(sent, bucket, key, ExtraArgs=kept)
     reason = None
     if sent.size != size:
         reason = f"the source lists {size} bytes, but returns {sent.size}"
-    elif not _arrived(target, bucket, key, sent):
+    elif not arrived(target, bucket, key, sent):
         reason = "the target returns other bytes"
     if reason:
         # It is newer than its source: the next run would take it for an object that was written after the copy.
@@ -87,7 +85,7 @@ def copied(source: Any, target: Any, buckets: tuple[str, str], key: str, size: i
     return reason
 
 
-def _arrived(target: Any, bucket: str, key: str, sent: Read) -> bool:  # noqa: ANN401 - as above
+def arrived(target: Any, bucket: str, key: str, sent: Read) -> bool:  # noqa: ANN401 - as above
     """Return whether the target returns the bytes that were sent."""
     found = target.get_object(Bucket=bucket, Key=key)
     # The store has a checksum of an object that was uploaded in one part. Others are read again.
@@ -99,42 +97,23 @@ def _arrived(target: Any, bucket: str, key: str, sent: Read) -> bool:  # noqa: A
     return bool(back.sha256.digest() == sent.sha256.digest())
 
 
-def check(target: Any, bucket: str) -> int:  # noqa: ANN401 - as above
-    """Write, read and delete an object in the target. Return the exit code: 0 if that works."""
-    key, body = "mlflow-export-check", b"can be deleted"
-    try:
-        # SeaweedFS creates a bucket at the first write, also one with a typing error in its name.
-        target.head_bucket(Bucket=bucket)
-        target.put_object(Bucket=bucket, Key=key, Body=body)
-        same = target.get_object(Bucket=bucket, Key=key)["Body"].read() == body
-        target.delete_object(Bucket=bucket, Key=key)
-    except (BotoCoreError, ClientError) as error:
-        print(f"error: cannot use the bucket {bucket}: {error}")
-        return 1
-    print(f"the bucket {bucket} can be written and read" if same else f"error: {bucket} returns other bytes")
-    return 0 if same else 1
-
-
 def main() -> int:
     """Copy all objects. Return the exit code: 0 if all were copied, 1 if any is missing or differs."""
     names = os.environ["SOURCE"], os.environ["TARGET"]
     bucket = os.environ["BUCKET"]
-    theirs = os.environ.get("TARGET_BUCKET") or bucket
     source, target = (
-        boto3.Session(profile_name=role).client("s3", endpoint_url=os.environ[f"{role.upper()}_ENDPOINT"] or None)
+        boto3.Session(profile_name=role).client("s3", endpoint_url=os.environ[f"{role.upper()}_ENDPOINT"])
         for role in ("source", "target")
     )
-    if os.environ.get("CHECK"):
-        return check(target, theirs)
     wanted = listing(source, bucket)
-    to_do = outdated(wanted, listing(target, theirs))
+    to_do = outdated(wanted, listing(target, bucket))
     total = sum(wanted[key][0] for key in to_do)
     print(f"{len(wanted)} artifacts in {names[0]}, {len(to_do)} to copy, {total / 1e6:.0f} MB", flush=True)
     done = told = 0
     wrong: dict[str, str] = {}
     for key in to_do:
         try:
-            reason = copied(source, target, (bucket, theirs), key, wanted[key][0])
+            reason = copied(source, target, bucket, key, wanted[key][0])
         except ClientError as error:
             reason = str(error)
         if reason:
@@ -143,7 +122,7 @@ def main() -> int:
         if done - told >= PROGRESS_BYTES:
             told = done
             print(f"{done / 1e6:.0f} of {total / 1e6:.0f} MB", flush=True)
-    missing = dict.fromkeys(outdated(listing(source, bucket), listing(target, theirs)), "the target does not list it")
+    missing = dict.fromkeys(outdated(listing(source, bucket), listing(target, bucket)), "the target does not list it")
     if differing := missing | wrong:
         shown = [f"{key}: {reason}" for key, reason in differing.items()][:SHOWN]
         print(f"{len(differing)} artifacts differ after the copy, the first of them:", *shown, sep="\n  ")

@@ -1,12 +1,11 @@
 #!/bin/bash
 # Copies the database to another Postgres and compares both. Runs in the Postgres image. usage: database.sh check|copy
-# Environment: SOURCE_HOST, and PGHOST, PGPORT, PGDATABASE, PGUSER, PGSSLMODE of the target. Passwords are the files
-# /run/server-secrets/pgpass and /run/export/pgpass.
+# Environment: SOURCE_HOST, and PGHOST, PGPORT, PGDATABASE, PGUSER, PGSSLMODE of the target. The passwords are the files
+# source.pgpass and target.pgpass beside this script.
 set -Eeuo pipefail
 umask 077
 
-SOURCE_SECRETS=${SOURCE_SECRETS:-/run/server-secrets}
-TARGET_SECRETS=${TARGET_SECRETS:-/run/export}
+FILES=$(dirname "$0")
 WORK=${WORK:-/tmp}
 OURS="table_schema = 'public' AND table_type = 'BASE TABLE'"
 
@@ -16,12 +15,12 @@ die() {
     exit 1
 }
 
-# Run a client program for the database of the stack, and for the target. libpq refuses a password file that others read.
+# Run a client program for the database of the stack, and for the target.
 source_db() {
-    PGHOST=$SOURCE_HOST PGPORT=5432 PGUSER=mlflow PGDATABASE=mlflow PGSSLMODE=prefer PGPASSFILE="$WORK/source" "$@"
+    PGHOST=$SOURCE_HOST PGPORT=5432 PGUSER=mlflow PGDATABASE=mlflow PGSSLMODE=prefer PGPASSFILE="$FILES/source.pgpass" "$@"
 }
 target_db() {
-    PGPASSFILE="$WORK/target" "$@"
+    PGPASSFILE="$FILES/target.pgpass" "$@"
 }
 
 # Refuses a target that cannot be used, or that has tables.
@@ -41,24 +40,28 @@ check() {
 # Prints for each table its name, its number of rows, and a sum over all rows that does not depend on their order.
 fingerprint() {
     "$1" psql -Atqc "SELECT format('SELECT %L, count(*), coalesce(sum((''x'' || substr(md5(t::text), 1, 15))::bit(60)::bigint), 0) FROM public.%I t;', table_name, table_name) FROM information_schema.tables WHERE $OURS ORDER BY table_name" >"$WORK/queries.$1"
-    "$1" psql -Atqf "$WORK/queries.$1"
+    "$1" psql -Atq --no-psqlrc --set ON_ERROR_STOP=1 --file "$WORK/queries.$1"
 }
 
-# Everything or nothing: one transaction.
-copy() {
+# Prints the database as one transaction, which ends only if the dump is complete: psql commits an incomplete one.
+transaction() {
+    echo "BEGIN;"
     # A Postgres before 17 does not know the parameter.
     source_db pg_dump --no-owner --no-privileges --exclude-schema='before_restore*' --exclude-schema=monitoring |
-        sed '1,30{/^SET transaction_timeout/d}' |
-        target_db psql --quiet --no-psqlrc --single-transaction --set ON_ERROR_STOP=1 --output /dev/null
+        sed '1,30{/^SET transaction_timeout/d}'
+    echo "COMMIT;"
+}
+
+copy() {
+    transaction | target_db psql --quiet --no-psqlrc --set ON_ERROR_STOP=1 --output /dev/null
     fingerprint source_db >"$WORK/source.rows"
     fingerprint target_db >"$WORK/target.rows"
+    [ "$(wc -l <"$WORK/source.rows")" = "$(wc -l <"$WORK/queries.source_db")" ] || die "not every table could be compared"
     diff "$WORK/source.rows" "$WORK/target.rows" >&2 || die "these tables differ after the copy: name, rows, sum"
     awk -F '|' '{rows += $2} END {print NR " tables with " rows " rows are equal in both databases"}' "$WORK/source.rows"
 }
 
 _main() {
-    cat "$SOURCE_SECRETS/pgpass" >"$WORK/source"
-    cat "$TARGET_SECRETS/pgpass" >"$WORK/target"
     # The same text for the same value in both databases.
     export PGOPTIONS="-c timezone=UTC -c datestyle=ISO -c extra_float_digits=1" PGCONNECT_TIMEOUT=10
     "$1"

@@ -12,10 +12,10 @@ PRIVATE = Path(os.environ.get("PRIVATE", "/run/mlflow"))
 DRAINING = PRIVATE / "draining"
 """docker-entrypoint.sh creates this file when the container receives the stop signal."""
 IN_BALANCE = PRIVATE / "in-balance"
-"""Exists when the proxy has sent a health check that succeeded: from then on, the proxy sends requests."""
+"""Touched at each health check of the proxy that succeeds: from then on, the proxy sends requests."""
 HEALTH_CHECK = (b"x-health-check", b"proxy")
 """The header of the proxy's health checks. components/route.py sets it."""
-READY = (200, 401)
+READY = 401 if os.environ.get("MLFLOW_AUTH_CONFIG_PATH") else 200
 """Status of a successful health check; 401 with MLflow's own users. healthcheck.py expects the same."""
 
 
@@ -49,7 +49,7 @@ def noting(send):
 
     async def note(message):
         await send(message)
-        if message["type"] == "http.response.start" and message["status"] in READY:
+        if message["type"] == "http.response.start" and message["status"] == READY:
             IN_BALANCE.touch()
 
     return note

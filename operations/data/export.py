@@ -3,32 +3,29 @@
 import io
 import os
 import re
+import shlex
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from operations.common.checkout import ROOT
 from operations.common.console import StopError, confirmed, flag, make, output, progress, relay_output
 from operations.common.stack import Stack
-from operations.host.servers import running_server, servers
+from operations.host.servers import each, running_server, servers
 from operations.observe.status import require_containers
+from preconditions import host as preconditions
 from settings import names
 
 REQUIRED = ("PGHOST", "PGDATABASE", "PGUSER", "PGPASSWORD", "S3_BUCKET", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 DEFAULTS = {"PGPORT": "5432", "PGSSLMODE": "prefer", "S3_ENDPOINT_URL": "", "AWS_DEFAULT_REGION": "us-east-1"}
+KNOWN = (*REQUIRED, *DEFAULTS)
 PAGE = "docs/operations/kubernetes.md"
 UID = 65534
 """User of the containers that copy: nobody."""
-SERVER_SECRETS, TARGET_SECRETS = "/run/server-secrets", "/run/export"
-ARTIFACTS = f"""
-umask 077
-sed 's/^\\[.*\\]/[source]/' {SERVER_SECRETS}/aws-credentials >/tmp/credentials
-cat {TARGET_SECRETS}/aws-credentials >>/tmp/credentials
-exec python {TARGET_SECRETS}/copy_artifacts.py
-"""
-"""Runs in the MLflow image. The stack's credentials stay in its volume."""
+FILES = "/run/export"
+"""Folder of the scripts and passwords in the containers."""
+MEMORY_MB = 768
 
 
 @dataclass(frozen=True)
@@ -46,16 +43,25 @@ class Target:
             raise StopError(f"TARGET={path}: {error}; {PAGE}") from None
         values, problems = dict(DEFAULTS), []
         for number, line in enumerate(lines, 1):
-            text = line.strip().removeprefix("export ")
-            if not text or text.startswith("#"):
+            # No part of a value is printed: it may be a password.
+            try:
+                words = shlex.split(line.strip().removeprefix("export "), comments=True)
+            except ValueError as error:
+                problems.append(f"line {number}: {error}")
                 continue
-            key, equals, value = text.partition("=")
-            if not equals or key not in (*REQUIRED, *DEFAULTS):
-                problems.append(f"line {number}: {key}: unknown; the variables are {', '.join((*REQUIRED, *DEFAULTS))}")
-            values[key] = re.sub(r"""^(['"])(.*)\1$""", r"\2", value)
+            key, equals, value = " ".join(words).partition("=")
+            if words and (not equals or not re.fullmatch(r"\w+", key)):
+                problems.append(f"line {number}: must be KEY=value")
+            elif words and (key not in KNOWN or len(words) > 1):
+                problems.append(
+                    f"line {number}: {key}: " + ("quote a value with spaces" if key in KNOWN else "unknown")
+                )
+            values[key] = value
         problems += [f"{key}: is missing" for key in REQUIRED if not values.get(key)]
         if problems:
-            raise StopError(f"TARGET={path}:\n  " + "\n  ".join(problems) + f"\n  {PAGE}")
+            raise StopError(
+                f"TARGET={path}:\n  " + "\n  ".join(problems) + f"\n  variables: {', '.join(KNOWN)}; {PAGE}"
+            )
         return cls(values)
 
     @property
@@ -83,35 +89,17 @@ def export(stack: Stack) -> None:
         raise StopError(f"TARGET= is not set\n  type: {make('export', stack.name)} TARGET=<file>; {PAGE}")
     target = Target.read(Path(given).expanduser())
     require_containers(stack)
-    server = stack.daemon.inspect(running_server(stack))
-    if server is None:
-        raise StopError(f"{stack.name} has no server; type: {make('up', stack.name)}")
+    _require_alone(stack)
     _database(stack, target, "check")
-    _artifacts(stack, target, server, check=True)
+    _artifacts(stack, target, "check")
     if dry:
         progress("the target can be used; nothing was changed")
         return
     question = f"This stops the server of {stack.name} after a first copy of the artifacts. It stays stopped."
     if not confirmed(question):
         raise StopError("nothing was changed")
-    _artifacts(stack, target, server)
-    progress("stopping the server")
-    deployed = servers(stack)
-    complete = False
-    try:
-        for name in deployed:
-            stack.daemon.stop(name)
-        _artifacts(stack, target, server)
-        _database(stack, target, "copy")
-        complete = True
-    finally:
-        if not complete:
-            for name in deployed:
-                stack.daemon.start(name)
-            progress("the server was started again; the target is incomplete")
-    for name in deployed:
-        # Otherwise Docker would start it again when the daemon restarts.
-        stack.daemon.stop(name, for_good=True)
+    _artifacts(stack, target, "copy")
+    _finish(stack, target)
     output(
         f"{stack.name} is copied, and equal: database {target.values['PGHOST']}, bucket {target.values['S3_BUCKET']}\n"
         f"  its server is stopped; to start it again, type: {make('up', stack.name)}\n"
@@ -119,41 +107,92 @@ def export(stack: Stack) -> None:
     )
 
 
-def _database(stack: Stack, target: Target, role: str) -> None:
+def _require_alone(stack: Stack) -> None:
+    """Raise `StopError` if there is no server, or if a restore or another export runs."""
+    if not servers(stack):
+        raise StopError(f"{stack.name} has no server; type: {make('up', stack.name)}")
+    for name, running in (
+        (names.RESTORE, preconditions.restore_is_running(stack.daemon, stack.name)),
+        (names.EXPORT, preconditions.export_is_running(stack.daemon, stack.name)),
+    ):
+        if running:
+            log = f"docker logs -f {names.docker_name(stack.name, name)}"
+            raise StopError(
+                f"another {name} of {stack.name} is running; to see its progress: {log}; nothing was changed"
+            )
+
+
+def _finish(stack: Stack, target: Target) -> None:
+    """Stop the server and copy the rest. If that fails, start the servers that ran before, and raise `StopError`."""
+    deployed = servers(stack)
+    states = {name: stack.daemon.state(name) for name in deployed}
+    ran = [name for name, state in states.items() if state and state.running]
+    progress("stopping the server")
+    complete = False
+    try:
+        each(stack.daemon.stop, deployed)
+        _artifacts(stack, target, "finish")
+        _database(stack, target, "copy")
+        complete = True
+    finally:
+        if not complete:
+            # An interrupted stop may still be in progress, so they are restarted, not started.
+            each(stack.daemon.restart, ran)
+            progress("the server was started again; the target is incomplete")
+    # Otherwise Docker would start it again when the daemon restarts.
+    each(lambda name: stack.daemon.stop(name, for_good=True), deployed)
+
+
+def _database(stack: Stack, target: Target, command: str) -> None:
     """Check or copy the database; raise `StopError` if that fails."""
     postgres = stack.daemon.inspect(names.docker_name(stack.name, "postgres"))
     if postgres is None:
         raise StopError(f"{stack.name} has no database; type: {make('up', stack.name)}")
     environment = {key: target.values[key] for key in ("PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGSSLMODE")}
     environment["SOURCE_HOST"] = names.docker_name(stack.name, "postgres")
-    files = {"pgpass": target.pgpass, "database.sh": (ROOT / "assets" / "export" / "database.sh").read_text()}
-    command = ["bash", f"{TARGET_SECRETS}/database.sh", role]
-    if _run(stack, postgres["Image"], command, environment, files):
-        raise StopError(f"the database was not {'copied' if role == 'copy' else 'checked'}; the reason is above")
+    files = {
+        "database.sh": _asset("export/database.sh"),
+        "source.pgpass": _secret(stack, "pgpass"),
+        "target.pgpass": target.pgpass,
+    }
+    if _run(stack, postgres["Image"], ["bash", f"{FILES}/database.sh", command], environment, files):
+        raise StopError(f"the database was not {'copied' if command == 'copy' else 'checked'}; the reason is above")
 
 
-def _artifacts(stack: Stack, target: Target, server: dict[str, Any], *, check: bool = False) -> None:
-    """Copy the artifacts that the target lacks, or only check that it can be used; raise `StopError` if that fails."""
+def _artifacts(stack: Stack, target: Target, command: str) -> None:
+    """Check the bucket, or copy the artifacts that it lacks; raise `StopError` if that fails."""
+    server = stack.daemon.api.inspect_container(running_server(stack))
     theirs = dict(entry.partition("=")[::2] for entry in server["Config"]["Env"])
     environment = {key: value for key, value in theirs.items() if key.startswith("AWS_") and "CREDENTIALS" not in key}
     environment |= {
-        "SOURCE": stack.settings.object_store.kind,
         "SOURCE_ENDPOINT": theirs["MLFLOW_S3_ENDPOINT_URL"],
-        "BUCKET": theirs["MLFLOW_ARTIFACTS_DESTINATION"].removeprefix("s3://").partition("/")[0],
-        "TARGET": "the target",
+        "SOURCE_BUCKET": theirs["MLFLOW_ARTIFACTS_DESTINATION"].removeprefix("s3://").partition("/")[0],
         "TARGET_ENDPOINT": target.values["S3_ENDPOINT_URL"],
         "TARGET_BUCKET": target.values["S3_BUCKET"],
         "AWS_DEFAULT_REGION": target.values["AWS_DEFAULT_REGION"],
-        "AWS_SHARED_CREDENTIALS_FILE": "/tmp/credentials",  # noqa: S108 - inside the container
+        "AWS_SHARED_CREDENTIALS_FILE": f"{FILES}/credentials",
         "HOME": "/tmp",  # noqa: S108 - inside the container
-        **({"CHECK": "1"} if check else {}),
     }
+    ours = re.sub(r"(?m)^\[.*\]", "[source]", _secret(stack, "aws-credentials"))
     files = {
-        "aws-credentials": target.credentials,
-        "copy_artifacts.py": (ROOT / "assets" / "copy" / "copy_artifacts.py").read_text(),
+        "artifacts.py": _asset("export/artifacts.py"),
+        "copy_artifacts.py": _asset("copy/copy_artifacts.py"),
+        "credentials": f"{ours}\n{target.credentials}",
     }
-    if _run(stack, server["Image"], ["bash", "-c", ARTIFACTS], environment, files):
-        raise StopError(f"the artifacts were not {'checked' if check else 'copied'}; the reason is above")
+    if _run(stack, server["Image"], ["python", f"{FILES}/artifacts.py", command], environment, files):
+        raise StopError(f"the artifacts were not {'checked' if command == 'check' else 'copied'}; the reason is above")
+
+
+def _asset(path: str) -> str:
+    return (ROOT / "assets" / path).read_text()
+
+
+def _secret(stack: Stack, name: str) -> str:
+    """Return a secret file of the server."""
+    found = stack.daemon.read_file(running_server(stack), f"/run/secrets/{name}")
+    if found is None:
+        raise StopError(f"the server has no secret file {name}; to write it again, type: {make('up', stack.name)}")
+    return found.decode()
 
 
 def _run(stack: Stack, image: str, command: list[str], environment: Mapping[str, str], files: Mapping[str, str]) -> int:
@@ -168,12 +207,13 @@ def _run(stack: Stack, image: str, command: list[str], environment: Mapping[str,
             "CapDrop": ["ALL"],
             "SecurityOpt": ["no-new-privileges:true"],
             "Init": True,
+            "Memory": MEMORY_MB * 2**20,
+            "MemorySwap": MEMORY_MB * 2**20,
             "ExtraHosts": ["host.docker.internal:host-gateway"],
-            "Binds": [f"{names.docker_name(stack.name, 'server-secrets')}:{SERVER_SECRETS}:ro"],
         },
     }
     networks = ["bridge", names.docker_name(stack.name, "backend")]
-    name = names.docker_name(stack.name, "export")
+    name = names.docker_name(stack.name, names.EXPORT)
     return stack.daemon.once(name, body, relay_output, networks=networks, archive=_packed(files))
 
 
@@ -182,7 +222,7 @@ def _packed(files: Mapping[str, str]) -> bytes:
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w") as archive:
         for name, content in files.items():
-            entry = tarfile.TarInfo(f"{TARGET_SECRETS.lstrip('/')}/{name}")
+            entry = tarfile.TarInfo(f"{FILES.lstrip('/')}/{name}")
             entry.size, entry.mode, entry.uid, entry.gid = len(content.encode()), 0o400, UID, UID
             archive.addfile(entry, io.BytesIO(content.encode()))
     return raw.getvalue()

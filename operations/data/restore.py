@@ -2,8 +2,6 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from operations.common.console import (
@@ -18,7 +16,7 @@ from operations.common.console import (
 from operations.common.stack import Stack
 from operations.data.backup import in_container, require_container, restore_plan
 from operations.deployment import deploy
-from operations.host.servers import running_server, servers
+from operations.host.servers import each, running_server, servers
 from preconditions import host as preconditions
 from settings import names
 
@@ -103,14 +101,14 @@ def _replace_data(stack: Stack, snapshot: str, again: str) -> None:
     progress("stopping the server")
     code = None
     try:
-        _each(stack.daemon.stop, deployed)
+        each(stack.daemon.stop, deployed)
         code = _run_restorer(stack, snapshot)
     finally:
         # If only this client ended, the restore continues, and it would discard anything written meanwhile. The server
         # itself waits for the end of a restore, too, however Docker starts it (mlflow/serve.py).
         if code != 0 and not preconditions.restore_is_running(stack.daemon, stack.name):
             # An interrupted stop may still be in progress.
-            _each(stack.daemon.restart, deployed)
+            each(stack.daemon.restart, deployed)
             progress("the server was started again")
     if code:
         raise StopError(
@@ -231,13 +229,7 @@ def _start(stack: Stack) -> None:
             f"  the backup is restored; fix the cause, then type: make up STACK={stack.name}"
         )
     progress("starting the server")
-    _each(lambda server: _start_server(stack, server), deployed)
-
-
-def _each(action: Callable[[str], None], servers: Sequence[str]) -> None:
-    """Run `action` for all servers at the same time; raise the first error when all have ended."""
-    with ThreadPoolExecutor(len(servers)) as threads:
-        list(threads.map(action, servers))
+    each(lambda server: _start_server(stack, server), deployed)
 
 
 def _start_server(stack: Stack, server: str) -> None:

@@ -39,11 +39,12 @@ def capacity_problems(daemon: Daemon, settings: StackConfig) -> list[str]:
     }
     available = info["MemTotal"] // 2**20
     if sum(memory.values()) > available:
-        or_replicas = ", or mlflow:server.replicas," if settings.server.replicas > 1 else ""
+        number = settings.server.replicas
+        replicas = f"; or mlflow:server.replicas, now {number}, each {settings.server.memory_mb} MB" * (number > 1)
         each = ", ".join(f"mlflow:{section} {megabytes}" for section, megabytes in memory.items() if megabytes)
         problems.append(
             f"memory: the limits of all services add up to {sum(memory.values())} MB, but the host has {available} MB\n"
-            f"    lower memoryMb{or_replicas} of one of: {each}"
+            f"    lower memoryMb of one of: {each}{replicas}"
         )
     wanted = [image.name for image in settings.pulled_images]
     wanted += [image.name for image in settings.images.built(settings.parts).values()]

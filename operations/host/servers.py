@@ -1,5 +1,8 @@
 """The replicas of the server that are deployed, which may be others than those in the settings."""
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
 from operations.common.stack import Stack
 from settings import names
 
@@ -17,3 +20,11 @@ def running_server(stack: Stack) -> str:
     states = ((server, stack.daemon.state(server)) for server in found)
     running = next((server for server, state in states if state and state.status == "running"), None)
     return running or names.docker_name(stack.name, names.SERVER)
+
+
+def each(action: Callable[[str], None], containers: Sequence[str]) -> None:
+    """Run `action` for all containers at the same time; raise the first error when all have ended."""
+    with ThreadPoolExecutor(max(1, len(containers))) as threads:
+        # The results are taken only when every one has ended.
+        for done in [threads.submit(action, container) for container in containers]:
+            done.result()

@@ -37,6 +37,6 @@ def _log(stack: Stack, service: str, *, lines: int) -> str:
 
 
 def _is_health_check(line: str) -> bool:
-    """Return whether a log line is a successful health check of the server."""
+    """Return whether a log line is a successful health check of the server, by Docker or by a proxy."""
     # With MLflow's own users the health check has no credentials and expects 401.
-    return READINESS_PATH in line and "127.0.0.1" in line and re.search(r"\b(200|401)\b", line) is not None
+    return READINESS_PATH in line and re.search(r"\b(200|401)\b", line) is not None

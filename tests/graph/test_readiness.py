@@ -304,7 +304,7 @@ def test_a_replica_that_the_proxy_does_not_find_ready_fails_the_update() -> None
     script = Proxied(one=[0], two=[0], three=[1])
     script.files = {ROUTES: b"http://three:5000"}
     said = failure(lambda given: wait_balanced(given, ROUTES), script)
-    assert "three: it is ready, but the proxy has not sent it a successful health check for 1 s" in said
+    assert "three: it is ready, but the proxy has not found it ready for 1 s; is Traefik running?" in said
 
 
 def test_a_proxy_that_was_stopped_does_not_block_the_update_that_starts_it() -> None:

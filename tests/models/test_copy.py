@@ -134,37 +134,3 @@ def test_a_store_that_cannot_be_listed_fails_the_copy(monkeypatch: pytest.Monkey
     monkeypatch.setattr(source, "paginate", lambda **_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         copy(source, Store({}), monkeypatch)
-
-
-class Checked(Store):
-    """A store that is only checked. It creates a bucket at the first write, as SeaweedFS does."""
-
-    def __init__(self, *, exists: bool, garbles: bool = False) -> None:
-        super().__init__({})
-        self.exists, self.garbled = exists, garbles
-
-    def head_bucket(self, **_bucket: str) -> None:
-        if not self.exists:
-            raise copy_artifacts.ClientError({"Error": {"Code": "404", "Message": "Not Found"}}, "HeadBucket")
-
-    def put_object(self, **asked: Any) -> None:  # noqa: ANN401
-        self.objects[asked["Key"]] = (asked["Body"][::-1] if self.garbled else asked["Body"], NOON)
-
-
-@pytest.mark.parametrize(
-    ("target", "code", "said"),
-    [
-        (Checked(exists=True), 0, "the bucket mlflow can be written and read"),
-        (Checked(exists=False), 1, "error: cannot use the bucket mlflow: "),
-        (Checked(exists=True, garbles=True), 1, "error: mlflow returns other bytes"),
-    ],
-    ids=["usable", "missing", "other bytes"],
-)
-def test_a_check_writes_reads_and_deletes_one_object(
-    target: Checked, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("CHECK", "1")
-    assert copy(Store({"a": (b"1", 0)}), target, monkeypatch) == code
-    assert said in capsys.readouterr().out
-    assert not target.objects
-    assert not target.written

@@ -56,9 +56,16 @@ def test_the_first_successful_health_check_is_noted(plugin: Any) -> None:  # noq
     assert plugin.IN_BALANCE.exists()
 
 
-def test_a_refused_user_that_does_not_exist_is_a_successful_health_check(plugin: Any) -> None:  # noqa: ANN401
+@pytest.mark.parametrize(("expected", "noted"), [(200, False), (401, True)])
+def test_a_refused_user_is_a_successful_health_check_with_mlflows_users_only(
+    plugin: Any,  # noqa: ANN401
+    expected: int,
+    *,
+    noted: bool,
+) -> None:
+    plugin.READY = expected
     assert status(plugin, PROXY, answers=401) == 401
-    assert plugin.IN_BALANCE.exists()
+    assert plugin.IN_BALANCE.exists() is noted
 
 
 def test_the_start_of_the_application_is_passed_on(plugin: Any) -> None:  # noqa: ANN401

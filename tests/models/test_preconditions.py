@@ -30,6 +30,9 @@ class Host:
     restored: bool = False
     """Whether a restore is running."""
 
+    exported: bool = False
+    """Whether an export is running."""
+
     replicas: int = 1
 
     def volumes(self) -> set[str]:
@@ -47,6 +50,8 @@ class Host:
             return None if self.copied is None else {"Config": {"Env": env}, "State": state}
         if container == "mlflow-dev-restore":
             return {"State": {"Running": self.restored}}
+        if container == "mlflow-dev-export":
+            return {"State": {"Running": self.exported}}
         assert container.startswith("mlflow-dev-server")
         running = {"State": {"Running": self.running}, "HostConfig": {"RestartPolicy": {"Name": self.restart}}}
         if self.writes_to == "elsewhere":

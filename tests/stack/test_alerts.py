@@ -131,14 +131,14 @@ CASES = [
         {replica("server"): "1x9", replica("server-2"): "1 0x9"},
         # A replica is replaced; and a server that is the only one is another alert's.
         {replica("server"): "1x9", replica("server-2"): "1 0 1x9"},
-        6,
+        8,
         {**STACK, "instance": "server-2", "job": "readiness"},
     ),
     Case(
         "ReplicaDown",
         {replica("server"): "1 0x9", replica("server-2"): "1x9"},
         {replica("server"): "0x9"},
-        6,
+        8,
         {**SERVER, "job": "readiness"},
     ),
     Case(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from components.server import IN_BALANCE
 from operations.engine import cli
 from tests.stack.deployment import Deployment, free_port
 from tests.stack.edge import HOSTNAME, SEARCH, Edge, Listener, basic, image, operators_traefik, until
@@ -70,7 +71,7 @@ def ids(edge: Edge) -> list[str]:
 
 
 def in_balance(edge: Edge, server: str) -> bool:
-    return edge.deployment.run(server, "test", "-e", "/run/mlflow/in-balance")[0] == 0
+    return edge.deployment.run(server, "sh", "-c", IN_BALANCE)[0] == 0
 
 
 def pid(edge: Edge, server: str) -> int:
@@ -171,15 +172,16 @@ def test_status_and_logs_show_every_replica(edge: Edge) -> None:
 
 
 def test_the_number_of_replicas_changes_without_touching_the_others(edge: Edge) -> None:
-    before = ids(edge)
-    edge.deployment.set("postgres.maxConnections", 100)
     edge.deployment.set("server.replicas", 3)
     said = edge.deployment.make("up", ok=False)
     assert "mlflow:postgres.maxConnections: must be at least 115" in said.stdout + said.stderr
     edge.deployment.set("server.workers", 1)
+    edge.deployment.set("server.replicas", 2)
+    edge.deployment.make("up")
+    before = ids(edge)
+    edge.deployment.set("server.replicas", 3)
     edge.deployment.make("up")
     edge.deployment.set("server.replicas", 2)
-    before = ids(edge)
     edge.deployment.make("up")
     assert ids(edge) == before
     assert edge.deployment.name("server-3") not in edge.deployment.containers()
