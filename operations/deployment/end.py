@@ -19,7 +19,7 @@ from operations.host import containers
 def down(stack: Stack) -> None:
     """Stop the stack and keep its data."""
     stack.report_other_checkout()
-    containers.require_no_restore(stack.daemon, stack.name)
+    containers.require_no_operation(stack.daemon, stack.name)
     containers.require_no_foreign_containers(stack.daemon, stack.name)
     if stack.is_engineless:
         engineless.down(stack)
@@ -48,7 +48,7 @@ def down(stack: Stack) -> None:
 def destroy(stack: Stack) -> None:
     """Delete the stack with its data, and check that nothing is left."""
     stack.report_other_checkout()
-    containers.require_no_restore(stack.daemon, stack.name)
+    containers.require_no_operation(stack.daemon, stack.name)
     containers.require_no_foreign_containers(stack.daemon, stack.name)
     if stack.is_engineless:
         engineless.destroy(stack)

@@ -1,4 +1,4 @@
-"""Containers that stand in the way of an update: paused, foreign, or of a restore."""
+"""Containers that stand in the way of an update: paused, foreign, or of a restore or an export."""
 
 from collections.abc import Collection
 
@@ -21,16 +21,20 @@ def paused_problems(daemon: Daemon, stack: str) -> list[str]:
     return [f"paused containers: {', '.join(found)}\n    type: docker unpause {' '.join(found)}"] if found else []
 
 
-def require_no_restore(daemon: Daemon, stack: str) -> None:
-    """Remove the container of a killed restore; raise `StopError` if a restore is running."""
-    name = names.docker_name(stack, names.RESTORE)
-    if preconditions.restore_is_running(daemon, stack):
-        raise StopError(
-            f"a restore of {stack} is running; nothing was changed\n"
-            f"  to see its progress: docker logs -f {name}; to abort it, without loss of data: docker kill {name}"
-        )
-    if daemon.inspect(name):
-        daemon.api.remove_container(name, v=True)
+def require_no_operation(daemon: Daemon, stack: str) -> None:
+    """Remove the container of a killed restore or export; raise `StopError` if one is running."""
+    for what, service, running in (
+        ("a restore", names.RESTORE, preconditions.restore_is_running(daemon, stack)),
+        ("an export", names.EXPORT, preconditions.export_is_running(daemon, stack)),
+    ):
+        name = names.docker_name(stack, service)
+        if running:
+            raise StopError(
+                f"{what} of {stack} is running; nothing was changed\n"
+                f"  to see its progress: docker logs -f {name}; to abort it, without loss of data: docker kill {name}"
+            )
+        if daemon.inspect(name):
+            daemon.api.remove_container(name, v=True)
 
 
 def require_no_foreign_containers(daemon: Daemon, stack: str, *, kept: Collection[str] = ()) -> None:

@@ -65,9 +65,9 @@ def describe(stack: Stack) -> dict[str, Any]:
     ]
     if paused := [entry["name"] for entry in running if entry["state"] == "paused"]:
         problems.append(f"paused containers: {', '.join(paused)}\n  type: docker unpause {' '.join(paused)}")
-    if preconditions.restore_is_running(stack.daemon, stack.name):
-        log = f"docker logs -f {names.docker_name(stack.name, names.RESTORE)}"
-        problems.append(f"a restore is running, and the server is down until it ends\n  to see its progress: {log}")
+    if operation := _operation(stack):
+        log = f"docker logs -f {names.docker_name(stack.name, operation)}"
+        problems.append(f"the server is down until the {operation} ends\n  to see its progress: {log}")
     elif wrong:
         # Containers that do not run come before those that may be waiting for them.
         wrong.sort(key=lambda entry: entry["state"] in ("unhealthy", "starting"))
@@ -103,6 +103,15 @@ def describe(stack: Stack) -> dict[str, Any]:
         "prometheus": f"http://127.0.0.1:{port}" if (port := stack.settings.monitoring.prometheus_port) else None,
         "problems": problems,
     }
+
+
+def _operation(stack: Stack) -> str | None:
+    """Return the operation that runs and stops the server meanwhile: a restore, or an export in its last part."""
+    if preconditions.restore_is_running(stack.daemon, stack.name):
+        return names.RESTORE
+    exporting = preconditions.export_is_running(stack.daemon, stack.name)
+    state = stack.daemon.state(running_server(stack))
+    return names.EXPORT if exporting and not (state and state.running) else None
 
 
 def _print(found: dict[str, Any]) -> None:

@@ -1116,7 +1116,7 @@ def test_generated_secrets_are_saved_before_down_and_destroy(
     for name in ("recover", "report_what_to_keep", "report_kept_backups"):
         monkeypatch.setattr(end, name, lambda *_: None)
     monkeypatch.setattr(end, "write_back_secrets", lambda _: asked("saved"))
-    for name in ("require_no_restore", "require_no_foreign_containers"):
+    for name in ("require_no_operation", "require_no_foreign_containers"):
         monkeypatch.setattr(containers, name, lambda *_: None)
     engine = SimpleNamespace(show=asked, call=asked)
     monkeypatch.setattr(end, "engine_for_removal", lambda _: engine)
@@ -1153,7 +1153,7 @@ def test_a_word_that_is_no_command_is_refused_before_any_command_runs() -> None:
 def test_a_change_that_was_declined_is_not_only_reported_as_failed(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, approved: list[str], *, asked: bool
 ) -> None:
-    for name in ("require_no_restore", "require_no_foreign_containers"):
+    for name in ("require_no_operation", "require_no_foreign_containers"):
         monkeypatch.setattr(containers, name, lambda *_: None)
     monkeypatch.setattr(Stack, "daemon", property(lambda _: None))
     monkeypatch.setattr(end, "engine_for_removal", lambda _: SimpleNamespace(show=lambda *_: 255))

@@ -72,7 +72,7 @@ def test_a_killed_restore_does_not_block_later_commands(saved: Deployment) -> No
     container = saved.api.create_container(image, entrypoint=["sleep", "600"], name=name, host_config=host)["Id"]
     saved.api.start(container)
     assert f"a restore of {saved.stack} is running; nothing was changed" in refused(saved, "down")
-    assert "a restore is running, and the server is down until it ends" in refused(saved, "status")
+    assert "the server is down until the restore ends" in refused(saved, "status")
     assert f"another restore of {saved.stack} is running" in refused(saved, "restore", FROM="latest")
     saved.api.kill(container)
     saved.make("down")

@@ -12,6 +12,8 @@ from tests.stack.deployment import Deployment, free_port
 from tests.stack.edge import HOSTNAME, SEARCH, Edge, Listener, basic, image, operators_traefik, until
 from tests.stack.load import Load
 
+# The certificates of the tests are self-signed.
+pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 SERVERS = ("server", "server-2")
 KILL_ALL = "import os; os.kill(-1, 9)"
 """Kills every process of a container but its first, which ends with them."""
