@@ -170,7 +170,8 @@ def test_status_and_logs_show_every_replica(edge: Edge) -> None:
     found = json.loads(edge.deployment.make("status", JSON="1").stdout)
     states = {entry["name"]: entry["state"] for entry in found["services"]}
     assert [states[edge.deployment.name(server)] for server in SERVERS] == ["healthy", "healthy"]
-    assert "GET" in edge.deployment.make("logs", SERVICE="server-2").stdout
+    printed = edge.deployment.make("logs").stdout
+    assert all(f"==> {edge.deployment.name(server)}\n" in printed for server in SERVERS)
 
 
 def test_the_number_of_replicas_changes_without_touching_the_others(edge: Edge) -> None:
