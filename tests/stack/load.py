@@ -24,6 +24,7 @@ MEGABYTE = 1 << 20
 BATCH = 20
 """Metrics in a batch."""
 TIMEOUT_SECONDS = 60
+PAUSE_SECONDS = 0.5
 API = "/api/2.0/mlflow"
 
 
@@ -77,6 +78,9 @@ class Load:
             self.times.setdefault(kind, []).append(time.monotonic() - started)
             if wrong:
                 self.failures.append(f"{time.strftime('%H:%M:%S')} {kind}: {wrong}")
+        if wrong:
+            # As a client's retries do: a replica that is being killed may accept one more request at that moment.
+            time.sleep(PAUSE_SECONDS)
         return None if wrong else answer
 
     def post(self, kind: str, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
