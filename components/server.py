@@ -146,8 +146,8 @@ def _environment(settings: ServerSettings, store: ObjectStore) -> dict[str, str]
         "MLFLOW_LOGGING_LEVEL": settings.log_level.upper(),
         "MLFLOW_UVICORN_OPTS": " ".join(
             [
-                f"--timeout-graceful-shutdown {settings.drain_seconds}",
-                f"--timeout-keep-alive {KEEP_ALIVE_SECONDS} --log-level {settings.log_level}",
+                f"--log-level {settings.log_level} --timeout-graceful-shutdown {settings.drain_seconds}",
+                f"--timeout-keep-alive {KEEP_ALIVE_SECONDS}",
                 *([f"--log-config {LOGS}/json.yaml"] if settings.log_format == "json" else []),
             ]
         ),

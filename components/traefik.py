@@ -88,6 +88,8 @@ class Traefik(pulumi.ComponentResource):
                 files=Files(
                     secrets=secrets,
                     config=_configuration(route, upstream, monitored=platform.monitored),
+                    # The old Traefik stays until every replica is ready, so its restart takes two seconds.
+                    after=[upstream.ready],
                 ),
                 data=data,
                 tmpfs={"/tmp": "size=16m,mode=1777"},  # noqa: S108 - inside the container

@@ -23,11 +23,13 @@ def server_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]
     yield from _connection_problems(config)
     if server.replicas == 1:
         return
+    without_port = " and remove mlflow:server.port" if server.port else ""
     if config.traefik.mode == "off":
         yield (
             {"server", "traefik"},
             f"mlflow:server.replicas: {server.replicas} replicas need Traefik, which distributes the requests, and "
-            "mlflow:traefik.mode is off; set it to bundled or existing, or replicas to 1",
+            f"mlflow:traefik.mode is off; set it to bundled or existing{without_port}, or replicas to 1; "
+            "docs/operations/replicas.md#turn-it-on",
         )
     elif config.route.published_port:
         yield (

@@ -20,6 +20,15 @@ from settings import names
 REQUIRED = ("PGHOST", "PGDATABASE", "PGUSER", "PGPASSWORD", "S3_BUCKET", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 DEFAULTS = {"PGPORT": "5432", "PGSSLMODE": "prefer", "S3_ENDPOINT_URL": "", "AWS_DEFAULT_REGION": "us-east-1"}
 KNOWN = (*REQUIRED, *DEFAULTS)
+RULES = {
+    "PGPORT": (re.compile(r"\d{1,5}"), "a port number"),
+    "PGSSLMODE": (
+        re.compile("disable|allow|prefer|require|verify-ca|verify-full"),
+        "a value of libpq, such as require",
+    ),
+    "S3_ENDPOINT_URL": (re.compile(r"(https?://\S+)?"), "empty, or such as https://s3.example.com"),
+    "S3_BUCKET": (re.compile(r"[^/:]*"), "the name of a bucket, without a folder"),
+}
 PAGE = "docs/operations/kubernetes.md"
 UID = 65534
 """User of the containers that copy: nobody."""
@@ -39,8 +48,10 @@ class Target:
         """Read the file; raise `StopError` with everything that is wrong with it."""
         try:
             lines = path.read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise StopError(f"TARGET={path}: {error}; {PAGE}") from None
+        except OSError as error:
+            raise StopError(f"TARGET={path}: {error.strerror}; {PAGE}") from None
+        except UnicodeDecodeError:
+            raise StopError(f"TARGET={path}: is not UTF-8; {PAGE}") from None
         values, problems = dict(DEFAULTS), []
         for number, line in enumerate(lines, 1):
             # No part of a value is printed: it may be a password.
@@ -58,6 +69,9 @@ class Target:
                 )
             values[key] = value
         problems += [f"{key}: is missing" for key in REQUIRED if not values.get(key)]
+        problems += [
+            f"{key}: must be {rule}" for key, (pattern, rule) in RULES.items() if not pattern.fullmatch(values[key])
+        ]
         if problems:
             raise StopError(
                 f"TARGET={path}:\n  " + "\n  ".join(problems) + f"\n  variables: {', '.join(KNOWN)}; {PAGE}"
@@ -90,8 +104,7 @@ def export(stack: Stack) -> None:
     target = Target.read(Path(given).expanduser())
     require_containers(stack)
     _require_alone(stack)
-    _database(stack, target, "check")
-    _artifacts(stack, target, "check")
+    _check(stack, target)
     if dry:
         progress("the target can be used; nothing was changed")
         return
@@ -105,6 +118,18 @@ def export(stack: Stack) -> None:
         f"  its server is stopped; to start it again, type: {make('up', stack.name)}\n"
         f"  what the new server needs: {PAGE}"
     )
+
+
+def _check(stack: Stack, target: Target) -> None:
+    """Check the database and the bucket; raise `StopError` with everything that cannot be used."""
+    problems = []
+    for check in (_database, _artifacts):
+        try:
+            check(stack, target, "check")
+        except StopError as error:
+            problems.append(str(error))
+    if problems:
+        raise StopError("\n".join(problems) + f"\n  nothing was changed; {PAGE}")
 
 
 def _require_alone(stack: Stack) -> None:
@@ -156,7 +181,11 @@ def _database(stack: Stack, target: Target, command: str) -> None:
         "target.pgpass": target.pgpass,
     }
     if _run(stack, postgres["Image"], ["bash", f"{FILES}/database.sh", command], environment, files):
-        raise StopError(f"the database was not {'copied' if command == 'copy' else 'checked'}; the reason is above")
+        raise StopError(
+            "the database was not copied; the reason is above"
+            if command == "copy"
+            else "the database of the target cannot be used; the reason is above"
+        )
 
 
 def _artifacts(stack: Stack, target: Target, command: str) -> None:
@@ -180,7 +209,11 @@ def _artifacts(stack: Stack, target: Target, command: str) -> None:
         "credentials": f"{ours}\n{target.credentials}",
     }
     if _run(stack, server["Image"], ["python", f"{FILES}/artifacts.py", command], environment, files):
-        raise StopError(f"the artifacts were not {'checked' if command == 'check' else 'copied'}; the reason is above")
+        raise StopError(
+            "the bucket of the target cannot be used; the reason is above"
+            if command == "check"
+            else "the artifacts were not copied; the reason is above"
+        )
 
 
 def _asset(path: str) -> str:

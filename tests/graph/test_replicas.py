@@ -79,6 +79,13 @@ def test_a_replica_and_its_files_change_when_the_one_before_serves_again(
     assert graph.services[earlier].urn in volume.request.dependencies
 
 
+def test_traefik_restarts_when_every_replica_is_ready() -> None:
+    """Its files come last as well: a change of them deletes the old Traefik."""
+    graph = build("prod", values=with_replicas(bundled()))
+    assert depends(graph, "traefik", "server-3")
+    assert depends(graph, "traefik-files", "server-3")
+
+
 def test_a_replica_that_stops_leaves_the_balance_first(graph: Graph) -> None:
     """In this time, the proxy has sent at least one health check that failed."""
     for name in REPLICAS:

@@ -59,6 +59,14 @@ def test_everything_that_is_wrong_with_a_target_is_said_at_once(tmp_path: Path) 
         assert secret not in said.replace("AWS_SECRET_ACCESS_KEY", "")
 
 
+def test_every_value_is_checked_that_can_be(tmp_path: Path) -> None:
+    wrong = {"PGPORT": "abc", "PGSSLMODE": "yes", "S3_ENDPOINT_URL": "s3.example.com", "S3_BUCKET": "s3://runs"}
+    with pytest.raises(StopError) as caught:
+        read(tmp_path, **wrong)
+    for key in wrong:
+        assert f"{key}: must be " in str(caught.value)
+
+
 def test_the_documented_target_can_be_read(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "operations" / "kubernetes.md").read_text()
     (tmp_path / "cluster.env").write_text(page.split("```sh\n")[1].split("```")[0])
