@@ -10,6 +10,7 @@ from settings import names
 
 MAX_PLAN_CHARACTERS = 30_000
 """Maximum characters of a whole plan."""
+ROLLING = "Replicas restart one after another (exceptions: docs/operations/replicas.md#what-a-change-does)"
 
 
 @dataclass(kw_only=True)
@@ -121,10 +122,12 @@ class Plan:
         again = [
             change.name for change in self.changes if change.role == "job" and change.verb in ("replace", "create")
         ]
+        replicas = [name for name in restarted if names.is_replica(name)]
         apart = [change.name for change in gone if change.type == NETWORK and change.verb == "replace"]
         effects = {
             "**Data volumes leave the stack** (they are kept on the host)": data,
             "**Restarts**": restarted,
+            ROLLING: replicas if len(replicas) > 1 else [],
             "**Stops permanently**": stopped,
             "Networks recreated, with a short interruption of their containers": apart,
             "Jobs run once": again,

@@ -55,9 +55,16 @@ def test_a_replaced_service_restarts_and_a_changed_one_does_not() -> None:
     assert [change.verb for change in replaced.changes] == ["replace"]
     assert "> **Restarts**: `server`" in replaced.markdown()
     assert "because a dependency changes" in replaced.markdown()
+    assert "one after another" not in replaced.markdown()
     changed = plan(step("update", "server", old={"memory": 1}, new={"memory": 2}, paths=("memory",)), DONE)
     assert "Restarts" not in changed.markdown()
     assert "| change | service | `server` | `memory` `1` → `2` |" in changed.markdown()
+
+
+def test_a_plan_says_that_replicas_restart_one_after_another() -> None:
+    replaced = plan(step("replace", "server"), step("replace", "server-2"), step("replace", "postgres"), DONE)
+    assert "> **Restarts**: `server`, `server-2`, `postgres`" in replaced.markdown()
+    assert "docs/operations/replicas.md#what-a-change-does): `server`, `server-2`" in replaced.markdown()
 
 
 def test_data_that_leaves_the_stack_is_listed_first() -> None:
