@@ -63,7 +63,7 @@ def test_a_replaced_service_restarts_and_a_changed_one_does_not() -> None:
 
 def test_a_plan_says_that_replicas_restart_one_after_another() -> None:
     replaced = plan(step("replace", "server"), step("replace", "server-2"), step("replace", "postgres"), DONE)
-    assert "> **Restarts**: `server`, `server-2`, `postgres`" in replaced.markdown()
+    assert "> **Restarts**: `postgres`, `server`, `server-2`" in replaced.markdown()
     assert "docs/operations/replicas.md#what-a-change-does): `server`, `server-2`" in replaced.markdown()
 
 
