@@ -15,6 +15,8 @@ from tests.stack.load import Load
 # The certificates of the tests are self-signed.
 pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 SERVERS = ("server", "server-2")
+START_SECONDS = 180
+"""How long a server may take to start beside the load, as in components/server.py."""
 KILL_ALL = "import os; os.kill(-1, 9)"
 """Kills every process of a container but its first, which ends with them."""
 
@@ -127,18 +129,20 @@ def test_a_replica_that_does_not_start_leaves_the_others_serving(edge: Edge) -> 
     edge.deployment.make("status")
 
 
+@pytest.mark.long
 def test_a_killed_replica_costs_the_requests_in_flight_only(edge: Edge) -> None:
     with load(edge) as sent:
         sent.until(100, 30)
         before = pid(edge, "server-2")
         edge.deployment.run("server-2", "python", "-c", KILL_ALL)
-        until(lambda: pid(edge, "server-2") not in (0, before))
-        until(lambda: in_balance(edge, "server-2"))
+        until(lambda: pid(edge, "server-2") not in (0, before), START_SECONDS)
+        until(lambda: in_balance(edge, "server-2"), START_SECONDS)
         sent.until(sum(sent.counts.values()) + 100, 30)
     assert len(sent.failures) <= 3 + 1, "more requests failed than were in flight"
     assert sent.lost() == []
 
 
+@pytest.mark.long
 def test_a_paused_replica_leaves_the_balance(edge: Edge) -> None:
     api, paused = edge.deployment.api, edge.deployment.name("server-2")
     with load(edge, heavy=0) as sent:
@@ -206,7 +210,7 @@ def test_behind_an_existing_traefik_a_change_and_a_kill_cost_as_little(proxied: 
     with load(proxied) as sent:
         sent.until(50, 30)
         proxied.deployment.run("server", "python", "-c", KILL_ALL)
-        until(lambda: in_balance(proxied, "server"), 60)
+        until(lambda: in_balance(proxied, "server"), START_SECONDS)
         sent.until(sum(sent.counts.values()) + 50, 30)
     assert len(sent.failures) <= 3 + 1
     assert sent.lost() == []
@@ -221,7 +225,7 @@ def test_another_password_at_an_existing_traefik_replaces_all_replicas_at_once(p
     proxied.opened()
     assert proxied.listener.ask(SEARCH, **basic("mlflow", old)).status == 401
     new = basic("mlflow", proxied.password)
-    until(lambda: all(in_balance(proxied, server) for server in SERVERS))
+    until(lambda: all(in_balance(proxied, server) for server in SERVERS), START_SECONDS)
     assert {proxied.listener.ask(SEARCH, **new).status for _ in range(20)} == {200}
 
 
