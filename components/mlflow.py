@@ -71,7 +71,8 @@ class Mlflow(pulumi.ComponentResource):
         self._pgpass = {"pgpass": database.pgpass}
         self._users = {"auth.ini": _users(settings, database)} if route.by_mlflow else {}
 
-        # First, while the old server still runs: a key that does not decrypt the data stops the update here.
+        # First, while the old server still runs: a key that does not decrypt the data, or a database of a newer
+        # MLflow, stops the update here.
         verified = self._job("verify-data-keys", self._pgpass | self.data_keys, database.service.ready)
         route_labels = self._route_labels()
         together = _together(route, route_labels, store) if settings.replicas > 1 else None
