@@ -22,7 +22,10 @@ def main() -> None:
     docker_host = pulumi.Config("docker").get("host")
     require_host_ready(docker_host, settings)
 
-    networks = Networks("networks", settings.traefik, extra=settings.extra_networks, settings=settings.docker_networks)
+    swarm = settings.swarm if settings.on_swarm else None
+    networks = Networks(
+        "networks", settings.traefik, extra=settings.extra_networks, settings=settings.docker_networks, swarm=swarm
+    )
     platform = Platform(
         docker_host=docker_host,
         monitoring_network=networks.monitoring,
@@ -40,6 +43,7 @@ def main() -> None:
         database=postgres,
         store=artifacts.store,
         route=settings.route,
+        swarm=swarm,
     )
     traefik = backup = monitoring = None
     if settings.traefik.mode == "bundled":

@@ -33,6 +33,7 @@ class Images(pulumi.ComponentResource):
         first = list(built.values())
         pulled = {key: self._pull(key, image, after=first) for key, image in settings.deployed(parts).items()}
         self._ids = {key: image.image_id for key, image in {**pulled, **built}.items()}
+        self._names = {key: image.name for key, image in {**pulled, **built}.items()}
         self.register_outputs({**self._ids})
 
     @property
@@ -64,6 +65,11 @@ class Images(pulumi.ComponentResource):
     def mlflow(self) -> pulumi.Output[str]:
         """Id of the MLflow image."""
         return self._ids["mlflow"]
+
+    @property
+    def mlflow_name(self) -> pulumi.Output[str]:
+        """Name of the MLflow image, by which every node of a cluster knows it."""
+        return self._names["mlflow"]
 
     @property
     def backup(self) -> pulumi.Output[str]:

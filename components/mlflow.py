@@ -1,7 +1,7 @@
 """MLflow: the jobs that check the data keys and migrate the database, and the tracking server."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import pulumi
 import pulumi_docker as docker
@@ -19,10 +19,12 @@ from runtime.job import JOB_TIMEOUT_SECONDS, Job
 from runtime.labels import short_digest
 from runtime.readiness import Compatible, incompatible_stopped
 from runtime.service import Service
+from runtime.swarm import SwarmService
 from runtime.workload import Files, Limits, Workload
 from settings import names
 from settings.ingress import Route
 from settings.server import ADMIN, METRICS_PORT, PORT, ServerSettings
+from settings.swarm import SwarmSettings
 
 SCHEMA_FILES = ("/opt/mlflow/schema-revision", "/opt/mlflow/users-schema-revision")
 """Files of the MLflow image with the revisions of its database schemas. An earlier server with the same ones serves on
@@ -43,8 +45,10 @@ class Mlflow(pulumi.ComponentResource):
 
     url: str
     """The URL for a browser, and a client's `MLFLOW_TRACKING_URI`."""
-    replicas: dict[str, Service]
-    """The servers by name. They are equal; Traefik distributes the requests among them."""
+    replicas: dict[str, Service | SwarmService]
+    """The servers by name. They are equal; Traefik distributes the requests among them. On a cluster, one service."""
+    tasks: int | None
+    """The number of tasks on a cluster; None for containers."""
     credentials: list[Credential]
     """The data keys, and the credentials of users and clients."""
     data_keys: dict[str, pulumi.Output[str]]
@@ -59,11 +63,13 @@ class Mlflow(pulumi.ComponentResource):
         database: Postgres,
         store: ObjectStore,
         route: Route,
+        swarm: SwarmSettings | None = None,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         """Check the data keys, migrate the database, then start the server."""
         super().__init__("mlflow:components:Mlflow", name, None, opts)
         self.url = route.url
+        self.tasks = settings.replicas if swarm else None
         self._platform, self._database, self._route = platform, database, route
         self._secrets = ServerCredentials.create(route, parent=self)
         self.credentials = self._secrets.all
@@ -75,7 +81,8 @@ class Mlflow(pulumi.ComponentResource):
         # MLflow, stops the update here.
         verified = self._job("verify-data-keys", self._pgpass | self.data_keys, database.service.ready)
         route_labels = self._route_labels()
-        together = _together(route, route_labels, store) if settings.replicas > 1 else None
+        # The labels of a cluster's service are those of all its tasks.
+        together = _together(route, {} if swarm else route_labels, store) if route.balanced else None
         compatible = Compatible(files=SCHEMA_FILES, label=names.TOGETHER_LABEL, value=together or "")
         alone = incompatible_stopped(
             names.is_replica, compatible, new="verify-data-keys", once=verified.done, platform=self._platform
@@ -88,7 +95,9 @@ class Mlflow(pulumi.ComponentResource):
             timeout_s=MIGRATION_TIMEOUT_SECONDS,
         )
         own_label = {names.TOGETHER_LABEL: together} if together else {}
-        self.replicas = self._replicas(settings, store, route_labels | own_label, [migrated.done, store.ready])
+        self.replicas = self._replicas(settings, store, route_labels | own_label).run(
+            swarm=swarm, after=[migrated.done, store.ready], parent=self
+        )
         self.register_outputs({"url": self.url})
 
     def _job(
@@ -121,14 +130,10 @@ class Mlflow(pulumi.ComponentResource):
         )
 
     def _replicas(
-        self,
-        settings: ServerSettings,
-        store: ObjectStore,
-        labels_of_all: Mapping[str, pulumi.Input[str]],
-        after: Sequence[pulumi.Input[pulumi.Resource]],
-    ) -> dict[str, Service]:
-        """Run the replicas of the server. A change replaces one when the one before it serves again."""
-        replicas = Replicas(
+        self, settings: ServerSettings, store: ObjectStore, labels_of_all: Mapping[str, pulumi.Input[str]]
+    ) -> Replicas:
+        """Return what the replicas of the server have in common."""
+        return Replicas(
             settings=settings,
             platform=self._platform,
             store=store,
@@ -144,11 +149,6 @@ class Mlflow(pulumi.ComponentResource):
             labels=labels_of_all,
             prepares=self._database.volume,
         )
-        started: dict[str, Service] = {}
-        for name in names.replicas(settings.replicas):
-            started[name] = replicas.start(name, after=after, parent=self)
-            after = [*after, started[name].ready]
-        return started
 
     @property
     def _database_environment(self) -> dict[str, str]:
@@ -187,7 +187,7 @@ class Mlflow(pulumi.ComponentResource):
     def targets(self) -> list[Target]:
         """The scrape targets of the servers."""
         return [
-            Target(job="mlflow", instance=name, address=f"{replica.host}:{METRICS_PORT}")
+            Target(job="mlflow", instance=name, address=f"{replica.host}:{METRICS_PORT}", every_task=self._route.swarm)
             for name, replica in self.replicas.items()
         ]
 

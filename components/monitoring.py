@@ -50,6 +50,8 @@ class ScrapeTargets:
     artifacts: ObjectStore
     hostname: str | None
     """Host name of the bundled Traefik; None without one."""
+    tasks: int | None
+    """The number of the server's tasks on a cluster; None for containers."""
 
     @classmethod
     def of(cls, server: Mlflow, artifacts: ObjectStore, backup: Backup | None, proxy: Traefik | None) -> Self:
@@ -64,6 +66,7 @@ class ScrapeTargets:
             upstream=server.upstream,
             artifacts=artifacts,
             hostname=proxy.hostname if proxy else None,
+            tasks=server.tasks,
         )
 
 
@@ -93,6 +96,7 @@ class Monitoring(pulumi.ComponentResource):
         super().__init__(MONITORING_TYPE, name, None, opts)
         self._platform = platform
         self._settings = settings
+        self._tasks = targets.tasks
         self.credentials = []
         scraped = [*targets.targets, self._postgres_exporter(database), *self._blackbox_exporter(targets)]
         self.scrape = external_scrape_config(scraped, pulumi.get_stack())
@@ -261,7 +265,7 @@ class Monitoring(pulumi.ComponentResource):
                 secrets={target.job: target.secret for target in targets if target.secret is not None},
                 config={
                     "prometheus.yml": json.dumps(rendered, indent=2) + "\n",
-                    "alerts.yml": alert_rules(settings.runbooks),
+                    "alerts.yml": alert_rules(settings.runbooks, tasks=self._tasks, stack=stack),
                 },
             ),
             command=[

@@ -2,13 +2,18 @@
 
 import ipaddress
 from collections.abc import Collection
+from typing import Any
 
 import pulumi
 import pulumi_docker as docker
 
 from settings import names
 from settings.networks import ExtraNetwork, NetworksSettings
+from settings.swarm import SwarmSettings
 from settings.traefik import TraefikSettings
+
+OF_THE_SERVER = ("backend", "edge", "monitoring")
+"""The networks to which the server is attached."""
 
 
 class Networks(pulumi.ComponentResource):
@@ -35,10 +40,15 @@ class Networks(pulumi.ComponentResource):
         *,
         extra: Collection[ExtraNetwork],
         settings: NetworksSettings,
+        swarm: SwarmSettings | None = None,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """Create the networks. An existing network is used by name, so that a plan needs no Docker daemon."""
+        """Create the networks; those of the server on all nodes of the cluster, with `swarm`.
+
+        An existing network is used by name, so that a plan needs no Docker daemon.
+        """
         super().__init__("mlflow:components:Networks", name, None, opts)
+        self._swarm = swarm
         self._subnets: dict[str, str] = dict(settings.subnets.items())
         # Ids, not names: a network that was removed by hand gets a new id, so its containers are attached again.
         self.backend = self._create("backend", internal=True).id
@@ -89,5 +99,12 @@ class Networks(pulumi.ComponentResource):
             internal=internal,
             ipam_configs=self._addresses(service),
             labels=[{"label": names.STACK_LABEL, "value": stack}],
-            opts=pulumi.ResourceOptions(parent=self),
+            **(_overlay(self._swarm) if self._swarm and service in OF_THE_SERVER else {}),
+            # An overlay network has no default for this in the provider, and the name is fixed.
+            opts=pulumi.ResourceOptions(parent=self, delete_before_replace=True if self._swarm else None),
         )
+
+
+def _overlay(swarm: SwarmSettings) -> dict[str, Any]:
+    """Return the arguments of a network across nodes, to which the containers on the manager are attached as well."""
+    return {"driver": "overlay", "attachable": True, "options": {"encrypted": ""} if swarm.encrypted else None}

@@ -28,6 +28,10 @@ class HostRequirements(Protocol):
         """The current and the previous object store."""
 
     @property
+    def on_swarm(self) -> bool:
+        """Whether the server runs on a Docker Swarm cluster."""
+
+    @property
     def traefik(self) -> TraefikSettings:
         """The settings of Traefik, whose networks must exist."""
 
@@ -48,6 +52,7 @@ def require_host_ready(docker_host: str | None, wanted: HostRequirements) -> Non
             postgres_major=wanted.postgres_major,
             object_store=wanted.object_store,
             traefik=wanted.traefik,
+            swarm=wanted.on_swarm,
         ) + [
             f"mlflow:images.source: {image.name} has not been built yet\n"
             f"    type: {names.make_command('up', pulumi.get_stack())}, which builds it"

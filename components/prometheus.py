@@ -1,5 +1,6 @@
 """The configuration of the bundled Prometheus, and its alerts."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,14 @@ def prometheus_config(targets: Sequence[Target], stack: str, alertmanager: str) 
     }
 
 
-def alert_rules(runbooks: str | None) -> str:
-    """Return the alert rules, each with a link to its page: at the URL `runbooks`, or else a path in the checkout."""
+def alert_rules(runbooks: str | None, *, tasks: int | None = None, stack: str = "") -> str:
+    """Return the alert rules, each with a link to its page: at the URL `runbooks`, or else a path in the checkout.
+
+    On a cluster, `tasks` is the number of replicas. A lost task leaves no trace in Docker's DNS, so a rule records it.
+    """
     rules = (ASSETS / "alerts.yml").read_text()
-    return rules.replace(f"runbook_url: {RUNBOOKS}#", f"runbook_url: {runbooks or RUNBOOKS}#")
+    rules = rules.replace(f"runbook_url: {RUNBOOKS}#", f"runbook_url: {runbooks or RUNBOOKS}#")
+    if tasks is None:
+        return rules
+    record = {"record": "mlflow_replicas", "expr": f"vector({tasks})", "labels": {"stack": stack}}
+    return f"{rules}\n  - name: cluster\n    rules:\n      - {json.dumps(record)}\n"

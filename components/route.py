@@ -60,7 +60,7 @@ def probe(route: Route) -> dict[str, Any]:
 def health_check(route: Route) -> dict[str, Any]:
     """Return Traefik's health check of a server."""
     check = probe(route)
-    if route.replicas == 1:
+    if not route.balanced:
         return {"interval": "5s", "timeout": f"{HEALTH_CHECK_TIMEOUT_SECONDS}s", **check}
     return {
         "interval": f"{HEALTH_CHECK_SECONDS}s",
@@ -97,7 +97,7 @@ def routes(route: Route, *, name: str, users: dict[str, Any]) -> dict[str, Any]:
         theirs.append(f"{name}-password")
     # If MLflow authenticates, it needs the Authorization header.
     last = [] if route.by_mlflow else [f"{name}-private"]
-    if route.replicas > 1:
+    if route.balanced:
         middlewares[f"{name}-retry"] = RETRY
         # Innermost: earlier versions of Traefik would repeat the answer of a middleware, such as 401.
         last.append(f"{name}-retry")
@@ -204,8 +204,9 @@ def labels(
     return {
         "traefik.enable": "true",
         "traefik.docker.network": network,
+        **({"traefik.swarm.network": network} if route.swarm else {}),
         f"{balancer}.server.port": str(port),
-        **(_flat(f"{balancer}.healthcheck", health_check(route)) if route.replicas > 1 else {}),
+        **(_flat(f"{balancer}.healthcheck", health_check(route)) if route.balanced else {}),
         **_flat("traefik", routes(route, name=name, users=users)),
     }
 

@@ -29,6 +29,8 @@ class Target:
     path: str = "/metrics"
     every_s: int = 15
     params: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    every_task: bool = False
+    """Whether the address is that of a Swarm service: each of its tasks is scraped."""
     secret: pulumi.Output[str] | None = None
     """The bearer token, if the target requires one."""
 
@@ -48,12 +50,7 @@ def scrape_config(target: Target, stack: str, secret: Mapping[str, str]) -> dict
         "job_name": "-".join(["mlflow", stack, target.job, *([target.instance] if target.is_further_replica else [])]),
         "metrics_path": target.path,
         "scrape_interval": f"{target.every_s}s",
-        "static_configs": [
-            {
-                "targets": [target.address],
-                "labels": {"stack": stack, "job": target.job, "instance": target.instance},
-            }
-        ],
+        **(_tasks(target, stack) if target.every_task else _static(target, stack)),
     }
     if target.params:
         found["params"] = {key: list(values) for key, values in target.params.items()}
@@ -62,6 +59,22 @@ def scrape_config(target: Target, stack: str, secret: Mapping[str, str]) -> dict
             {"credentials_file": secret["file"]} if "file" in secret else {"credentials": secret["value"]}
         )
     return found
+
+
+def _static(target: Target, stack: str) -> dict[str, Any]:
+    labels = {"stack": stack, "job": target.job, "instance": target.instance}
+    return {"static_configs": [{"targets": [target.address], "labels": labels}]}
+
+
+def _tasks(target: Target, stack: str) -> dict[str, Any]:
+    """Return the discovery of a service's tasks: Docker's DNS has the address of each. It is also their `instance`."""
+    host, _, port = target.address.rpartition(":")
+    return {
+        "dns_sd_configs": [{"names": [f"tasks.{host}"], "type": "A", "port": int(port), "refresh_interval": "15s"}],
+        "relabel_configs": [
+            {"target_label": label, "replacement": value} for label, value in (("stack", stack), ("job", target.job))
+        ],
+    }
 
 
 def external_scrape_config(targets: Sequence[Target], stack: str) -> pulumi.Output[str]:

@@ -10,16 +10,20 @@ from components.object_store import CLIENT_ENVIRONMENT, ObjectStore
 from components.platform import Platform
 from components.route import HEALTH_CHECK_SECONDS, LEAVE_SECONDS
 from runtime.service import Service
+from runtime.swarm import Placement, SwarmService
 from runtime.workload import CONFIG, Balance, Files, HealthCheck, Limits, Metrics, Publish, Workload
 from settings import names
 from settings.ingress import Route
 from settings.server import MAX_OVERFLOW, METRICS_PORT, POOL_SIZE, PORT, ServerSettings
+from settings.swarm import SwarmSettings
 
 UID = 10001
 METRICS_MB, METRICS_WORKER_MB = 16, 4
 """Size of the tmpfs for the workers' metrics: fixed, and for each worker. Each worker has its own files; a killed
 worker leaves them behind."""
 LOGS = "/opt/mlflow-stack/logs"
+ENTRYPOINT = ("docker-entrypoint.sh",)
+"""The entry point of the image: mlflow/Dockerfile."""
 KEEP_ALIVE_SECONDS = 120
 """How long the server keeps an idle connection. Traefik closes its own after 90 s. If the server were first, a request
 that Traefik sends at that moment would fail."""
@@ -44,34 +48,31 @@ class Replicas:
     prepares: str
     """The database's volume. The server creates the default experiment in it."""
 
-    def start(self, name: str, *, after: Sequence[pulumi.Input[pulumi.Resource]], parent: pulumi.Resource) -> Service:
+    def run(
+        self, *, swarm: SwarmSettings | None, after: Sequence[pulumi.Input[pulumi.Resource]], parent: pulumi.Resource
+    ) -> dict[str, Service | SwarmService]:
+        """Run the replicas, as tasks on a cluster with `swarm`. A change replaces one when the one before it serves."""
+        if swarm:
+            return {names.SERVER: self._tasks(swarm, after=after, parent=parent)}
+        started: dict[str, Service | SwarmService] = {}
+        for name in names.replicas(self.settings.replicas):
+            started[name] = self._container(name, after=after, parent=parent)
+            after = [*after, started[name].ready]
+        return started
+
+    def _container(
+        self, name: str, *, after: Sequence[pulumi.Input[pulumi.Resource]], parent: pulumi.Resource
+    ) -> Service:
         """Run the replica `name` when everything in `after` is ready. A change stops it then, and not before."""
-        settings, platform, route = self.settings, self.platform, self.route
-        host = names.docker_name(pulumi.get_stack(), name)
+        settings, route = self.settings, self.route
         return Service(
             name,
-            Workload(
-                image=platform.images.mlflow,
-                limits=Limits(memory_mb=settings.memory_mb, cpus=settings.cpus),
-                networks=[platform.networks.backend, platform.networks.edge],
-                command=["server"],
-                env=self._environment(host),
-                files=Files(secrets=self.secrets, after=after),
-                data={"/scratch": _scratch_volume(name, parent)},
-                tmpfs=private_tmpfs() | {"/run/metrics": _tmpfs(METRICS_MB + METRICS_WORKER_MB * settings.workers)},
-                prepares=self.prepares,
-                labels=self.labels,
-            ),
-            HealthCheck(
-                command=["python", "-I", "-S", "/opt/mlflow-stack/healthcheck.py"],
-                # An existing Traefik routes by Docker's health. The bundled one sends its own requests.
-                interval_s=5 if route.traefik.mode == "existing" else HealthCheck.interval_s,
-                start_period_s=120,
-                ready_within_s=180,
-            ),
-            platform=platform,
+            self._workload(name, scratch=_scratch_volume(name, parent), after=after),
+            # An existing Traefik routes by Docker's health. The bundled one sends its own requests.
+            self._health(5 if route.traefik.mode == "existing" else HealthCheck.interval_s),
+            platform=self.platform,
             metrics=Metrics(port=METRICS_PORT),
-            grace_s=self._leave_s + settings.drain_seconds + STOP_MARGIN_SECONDS,
+            grace_s=self._grace_s,
             publish=[
                 Publish(port=port, target=PORT, address=settings.bind_address)
                 for port in [route.published_port]
@@ -82,10 +83,61 @@ class Replicas:
             opts=pulumi.ResourceOptions(parent=parent),
         )
 
+    def _tasks(
+        self, swarm: SwarmSettings, *, after: Sequence[pulumi.Input[pulumi.Resource]], parent: pulumi.Resource
+    ) -> SwarmService:
+        """Run all replicas as tasks of one service, on the nodes of the cluster."""
+        return SwarmService(
+            names.SERVER,
+            self._workload(names.SERVER, scratch="", after=after),
+            # Swarm routes to a task, and replaces the next one, when Docker has found it healthy.
+            self._health(5),
+            platform=self.platform,
+            placement=Placement(
+                tasks=self.settings.replicas,
+                image=self.platform.images.mlflow_name,
+                entrypoint=ENTRYPOINT,
+                constraints=swarm.constraints,
+            ),
+            metrics=Metrics(port=METRICS_PORT),
+            grace_s=self._grace_s,
+            after=after,
+            opts=pulumi.ResourceOptions(parent=parent),
+        )
+
+    def _workload(
+        self, name: str, *, scratch: pulumi.Input[str], after: Sequence[pulumi.Input[pulumi.Resource]]
+    ) -> Workload:
+        settings, platform = self.settings, self.platform
+        return Workload(
+            image=platform.images.mlflow,
+            limits=Limits(memory_mb=settings.memory_mb, cpus=settings.cpus),
+            networks=[platform.networks.backend, platform.networks.edge],
+            command=["server"],
+            env=self._environment(names.docker_name(pulumi.get_stack(), name)),
+            files=Files(secrets=self.secrets, after=after),
+            data={"/scratch": scratch},
+            tmpfs=private_tmpfs() | {"/run/metrics": _tmpfs(METRICS_MB + METRICS_WORKER_MB * settings.workers)},
+            prepares=self.prepares,
+            labels=self.labels,
+        )
+
+    def _health(self, interval_s: int) -> HealthCheck:
+        return HealthCheck(
+            command=["python", "-I", "-S", "/opt/mlflow-stack/healthcheck.py"],
+            interval_s=interval_s,
+            start_period_s=120,
+            ready_within_s=180,
+        )
+
+    @property
+    def _grace_s(self) -> int:
+        return self._leave_s + self.settings.drain_seconds + STOP_MARGIN_SECONDS
+
     @property
     def _leave_s(self) -> int:
         """How long a replica that stops still accepts requests, until the proxy has stopped sending them."""
-        return LEAVE_SECONDS if self.settings.replicas > 1 else 0
+        return LEAVE_SECONDS if self.route.balanced else 0
 
     def _balance(self, name: str) -> Balance | None:
         stack, all_names = pulumi.get_stack(), names.replicas(self.settings.replicas)

@@ -126,7 +126,7 @@ class Upstream:
     servers: Mapping[str, str]
     """The replicas: service to host name."""
     port: int
-    ready: pulumi.Output[docker.Container]
+    ready: pulumi.Output[Any]
     """Resolves when the last replica is ready."""
     probe: Mapping[str, Any]
     """The request to which a ready server has an answer: `path`, `headers`, `status`."""
@@ -200,9 +200,15 @@ def dynamic(route: Route, upstream: Upstream) -> dict[str, Any]:
     found = routes(route, name=upstream.name, users={"usersFile": f"/run/secrets/{USERS_FILE}"})
     balancer: dict[str, Any] = {
         "servers": [{"url": f"http://{server}:{upstream.port}"} for server in upstream.servers.values()],
-        "healthCheck": health_check(route),
     }
-    if route.replicas > 1:
+    if route.swarm:
+        # One name for all tasks, so that a health check would find all of them ready or none. Docker removes a task
+        # from the name before it stops it, and one that is not healthy.
+        found["http"]["serversTransports"] = {upstream.name: {"forwardingTimeouts": {"dialTimeout": "6s"}}}
+        balancer["serversTransport"] = upstream.name
+    else:
+        balancer["healthCheck"] = health_check(route)
+    if route.balanced and not route.swarm:
         # After 30 s, Traefik's default, most clients have given up; the next replica answers at once.
         balancer["serversTransport"] = upstream.name
         found["http"]["serversTransports"] = {upstream.name: {"forwardingTimeouts": {"dialTimeout": "2s"}}}

@@ -41,6 +41,11 @@ def up(stack: Stack, reason: str) -> None:
         raise StopError(
             f"{reason}\n  to deploy {stack.name} without the engine, type: ENGINELESS=1 {make('up', stack.name)}"
         )
+    if stack.settings.on_swarm:
+        raise StopError(
+            f"{reason}\n  not deployed without the engine: mlflow:runtime is swarm, and the small deployer of this "
+            "project creates containers only; set it to container"
+        )
     if encrypted := [key for key, value in stack.values.items() if isinstance(value, dict) and "secure" in value]:
         raise StopError(
             f"{reason}\n  not deployed without the engine: {stack.path.name} has secrets that only Pulumi can read: "

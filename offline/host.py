@@ -63,24 +63,28 @@ class Host:
         require_known(IMAGE_KEYS, inputs)
         require_known(BUILD_KEYS, build or {}, of=name)
         if build and self.must_build(inputs):
-            events = self.daemon.api.build(
-                path=str(self.folder / build["context"]),
-                tag=name,
-                buildargs=build["buildArgs"],
-                rm=True,
-                forcerm=True,
-                decode=True,
-                timeout=BUILD_TIMEOUT_SECONDS,
-            )
-            with (self.folder / build["buildLogFile"]).open("w") as log:
-                for event in events:
-                    log.write(event.get("stream", ""))
-                    if "error" in event:
-                        raise EngineLessError(f"the build of {name} failed: {event['error']}")
+            self.build(name, build["context"], build["buildArgs"], build["buildLogFile"])
         try:
             return str(self.daemon.api.inspect_image(name)["Id"])  # type: ignore[no-untyped-call]
         except NotFound:
             raise EngineLessError(f"the image {name} is not on this host") from None
+
+    def build(self, name: str, context: str, arguments: Mapping[str, str], log_file: str) -> None:
+        """Build an image, with its output in a file; raise `EngineLessError` if that fails."""
+        events = self.daemon.api.build(
+            path=str(self.folder / context),
+            tag=name,
+            buildargs=dict(arguments),
+            rm=True,
+            forcerm=True,
+            decode=True,
+            timeout=BUILD_TIMEOUT_SECONDS,
+        )
+        with (self.folder / log_file).open("w") as log:
+            for event in events:
+                log.write(event.get("stream", ""))
+                if "error" in event:
+                    raise EngineLessError(f"the build of {name} failed: {event['error']}")
 
     def network(self, inputs: dict[str, Any]) -> str:
         """Return the id of a network; create it if it is missing, and replace it if its inputs differ."""

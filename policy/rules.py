@@ -11,6 +11,10 @@ from typing import Any
 CONTAINER = "docker:index/container:Container"
 IMAGE = "docker:index/remoteImage:RemoteImage"
 VOLUME = "docker:index/volume:Volume"
+SERVICE = "docker:index/service:Service"
+"""A Swarm service, whose tasks are containers on the nodes of a cluster."""
+NO_NEW_PRIVILEGES = ["setpriv", "--no-new-privs"]
+"""The beginning of a task's command: a Swarm service has no such option."""
 UNPROTECTED_STACK = "dev"
 """The stack for local development: its images may be built locally, and its data is not protected."""
 LOCAL = "localhost/"
@@ -59,8 +63,16 @@ class Resource:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Return the environment variables of a container."""
+        """Return the environment variables of a container, or of the tasks of a Swarm service."""
+        if self.type == SERVICE:
+            return {key: str(value) for key, value in (self.task_container.get("env") or {}).items()}
         return dict(str(entry).partition("=")[::2] for entry in self.props.get("envs") or [])
+
+    @property
+    def task_container(self) -> Mapping[str, Any]:
+        """Return the container of the tasks of a Swarm service."""
+        found: Mapping[str, Any] = (self.props.get("taskSpec") or {}).get("containerSpec") or {}
+        return found
 
 
 @dataclass(frozen=True)
@@ -240,6 +252,45 @@ def no_secret_in_the_environment(container: Resource) -> Iterator[str]:
             yield f"envs: {key} has a value that looks like a secret; pass it in a secret file"
 
 
+def hardened_tasks(service: Resource) -> Iterator[str]:
+    """Yield the arguments in which the tasks of a Swarm service lack hardening."""
+    container = service.task_container
+    where = "taskSpec.containerSpec"
+    if "ALL" not in (container.get("capDrops") or []) or container.get("capAdds"):
+        yield f"{where}: capDrops must contain ALL, and capAdds nothing"
+    if not container.get("readOnly"):
+        yield f"{where}.readOnly: must be true"
+    if list(container.get("commands") or [])[:2] != NO_NEW_PRIVILEGES:
+        yield f"{where}.commands: must begin with {' '.join(NO_NEW_PRIVILEGES)}"
+    for mount in container.get("mounts") or []:
+        if mount.get("type") == "bind":
+            yield f"{where}.mounts: mounts the path {mount.get('source')} of a node; use a volume or a secret"
+    for port in (service.props.get("endpointSpec") or {}).get("ports") or []:
+        yield f"endpointSpec.ports: port {int(port.get('targetPort') or 0)} is open on every node; use Traefik"
+
+
+def limited_tasks(service: Resource) -> Iterator[str]:
+    """Yield the resources that a task of a Swarm service can use without a limit."""
+    task = service.props.get("taskSpec") or {}
+    limits = (task.get("resources") or {}).get("limits") or {}
+    if not limits.get("memoryBytes") or not limits.get("nanoCpus"):
+        yield "taskSpec.resources.limits: must set memoryBytes and nanoCpus"
+    if not {"max-size", "max-file"} <= set((task.get("logDriver") or {}).get("options") or {}):
+        yield "taskSpec.logDriver.options: must set max-size and max-file; without them, the log fills the disk"
+
+
+def watched_tasks(service: Resource) -> Iterator[str]:
+    """Yield what an update of a Swarm service lacks, so that a broken one would interrupt the service."""
+    container = service.task_container
+    if not (container.get("healthcheck") or {}).get("tests"):
+        yield "taskSpec.containerSpec.healthcheck: must be set; without it, a task that does not answer gets requests"
+    if not container.get("stopGracePeriod"):
+        yield "taskSpec.containerSpec.stopGracePeriod: must be set: requests in flight need time to end"
+    update = service.props.get("updateConfig") or {}
+    if (update.get("failureAction"), update.get("order")) != ("rollback", "start-first"):
+        yield "updateConfig: failureAction must be rollback, and order start-first"
+
+
 RULES = (
     Rule("no-privileges", "A container has no privileges on the host.", CONTAINER, privileged),
     Rule("hardened", "A container has no capabilities, and its root file system is read-only.", CONTAINER, hardened),
@@ -264,4 +315,14 @@ RULES = (
     Rule("limited", "A container and its log have limits.", CONTAINER, limited),
     Rule("protected-data", "A data volume is protected outside dev.", VOLUME, kept),
     Rule("secrets-in-files", "No environment variable holds a secret.", CONTAINER, no_secret_in_the_environment),
+    Rule("hardened-tasks", "A task of a Swarm service has no rights on its node.", SERVICE, hardened_tasks),
+    Rule("limited-tasks", "A task of a Swarm service and its log have limits.", SERVICE, limited_tasks),
+    Rule("watched-tasks", "A broken update of a Swarm service is rolled back.", SERVICE, watched_tasks),
+    Rule("authenticated-tasks", "Every router to a Swarm service has authentication.", SERVICE, authenticated),
+    Rule(
+        "task-secrets-in-files",
+        "No environment variable of a task holds a secret.",
+        SERVICE,
+        no_secret_in_the_environment,
+    ),
 )

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from runtime.tasks import replicas_of
 from settings import names, packages
 from settings.object_store import ObjectStoreSettings
 from settings.traefik import TraefikSettings
@@ -20,13 +21,17 @@ def host_problems(
     postgres_major: int,
     object_store: ObjectStoreSettings,
     traefik: TraefikSettings,
+    swarm: bool = False,
 ) -> list[str]:
     """Return the problems that prevent the deployment, each with the command or setting that fixes it."""
     problems = _object_store_problems(daemon, stack, object_store) + _running_problems(daemon, stack)
+    problems += _cluster_problems(daemon, traefik) if swarm else []
     if traefik.mode == "existing" and traefik.network not in daemon.networks():
+        driver = "--driver overlay --attachable " if swarm else ""
         problems.append(
             f"mlflow:traefik.network: there is no Docker network {traefik.network!r}\n"
-            f"    start your Traefik if it creates the network, or type: docker network create {traefik.network}"
+            "    start your Traefik if it creates the network, or type: "
+            f"docker network create {driver}{traefik.network}"
         )
     asked = traefik.forward_auth_network if traefik.mode == "bundled" else None
     if asked and asked not in daemon.networks():
@@ -44,6 +49,24 @@ def host_problems(
             "docs/operations/upgrade.md#upgrade-postgres"
         )
     return problems
+
+
+def _cluster_problems(daemon: "Daemon", traefik: TraefikSettings) -> list[str]:
+    """Return why the server cannot run on a Docker Swarm cluster."""
+    if not (daemon.api.info().get("Swarm") or {}).get("ControlAvailable"):
+        return [
+            "mlflow:runtime: swarm needs a Docker host that is a manager of a Docker Swarm cluster, and "
+            f"{daemon.host} is none\n"
+            "    on that host, type: docker swarm init --advertise-addr <its address in the network of the nodes>"
+        ]
+    networks = daemon.api.networks(names=[traefik.network]) if traefik.mode == "existing" else []
+    return [
+        f"mlflow:traefik.network: {traefik.network} is on one host only, and the tasks of the server are on all nodes\n"
+        "    attach your Traefik to another network, and set it here; to create one, type: "
+        "docker network create --driver overlay --attachable <name>"
+        for network in networks
+        if network["Name"] == traefik.network and not (network["Driver"] == "overlay" and network["Attachable"])
+    ]
 
 
 def restore_is_running(daemon: "Daemon", stack: str) -> bool:
@@ -108,16 +131,15 @@ def _object_store_problems(daemon: "Daemon", stack: str, settings: ObjectStoreSe
         )
     elif source and used and writers:
         which = " ".join(server["Name"].lstrip("/") for server in writers)
+        stop = f"docker update --restart=no {which} && docker stop {which}"
+        if writers[0].get("Scale"):
+            stop = f"docker service scale {which}=0"
         running = any(server["State"]["Running"] for server in writers)
         problem = (
-            (
-                f"copyFrom: the server still writes to {used}"
-                if running
-                else f"copyFrom: if Docker restarts, it starts the server again, which then writes to {used}"
-            )
-            + ", and data that it writes during the copy would be lost\n"
-            f"    type: docker update --restart=no {which} && docker stop {which}, then try again; {manual}"
-        )
+            f"copyFrom: the server still writes to {used}"
+            if running
+            else f"copyFrom: if Docker restarts, it starts the server again, which then writes to {used}"
+        ) + f", and data that it writes during the copy would be lost\n    type: {stop}, then try again; {manual}"
     elif not source and unfinished:
         problem = (
             f"copyFrom: not all artifacts have been copied from {unfinished} yet\n"
@@ -137,7 +159,28 @@ def _servers(daemon: "Daemon", stack: str) -> list[dict[str, Any]]:
     """Return Docker's inspection of every replica of the server, running or not."""
     services = sorted(daemon.services(stack, stopped=True).items())
     found = (daemon.inspect(container) for service, container in services if names.is_replica(service))
-    return [server for server in found if server]
+    return [server for server in found if server] + _tasks(daemon, stack)
+
+
+def _tasks(daemon: "Daemon", stack: str) -> list[dict[str, Any]]:
+    """Return the Swarm service of the server in the form of a container's inspection, if there is one."""
+    # See DockerHost.daemon.
+    from runtime.cluster import Cluster  # noqa: PLC0415
+
+    service = Cluster(daemon).inspect(names.docker_name(stack, names.SERVER))
+    if service is None:
+        return []
+    number = replicas_of(service)
+    return [
+        {
+            "Name": service["Spec"]["Name"],
+            "Config": {"Env": service["Spec"]["TaskTemplate"]["ContainerSpec"].get("Env")},
+            "State": {"Running": number > 0},
+            # Without tasks, Docker starts none when it restarts.
+            "HostConfig": {"RestartPolicy": {"Name": "always" if number else "no"}},
+            "Scale": True,
+        }
+    ]
 
 
 def _object_store_of(stack: str, server: dict[str, Any]) -> tuple[names.ObjectStoreKind | None, str | None]:

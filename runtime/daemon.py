@@ -276,7 +276,12 @@ class Daemon:
         """Return the running services of a stack, and with `stopped` all others: name to name of the container."""
         labels = [f"{names.STACK_LABEL}={stack}", f"{names.ROLE_LABEL}=service"]
         found = self.api.containers(all=stopped, filters={"label": labels})
-        return {entry["Labels"][names.SERVICE_LABEL]: entry["Names"][0].lstrip("/") for entry in found}
+        return {
+            entry["Labels"][names.SERVICE_LABEL]: entry["Names"][0].lstrip("/")
+            for entry in found
+            # Swarm starts, stops and removes the containers of its tasks.
+            if names.TASK_LABEL not in entry["Labels"]
+        }
 
     def networks(self) -> set[str]:
         """Return the names of all networks."""

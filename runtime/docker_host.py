@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pulumi
 
 if TYPE_CHECKING:
+    from runtime.cluster import Cluster
     from runtime.daemon import Daemon
 
 
@@ -32,3 +33,10 @@ class DockerHost:
         from runtime.daemon import Daemon  # noqa: PLC0415
 
         return Daemon(resolve_host(self.docker_host))
+
+    @cached_property
+    def cluster(self) -> "Cluster":
+        """The Docker Swarm cluster of the daemon, if it is a manager of one. A plan does not use it."""
+        from runtime.cluster import Cluster  # noqa: PLC0415 - as above
+
+        return Cluster(self.daemon)

@@ -12,6 +12,7 @@ import pulumi
 import pulumi_docker as docker
 
 from runtime.docker_host import DockerHost
+from runtime.tasks import label_of
 from runtime.workload import Balance, HealthCheck, Workload
 from settings import names
 
@@ -75,9 +76,12 @@ def incompatible_stopped(
     async def check(values: list[Any]) -> docker.Container:
         container: docker.Container = values[0]
         if not pulumi.runtime.is_dry_run():
-            running = await _call(platform.daemon.services, stack)
+            running = await call(platform.daemon.services, stack)
             old = [name for service, name in running.items() if is_of_service(service)]
             await asyncio.gather(*(_until_compatible(platform, name, (fresh, values[1]), compatible) for name in old))
+            for service, name in (await call(platform.cluster.services, stack)).items():
+                if is_of_service(service):
+                    await _until_tasks_compatible(platform, name, (fresh, values[1]), compatible)
         return container
 
     return pulumi.Output.all(once, compatible.value).apply(check)
@@ -89,15 +93,15 @@ async def _until_compatible(platform: DockerHost, name: str, new: tuple[str, str
     new_name, new_label = new
 
     async def runs() -> bool:
-        state = await _call(daemon.state, name)
+        state = await call(daemon.state, name)
         return state is not None and state.running
 
     async def differs() -> bool:
-        found = await _call(daemon.inspect, name)
+        found = await call(daemon.inspect, name)
         if found is None or (found["Config"]["Labels"] or {}).get(compatible.label, "") != new_label:
             return True
         for path in compatible.files:
-            theirs, ours = await _call(daemon.read_file, name, path), await _call(daemon.read_file, new_name, path)
+            theirs, ours = await call(daemon.read_file, name, path), await call(daemon.read_file, new_name, path)
             if theirs is None or theirs != ours:
                 return True
         return False
@@ -105,13 +109,48 @@ async def _until_compatible(platform: DockerHost, name: str, new: tuple[str, str
     if not await runs() or not await differs():
         return
     # For good: a migration of a large database takes hours, and Docker may be restarted meanwhile.
-    await _call(functools.partial(daemon.stop, for_good=True), name)
+    await call(functools.partial(daemon.stop, for_good=True), name)
     deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
     while await runs():
         if time.monotonic() > deadline:
             reason = f"still running after {STOP_TIMEOUT_SECONDS} s, and the new container must not start beside it"
-            raise pulumi.RunError(failure_message(name, reason, await _call(daemon.logs, name)))
+            raise pulumi.RunError(failure_message(name, reason, await call(daemon.logs, name)))
         await asyncio.sleep(POLL_SECONDS)
+
+
+async def _until_tasks_compatible(
+    platform: DockerHost, name: str, new: tuple[str, str], compatible: Compatible
+) -> None:
+    """Stop the tasks of the Swarm service `name`, unless they may run beside the new ones, and wait for their end."""
+    daemon, cluster = platform.daemon, platform.cluster
+    new_name, new_label = new
+    service, fresh = await call(cluster.inspect, name), await call(daemon.inspect, new_name)
+    if service is None or fresh is None:
+        return
+
+    async def differs() -> bool:
+        if label_of(service, compatible.label) != new_label:
+            return True
+        if label_of(service, names.IMAGE_LABEL) == fresh["Image"]:
+            return False
+        image = service["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"]
+        for path in compatible.files:
+            theirs = await call(cluster.read_image_file, image, path)
+            if theirs is None or theirs != await call(daemon.read_file, new_name, path):
+                return True
+        return False
+
+    if not any(task.lives for task in await call(cluster.tasks, name)) or not await differs():
+        return
+    await call(cluster.scale, name, 0)
+    grace = service["Spec"]["TaskTemplate"]["ContainerSpec"].get("StopGracePeriod", 0) / 1e9
+    deadline = time.monotonic() + grace + STOP_TIMEOUT_SECONDS
+    while left := [task for task in await call(cluster.tasks, name) if task.lives]:
+        if time.monotonic() > deadline:
+            nodes = ", ".join(sorted({task.node for task in left}))
+            reason = f"tasks still run on {nodes}, and new ones must not start beside them"
+            raise pulumi.RunError(failure_message(name, reason, await call(cluster.logs, name, UNREADY_LOG_LINES)))
+        await asyncio.sleep(PROBE_SECONDS)
 
 
 async def until_balanced(platform: DockerHost, name: str, balance: Balance) -> None:
@@ -122,7 +161,7 @@ async def until_balanced(platform: DockerHost, name: str, balance: Balance) -> N
     daemon = platform.daemon
     if balance.listed_in:
         proxy, file = balance.listed_in
-        state, listed = await _call(daemon.state, proxy), await _call(daemon.read_file, proxy, file)
+        state, listed = await call(daemon.state, proxy), await call(daemon.read_file, proxy, file)
         # A proxy that does not run is started after the replicas.
         if state is None or not state.running or f"//{name}:".encode() not in (listed or b""):
             return
@@ -132,13 +171,13 @@ async def until_balanced(platform: DockerHost, name: str, balance: Balance) -> N
     while not await _balanced(platform, name, balance):
         if time.monotonic() > deadline:
             reason = f"it is ready, but the proxy has not found it ready for {balance.within_s} s; is Traefik running?"
-            raise pulumi.RunError(failure_message(name, reason, await _call(daemon.logs, name, UNREADY_LOG_LINES)))
+            raise pulumi.RunError(failure_message(name, reason, await call(daemon.logs, name, UNREADY_LOG_LINES)))
         await asyncio.sleep(POLL_SECONDS)
 
 
 async def _balanced(platform: DockerHost, name: str, balance: Balance) -> bool:
     """Return whether a proxy has found the replica `name` ready since its start."""
-    state = await _call(platform.daemon.state, name)
+    state = await call(platform.daemon.state, name)
     # In a paused container, the command would block.
     if state is None or not state.running or state.status == "paused":
         return False
@@ -165,12 +204,12 @@ async def until_healthy(
 ) -> None:
     """Run the health check until it succeeds. Does not wait for Docker, which runs it less often."""
     daemon: Daemon = platform.daemon
-    if prepares is not None and await _call(_volume_is_newer, daemon, container_id, prepares):
-        await _call(daemon.restart, container_id)
+    if prepares is not None and await call(_volume_is_newer, daemon, container_id, prepares):
+        await call(daemon.restart, container_id)
     deadline = time.monotonic() + health.ready_within_s
     first: State | None = None
     while True:
-        state = await _call(daemon.state, container_id)
+        state = await call(daemon.state, container_id)
         first = first or state
         said = "it is not running"
         # In a paused container, the command would block.
@@ -180,7 +219,7 @@ async def until_healthy(
                 return
         broken = _failure(name, state, first)
         if reason := broken or (f"not ready after {health.ready_within_s} s" if time.monotonic() > deadline else None):
-            log = await _call(daemon.logs, container_id, *([] if broken else [UNREADY_LOG_LINES]))
+            log = await call(daemon.logs, container_id, *([] if broken else [UNREADY_LOG_LINES]))
             raise pulumi.RunError(failure_message(name, f"{reason}; its health check says: {said or 'nothing'}", log))
         await asyncio.sleep(PROBE_SECONDS)
 
@@ -206,20 +245,20 @@ async def until_done(
     """Wait for the end of a job. Starts it again if it failed in an earlier `up`, or ran before its volume was lost."""
     daemon: Daemon = platform.daemon
     deadline = time.monotonic() + timeout_s
-    state = await _call(daemon.state, container_id)
-    lost = prepares is not None and await _call(_volume_is_newer, daemon, container_id, prepares)
+    state = await call(daemon.state, container_id)
+    lost = prepares is not None and await call(_volume_is_newer, daemon, container_id, prepares)
     again = state is not None and not state.running and (_unfinished(state) or lost)
-    if state and again and await _call(_started_before_this_run, daemon, state):
-        await _call(daemon.start, container_id)
-        state = await _call(daemon.state, container_id)
+    if state and again and await call(_started_before_this_run, daemon, state):
+        await call(daemon.start, container_id)
+        state = await call(daemon.state, container_id)
     started = time.monotonic()
     while state and (state.running or state.status == "created") and time.monotonic() < deadline:
         # A job that takes hours is not polled ten times a second.
         await asyncio.sleep(min(5, POLL_SECONDS + (time.monotonic() - started) / 50))
-        state = await _call(daemon.state, container_id)
+        state = await call(daemon.state, container_id)
     if state and state.status == "exited" and state.exit_code == 0:
         return
-    log = await _call(daemon.logs, container_id)
+    log = await call(daemon.logs, container_id)
     if state is None:
         reason = "it was removed by hand"
     elif state.running:
@@ -229,7 +268,7 @@ async def until_done(
     raise pulumi.RunError(failure_message(name, reason, log))
 
 
-async def _call(question: Callable[..., Answer], *arguments: object) -> Answer:
+async def call(question: Callable[..., Answer], *arguments: object) -> Answer:
     """Send a request to the daemon, and repeat it if there is no answer. A restart of the daemon must not fail a job.
 
     Raises `RunError` if the daemon does not answer at all.

@@ -97,6 +97,13 @@ def _without_a_use(config: StackConfig) -> Iterator[tuple[set[str], str]]:
     # Condition, the sections involved (the setting's own first), that section's values, its keys, and the reason.
     rules: list[tuple[bool, tuple[str, ...], Settings, Collection[str], str]] = [
         (
+            not config.on_swarm,
+            ("swarm", "runtime"),
+            config.swarm,
+            ("encrypted", "constraints"),
+            "mlflow:runtime is container; set it to swarm, or remove this setting",
+        ),
+        (
             config.route.published_port is None,
             ("server", "traefik"),
             server,

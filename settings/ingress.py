@@ -20,9 +20,16 @@ class Route:
     """How long requests in flight may take once the server or the bundled Traefik stops, in seconds."""
     replicas: int = 1
     """The number of servers among which Traefik distributes the requests."""
+    swarm: bool = False
+    """Whether the servers are tasks of a Docker Swarm service."""
 
     DEFAULT_PORT = 5000
     """The host port if there is no Traefik and `mlflow:server.port` is not set."""
+
+    @property
+    def balanced(self) -> bool:
+        """Whether there may be several servers at a time. On a cluster, a new task starts before the old one stops."""
+        return self.swarm or self.replicas > 1
 
     @property
     def published_port(self) -> int | None:

@@ -26,9 +26,9 @@ class ServerSettings(Settings):
         default=1,
         ge=1,
         le=16,
-        description="The number of server containers. More than one needs Traefik, which distributes the requests. "
-        "A change then replaces one container after another, without a failed request: "
-        "docs/operations/replicas.md. Memory, CPUs and workers are those of each container.",
+        description="The number of server containers, or tasks with `mlflow:runtime: swarm`. More than one needs "
+        "Traefik, which distributes the requests. A change then replaces one after another, without a failed "
+        "request: docs/operations/replicas.md. Memory, CPUs and workers are those of each container.",
     )
     workers: int = Field(
         default=2,

@@ -21,6 +21,9 @@ def server_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]
             f"got {server.memory_mb}; raise it, or lower mlflow:server.workers",
         )
     yield from _connection_problems(config)
+    if config.on_swarm:
+        yield from _swarm_problems(config)
+        return
     if server.replicas == 1:
         return
     without_port = " and remove mlflow:server.port" if server.port else ""
@@ -45,15 +48,41 @@ def server_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]
         )
 
 
+def _swarm_problems(config: StackConfig) -> Iterator[tuple[set[str], str]]:
+    """Yield the problems of a stack on a Docker Swarm cluster."""
+    server, page = config.server, "docs/operations/swarm.md#turn-it-on"
+    if config.traefik.mode == "off":
+        yield (
+            {"runtime", "traefik"},
+            "mlflow:runtime: swarm needs Traefik, which distributes the requests among the tasks, and "
+            f"mlflow:traefik.mode is off; set it to bundled or existing; {page}",
+        )
+    elif config.route.published_port:
+        yield (
+            {"runtime", "server", "traefik"},
+            "mlflow:server.port: a host port reaches one server, and mlflow:runtime is swarm; remove the port: "
+            "requests pass through Traefik to all tasks",
+        )
+    if server.jobs:
+        yield (
+            {"runtime", "server"},
+            "mlflow:server.jobs: runs in one server only, and mlflow:runtime is swarm, where a new task starts before "
+            "the old one stops; set jobs to false, or runtime to container",
+        )
+
+
 def _connection_problems(config: StackConfig) -> Iterator[tuple[set[str], str]]:
     """Yield the problem if all workers together may open more connections than Postgres accepts."""
     server, by_mlflow = config.server, config.route.by_mlflow
     # MLflow's own users have a second connection pool.
     pools = 2 if by_mlflow else 1
-    connections = pools * (POOL_SIZE + MAX_OVERFLOW) * server.workers * server.replicas + SPARE_CONNECTIONS
+    # On a cluster, a new task starts before the old one stops.
+    servers = server.replicas + (1 if config.on_swarm else 0)
+    connections = pools * (POOL_SIZE + MAX_OVERFLOW) * server.workers * servers + SPARE_CONNECTIONS
     if config.postgres.max_connections >= connections:
         return
     with_replicas = f" and mlflow:server.replicas {server.replicas}" if server.replicas > 1 else ""
+    with_replicas += " (and one more during an update) on a Swarm cluster" if config.on_swarm else ""
     with_users = " with mlflow:authentication mlflow" if by_mlflow else ""
     yield (
         {"server", "postgres", "authentication"},

@@ -14,6 +14,7 @@ from settings.networks import ExtraNetwork, NetworksSettings
 from settings.object_store import ObjectStoreSettings
 from settings.postgres import PostgresSettings
 from settings.server import ServerSettings
+from settings.swarm import Runtime, SwarmSettings
 from settings.traefik import Authentication, TraefikSettings
 
 NAMESPACE = "mlflow"
@@ -43,6 +44,12 @@ class StackConfig(Settings):
         description="Whether Pulumi refuses to delete the data volumes from the stack. The data survives even with "
         "`false`: only `make destroy` deletes them.",
     )
+    runtime: Runtime = Field(
+        default="container",
+        description="Where the server runs. `container`: in containers on the Docker host. `swarm`: in tasks of a "
+        "Docker Swarm service, on all nodes of a cluster: docs/operations/swarm.md.",
+    )
+    swarm: SwarmSettings = Field(default=SwarmSettings(), description="The Docker Swarm cluster.")
     server: ServerSettings = Field(default=ServerSettings(), description="The MLflow tracking server.")
     postgres: PostgresSettings = Field(default=PostgresSettings(), description="The database.")
     object_store: ObjectStoreSettings = Field(default=ObjectStoreSettings(), description="The store for artifacts.")
@@ -76,12 +83,18 @@ class StackConfig(Settings):
             server_address=self.server.bind_address,
             drain_s=self.server.drain_seconds,
             replicas=self.server.replicas,
+            swarm=self.on_swarm,
         )
 
     @property
+    def on_swarm(self) -> bool:
+        """Whether the server runs on a Docker Swarm cluster."""
+        return self.runtime == "swarm"
+
+    @property
     def replicas(self) -> tuple[str, ...]:
-        """The names of the server's services."""
-        return names.replicas(self.server.replicas)
+        """The names of the server's services. On a cluster, all replicas are tasks of one service."""
+        return names.replicas(1 if self.on_swarm else self.server.replicas)
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -33,8 +33,10 @@ def answering(application):
     """Return `application` with the answer to a proxy's health check."""
 
     async def answer(scope, receive, send):
-        if scope["type"] != "http" or HEALTH_CHECK not in scope["headers"]:
+        if scope["type"] != "http":
             await application(scope, receive, send)
+        elif HEALTH_CHECK not in scope["headers"]:
+            await application(scope, receive, closing(send) if DRAINING.exists() else send)
         elif DRAINING.exists():
             await send({"type": "http.response.start", "status": 503, "headers": []})
             await send({"type": "http.response.body", "body": b"draining"})
@@ -42,6 +44,20 @@ def answering(application):
             await application(scope, receive, noting(send))
 
     return answer
+
+
+def closing(send):
+    """Return `send`, which also makes the client close the connection: its next request goes to another replica.
+
+    On a cluster the proxy has one name for all replicas, and would keep its connections to this one.
+    """
+
+    async def close(message):
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", []), (b"connection", b"close")]}
+        await send(message)
+
+    return close
 
 
 def noting(send):

@@ -12,7 +12,7 @@ from pathlib import Path
 from operations.common.checkout import ROOT
 from operations.common.console import StopError, confirmed, flag, make, output, progress, relay_output
 from operations.common.stack import Stack
-from operations.host.servers import each, running_server, servers
+from operations.host.servers import servers
 from operations.observe.status import require_containers
 from preconditions import host as preconditions
 from settings import names
@@ -134,7 +134,7 @@ def _check(stack: Stack, target: Target) -> None:
 
 def _require_alone(stack: Stack) -> None:
     """Raise `StopError` if there is no server, or if a restore or another export runs."""
-    if not servers(stack):
+    if not servers(stack).deployed:
         raise StopError(f"{stack.name} has no server; type: {make('up', stack.name)}")
     for name, running in (
         (names.RESTORE, preconditions.restore_is_running(stack.daemon, stack.name)),
@@ -150,22 +150,21 @@ def _require_alone(stack: Stack) -> None:
 def _finish(stack: Stack, target: Target) -> None:
     """Stop the server and copy the rest. If that fails, start the servers that ran before, and raise `StopError`."""
     deployed = servers(stack)
-    states = {name: stack.daemon.state(name) for name in deployed}
-    ran = [name for name, state in states.items() if state and state.running]
+    ran = deployed.running
     progress("stopping the server")
     complete = False
     try:
-        each(stack.daemon.stop, deployed)
+        deployed.stop()
         _artifacts(stack, target, "finish")
         _database(stack, target, "copy")
         complete = True
     finally:
         if not complete:
-            # An interrupted stop may still be in progress, so they are restarted, not started.
-            each(stack.daemon.restart, ran)
-            progress("the server was started again; the target is incomplete")
+            if ran:
+                deployed.restart()
+            progress("the target is incomplete" + ("; the server was started again" if ran else ""))
     # Otherwise Docker would start it again when the daemon restarts.
-    each(lambda name: stack.daemon.stop(name, for_good=True), deployed)
+    deployed.stop(for_good=True)
 
 
 def _database(stack: Stack, target: Target, command: str) -> None:
@@ -190,8 +189,8 @@ def _database(stack: Stack, target: Target, command: str) -> None:
 
 def _artifacts(stack: Stack, target: Target, command: str) -> None:
     """Check the bucket, or copy the artifacts that it lacks; raise `StopError` if that fails."""
-    server = stack.daemon.api.inspect_container(running_server(stack))
-    theirs = dict(entry.partition("=")[::2] for entry in server["Config"]["Env"])
+    deployed = servers(stack)
+    theirs = deployed.environment
     environment = {key: value for key, value in theirs.items() if key.startswith("AWS_") and "CREDENTIALS" not in key}
     environment |= {
         "SOURCE_ENDPOINT": theirs["MLFLOW_S3_ENDPOINT_URL"],
@@ -208,7 +207,7 @@ def _artifacts(stack: Stack, target: Target, command: str) -> None:
         "copy_artifacts.py": _asset("copy/copy_artifacts.py"),
         "credentials": f"{ours}\n{target.credentials}",
     }
-    if _run(stack, server["Image"], ["python", f"{FILES}/artifacts.py", command], environment, files):
+    if _run(stack, deployed.images[0], ["python", f"{FILES}/artifacts.py", command], environment, files):
         raise StopError(
             "the bucket of the target cannot be used; the reason is above"
             if command == "check"
@@ -222,7 +221,7 @@ def _asset(path: str) -> str:
 
 def _secret(stack: Stack, name: str) -> str:
     """Return a secret file of the server."""
-    found = stack.daemon.read_file(running_server(stack), f"/run/secrets/{name}")
+    found = servers(stack).secret(name)
     if found is None:
         raise StopError(f"the server has no secret file {name}; to write it again, type: {make('up', stack.name)}")
     return found.decode()

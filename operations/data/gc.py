@@ -6,10 +6,10 @@ from collections import Counter
 
 from operations.common.console import StopError, progress, relay_output, require_confirmation
 from operations.common.stack import Stack
-from operations.host.servers import running_server
+from operations.host.servers import servers
 from operations.observe import secrets
 from operations.observe.status import require_containers
-from settings.server import ADMIN, PORT
+from settings.server import ADMIN
 
 NOTHING_DELETED_MESSAGE = "nothing was deleted"
 """Start of the message of `mlflow/collect.py` where it deleted nothing."""
@@ -31,8 +31,9 @@ def gc(stack: Stack) -> None:
         f"This permanently deletes data that users deleted in {stack.name} more than {age} ago.",
         verb=f"gc OLDER_THAN={age}",
     )
+    deployed = servers(stack)
     # The server deletes the artifacts, and may require authentication.
-    environment = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{PORT}"}
+    environment = {"MLFLOW_TRACKING_URI": deployed.address}
     if stack.settings.route.by_mlflow:
         environment |= {
             "MLFLOW_TRACKING_USERNAME": ADMIN,
@@ -44,7 +45,7 @@ def gc(stack: Stack) -> None:
         printed.append(words)
         relay_output(words)
 
-    if stack.daemon.show(running_server(stack), ["docker-entrypoint.sh", "gc", age], told, environment=environment):
+    if deployed.show(["docker-entrypoint.sh", "gc", age], told, environment):
         what = "nothing" if NOTHING_DELETED_MESSAGE in "".join(printed) else "not everything"
         raise StopError(f"{what} was permanently deleted in {stack.name}; the reason is above")
     found = count_deleted("".join(printed))

@@ -1,7 +1,6 @@
 """`make restore`."""
 
 import os
-import time
 from typing import Any
 
 from operations.common.console import (
@@ -16,12 +15,11 @@ from operations.common.console import (
 from operations.common.stack import Stack
 from operations.data.backup import in_container, require_container, restore_plan
 from operations.deployment import deploy
-from operations.host.servers import each, running_server, servers
+from operations.host.servers import servers
 from preconditions import host as preconditions
 from settings import names
 
 SECRETS = "/run/server-secrets"
-READY_SECONDS = 300
 CHECK_REVISION_SCRIPT = """
 import sys
 from alembic.script import ScriptDirectory
@@ -101,14 +99,14 @@ def _replace_data(stack: Stack, snapshot: str, again: str) -> None:
     progress("stopping the server")
     code = None
     try:
-        each(stack.daemon.stop, deployed)
+        deployed.stop()
         code = _run_restorer(stack, snapshot)
     finally:
         # If only this client ended, the restore continues, and it would discard anything written meanwhile. The server
         # itself waits for the end of a restore, too, however Docker starts it (mlflow/serve.py).
         if code != 0 and not preconditions.restore_is_running(stack.daemon, stack.name):
             # An interrupted stop may still be in progress.
-            each(stack.daemon.restart, deployed)
+            deployed.restart()
             progress("the server was started again")
     if code:
         raise StopError(
@@ -156,9 +154,8 @@ def _require_restorable(stack: Stack, plan: dict[str, Any]) -> None:
 
 def _supports_revision(stack: Stack, revision: str) -> bool:
     """Return whether the MLflow of this stack can read or migrate a database of `revision`."""
-    image = stack.daemon.api.inspect_container(running_server(stack))["Image"]
     body = {
-        "Image": image,
+        "Image": servers(stack).images[0],
         "Cmd": ["python", "-W", "ignore", "-c", CHECK_REVISION_SCRIPT, revision],
         "HostConfig": {
             "NetworkMode": "none",
@@ -211,7 +208,7 @@ def _start(stack: Stack) -> None:
     daemon = stack.daemon
     migrate = names.docker_name(stack.name, "migrate")
     deployed = servers(stack)
-    if daemon.inspect(migrate) is None or not deployed:
+    if daemon.inspect(migrate) is None or not deployed.deployed:
         # It was pruned, or removed by hand. A deployment creates it again, and it runs.
         try:
             deploy.up(stack)
@@ -229,19 +226,9 @@ def _start(stack: Stack) -> None:
             f"  the backup is restored; fix the cause, then type: make up STACK={stack.name}"
         )
     progress("starting the server")
-    each(lambda server: _start_server(stack, server), deployed)
-
-
-def _start_server(stack: Stack, server: str) -> None:
-    """Start a server and wait until it is ready; raise `StopError` if it is not in time."""
-    daemon = stack.daemon
-    daemon.start(server)
-    check = daemon.api.inspect_container(server)["Config"]["Healthcheck"]["Test"][1:]
-    deadline = time.monotonic() + READY_SECONDS
-    while daemon.run(server, check)[0]:
-        if time.monotonic() > deadline:
-            raise StopError(
-                f"{server} is not ready after {READY_SECONDS} s:\n{daemon.logs(server)}\n"
-                f"  the backup is restored; fix the cause, then type: make up STACK={stack.name}"
-            )
-        time.sleep(1)
+    try:
+        deployed.start()
+    except StopError as error:
+        raise StopError(
+            f"{error}\n  the backup is restored; fix the cause, then type: make up STACK={stack.name}"
+        ) from None

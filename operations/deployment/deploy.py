@@ -13,7 +13,7 @@ from operations.engine.cli import NoEngineError
 from operations.engine.engine import Engine
 from operations.engine.recovery import recover
 from operations.engine.write_back import report_what_to_keep, write_back_secrets
-from operations.host import capacity, checks, containers, docker_daemon, images
+from operations.host import capacity, checks, containers, docker_daemon, images, nodes
 from operations.observe import hostname, ingress
 from settings.stack import DEV
 
@@ -26,6 +26,7 @@ def up(stack: Stack) -> None:
     docker_daemon.require_docker(stack)
     checks.require_host(stack)
     images.require_images(stack)
+    nodes.require_image_on_nodes(stack)
     containers.require_no_foreign_containers(stack.daemon, stack.name, kept=stack.settings.networks)
     if disk := capacity.disk_problem(stack.daemon):
         progress(f"warning: {disk}")

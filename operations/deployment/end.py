@@ -1,5 +1,7 @@
 """`make down` and `make destroy`."""
 
+import time
+
 from offline import engineless
 from operations.common.console import StopError, progress, require_confirmation
 from operations.common.stack import Stack
@@ -14,6 +16,8 @@ from operations.deployment.engine_for import (
 from operations.engine.recovery import recover
 from operations.engine.write_back import report_kept_backups, report_what_to_keep, write_back_secrets
 from operations.host import containers
+
+TASKS_END_SECONDS = 60
 
 
 def down(stack: Stack) -> None:
@@ -70,6 +74,11 @@ def destroy(stack: Stack) -> None:
     for volume in kept_volumes(stack):
         stack.daemon.api.remove_volume(volume)
     left = leftovers(stack)
+    deadline = time.monotonic() + TASKS_END_SECONDS
+    # Swarm removes the containers of tasks after the service is gone.
+    while stack.settings.on_swarm and left and time.monotonic() < deadline:
+        time.sleep(1)
+        left = leftovers(stack)
     if left:
         raise StopError(
             f"not deleted: {', '.join(left)}\n"

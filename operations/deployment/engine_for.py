@@ -6,6 +6,7 @@ from operations.common.console import StopError, interactive, make, progress
 from operations.common.stack import Stack
 from operations.engine.cli import NoEngineError
 from operations.engine.engine import Engine
+from runtime.cluster import Cluster
 from settings import names
 from settings.stack import DEV
 
@@ -47,14 +48,15 @@ def engine_for_removal(stack: Stack) -> Engine:
 
 
 def leftovers(stack: Stack) -> list[str]:
-    """Return every container, network and volume of this stack that exists on the Docker host."""
-    api = stack.daemon.api
+    """Return everything of this stack that exists on the Docker host, and on its cluster."""
+    api, cluster = stack.daemon.api, Cluster(stack.daemon)
     ours = {"label": f"{names.STACK_LABEL}={stack.name}"}
     return sorted(
         [container["Names"][0].lstrip("/") for container in api.containers(all=True, filters=ours)]
         + [network["Name"] for network in api.networks(filters=ours)]
         + [volume["Name"] for volume in api.volumes(filters=ours)["Volumes"] or []]
         + kept_volumes(stack)
+        + [*cluster.services(stack.name).values(), *cluster.files(stack.name)]
     )
 
 

@@ -34,14 +34,13 @@ def up(stack: Stack) -> None:
 
 def _mlflow_image_changes(stack: Stack) -> bool:
     """Return whether a deployed server would be replaced by one with another image."""
-    deployed = [stack.daemon.inspect(server) for server in servers(stack)]
     images = stack.settings.images
     image = images.mlflow or images.built(stack.settings.parts)["mlflow"]
     try:
         wanted = stack.daemon.api.inspect_image(image.name)["Id"]  # type: ignore[no-untyped-call]
     except NotFound:
         wanted = None
-    return any(server is not None and server["Image"] != wanted for server in deployed)
+    return any(deployed != wanted for deployed in servers(stack).images)
 
 
 def _back_up(stack: Stack) -> None:

@@ -14,12 +14,16 @@ from settings import names
 
 CONTAINER = "docker:index/container:Container"
 VOLUME = "docker:index/volume:Volume"
+SERVICE = "docker:index/service:Service"
 NETWORK = "docker:index/network:Network"
 KINDS = {
     VOLUME: "volume",
     NETWORK: "network",
     "docker:index/remoteImage:RemoteImage": "image",
     "random:index/randomPassword:RandomPassword": "generated secret",
+    SERVICE: "Swarm service",
+    "docker:index/secret:Secret": "Swarm secret",
+    "docker:index/serviceConfig:ServiceConfig": "Swarm configuration",
 }
 OPERATIONS = {"delete": "delete", "replace": "replace", "update": "change", "create": "create", "import": "import"}
 """The engine's steps that are shown, and their names here. The two extra steps of a replacement are left out."""
@@ -64,10 +68,12 @@ def read_change(step: Mapping[str, Any]) -> Change:
     # A refresh updates the outputs with what it found on the host, not the inputs.
     there = {**before, **(old.get("outputs") or {})}
     labels = {entry.get("label"): entry.get("value") for entry in (after or before).get("labels") or []}
-    is_container = step["type"] == CONTAINER
+    is_container = step["type"] in (CONTAINER, SERVICE)
     details: list[str] = []
     if step["op"] in ("update", "replace"):
-        details = _details(step.get("detailedDiff") or {}, there, after) or ["because a dependency changes"]
+        differences = step.get("detailedDiff") or {}
+        found = _nested(differences, there, after) if step["type"] == SERVICE else _details(differences, there, after)
+        details = found or ["because a dependency changes"]
     kept = step["op"] == "delete" and old.get("retainOnDelete")
     return Change(
         verb=RETAINED if kept else OPERATIONS[step["op"]],
@@ -77,6 +83,24 @@ def read_change(step: Mapping[str, Any]) -> Change:
         physical=str((before or after).get("name", "")),
         details=tuple(details),
     )
+
+
+def _nested(paths: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return the differences of a Swarm service, whose properties are nested. Lists are named only."""
+    found = []
+    for path in dict.fromkeys(path.partition("[")[0] for path in paths):
+        before, after = _at(old, path), _at(new, path)
+        plain_value = not isinstance(before, list | dict) and not isinstance(after, list | dict)
+        # The last part of the path says what it is: image, replicas, the name of a variable.
+        name = f"`{path.rpartition('.')[2]}`"
+        found.append(f"{name} {_code(_value(before))} → {_code(_value(after))}" if plain_value else name)
+    return list(dict.fromkeys(found))
+
+
+def _at(values: Any, path: str) -> Any:  # noqa: ANN401 - JSON
+    for part in path.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
 
 
 def _details(paths: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

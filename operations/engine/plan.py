@@ -5,12 +5,27 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from operations.engine.change import NETWORK, OPERATIONS, RETAINED, Change, folded, plain, read_change, table
+from operations.engine.change import (
+    NETWORK,
+    OPERATIONS,
+    RETAINED,
+    SERVICE,
+    Change,
+    folded,
+    plain,
+    read_change,
+    table,
+)
 from settings import names
 
 MAX_PLAN_CHARACTERS = 30_000
 """Maximum characters of a whole plan."""
 ROLLING = "Replicas restart one after another (exceptions: docs/operations/replicas.md#what-a-change-does)"
+TASKS = "Its tasks are replaced one after another (exceptions: docs/operations/swarm.md#what-a-change-does)"
+MOVES = (
+    "**Moves between containers and a Swarm cluster**: the stack is down from the removal of its networks until the "
+    "server is ready, about a minute (docs/operations/swarm.md#from-one-to-the-other)"
+)
 
 
 @dataclass(kw_only=True)
@@ -124,7 +139,13 @@ class Plan:
         ]
         replicas = [name for name in restarted if names.is_replica(name)]
         apart = [change.name for change in gone if change.type == NETWORK and change.verb == "replace"]
+        rolled = [change.name for change in self.changes if change.type == SERVICE and change.verb == "change"]
+        servers = [change for change in self.changes if change.role == "service" and names.is_replica(change.name)]
+        moves = len({change.type for change in servers}) > 1
+        stopped = [name for name in stopped if not (moves and names.is_replica(name))]
         effects = {
+            MOVES: sorted({change.name for change in servers}) if moves else [],
+            TASKS: rolled,
             "**Data volumes leave the stack** (they are kept on the host)": data,
             "**Restarts**": restarted,
             ROLLING: replicas if len(replicas) > 1 else [],

@@ -11,10 +11,16 @@ from docker.errors import NotFound
 
 from operations.common.console import StopError, progress
 from operations.engine.engine import Engine
+from runtime.cluster import Cluster
 from settings import names
 
 CONTAINER = "docker:index/container:Container"
 NETWORK = "docker:index/network:Network"
+OF_A_CLUSTER = (
+    "docker:index/service:Service",
+    "docker:index/secret:Secret",
+    "docker:index/serviceConfig:ServiceConfig",
+)
 
 
 def recover(engine: Engine) -> None:
@@ -71,7 +77,7 @@ def _alive(pid: int) -> bool:
 
 
 def _remove_incomplete(engine: Engine, resource: Mapping[str, Any]) -> None:
-    """Remove the container or network that was being created, if it exists and belongs to this stack."""
+    """Remove what was being created, if it exists and belongs to this stack."""
     name = resource.get("inputs", {}).get("name")
     if not isinstance(name, str):
         return
@@ -85,15 +91,18 @@ def _remove_incomplete(engine: Engine, resource: Mapping[str, Any]) -> None:
             for network in api.networks(names=[name]):
                 if network["Name"] == name and (network["Labels"] or {}).get(names.STACK_LABEL) == engine.stack.name:
                     api.remove_network(network["Id"])
+        elif resource["type"] in OF_A_CLUSTER:
+            Cluster(engine.stack.daemon).remove(engine.stack.name, name)
     except NotFound:
         return
 
 
 def _unknown_containers(engine: Engine) -> list[str]:
-    """Return the containers of this stack that are not in its state."""
+    """Return the containers of this stack that are not in its state. Those of tasks belong to a Swarm service."""
     found = engine.stack.daemon.api.containers(all=True, filters=_label_filter(engine))
     known = _names_in_state(engine)
-    return sorted(name for container in found for name in [container["Names"][0].lstrip("/")] if name not in known)
+    own = [container for container in found if names.TASK_LABEL not in (container.get("Labels") or {})]
+    return sorted(name for container in own for name in [container["Names"][0].lstrip("/")] if name not in known)
 
 
 def _names_in_state(engine: Engine) -> set[str | None]:

@@ -30,7 +30,8 @@ def capacity_problems(daemon: Daemon, settings: StackConfig) -> list[str]:
             problems.append(f"mlflow:{key}.cpus: is {cpus:g}, but the Docker host has {info['NCPU']} CPUs; lower it")
     stores = len(settings.object_store.kinds)
     memory = {
-        "server": settings.server.replicas * settings.server.memory_mb,
+        # On a cluster, the tasks are on several machines.
+        "server": len(settings.replicas) * settings.server.memory_mb,
         "postgres": settings.postgres.memory_mb,
         "objectStore": stores * settings.object_store.memory_mb,
         "backup": settings.backup.memory_mb if settings.backup.enabled else 0,
@@ -39,7 +40,7 @@ def capacity_problems(daemon: Daemon, settings: StackConfig) -> list[str]:
     }
     available = info["MemTotal"] // 2**20
     if sum(memory.values()) > available:
-        number = settings.server.replicas
+        number = len(settings.replicas)
         replicas = f"; or mlflow:server.replicas, now {number}, each {settings.server.memory_mb} MB" * (number > 1)
         each = ", ".join(f"mlflow:{section} {megabytes}" for section, megabytes in memory.items() if megabytes)
         problems.append(

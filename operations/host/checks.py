@@ -24,6 +24,7 @@ def require_host(stack: Stack) -> None:
             postgres_major=settings.postgres_major,
             object_store=settings.object_store,
             traefik=settings.traefik,
+            swarm=settings.on_swarm,
         ),
         *paused_problems(daemon, stack.name),
         *addresses.problems(daemon, settings, stack.name),

@@ -45,8 +45,9 @@ def require_no_foreign_containers(daemon: Daemon, stack: str, *, kept: Collectio
         f"  docker network disconnect {network['Name']} {container['Name']}"
         for network in daemon.api.networks(filters=ours)
         if network["Name"] not in {names.docker_name(stack, service) for service in kept}
-        for key, container in daemon.api.inspect_network(network["Id"])["Containers"].items()
-        if key not in known
+        for key, container in (daemon.api.inspect_network(network["Id"])["Containers"] or {}).items()
+        # Docker's own end of a network across nodes has no container.
+        if key not in known and not key.startswith("lb-")
     ]
     if lines:
         raise StopError(

@@ -6,6 +6,7 @@ import re
 from operations.common.console import StopError, output
 from operations.common.stack import Stack
 from operations.observe.status import inspect, require_containers, services
+from runtime.cluster import Cluster
 from settings import names
 from settings.server import READINESS_PATH
 
@@ -28,6 +29,8 @@ def logs(stack: Stack) -> None:
 
 def _log(stack: Stack, service: str, *, lines: int) -> str:
     name = names.docker_name(stack.name, service)
+    if service == names.SERVER and (cluster := Cluster(stack.daemon)).inspect(name):
+        return cluster.logs(name, lines)
     if inspect(stack, service) is not None:
         return stack.daemon.logs(name, lines=lines)
     known = services(stack)

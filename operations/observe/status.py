@@ -12,8 +12,10 @@ from operations.common.console import StopError, format_bytes, output
 from operations.common.stack import Stack
 from operations.data import backup_status
 from operations.host import capacity
-from operations.host.servers import running_server
+from operations.host.servers import servers
+from operations.observe import cluster
 from preconditions import host as preconditions
+from runtime.cluster import Cluster
 from settings import names
 from settings.monitoring import PROMETHEUS_PORT
 
@@ -82,6 +84,7 @@ def describe(stack: Stack) -> dict[str, Any]:
         ]
         repair = f"to repair the deployment, type: make up STACK={stack.name}"
         problems.append(f"not running as expected: {states}\n  {repair}{''.join(why)}")
+    problems += cluster.problems(stack)
     if critical := [alert for alert in alerts or [] if alert["severity"] == "critical"]:
         pages = dict.fromkeys(f"docs/operations/alerts.md#{alert['name'].lower()}" for alert in critical)
         problems.append(f"firing alerts: {', '.join(map(_alert, critical))}\n  what to do: {', '.join(pages)}")
@@ -93,7 +96,7 @@ def describe(stack: Stack) -> dict[str, Any]:
         "authentication": route.authentication,
         "endpoints": [{"url": url, "authentication": authentication} for url, authentication in route.endpoints],
         "warnings": stack.warnings,
-        "mlflow": _version(stack),
+        "mlflow": servers(stack).version or "unknown",
         "services": running,
         "jobs": jobs,
         "volumes": sorted(volume for volume in stack.daemon.volumes() if names.is_data_volume(stack.name, volume)),
@@ -110,8 +113,7 @@ def _operation(stack: Stack) -> str | None:
     if preconditions.restore_is_running(stack.daemon, stack.name):
         return names.RESTORE
     exporting = preconditions.export_is_running(stack.daemon, stack.name)
-    state = stack.daemon.state(running_server(stack))
-    return names.EXPORT if exporting and not (state and state.running) else None
+    return names.EXPORT if exporting and not servers(stack).running else None
 
 
 def _print(found: dict[str, Any]) -> None:
@@ -140,8 +142,12 @@ def services(stack: Stack) -> list[str]:
     except StopError:
         ours = {"label": [f"{names.STACK_LABEL}={stack.name}", f"{names.ROLE_LABEL}=service"]}
         prefix = names.docker_name(stack.name, "")
-        found = [container["Names"][0].lstrip("/") for container in stack.daemon.api.containers(all=True, filters=ours)]
-        return sorted(name.removeprefix(prefix) for name in found)
+        found = [
+            container["Names"][0].lstrip("/").removeprefix(prefix)
+            for container in stack.daemon.api.containers(all=True, filters=ours)
+            if names.TASK_LABEL not in (container.get("Labels") or {})
+        ]
+        return sorted([*found, *Cluster(stack.daemon).services(stack.name)])
 
 
 def _print_what_runs(stack: Stack, error: StopError) -> None:
@@ -178,6 +184,8 @@ def inspect(stack: Stack, service: str) -> dict[str, Any] | None:
 def _service(stack: Stack, service: str) -> dict[str, Any]:
     """Return the name, health, start time, restarts and image of a service."""
     name = names.docker_name(stack.name, service)
+    if service == names.SERVER and (tasks := cluster.service(stack)):
+        return tasks
     found = inspect(stack, service)
     if found is None:
         return {"name": name, "state": "missing"}
@@ -244,6 +252,8 @@ def _job(stack: Stack, job: str) -> dict[str, Any]:
 
 def _detail(entry: dict[str, Any]) -> str:
     """Return the details of a service or a job, shown after its state."""
+    if "tasks" in entry:
+        return cluster.detail(entry)
     if "exitCode" in entry:
         return f"exit code {entry['exitCode']}"
     if "since" in entry:
@@ -258,13 +268,6 @@ def _age(seconds: float) -> str:
         if seconds >= size:
             return f"{int(seconds // size)} {unit}"
     return f"{int(seconds)} s"
-
-
-def _version(stack: Stack) -> str:
-    code, printed = stack.daemon.run(
-        running_server(stack), ["python", "-c", "import importlib.metadata as m; print(m.version('mlflow'))"]
-    )
-    return printed if code == 0 else "unknown"
 
 
 def _image(stack: Stack, found: dict[str, Any]) -> str:

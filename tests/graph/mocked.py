@@ -15,7 +15,7 @@ from google.protobuf import json_format
 from pulumi.runtime import rpc, settings
 from pulumi.runtime.mocks import MockCallArgs, MockMonitor, MockResourceArgs, Mocks
 
-from runtime import daemon
+from runtime import cluster, daemon
 from runtime.daemon import State
 from tests.shipped import stack_file
 
@@ -239,6 +239,21 @@ class HealthyDaemon:
         return set()
 
 
+class NoCluster:
+    """The answers of a daemon that is no manager of a cluster."""
+
+    is_manager = False
+
+    def __init__(self, daemon: HealthyDaemon) -> None:
+        self.daemon = daemon
+
+    def services(self, _stack: str) -> dict[str, str]:
+        return {}
+
+    def inspect(self, _name: str) -> dict[str, Any] | None:
+        return None
+
+
 _daemons: list[HealthyDaemon] = []
 _loop = asyncio.new_event_loop()
 """One event loop for all programs, as in Pulumi's own mocks."""
@@ -256,6 +271,7 @@ def build(
     values: dict[str, Any] | None = None,
     secrets: dict[str, str] | None = None,
     daemon_class: type = HealthyDaemon,
+    cluster_class: type = NoCluster,
 ) -> Graph:
     """Run `__main__.py` as Pulumi does and return what it registered."""
     _daemons.clear()
@@ -276,6 +292,7 @@ def build(
     graph = Graph(stack, [])
     patched = pytest.MonkeyPatch()
     patched.setattr(daemon, "Daemon", daemon_class)
+    patched.setattr(cluster, "Cluster", cluster_class)
 
     def run() -> None:
         runpy.run_path(str(ROOT / "__main__.py"))

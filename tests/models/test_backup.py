@@ -833,17 +833,18 @@ class ADaemon:
         self.done: list[str] = []
 
     def inspect(self, _: str) -> dict[str, Any]:
-        return {"State": {"Running": self.at_work}}
+        return {"State": {"Running": self.at_work}, "Image": "sha256:0"}
 
     def services(self, stack: str, *, stopped: bool) -> dict[str, str]:
         assert stopped, "a server that is stopped must not start during a restore either"
         deployed = ("postgres", *reversed(names.replicas(self.replicas)))
         return {name: names.docker_name(stack, name) for name in deployed}
 
-    def state(self, _: str) -> None:
-        return None
+    def state(self, _: str) -> Any:  # noqa: ANN401
+        return SimpleNamespace(running=True, status="running")
 
-    def stop(self, name: str) -> None:
+    def stop(self, name: str, *, for_good: bool) -> None:
+        assert not for_good
         self.done.append(f"stop {name}")
 
     def restart(self, name: str) -> None:
@@ -928,7 +929,8 @@ def test_the_server_restarts_after_an_interrupted_restore(
     restorable: Any,  # noqa: ANN401
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def interrupted(_: str) -> None:
+    def interrupted(_: str, *, for_good: bool) -> None:
+        assert not for_good
         raise KeyboardInterrupt
 
     monkeypatch.setattr(restore, "_back_up_current_data", lambda _: None)
@@ -1026,7 +1028,6 @@ def test_safety_0_restores_when_the_backup_before_a_restore_fails(
 def test_a_failed_revision_lookup_is_not_reported_as_a_newer_schema() -> None:
     stack: Any = AStack()
     stack.daemon = ADaemon(at_work=False)
-    stack.daemon.api = SimpleNamespace(inspect_container=lambda _: {"Image": "sha256:0"})
 
     def says(words: str) -> Callable[..., int]:
         def once(_name: str, _body: object, tell: Callable[[str], None]) -> int:

@@ -67,6 +67,35 @@ def test_a_plan_says_that_replicas_restart_one_after_another() -> None:
     assert "docs/operations/replicas.md#what-a-change-does): `server`, `server-2`" in replaced.markdown()
 
 
+SERVICE = "docker:index/service:Service"
+
+
+def test_a_changed_service_of_a_cluster_says_which_property_and_that_its_tasks_are_replaced_in_turn() -> None:
+    old = {"taskSpec": {"containerSpec": {"env": {"A": "1"}, "image": "m:1"}}, "mode": {"replicated": {"replicas": 1}}}
+    new = {"taskSpec": {"containerSpec": {"env": {"A": "2"}, "image": "m:2"}}, "mode": {"replicated": {"replicas": 3}}}
+    paths = (
+        "taskSpec.containerSpec.env.A",
+        "taskSpec.containerSpec.image",
+        "mode.replicated.replicas",
+        "labels[0]",
+        "labels[2]",
+    )
+    told = plan(step("update", "server", SERVICE, old=old, new=new, paths=paths), DONE).markdown()
+    assert "`A` `1` → `2`<br>`image` `m:1` → `m:2`<br>`replicas` `1` → `3`<br>`labels`" in told
+    assert "Its tasks are replaced one after another" in told
+    assert "Restarts" not in told
+
+
+def test_a_move_to_a_cluster_says_that_the_stack_is_down_meanwhile() -> None:
+    moved = plan(step("delete", "server"), step("delete", "server-2"), step("create", "server", SERVICE), DONE)
+    told = moved.markdown()
+    assert "**Moves between containers and a Swarm cluster**" in told
+    assert "Stops permanently" not in told, "it does not stop permanently: it moves"
+    back = plan(step("delete", "server", SERVICE), step("create", "server-2"), DONE).markdown()
+    assert "**Moves between" in back
+    assert "**Moves between" not in plan(step("create", "server", SERVICE), step("create", "postgres"), DONE).markdown()
+
+
 def test_data_that_leaves_the_stack_is_listed_first() -> None:
     made = plan(step("delete", "postgres-18-data", "docker:index/volume:Volume"), step("delete", "server"), DONE)
     said = made.markdown()

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from policy.rules import CONTAINER, IMAGE, RULES, VOLUME, Resource
+from policy.rules import CONTAINER, IMAGE, RULES, SERVICE, VOLUME, Resource
 from tests.graph.conftest import bundled
 from tests.graph.mocked import build, values_of
 
@@ -23,6 +23,23 @@ GOOD: dict[str, Any] = {
     "envs": ["A_PASSWORD_FILE=/run/secrets/a", "TOKENS=4"],
     "labels": [{"label": "mlflow.role", "value": "service"}, {"label": "mlflow.service", "value": "x"}],
 }
+TASK: dict[str, Any] = {
+    "commands": ["setpriv", "--no-new-privs", "entrypoint"],
+    "capDrops": ["ALL"],
+    "readOnly": True,
+    "env": {"A_PASSWORD_FILE": "/run/secrets/a"},
+    "healthcheck": {"tests": ["CMD", "true"]},
+    "stopGracePeriod": "30s",
+}
+GOOD_SERVICE: dict[str, Any] = {
+    "taskSpec": {
+        "containerSpec": TASK,
+        "resources": {"limits": {"memoryBytes": 1e9, "nanoCpus": 1e9}},
+        "logDriver": {"name": "json-file", "options": {"max-size": "10m", "max-file": "5"}},
+    },
+    "endpointSpec": {"mode": "dnsrr"},
+    "updateConfig": {"failureAction": "rollback", "order": "start-first"},
+}
 ROUTER = "traefik.http.routers.r"
 
 
@@ -35,6 +52,75 @@ def routed(**labels: str) -> dict[str, Any]:
     return labelled(**{"traefik.enable": "true", f"{ROUTER}.rule": "Host(`h`)", **labels})
 
 
+def tasks(**container: object) -> dict[str, Any]:
+    """Return a Swarm service with another container of its tasks."""
+    return {"taskSpec": {**GOOD_SERVICE["taskSpec"], "containerSpec": {**TASK, **container}}}
+
+
+CAPABILITIES = "taskSpec.containerSpec: capDrops must contain ALL, and capAdds nothing"
+UPDATE = "updateConfig: failureAction must be rollback, and order start-first"
+BAD_SERVICES: list[tuple[str, str, dict[str, Any], str]] = [
+    ("hardened-tasks", SERVICE, tasks(capDrops=[]), CAPABILITIES),
+    ("hardened-tasks", SERVICE, tasks(capAdds=["CAP_NET_ADMIN"]), CAPABILITIES),
+    ("hardened-tasks", SERVICE, tasks(readOnly=False), "taskSpec.containerSpec.readOnly: must be true"),
+    (
+        "hardened-tasks",
+        SERVICE,
+        tasks(commands=["entrypoint"]),
+        "taskSpec.containerSpec.commands: must begin with setpriv --no-new-privs",
+    ),
+    (
+        "hardened-tasks",
+        SERVICE,
+        tasks(mounts=[{"type": "bind", "source": "/var/run/docker.sock", "target": "/s"}]),
+        "taskSpec.containerSpec.mounts: mounts the path /var/run/docker.sock of a node; use a volume or a secret",
+    ),
+    (
+        "hardened-tasks",
+        SERVICE,
+        {"endpointSpec": {"ports": [{"targetPort": 5000.0}]}},
+        "endpointSpec.ports: port 5000 is open on every node; use Traefik",
+    ),
+    (
+        "limited-tasks",
+        SERVICE,
+        {"taskSpec": {**GOOD_SERVICE["taskSpec"], "resources": {"limits": {"memoryBytes": 1e9}}}},
+        "taskSpec.resources.limits: must set memoryBytes and nanoCpus",
+    ),
+    (
+        "limited-tasks",
+        SERVICE,
+        {"taskSpec": {**GOOD_SERVICE["taskSpec"], "logDriver": {}}},
+        "taskSpec.logDriver.options: must set max-size and max-file; without them, the log fills the disk",
+    ),
+    (
+        "watched-tasks",
+        SERVICE,
+        tasks(healthcheck=None),
+        "taskSpec.containerSpec.healthcheck: must be set; without it, a task that does not answer gets requests",
+    ),
+    (
+        "watched-tasks",
+        SERVICE,
+        tasks(stopGracePeriod=None),
+        "taskSpec.containerSpec.stopGracePeriod: must be set: requests in flight need time to end",
+    ),
+    ("watched-tasks", SERVICE, {"updateConfig": {"failureAction": "pause", "order": "start-first"}}, UPDATE),
+    ("watched-tasks", SERVICE, {"updateConfig": {"failureAction": "rollback"}}, UPDATE),
+    (
+        "authenticated-tasks",
+        SERVICE,
+        routed(),
+        "labels: the router r (Host(`h`)) has no authentication middleware; "
+        "set mlflow:authentication to another value than anonymous",
+    ),
+    (
+        "task-secrets-in-files",
+        SERVICE,
+        tasks(env={"POSTGRES_PASSWORD": "hunter2"}),
+        "envs: POSTGRES_PASSWORD has a value that looks like a secret; pass it in a secret file",
+    ),
+]
 BAD: list[tuple[str, str, dict[str, Any], str]] = [
     (
         "no-privileges",
@@ -234,8 +320,11 @@ def broken(resource: Resource) -> dict[str, list[str]]:
 
 
 def one(kind: str, props: dict[str, Any], *, stack: str = "prod", protected: bool = False) -> Resource:
-    base = GOOD if kind == CONTAINER else {}
+    base = {CONTAINER: GOOD, SERVICE: GOOD_SERVICE}.get(kind, {})
     return Resource(type=kind, name="x", stack=stack, props=base | props, protected=protected)
+
+
+BAD += BAD_SERVICES
 
 
 @pytest.mark.parametrize(("rule", "kind", "props", "words"), BAD, ids=[f"{entry[0]}: {entry[3][:30]}" for entry in BAD])
@@ -290,11 +379,13 @@ PINNED = {
     }
 }
 """The digests that `make pin` writes into the stack file if a registry is reachable."""
+ON_SWARM = {"mlflow:runtime": "swarm", "mlflow:postgres": {"maxConnections": 200}}
 STACKS = {
     "dev": ("dev", values_of("dev")),
     "staging": ("staging", values_of("staging") | PINNED),
     "prod": ("prod", values_of("prod") | PINNED),
     "prod, bundled": ("prod", bundled() | PINNED),
+    "prod, on a cluster": ("prod", bundled() | PINNED | ON_SWARM),
     "prod, two ways": ("prod", values_of("prod") | PINNED | {"mlflow:authentication": "singleSignOnAndPassword"}),
 }
 
@@ -302,7 +393,7 @@ STACKS = {
 @pytest.mark.parametrize("name", STACKS)
 def test_shipped_stacks_violate_no_rule(name: str) -> None:
     stack, values = STACKS[name]
-    graph = build(stack, values=values)
+    graph = build(stack, values=values, preview=True)
     for found in graph.resources:
         resource = Resource(
             type=found.type, name=found.name, stack=stack, props=found.plain, protected=found.request.protect

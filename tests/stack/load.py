@@ -36,6 +36,7 @@ class Load:
     host: str
     password: str
     user: str = "mlflow"
+    address: str = "127.0.0.1"
     upload_mb: int = 100
     light: int = 6
     """Threads that send requests of milliseconds."""
@@ -57,7 +58,7 @@ class Load:
         login = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
         self._headers = {"Host": self.host, "Authorization": f"Basic {login}", "Accept": "*/*"}
         self._pool = urllib3.HTTPSConnectionPool(
-            "127.0.0.1", self.port, maxsize=self.light + self.heavy, ssl_context=context, retries=False
+            self.address, self.port, maxsize=self.light + self.heavy, ssl_context=context, retries=False
         )
         self._threads: list[threading.Thread] = []
         self.experiment = ""
@@ -176,11 +177,13 @@ class Load:
 
 if __name__ == "__main__":
     port, host, password, seconds = int(sys.argv[1]), sys.argv[2], sys.argv[3], float(sys.argv[4])
-    sizes = {key: int(value) for key, value in (word.split("=") for word in sys.argv[5:])}
+    address = next((word.removeprefix("address=") for word in sys.argv[5:] if word.startswith("address=")), "127.0.0.1")
+    sizes = {key: int(value) for key, value in (word.split("=") for word in sys.argv[5:] if "." not in word)}
     with Load(
         port,
         host,
         password,
+        address=address,
         upload_mb=sizes.get("upload_mb", Load.upload_mb),
         light=sizes.get("light", Load.light),
         heavy=sizes.get("heavy", Load.heavy),

@@ -45,6 +45,9 @@ def replica(instance: str) -> str:
     return f'probe_success{{stack="prod",job="readiness",instance="{instance}"}}'
 
 
+WANTED = 'mlflow_replicas{stack="prod"}'
+
+
 def probe(name: str, job: str = "readiness") -> str:
     instance = {"readiness": "server", "store": "minio", "edge": "traefik"}[job]
     return f'{name}{{stack="prod",job="{job}",instance="{instance}"}}'
@@ -140,6 +143,29 @@ CASES = [
         {replica("server"): "0x9"},
         8,
         {**SERVER, "job": "readiness"},
+    ),
+    Case(
+        "ReplicasMissing",
+        {up("mlflow", "10.0.1.7:5001"): "1x9", up("mlflow", "10.0.1.8:5001"): "1 _x9", WANTED: "2x9"},
+        # A task starts on another node: with another address.
+        {
+            up("mlflow", "10.0.1.7:5001"): "1x9",
+            up("mlflow", "10.0.1.8:5001"): "1 _x9",
+            up("mlflow", "10.0.1.9:5001"): "_ _ 1x9",
+            WANTED: "2x9",
+        },
+        8,
+        STACK,
+        "1",
+    ),
+    Case(
+        "ReplicasMissing",
+        {up("mlflow", "10.0.1.7:5001"): "1x9", up("mlflow", "10.0.1.8:5001"): "0x9", WANTED: "2x9"},
+        # On one host, nothing records the number.
+        {up("mlflow", "server"): "1x9", up("mlflow", "server-2"): "0x9"},
+        8,
+        STACK,
+        "1",
     ),
     Case(
         "MlflowSlow",

@@ -1,0 +1,55 @@
+"""The Swarm service of a stack on a cluster, as `make status` shows it."""
+
+from collections import Counter
+from typing import Any
+
+from operations.common.stack import Stack
+from runtime.cluster import Cluster
+from runtime.tasks import FAILED, replicas_of
+from settings import names
+
+
+def service(stack: Stack) -> dict[str, Any] | None:
+    """Return the name, state and tasks of the server's Swarm service; None if there is none."""
+    cluster, name = Cluster(stack.daemon), names.docker_name(stack.name, names.SERVER)
+    found = cluster.inspect(name)
+    if found is None:
+        return None
+    wanted, tasks = replicas_of(found), cluster.tasks(name)
+    ready = [task for task in tasks if task.runs]
+    image = found["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"]
+    state = "stopped" if wanted == 0 else "healthy" if len(ready) >= wanted else "starting" if ready else "unhealthy"
+    return {
+        "name": name,
+        "state": state,
+        "section": "server",
+        "image": image.partition("@")[0],
+        "wanted": wanted,
+        "tasks": [
+            {"node": task.node, "state": task.state, "since": task.since[:19] + "Z", "error": task.error}
+            for task in tasks
+            if task.lives or task.state in FAILED
+        ],
+    }
+
+
+def detail(entry: dict[str, Any]) -> str:
+    """Return how many tasks are ready, on which nodes, and the last failure if any are missing."""
+    running = Counter(task["node"] for task in entry["tasks"] if task["state"] == "running")
+    where = ", ".join(node + (f" ({number})" if number > 1 else "") for node, number in sorted(running.items()))
+    told = f"{sum(running.values())} of {entry['wanted']} tasks" + (f" on {where}" if where else "")
+    errors = [f"{task['node'] or 'no node'}: {task['error']}" for task in entry["tasks"] if task["error"]]
+    return told + (f"; {errors[0]}" if errors and entry["state"] != "healthy" else "")
+
+
+def problems(stack: Stack) -> list[str]:
+    """Return the nodes that are down. Swarm runs their tasks on other nodes meanwhile."""
+    if not stack.settings.on_swarm:
+        return []
+    down = [node.name for node in Cluster(stack.daemon).nodes() if not node.ready]
+    if not down:
+        return []
+    return [
+        f"nodes of the cluster are down: {', '.join(down)}; their tasks run on the other nodes\n"
+        f"  start Docker there; for a node that will not come back, type: docker node rm --force {down[0]}"
+    ]

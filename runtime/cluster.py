@@ -1,0 +1,170 @@
+"""The project's own requests about Docker Swarm services. Only a manager of the cluster answers them."""
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from docker.errors import APIError, NotFound
+from docker.types import ServiceMode
+
+from runtime.daemon import Daemon
+from runtime.tasks import ClusterNode, Task, revision_of
+from settings import names
+
+MAX_LINES = 10_000
+NOT_A_MANAGER = 503
+"""Status of Docker's answer about a cluster if the daemon is no manager of one."""
+
+
+class Cluster:
+    """The Docker Swarm cluster that a daemon belongs to."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        """Store the daemon. The first request connects."""
+        self.daemon = daemon
+
+    @property
+    def is_manager(self) -> bool:
+        """Whether the daemon is a manager of a cluster."""
+        return bool((self.daemon.api.info().get("Swarm") or {}).get("ControlAvailable"))
+
+    def nodes(self) -> list[ClusterNode]:
+        """Return the machines of the cluster, by name."""
+        found = [
+            ClusterNode(
+                name=node["Description"]["Hostname"],
+                ready=node["Status"]["State"] == "ready",
+                active=node["Spec"]["Availability"] == "active",
+                manager=node["Spec"]["Role"] == "manager",
+            )
+            for node in self.daemon.api.nodes()
+        ]
+        return sorted(found, key=lambda node: node.name)
+
+    def services(self, stack: str) -> dict[str, str]:
+        """Return the services of a stack: name to name in the cluster. Empty if the daemon is no manager."""
+        try:
+            found = self.daemon.api.services(  # type: ignore[no-untyped-call]
+                filters={"label": f"{names.STACK_LABEL}={stack}"}
+            )
+        except APIError as error:
+            if error.status_code == NOT_A_MANAGER:
+                return {}
+            raise
+        return {entry["Spec"]["Labels"][names.SERVICE_LABEL]: entry["Spec"]["Name"] for entry in found}
+
+    def inspect(self, name: str) -> dict[str, Any] | None:
+        """Return a service as Docker reports it, or None if there is none."""
+        try:
+            return self._found(name)
+        except NotFound:
+            return None
+        except APIError as error:
+            if error.status_code == NOT_A_MANAGER:
+                return None
+            raise
+
+    def _found(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.daemon.api.inspect_service(name)  # type: ignore[no-untyped-call]
+        return found
+
+    def tasks(self, name: str) -> list[Task]:
+        """Return the tasks of a service, the newest first. Those that ended some time ago are forgotten by Docker."""
+        hosts = {node["ID"]: node["Description"]["Hostname"] for node in self.daemon.api.nodes()}
+        found = [
+            Task(
+                id=task["ID"],
+                node=hosts.get(task.get("NodeID", ""), ""),
+                state=task["Status"]["State"],
+                wanted=task["DesiredState"],
+                error=task["Status"].get("Err", ""),
+                since=task["Status"]["Timestamp"],
+                created=task["CreatedAt"],
+                revision=revision_of(task["Spec"]["ContainerSpec"]),
+            )
+            for task in self.daemon.api.tasks(filters={"service": name})  # type: ignore[no-untyped-call]
+        ]
+        return sorted(found, key=lambda task: task.created, reverse=True)
+
+    def scale(self, name: str, number: int) -> None:
+        """Set the number of tasks of a service. Nothing else of it changes, and no task is replaced."""
+        self._update(name, mode=ServiceMode("replicated", number))
+
+    def restart(self, name: str) -> None:
+        """Replace every task of a service, one after another."""
+        found = self._found(name)["Spec"]["TaskTemplate"]
+        self._update(name, task_template={**found, "ForceUpdate": found.get("ForceUpdate", 0) + 1})
+
+    def _update(self, name: str, **changes: object) -> None:
+        service = self._found(name)
+        spec = service["Spec"]
+        # Docker replaces the whole specification, so that what is left out would be lost.
+        kept = {
+            "name": spec["Name"],
+            "labels": spec.get("Labels"),
+            "mode": spec["Mode"],
+            "task_template": spec["TaskTemplate"],
+            "update_config": spec.get("UpdateConfig"),
+            "rollback_config": spec.get("RollbackConfig"),
+            "endpoint_spec": spec.get("EndpointSpec"),
+        }
+        self.daemon.api.update_service(service["ID"], service["Version"]["Index"], **{**kept, **changes})
+
+    def logs(self, name: str, lines: int, tasks: Sequence[str] = ()) -> str:
+        """Return the last log lines of the tasks of a service, each with the name of its node. Empty if unknown."""
+        hosts = {node["ID"]: node["Description"]["Hostname"] for node in self.daemon.api.nodes()}
+        raw = b""
+        with suppress(APIError, NotFound):
+            # Docker counts the lines of each task.
+            found = self.daemon.api.service_logs(
+                name,
+                details=True,
+                stdout=True,
+                stderr=True,
+                tail=str(min(lines, MAX_LINES)),
+                follow=False,
+                is_tty=False,
+            )
+            raw = found if isinstance(found, bytes) else b"".join(found)
+        told = []
+        for line in raw.decode(errors="replace").splitlines():
+            details, _, words = line.partition(" ")
+            about = dict(re.findall(r"com\.docker\.swarm\.(node|task)\.id=(\w+)", details))
+            if about and (not tasks or about.get("task") in tasks):
+                told.append(f"{hosts.get(about.get('node', ''), '?')}: {words}")
+        return "\n".join(told[-lines:])
+
+    def files(self, stack: str) -> dict[str, str]:
+        """Return the secrets and configurations of a stack: name to id. Empty if the daemon is no manager."""
+        try:
+            secrets = self.daemon.api.secrets(filters={"label": f"{names.STACK_LABEL}={stack}"})
+            # The provider gives a configuration no label.
+            configs = self.daemon.api.configs(filters={"name": names.docker_name(stack, "")})
+        except APIError as error:
+            if error.status_code == NOT_A_MANAGER:
+                return {}
+            raise
+        return {entry["Spec"]["Name"]: entry["ID"] for entry in [*secrets, *configs]}
+
+    def remove(self, stack: str, name: str) -> None:
+        """Remove the service, the secret or the configuration `name` of a stack, if there is one."""
+        api = self.daemon.api
+        if name in self.services(stack).values():
+            api.remove_service(name)  # type: ignore[no-untyped-call]
+        elif found := self.files(stack).get(name):
+            with suppress(NotFound):
+                api.remove_secret(found)  # type: ignore[no-untyped-call]
+            with suppress(NotFound):
+                api.remove_config(found)  # type: ignore[no-untyped-call]
+
+    def read_image_file(self, image: str, path: str) -> bytes | None:
+        """Return a file of an image on the manager, or None if the image or the file is not there."""
+        try:
+            container = self.daemon.api.create_container(image)["Id"]
+        except (NotFound, APIError):
+            return None
+        try:
+            return self.daemon.read_file(container, path)
+        finally:
+            self.daemon.api.remove_container(container, v=True)
