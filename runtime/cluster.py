@@ -140,7 +140,9 @@ class Cluster:
         try:
             secrets = self.daemon.api.secrets(filters={"label": f"{names.STACK_LABEL}={stack}"})
             # The provider gives a configuration no label.
-            configs = self.daemon.api.configs(filters={"name": names.docker_name(stack, "")})
+            configs = self.daemon.api.configs(  # type: ignore[no-untyped-call]
+                filters={"name": names.docker_name(stack, "")}
+            )
         except APIError as error:
             if error.status_code == NOT_A_MANAGER:
                 return {}
@@ -154,7 +156,7 @@ class Cluster:
             api.remove_service(name)  # type: ignore[no-untyped-call]
         elif found := self.files(stack).get(name):
             with suppress(NotFound):
-                api.remove_secret(found)  # type: ignore[no-untyped-call]
+                api.remove_secret(found)
             with suppress(NotFound):
                 api.remove_config(found)  # type: ignore[no-untyped-call]
 
