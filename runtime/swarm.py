@@ -86,7 +86,7 @@ class SwarmService(pulumi.ComponentResource):
         service = docker.Service(
             name,
             name=self.host,
-            # Of the service only: a change of its routes restarts no task.
+            # Of the service, where the provider changes labels in place.
             labels=[*standard_labels(stack, name, "service"), *(label(key, own[key]) for key in sorted(own))],
             task_spec={**task, "container_spec": container},
             mode={"replicated": {"replicas": placement.tasks}},

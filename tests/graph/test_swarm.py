@@ -158,7 +158,7 @@ def test_the_bundled_traefik_sends_to_the_name_of_all_tasks() -> None:
 
 
 def test_an_existing_traefik_reads_the_labels_of_the_service_not_of_its_tasks() -> None:
-    """So a change of the routes restarts no task, and no two tasks define them differently."""
+    """So no two tasks define a router differently, which Traefik would drop."""
     graph = build("prod", values=on_swarm(values_of("prod")), preview=True)
     labels = service(graph).labels
     assert labels["traefik.enable"] == "true"

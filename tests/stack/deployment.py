@@ -66,6 +66,8 @@ class Deployment:
     stack: str = field(default_factory=lambda: f"t{secrets.token_hex(3)}")
     engineless: bool = not HAS_ENGINE
     """Whether it is an engine-less deployment."""
+    host: str | None = None
+    """The Docker host, if it is not the one that the environment selects."""
 
     def __post_init__(self) -> None:
         self.checkout = self.folder / "checkout"
@@ -77,6 +79,10 @@ class Deployment:
         (self.checkout / ".venv").symlink_to(ROOT / ".venv")
         self.file = self.checkout / f"Pulumi.{self.stack}.yaml"
         self.file.write_text(stack_file(self.settings))
+        if self.host:
+            document = yaml.safe_load(self.file.read_text())
+            document["config"]["docker:host"] = self.host
+            self.file.write_text(yaml.safe_dump(document, sort_keys=False))
         (self.folder / "state").mkdir()
         self.environment = {
             # `make test` passes its own variables on, such as ARGS.
@@ -95,7 +101,7 @@ class Deployment:
         if self.stack not in ("dev", "staging", "prod"):
             # Images that were built or loaded here have no digest, which the policy refuses outside dev.
             self.environment["POLICY"] = str(ROOT / "tests" / "stack" / "without-digests.json")
-        self.api = docker.APIClient(base_url=resolve_host(), version="auto")
+        self.api = docker.APIClient(base_url=resolve_host(self.host), version="auto")
 
     @property
     def url(self) -> str:
@@ -228,7 +234,7 @@ class Deployment:
 
     def run(self, service: str, *command: str) -> tuple[int, str]:
         """Run a command in a container; return its exit code and output."""
-        return Daemon(resolve_host()).run(self.name(service), list(command))
+        return Daemon(resolve_host(self.host)).run(self.name(service), list(command))
 
     def containers(self) -> list[str]:
         label = f"{names.STACK_LABEL}={self.stack}"
@@ -238,7 +244,7 @@ class Deployment:
 
     def logs(self) -> str:
         """Return the last log lines of every container, for the message of a failure."""
-        daemon = Daemon(resolve_host())
+        daemon = Daemon(resolve_host(self.host))
         return "\n".join(f"--- {name}\n{daemon.logs(name)}" for name in self.containers())
 
     def credentials(self) -> dict[str, str]:

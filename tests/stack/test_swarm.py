@@ -1,0 +1,252 @@
+"""Test the server on a cluster of three nodes: updates, scaling, a broken image, a lost node, secrets, commands.
+
+Each node is a Docker daemon in a network namespace of this machine. The kernel of a test machine may lack what the
+encryption of overlay networks needs, so it is off here.
+"""
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import urllib3
+
+from runtime.address import resolve_host
+from runtime.cluster import Cluster
+from runtime.daemon import Daemon
+from settings.parsing import parse_settings
+from tests.stack.cluster import Node, cluster, problem
+from tests.stack.deployment import Deployment
+from tests.stack.edge import HOSTNAME, until
+from tests.stack.load import Load
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.filterwarnings("ignore:Unverified HTTPS request"),
+    pytest.mark.skipif(bool(problem()), reason=f"needs a cluster on this machine: {problem()}"),
+]
+HTTPS = 443
+
+
+class OnCluster:
+    """A deployment on the manager of a cluster."""
+
+    def __init__(self, deployment: Deployment, nodes: list[Node]) -> None:
+        self.deployment = deployment
+        self.nodes = nodes
+        self.cluster = Cluster(Daemon(resolve_host(deployment.host)))
+        self.service = deployment.name("server")
+
+    @property
+    def password(self) -> str:
+        return self.deployment.make("password").stdout.strip()
+
+    def load(self, *, light: int = 3) -> Load:
+        return Load(HTTPS, HOSTNAME, self.password, address=self.nodes[0].address, upload_mb=10, light=light)
+
+    def running(self) -> dict[str, str]:
+        """Return the tasks that run: id to node."""
+        return {task.id: task.node for task in self.cluster.tasks(self.service) if task.runs}
+
+    def status(self, *, ok: bool = True) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.deployment.make("status", ok=ok, JSON="1").stdout)
+        return found
+
+    def answers(self) -> bool:
+        pool = urllib3.HTTPSConnectionPool(self.nodes[0].address, HTTPS, cert_reqs="CERT_NONE", retries=False)
+        login = urllib3.make_headers(basic_auth=f"mlflow:{self.password}")
+        try:
+            answer = pool.request("GET", "/version", headers={"Host": HOSTNAME, **login}, timeout=5)
+        except urllib3.exceptions.HTTPError:
+            return False
+        return answer.status == 200
+
+
+def images(deployment: Deployment) -> list[str]:
+    """Return the images of the deployment."""
+    prefix = "mlflow:"
+    values = {key.removeprefix(prefix): value for key, value in deployment.values.items() if key.startswith(prefix)}
+    settings = parse_settings(values)
+    return [image.name for image in settings.pulled_images]
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Node]]:
+    with cluster(tmp_path_factory.mktemp("nodes")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def swarm(dev: Deployment, nodes: list[Node], tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnCluster]:
+    """Deploy two tasks. The images are those of this machine: `dev` has built them."""
+    deployment = Deployment(tmp_path_factory.mktemp("swarm"), "dev", host=nodes[0].url)
+    built = next(name for name in dev.make("images").stdout.split() if "/mlflow-server:" in name)
+    deployment.set("runtime", "swarm")
+    deployment.set("swarm", {"encrypted": False})
+    deployment.set("hostname", HOSTNAME)
+    deployment.set("authentication", "password")
+    deployment.set("traefik", {"mode": "bundled", "httpPort": 80, "httpsPort": HTTPS, "bindAddress": "0.0.0.0"})
+    deployment.set("server", {"replicas": 2, "workers": 1, "memoryMb": 1024})
+    deployment.set("postgres.maxConnections", 200)
+    deployment.use(deployment.any_store)
+    deployment.set("images.mlflow", {"ref": built, "digest": "none"})
+    local = resolve_host()
+    for image in images(deployment):
+        nodes[0].load(image, source=local)
+    for node in nodes[1:]:
+        node.load(built, source=local)
+    found = OnCluster(deployment, nodes)
+    try:
+        deployment.make("up")
+        yield found
+    finally:
+        deployment.make("destroy", CONFIRM=deployment.stack)
+
+
+def test_the_tasks_are_on_several_nodes_and_a_client_uses_them(swarm: OnCluster) -> None:
+    assert len(set(swarm.running().values())) == 2
+    with swarm.load(light=2) as sent:
+        sent.until(200, 30)
+    assert sent.failures == []
+    assert sent.lost() == []
+
+
+def test_a_second_plan_is_empty_in_three_ways(swarm: OnCluster) -> None:
+    for arguments in (["--expect-no-changes"], ["--refresh", "--expect-no-changes"]):
+        swarm.deployment.pulumi("preview", *arguments)
+    swarm.deployment.pulumi("refresh", "--yes", "--skip-preview")
+    swarm.deployment.pulumi("preview", "--expect-no-changes")
+
+
+def test_secrets_are_readable_in_their_tasks_only(swarm: OnCluster) -> None:
+    """Neither in the service as Docker shows it, nor in the environment of a task or on the disk of its node."""
+    key = swarm.deployment.credentials()["cryptoKekPassphrase"]
+    assert key not in json.dumps(swarm.cluster.inspect(swarm.service))
+    for node in swarm.nodes:
+        for found in node.api.containers(filters={"label": "com.docker.swarm.task.id"}):
+            name = found["Names"][0].lstrip("/")
+            daemon = Daemon(node.host)
+            assert daemon.run(name, ["cat", "/run/secrets/crypto-kek-passphrase"]) == (0, key)
+            assert daemon.run(name, ["stat", "-fc", "%T", "/run/secrets/crypto-kek-passphrase"])[1] == "tmpfs"
+            assert key not in json.dumps(daemon.inspect(name))
+    for node in swarm.nodes[1:]:
+        data = node.folder / "data" / "containers"
+        assert subprocess.run(["grep", "-rqF", key, str(data)], check=False).returncode == 1
+
+
+def test_a_task_has_no_new_privileges_and_no_capabilities(swarm: OnCluster) -> None:
+    node = next(node for node in swarm.nodes if node.name in swarm.running().values())
+    (found, *_) = node.api.containers(filters={"label": "com.docker.swarm.task.id"})
+    status = Daemon(node.host).run(found["Id"], ["sh", "-c", "cat /proc/[0-9]*/status"])[1]
+    processes = [part for part in status.split("Name:") if re.match(r"\s*(python|uvicorn|bash|mlflow)", part)]
+    own = [part for part in processes if "docker-init" not in part]
+    assert own
+    # The command of this check itself is started by Docker, beside the entry point.
+    assert sum("NoNewPrivs:\t1" in part for part in own) >= 1
+    assert all(re.search(r"CapEff:\s*0+\n", part) for part in own)
+
+
+def test_an_update_fails_no_request(swarm: OnCluster) -> None:
+    before = swarm.running()
+    with swarm.load() as sent:
+        sent.until(100, 30)
+        swarm.deployment.set("server.logLevel", "warning")
+        swarm.deployment.make("up")
+        sent.until(sum(sent.counts.values()) + 100, 30)
+    assert not before.keys() & swarm.running().keys(), "a task was not replaced, so this test has tested nothing"
+    assert len(swarm.running()) == 2
+    assert sent.failures == []
+    assert sent.counts["log batch"] > 50
+    assert sent.lost() == []
+
+
+def test_a_node_without_the_image_is_named_before_anything_changes(swarm: OnCluster) -> None:
+    here = swarm.deployment.values["mlflow:images"]["mlflow"]["ref"]
+    swarm.nodes[0].api.tag(here, "localhost/mlflow-server", "elsewhere")
+    before = swarm.running()
+    swarm.deployment.set("images.mlflow", {"ref": "localhost/mlflow-server:elsewhere", "digest": "none"})
+    try:
+        said = swarm.deployment.make("up", ok=False).stderr
+    finally:
+        swarm.deployment.set("images.mlflow", {"ref": here, "digest": "none"})
+    assert "nothing was changed: 2 of 3 nodes cannot start the image of the server" in said
+    for node in swarm.nodes[1:]:
+        assert f"docker save localhost/mlflow-server:elsewhere | ssh {node.name} docker load" in said
+    assert swarm.running() == before
+    left = swarm.nodes[0].api.services()  # type: ignore[no-untyped-call]
+    assert [found["Spec"]["Name"] for found in left] == [swarm.service]
+
+
+@pytest.mark.long
+def test_scaling_fails_no_request(swarm: OnCluster) -> None:
+    with swarm.load() as sent:
+        for number in (1, 4, 2):
+            swarm.deployment.set("server.replicas", number)
+            swarm.deployment.make("up")
+            assert len(swarm.running()) == number
+    assert sent.failures == []
+    assert sent.lost() == []
+
+
+@pytest.mark.long
+def test_a_broken_image_is_rolled_back_and_the_old_tasks_serve(swarm: OnCluster) -> None:
+    good = swarm.deployment.values["mlflow:images"]["mlflow"]["ref"]
+    before = swarm.running()
+    # The jobs of this image work, its server ends at once.
+    program = "raise SystemExit('broken on purpose')"
+    recipe = f'FROM {good}\nUSER 0\nRUN echo "{program}" >/opt/mlflow-stack/serve.py\nUSER 10001:10001\n'
+    command = ["docker", "-H", swarm.nodes[0].host, "build", "-q", "-t", "localhost/mlflow-server:broken", "-"]
+    subprocess.run(command, input=recipe.encode(), check=True, capture_output=True)
+    for node in swarm.nodes[1:]:
+        node.load("localhost/mlflow-server:broken", source=swarm.nodes[0].host)
+    with swarm.load() as sent:
+        swarm.deployment.set("images.mlflow", {"ref": "localhost/mlflow-server:broken", "digest": "none"})
+        said = swarm.deployment.make("up", ok=False)
+    assert "Swarm has rolled the update back, and the previous tasks serve" in said.stdout + said.stderr
+    assert "broken on purpose" in said.stdout + said.stderr
+    assert sent.failures == []
+    assert len(set(swarm.running()) & set(before)) >= 1, "no old task was kept"
+    swarm.deployment.set("images.mlflow", {"ref": good, "digest": "none"})
+    swarm.deployment.make("up")
+    assert swarm.status()["problems"] == []
+
+
+@pytest.mark.long
+def test_a_lost_node_is_named_and_its_tasks_move(swarm: OnCluster) -> None:
+    lost = next(node for node in swarm.nodes[1:] if node.name in swarm.running().values())
+    lost.kill()
+    killed = time.monotonic()
+    try:
+        until(swarm.answers, 30)
+        until(lambda: len([node for node in swarm.running().values() if node != lost.name]) == 2, 90)
+        took = time.monotonic() - killed
+        found = swarm.status(ok=False)
+        assert any(f"nodes of the cluster are down: {lost.name}" in problem for problem in found["problems"])
+        assert took < 90
+        with swarm.load(light=2) as sent:
+            sent.until(200, 30)
+        assert sent.failures == []
+    finally:
+        lost.come_back()
+    until(lambda: all(node.ready for node in swarm.cluster.nodes()), 60)
+    assert swarm.status()["problems"] == []
+
+
+@pytest.mark.long
+def test_the_stack_serves_again_after_a_restart_of_the_managers_daemon(swarm: OnCluster) -> None:
+    manager = swarm.nodes[0]
+    manager.stop()
+    manager.start()
+    until(swarm.answers, 120)
+    until(lambda: swarm.status()["problems"] == [], 120)
+
+
+@pytest.mark.long
+def test_commands_find_the_server_on_the_cluster(swarm: OnCluster) -> None:
+    assert "node-" in swarm.deployment.make("logs", SERVICE="server").stdout
+    assert "nothing to delete" in swarm.deployment.make("gc", CONFIRM=swarm.deployment.stack).stderr
+    assert "2 of 2 tasks" in swarm.deployment.make("status").stdout
+    assert "No changes" in swarm.deployment.make("drift").stdout
