@@ -12,9 +12,6 @@ from settings.networks import ExtraNetwork, NetworksSettings
 from settings.swarm import SwarmSettings
 from settings.traefik import TraefikSettings
 
-OF_THE_SERVER = ("backend", "edge", "monitoring")
-"""The networks to which the server is attached."""
-
 
 class Networks(pulumi.ComponentResource):
     """The Docker networks of the stack.
@@ -95,11 +92,11 @@ class Networks(pulumi.ComponentResource):
         stack = pulumi.get_stack()
         return docker.Network(
             service,
-            name=names.docker_name(stack, service),
+            name=names.network(stack, service, swarm=self._swarm is not None),
             internal=internal,
             ipam_configs=self._addresses(service),
             labels=[{"label": names.STACK_LABEL, "value": stack}],
-            **(_overlay(self._swarm) if self._swarm and service in OF_THE_SERVER else {}),
+            **(_overlay(self._swarm) if self._swarm and service in names.NETWORKS_OF_THE_SERVER else {}),
             # An overlay network has no default for this in the provider, and the name is fixed.
             opts=pulumi.ResourceOptions(parent=self, delete_before_replace=True if self._swarm else None),
         )

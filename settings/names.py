@@ -59,6 +59,19 @@ def docker_name(stack: str, service: str) -> str:
     return f"{PROJECT}-{stack}-{service}"
 
 
+NETWORKS_OF_THE_SERVER = ("backend", "edge", "monitoring")
+"""The networks to which the server is attached. On a cluster, they are on all its nodes."""
+
+
+def network(stack: str, service: str, *, swarm: bool) -> str:
+    """Return the name of a network: `mlflow-dev-backend`; on all nodes of a cluster `mlflow-dev-backend-overlay`.
+
+    They differ, so that a stack that moves to a cluster has its new networks before the old ones are removed: they are
+    in use until the old servers are.
+    """
+    return docker_name(stack, f"{service}-overlay" if swarm and service in NETWORKS_OF_THE_SERVER else service)
+
+
 SERVER = "server"
 """The service of the tracking server, and the first of its replicas."""
 

@@ -14,6 +14,7 @@ from ruamel.yaml.error import YAMLError
 
 from operations.common.checkout import ROOT, state_home
 from operations.common.console import StopError, progress
+from settings import names
 from settings.errors import InvalidSettingsError
 from settings.names import nothing_encrypts
 from settings.parsing import parse_settings, settings_warnings
@@ -165,6 +166,12 @@ class Stack:
         """Warnings about valid but risky settings; raises `StopError` as `settings` does."""
         values, hidden = self._given()
         return settings_warnings(self.settings, values, hidden=hidden, stack=self.name)
+
+    @property
+    def network_names(self) -> set[str]:
+        """The Docker names of the networks of these settings; raises `StopError` as `settings` does."""
+        settings = self.settings
+        return {names.network(self.name, service, swarm=settings.on_swarm) for service in settings.networks}
 
     def set(self, section: str, **values: object) -> None:
         """Set keys of one section in the stack file. Comments and order are kept."""

@@ -27,7 +27,7 @@ def up(stack: Stack) -> None:
     checks.require_host(stack)
     images.require_images(stack)
     nodes.require_image_on_nodes(stack)
-    containers.require_no_foreign_containers(stack.daemon, stack.name, kept=stack.settings.networks)
+    containers.require_no_foreign_containers(stack.daemon, stack.name, kept=stack.network_names)
     if disk := capacity.disk_problem(stack.daemon):
         progress(f"warning: {disk}")
     started = time.time()

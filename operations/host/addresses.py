@@ -28,13 +28,17 @@ def problems(daemon: Daemon, settings: StackConfig, stack: str) -> list[str]:
     routes: dict[str, list[str]] = {}
     for device, subnet in host_routes() if local else ():
         routes.setdefault(f"a route of this host through {device}", []).append(subnet)
-    ours = {names.docker_name(stack, service) for service in settings.networks}
+    # Those of the other runtime as well: they exist until the stack has moved.
+    ours = {names.network(stack, service, swarm=swarm) for service in settings.networks for swarm in (True, False)}
     chosen: dict[str, str] = dict(settings.docker_networks.subnets.items())
     found = list(_overlapping(chosen, {name: subnets for name, subnets in taken.items() if name not in ours} | routes))
     missing = [
         service
         for service in sorted(settings.networks)
-        if service not in chosen and names.docker_name(stack, service) not in taken
+        if service not in chosen
+        and names.docker_name(stack, service) not in taken
+        # The addresses of a network across nodes come from the cluster's own pool.
+        and not (settings.on_swarm and service in names.NETWORKS_OF_THE_SERVER)
     ]
     pools = daemon.api.info().get("DefaultAddressPools") or DEFAULT_POOLS
     used = [subnet for subnets in [*taken.values(), *routes.values()] for subnet in subnets]

@@ -38,13 +38,16 @@ def require_no_operation(daemon: Daemon, stack: str) -> None:
 
 
 def require_no_foreign_containers(daemon: Daemon, stack: str, *, kept: Collection[str] = ()) -> None:
-    """Raise `StopError` with every foreign container on a network that is to be removed: Docker would keep it."""
+    """Raise `StopError` with every foreign container on a network that is to be removed: Docker would keep it.
+
+    `kept` are the Docker names of the networks that stay.
+    """
     ours = {"label": f"{names.STACK_LABEL}={stack}"}
     known = {container["Id"] for container in daemon.api.containers(all=True, filters=ours)}
     lines = [
         f"  docker network disconnect {network['Name']} {container['Name']}"
         for network in daemon.api.networks(filters=ours)
-        if network["Name"] not in {names.docker_name(stack, service) for service in kept}
+        if network["Name"] not in kept
         for key, container in (daemon.api.inspect_network(network["Id"])["Containers"] or {}).items()
         # Docker's own end of a network across nodes has no container.
         if key not in known and not key.startswith("lb-")

@@ -254,7 +254,7 @@ class Tasks(Servers):
                 "Binds": [f"{names.docker_name(self.stack.name, f'{names.SERVER}-secrets')}:{SECRETS}:ro"],
             },
         }
-        networks = [names.docker_name(self.stack.name, "backend")]
+        networks = [names.network(self.stack.name, "backend", swarm=True)]
         return self.stack.daemon.once(names.docker_name(self.stack.name, "command"), body, tell, networks=networks)
 
 
