@@ -23,8 +23,8 @@ MAX_PLAN_CHARACTERS = 30_000
 ROLLING = "Replicas restart one after another (exceptions: docs/operations/replicas.md#what-a-change-does)"
 TASKS = "Its tasks are replaced one after another (exceptions: docs/operations/swarm.md#what-a-change-does)"
 MOVES = (
-    "**Moves between containers and a Swarm cluster**: the stack is down from the removal of its networks until the "
-    "server is ready, about a minute (docs/operations/swarm.md#from-one-to-the-other)"
+    "**Moves between containers and a Swarm cluster**: the stack is down from the stop of Postgres until the new "
+    "servers are ready, about half a minute (docs/operations/swarm.md#from-one-to-the-other)"
 )
 
 

@@ -122,6 +122,15 @@ def test_the_networks_of_the_tasks_are_on_every_node_and_encrypted(graph: Graph)
         assert network.plain["options"] == {"encrypted": ""}
 
 
+def test_the_networks_of_the_other_runtime_have_other_names(graph: Graph) -> None:
+    """A network is in use until the old servers are deleted, which is last. The new one must exist before."""
+    here = {network.plain["name"] for network in graph.of(NETWORK)}
+    there = {network.plain["name"] for network in build("prod", values=bundled()).of(NETWORK)}
+    assert here >= {"mlflow-prod-backend-overlay"}
+    assert there >= {"mlflow-prod-backend"}
+    assert not here & there
+
+
 def test_a_network_that_no_task_uses_stays_on_one_host(monitored: Graph) -> None:
     drivers = {network.name: network.plain.get("driver") for network in monitored.of(NETWORK)}
     assert drivers == {"backend": "overlay", "edge": "overlay", "monitoring": "overlay", "access": None, "egress": None}

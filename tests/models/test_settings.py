@@ -30,7 +30,46 @@ def problems(values: dict[str, object], hidden: list[str] | None = None) -> list
     return caught.value.problems
 
 
+ON_SWARM: dict[str, object] = {
+    "runtime": "swarm",
+    "hostname": "mlflow.example.com",
+    "authentication": "password",
+    "traefik": {"mode": "bundled"},
+    "postgres": {"maxConnections": 200},
+}
 REFUSED = [
+    (
+        {"runtime": "swarm", "postgres": {"maxConnections": 200}},
+        "mlflow:runtime: swarm needs Traefik, which distributes the requests among the tasks, and mlflow:traefik.mode "
+        "is off; set it to bundled or existing; docs/operations/swarm.md#turn-it-on",
+    ),
+    (
+        {**ON_SWARM, "server": {"port": 5000}},
+        "mlflow:server.port: a host port reaches one server, and mlflow:runtime is swarm; remove the port: requests "
+        "pass through Traefik to all tasks",
+    ),
+    (
+        {**ON_SWARM, "server": {"jobs": True, "memoryMb": 4096}},
+        "mlflow:server.jobs: runs in one server only, and mlflow:runtime is swarm, where a new task starts before the "
+        "old one stops; set jobs to false, or runtime to container",
+    ),
+    (
+        {**ON_SWARM, "server": {"replicas": 3}, "postgres": {"maxConnections": 144}},
+        # 15 for each of two workers of three tasks and of the one that starts during an update, and 25.
+        "mlflow:postgres.maxConnections: must be at least 145 for mlflow:server.workers 2 and mlflow:server.replicas 3 "
+        "(and one more during an update) on a Swarm cluster, got 144; raise it, or lower the replicas or the workers",
+    ),
+    (
+        {**ON_SWARM, "swarm": {"constraints": ["labels.mlflow=true"]}},
+        "mlflow:swarm.constraints.0: must be a placement constraint of Docker, such as node.labels.mlflow==true, got "
+        "'labels.mlflow=true'",
+    ),
+    (
+        {"swarm": {"constraints": ["node.role==worker"]}},
+        "mlflow:swarm.constraints: is ignored while mlflow:runtime is container; set it to swarm, or remove this "
+        "setting",
+    ),
+    ({"runtime": "kubernetes"}, "mlflow:runtime: must be one of 'container' or 'swarm', got 'kubernetes'"),
     (
         {"backup": {"schedule": "61 3 * * *"}},
         "mlflow:backup.schedule: must be minute, hour, day of the month, month and day of the week, such as "

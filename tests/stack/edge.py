@@ -63,6 +63,7 @@ class Listener:
     """A host port on which a Traefik listens with TLS."""
 
     port: int
+    address: str = "127.0.0.1"
 
     @property
     def url(self) -> str:
@@ -76,7 +77,7 @@ class Listener:
         With `over_seconds`, sending the body takes that many seconds.
         """
         connection = http.client.HTTPSConnection(
-            "127.0.0.1",
+            self.address,
             self.port,
             timeout=30,
             context=ssl._create_unverified_context(),  # noqa: S323 - Traefik's own certificate
@@ -100,7 +101,7 @@ class Listener:
         """Run a Python script whose MLflow client reaches this port under the hostname."""
         named = (
             "import runpy, socket, sys; found = socket.getaddrinfo; socket.getaddrinfo = lambda host, *more, **named: "
-            f"found('127.0.0.1' if host == {HOSTNAME!r} else host, *more, **named); sys.argv = sys.argv[1:]; "
+            f"found({self.address!r} if host == {HOSTNAME!r} else host, *more, **named); sys.argv = sys.argv[1:]; "
             "runpy.run_path(sys.argv[0], run_name='__main__')"
         )
         return subprocess.run(

@@ -19,8 +19,8 @@ from runtime.cluster import Cluster
 from runtime.daemon import Daemon
 from settings.parsing import parse_settings
 from tests.stack.cluster import Node, cluster, problem
-from tests.stack.deployment import Deployment
-from tests.stack.edge import HOSTNAME, until
+from tests.stack.deployment import ROOT, Deployment
+from tests.stack.edge import HOSTNAME, Listener, until
 from tests.stack.load import Load
 
 pytestmark = [
@@ -54,6 +54,16 @@ class OnCluster:
     def status(self, *, ok: bool = True) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.deployment.make("status", ok=ok, JSON="1").stdout)
         return found
+
+    def inventory(self, *arguments: str) -> str:
+        """Run inventory.py with an MLflow client that reaches the manager under the host name; return its output."""
+        listener = Listener(HTTPS, self.nodes[0].address)
+        script = str(ROOT / "tests" / "stack" / "inventory.py")
+        done = listener.client(
+            script, *arguments, MLFLOW_TRACKING_USERNAME="mlflow", MLFLOW_TRACKING_PASSWORD=self.password
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def answers(self) -> bool:
         pool = urllib3.HTTPSConnectionPool(self.nodes[0].address, HTTPS, cert_reqs="CERT_NONE", retries=False)
@@ -250,3 +260,21 @@ def test_commands_find_the_server_on_the_cluster(swarm: OnCluster) -> None:
     assert "nothing to delete" in swarm.deployment.make("gc", CONFIRM=swarm.deployment.stack).stderr
     assert "2 of 2 tasks" in swarm.deployment.make("status").stdout
     assert "No changes" in swarm.deployment.make("drift").stdout
+
+
+@pytest.mark.long
+def test_a_stack_with_data_moves_from_replicas_to_the_cluster_and_back(swarm: OnCluster) -> None:
+    def told() -> str:
+        return swarm.inventory("tell")
+
+    swarm.inventory("fill", "12", "20", "12", "6")
+    before = told()
+    for runtime, number in (("container", 1), ("container", 2), ("swarm", 2)):
+        swarm.deployment.set("runtime", runtime)
+        swarm.deployment.set("swarm", {"encrypted": False} if runtime == "swarm" else {})
+        swarm.deployment.set("server.replicas", number)
+        swarm.deployment.make("up")
+        assert told() == before
+        assert swarm.deployment.plan() == {}
+    networks = {network["Name"] for network in swarm.nodes[0].api.networks()}
+    assert swarm.deployment.name("backend") not in networks, "the network of the earlier runtime is left"
