@@ -71,7 +71,9 @@ class Cluster:
 
     def tasks(self, name: str) -> list[Task]:
         """Return the tasks of a service, the newest first. Those that ended some time ago are forgotten by Docker."""
-        hosts = {node["ID"]: node["Description"]["Hostname"] for node in self.daemon.api.nodes()}
+        nodes = self.daemon.api.nodes()
+        hosts = {node["ID"]: node["Description"]["Hostname"] for node in nodes}
+        down = {node["ID"] for node in nodes if node["Status"]["State"] == "down"}
         found = [
             Task(
                 id=task["ID"],
@@ -81,6 +83,7 @@ class Cluster:
                 error=task["Status"].get("Err", ""),
                 since=task["Status"]["Timestamp"],
                 created=task["CreatedAt"],
+                lost=task.get("NodeID") in down,
                 revision=revision_of(task["Spec"]["ContainerSpec"]),
             )
             for task in self.daemon.api.tasks(filters={"service": name})  # type: ignore[no-untyped-call]

@@ -25,18 +25,23 @@ class Task:
     since: str
     """When it reached its state, in UTC."""
     created: str
+    lost: bool
+    """Whether its node is down. Swarm goes on reporting the last state of its tasks, for a day."""
     revision: str
     """What the task was created from: `names.REVISION_VARIABLE`."""
 
     @property
     def runs(self) -> bool:
         """Whether its container runs, is healthy, and is to stay."""
-        return self.state == RUNNING and self.wanted == RUNNING
+        return self.state == RUNNING and self.wanted == RUNNING and not self.lost
 
     @property
     def lives(self) -> bool:
-        """Whether its container may still be running, such as one that drains."""
-        return self.state not in ENDED
+        """Whether its container may still be running, such as one that drains.
+
+        One on a node that is down may run as well, but reaches neither the database nor the object store.
+        """
+        return self.state not in ENDED and not self.lost
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,7 @@ def task(number: int, **changed: Any) -> Task:  # noqa: ANN401
         error="",
         since="2026-05-06T00:00:00Z",
         created="2026-05-06T00:00:00+00:00",
+        lost=False,
         revision=NEW,
     )
     return replace(ready, **changed)
@@ -122,6 +123,17 @@ def test_it_is_not_ready_while_swarm_still_watches_the_update() -> None:
     cluster = ACluster((service(update="updating"), both), (service(update="completed"), both))
     wait(cluster)
     assert len(cluster.moments) == 1
+
+
+@pytest.mark.parametrize("wanted", ["running", "shutdown"])
+def test_a_task_on_a_node_that_is_down_is_not_waited_for(wanted: str) -> None:
+    """Swarm goes on reporting it as running, for a day."""
+    wait(ACluster((service(), [task(1), task(2), task(3, revision=OLD, wanted=wanted, lost=True)])))
+
+
+def test_a_task_on_a_node_that_is_down_is_not_ready() -> None:
+    with pytest.raises(pulumi.RunError, match="1 of 2 tasks are ready"):
+        wait(ACluster((service(), [task(1), task(2, lost=True)])), within_s=-1)
 
 
 def test_tasks_that_failed_earlier_do_not_matter() -> None:

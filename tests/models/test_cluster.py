@@ -173,6 +173,10 @@ def test_a_stop_waits_for_the_end_of_every_task() -> None:
     assert len(api.moments) == 1
 
 
+def test_a_stop_does_not_wait_for_a_task_on_a_node_that_is_down() -> None:
+    servers.servers(a_stack(AnApi([task("2", wanted="shutdown")], down=("node-2",)))).stop()
+
+
 def test_a_task_that_does_not_stop_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers, "READY_SECONDS", -1)
     with pytest.raises(
