@@ -22,10 +22,7 @@ def main() -> None:
     docker_host = pulumi.Config("docker").get("host")
     require_host_ready(docker_host, settings)
 
-    swarm = settings.swarm if settings.on_swarm else None
-    networks = Networks(
-        "networks", settings.traefik, extra=settings.extra_networks, settings=settings.docker_networks, swarm=swarm
-    )
+    networks = Networks("networks", settings.traefik, wanted=settings.wanted_networks)
     platform = Platform(
         docker_host=docker_host,
         monitoring_network=networks.monitoring,
@@ -43,7 +40,7 @@ def main() -> None:
         database=postgres,
         store=artifacts.store,
         route=settings.route,
-        swarm=swarm,
+        swarm=settings.cluster,
     )
     traefik = backup = monitoring = None
     if settings.traefik.mode == "bundled":

@@ -14,10 +14,10 @@ from components.route import health_check, labels, probe
 from components.scrape import Target
 from components.server import UID, Replicas, private_tmpfs
 from components.traefik import Upstream
+from runtime.compatibility import Compatible, incompatible_stopped
 from runtime.credentials import Credential
 from runtime.job import JOB_TIMEOUT_SECONDS, Job
 from runtime.labels import short_digest
-from runtime.readiness import Compatible, incompatible_stopped
 from runtime.service import Service
 from runtime.swarm import SwarmService
 from runtime.workload import Files, Limits, Workload

@@ -1,15 +1,12 @@
 """The Docker networks: which containers can reach which."""
 
 import ipaddress
-from collections.abc import Collection
-from typing import Any
 
 import pulumi
 import pulumi_docker as docker
 
 from settings import names
-from settings.networks import ExtraNetwork, NetworksSettings
-from settings.swarm import SwarmSettings
+from settings.networks import ExtraNetwork, WantedNetworks
 from settings.traefik import TraefikSettings
 
 
@@ -35,18 +32,13 @@ class Networks(pulumi.ComponentResource):
         name: str,
         traefik: TraefikSettings,
         *,
-        extra: Collection[ExtraNetwork],
-        settings: NetworksSettings,
-        swarm: SwarmSettings | None = None,
+        wanted: WantedNetworks,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """Create the networks; those of the server on all nodes of the cluster, with `swarm`.
-
-        An existing network is used by name, so that a plan needs no Docker daemon.
-        """
+        """Create the networks. An existing network is used by name, so that a plan needs no Docker daemon."""
         super().__init__("mlflow:components:Networks", name, None, opts)
-        self._swarm = swarm
-        self._subnets: dict[str, str] = dict(settings.subnets.items())
+        self._kind = wanted.kind
+        self._subnets = wanted.subnets
         # Ids, not names: a network that was removed by hand gets a new id, so its containers are attached again.
         self.backend = self._create("backend", internal=True).id
         if traefik.mode == "existing":
@@ -54,7 +46,9 @@ class Networks(pulumi.ComponentResource):
         else:
             edge = self._create("edge")
             self.edge, self.edge_name = edge.id, edge.name
-        self._extra = {service: self._create(service, internal=service == "monitoring").id for service in sorted(extra)}
+        self._extra = {
+            service: self._create(service, internal=service == "monitoring").id for service in sorted(wanted.extra)
+        }
         self.register_outputs({"backend": self.backend, "edge": self.edge})
 
     @property
@@ -89,19 +83,19 @@ class Networks(pulumi.ComponentResource):
         return [{"subnet": subnet, "gateway": str(ipaddress.IPv4Network(subnet)[1])}]
 
     def _create(self, service: str, *, internal: bool = False) -> docker.Network:
-        stack = pulumi.get_stack()
+        stack, name = pulumi.get_stack(), names.network_service(service, self._kind)
+        across = name != service
         return docker.Network(
-            service,
-            name=names.network(stack, service, swarm=self._swarm is not None),
+            # Another resource, so that a move of the stack deletes the network last, when no server uses it any more.
+            name,
+            name=names.docker_name(stack, name),
             internal=internal,
             ipam_configs=self._addresses(service),
             labels=[{"label": names.STACK_LABEL, "value": stack}],
-            **(_overlay(self._swarm) if self._swarm and service in names.NETWORKS_OF_THE_SERVER else {}),
-            # An overlay network has no default for this in the provider, and the name is fixed.
-            opts=pulumi.ResourceOptions(parent=self, delete_before_replace=True if self._swarm else None),
+            driver="overlay" if across else None,
+            # So that the containers on the manager are attached as well as tasks.
+            attachable=True if across else None,
+            options={"encrypted": ""} if across and self._kind == "encrypted" else None,
+            # Docker adds an option of its own, which would be a change in every plan. The name tells `encrypted`.
+            opts=pulumi.ResourceOptions(parent=self, ignore_changes=["options"] if across else None),
         )
-
-
-def _overlay(swarm: SwarmSettings) -> dict[str, Any]:
-    """Return the arguments of a network across nodes, to which the containers on the manager are attached as well."""
-    return {"driver": "overlay", "attachable": True, "options": {"encrypted": ""} if swarm.encrypted else None}

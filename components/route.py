@@ -42,6 +42,9 @@ HEALTH_CHECK_TIMEOUT_SECONDS = 4
 LEAVE_SECONDS = HEALTH_CHECK_SECONDS + HEALTH_CHECK_TIMEOUT_SECONDS
 """How long a replica that stops still accepts requests. In this time the proxy's next health check fails, also if
 another replica hangs: Traefik checks one after another."""
+STAY_SECONDS = 16
+"""How long a task of a cluster serves as before once it is told to stop, behind an existing Traefik. Traefik's Swarm
+provider asks for the tasks every 15 s by default (`refreshSeconds`). Until then it does not know the new task."""
 RETRY = {"retry": {"attempts": 20, "initialInterval": "50ms"}}
 """If a proxy gets no connection to a replica, it tries another one. There are more attempts than replicas, because
 other requests take their turns meanwhile. A request that a replica may have received is never sent again."""

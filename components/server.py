@@ -8,7 +8,7 @@ import pulumi_docker as docker
 
 from components.object_store import CLIENT_ENVIRONMENT, ObjectStore
 from components.platform import Platform
-from components.route import HEALTH_CHECK_SECONDS, LEAVE_SECONDS
+from components.route import HEALTH_CHECK_SECONDS, LEAVE_SECONDS, STAY_SECONDS
 from runtime.service import Service
 from runtime.swarm import Placement, SwarmService
 from runtime.workload import CONFIG, Balance, Files, HealthCheck, Limits, Metrics, Publish, Workload
@@ -132,12 +132,17 @@ class Replicas:
 
     @property
     def _grace_s(self) -> int:
-        return self._leave_s + self.settings.drain_seconds + STOP_MARGIN_SECONDS
+        return self._stay_s + self._leave_s + self.settings.drain_seconds + STOP_MARGIN_SECONDS
 
     @property
     def _leave_s(self) -> int:
         """How long a replica that stops still accepts requests, until the proxy has stopped sending them."""
         return LEAVE_SECONDS if self.route.balanced else 0
+
+    @property
+    def _stay_s(self) -> int:
+        """How long a replica that stops serves as before, until the proxy knows the one that replaces it."""
+        return STAY_SECONDS if self.route.swarm and self.route.traefik.mode == "existing" else 0
 
     def _balance(self, name: str) -> Balance | None:
         stack, all_names = pulumi.get_stack(), names.replicas(self.settings.replicas)
@@ -164,6 +169,8 @@ class Replicas:
             "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": self.route.url,
             **({"METRICS_PORT": str(METRICS_PORT)} if self.platform.monitored else {}),
             **({"LEAVE_SECONDS": str(self._leave_s)} if self._leave_s else {}),
+            **({"STAY_SECONDS": str(self._stay_s)} if self._stay_s else {}),
+            **({"HEALTHCHECK_LIVENESS": "1"} if self.route.swarm else {}),
         }
 
 

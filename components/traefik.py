@@ -203,7 +203,8 @@ def dynamic(route: Route, upstream: Upstream) -> dict[str, Any]:
     }
     if route.swarm:
         # One name for all tasks, so that a health check would find all of them ready or none. Docker removes a task
-        # from the name before it stops it, and one that is not healthy.
+        # from the name before it stops it, and one that is not healthy. The time-out is that of all addresses of the
+        # name together; each gets at least 2 s.
         found["http"]["serversTransports"] = {upstream.name: {"forwardingTimeouts": {"dialTimeout": "6s"}}}
         balancer["serversTransport"] = upstream.name
     else:

@@ -100,6 +100,8 @@ serve_until_stopped() {
 
 leave() {
     trap '' TERM INT
+    # Until the proxy knows the servers that replace this one.
+    sleep "${STAY_SECONDS:-0}"
     touch "$PRIVATE/draining"
     echo "docker-entrypoint: the server stops in $LEAVE_SECONDS s, when the proxy sends no more requests" >&2
     sleep "$LEAVE_SECONDS"

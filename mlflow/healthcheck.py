@@ -1,5 +1,8 @@
 """Succeeds if the server answers a request that needs its database; `/health` does not use the database.
 
+On a cluster, Swarm stops a task that is not healthy. There, a server that was ready once only has to answer `/health`:
+otherwise each interruption of the database would end all servers, with their uploads.
+
 It sends plain HTTP over a socket and imports little else, because each run takes CPU time from the server.
 
 It prints how many processes the kernel has killed because memory ran out; Docker shows that with the result. It fails
@@ -12,8 +15,9 @@ import socket
 import sys
 
 PORT = 5000
+READINESS, LIVENESS = "/api/2.0/mlflow/experiments/search?max_results=1", "/health"
 REQUEST = (
-    "GET /api/2.0/mlflow/experiments/search?max_results=1 HTTP/1.0\r\n"
+    "GET {path} HTTP/1.0\r\n"
     f"Host: 127.0.0.1:{PORT}\r\nUser-Agent: healthcheck\r\n"
     # A user that does not exist. With `mlflow:authentication: mlflow`, MLflow looks it up in the database: HTTP 401.
     "Authorization: Basic aGVhbHRoY2hlY2s6aGVhbHRoY2hlY2s=\r\n\r\n"
@@ -24,6 +28,8 @@ OBSERVES = "HEALTHCHECK_OBSERVES"
 """Environment variable of a run that is not Docker's. The one failure after a kill must remain for Docker's."""
 LAST = "/run/mlflow/oom-kills"
 """File with the number of OOM kills at the last check."""
+WAS_READY = "/run/mlflow/was-ready"
+"""Exists once the server was ready, if it is a task of a cluster."""
 EXPECTED = "401" if os.environ.get("MLFLOW_AUTH_CONFIG_PATH") else "200"
 
 
@@ -58,16 +64,22 @@ def killed_since() -> bool:
 
 def main() -> int:
     """Return the exit code: 0 if the server answered from the database, 1 if not, or if a worker was just killed."""
+    task = bool(os.environ.get("HEALTHCHECK_LIVENESS"))
+    alive = task and os.path.exists(WAS_READY)  # noqa: PTH110 - as above
+    path, expected = (LIVENESS, "200") if alive else (READINESS, EXPECTED)
     try:
         with socket.create_connection(("127.0.0.1", PORT), timeout=4) as connection:
-            connection.sendall(REQUEST.encode())
+            connection.sendall(REQUEST.format(path=path).encode())
             status = connection.recv(64).decode("latin-1").split(" ")[1:2]
     except OSError as error:
         sys.stderr.write(f"no answer on port {PORT}: {error}\n")
         return 1
-    if status != [EXPECTED]:
-        sys.stderr.write(f"a request that needs the database returned HTTP {''.join(status)}, expected {EXPECTED}\n")
+    if status != [expected]:
+        what = "/health" if alive else "a request that needs the database"
+        sys.stderr.write(f"{what} returned HTTP {''.join(status)}, expected {expected}\n")
         return 1
+    if task and not alive:
+        open(WAS_READY, "w").close()  # noqa: PTH123
     return int(killed_since())
 
 

@@ -53,12 +53,11 @@ def host_problems(
 
 def _cluster_problems(daemon: "Daemon", traefik: TraefikSettings) -> list[str]:
     """Return why the server cannot run on a Docker Swarm cluster."""
-    if not (daemon.api.info().get("Swarm") or {}).get("ControlAvailable"):
-        return [
-            "mlflow:runtime: swarm needs a Docker host that is a manager of a Docker Swarm cluster, and "
-            f"{daemon.host} is none\n"
-            "    on that host, type: docker swarm init --advertise-addr <its address in the network of the nodes>"
-        ]
+    # See DockerHost.daemon.
+    from runtime.cluster import Cluster  # noqa: PLC0415
+
+    if problem := Cluster(daemon).problem():
+        return [f"mlflow:runtime: swarm needs a manager of a Docker Swarm cluster: {problem}"]
     networks = daemon.api.networks(names=[traefik.network]) if traefik.mode == "existing" else []
     return [
         f"mlflow:traefik.network: {traefik.network} is on one host only, and the tasks of the server are on all nodes\n"

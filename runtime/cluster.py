@@ -24,10 +24,17 @@ class Cluster:
         """Store the daemon. The first request connects."""
         self.daemon = daemon
 
-    @property
-    def is_manager(self) -> bool:
-        """Whether the daemon is a manager of a cluster."""
-        return bool((self.daemon.api.info().get("Swarm") or {}).get("ControlAvailable"))
+    def problem(self) -> str | None:
+        """Return why the daemon cannot manage a cluster, with the command, or None if it can."""
+        found = self.daemon.api.info().get("Swarm") or {}
+        if found.get("ControlAvailable"):
+            return None
+        if found.get("LocalNodeState") == "locked":
+            return f"the cluster of {self.daemon.host} is locked\n    on that host, type: docker swarm unlock"
+        return (
+            f"{self.daemon.host} is no manager of a Docker Swarm cluster\n"
+            "    on that host, type: docker swarm init --advertise-addr <its address in the network of the nodes>"
+        )
 
     def nodes(self) -> list[ClusterNode]:
         """Return the machines of the cluster, by name."""
@@ -49,10 +56,12 @@ class Cluster:
                 filters={"label": f"{names.STACK_LABEL}={stack}"}
             )
         except APIError as error:
-            if error.status_code == NOT_A_MANAGER:
+            if _is_no_manager(error):
                 return {}
             raise
-        return {entry["Spec"]["Labels"][names.SERVICE_LABEL]: entry["Spec"]["Name"] for entry in found}
+        labelled = ((entry["Spec"]["Labels"].get(names.SERVICE_LABEL), entry["Spec"]["Name"]) for entry in found)
+        # A job of `make up` that tries the image has no such label.
+        return {service: name for service, name in labelled if service}
 
     def inspect(self, name: str) -> dict[str, Any] | None:
         """Return a service as Docker reports it, or None if there is none."""
@@ -61,7 +70,7 @@ class Cluster:
         except NotFound:
             return None
         except APIError as error:
-            if error.status_code == NOT_A_MANAGER:
+            if _is_no_manager(error):
                 return None
             raise
 
@@ -115,7 +124,7 @@ class Cluster:
         self.daemon.api.update_service(service["ID"], service["Version"]["Index"], **{**kept, **changes})
 
     def logs(self, name: str, lines: int, tasks: Sequence[str] = ()) -> str:
-        """Return the last log lines of the tasks of a service, each with the name of its node. Empty if unknown."""
+        """Return the last log lines of the tasks of a service, in order of time, each with the name of its node."""
         hosts = {node["ID"]: node["Description"]["Hostname"] for node in self.daemon.api.nodes()}
         raw = b""
         with suppress(APIError, NotFound):
@@ -125,43 +134,45 @@ class Cluster:
                 details=True,
                 stdout=True,
                 stderr=True,
+                timestamps=True,
                 tail=str(min(lines, MAX_LINES)),
                 follow=False,
                 is_tty=False,
             )
             raw = found if isinstance(found, bytes) else b"".join(found)
         told = []
-        for line in raw.decode(errors="replace").splitlines():
-            details, _, words = line.partition(" ")
+        # Docker sends the lines of one task after another. Each begins with its time.
+        for line in sorted(raw.decode(errors="replace").splitlines()):
+            details, _, words = line.partition(" ")[2].partition(" ")
             about = dict(re.findall(r"com\.docker\.swarm\.(node|task)\.id=(\w+)", details))
             if about and (not tasks or about.get("task") in tasks):
                 told.append(f"{hosts.get(about.get('node', ''), '?')}: {words}")
         return "\n".join(told[-lines:])
 
-    def files(self, stack: str) -> dict[str, str]:
-        """Return the secrets and configurations of a stack: name to id. Empty if the daemon is no manager."""
+    def secrets(self, stack: str) -> dict[str, str]:
+        """Return the secrets of a stack: name to id. Empty if the daemon is no manager."""
         try:
-            secrets = self.daemon.api.secrets(filters={"label": f"{names.STACK_LABEL}={stack}"})
-            # The provider gives a configuration no label.
-            configs = self.daemon.api.configs(  # type: ignore[no-untyped-call]
-                filters={"name": names.docker_name(stack, "")}
-            )
+            found = self.daemon.api.secrets(filters={"label": f"{names.STACK_LABEL}={stack}"})
         except APIError as error:
-            if error.status_code == NOT_A_MANAGER:
+            if _is_no_manager(error):
                 return {}
             raise
-        return {entry["Spec"]["Name"]: entry["ID"] for entry in [*secrets, *configs]}
+        return {entry["Spec"]["Name"]: entry["ID"] for entry in found}
 
     def remove(self, stack: str, name: str) -> None:
-        """Remove the service, the secret or the configuration `name` of a stack, if there is one."""
+        """Remove the service or the secret `name` of a stack, if there is one."""
         api = self.daemon.api
         if name in self.services(stack).values():
             api.remove_service(name)  # type: ignore[no-untyped-call]
-        elif found := self.files(stack).get(name):
-            with suppress(NotFound):
-                api.remove_secret(found)
-            with suppress(NotFound):
-                api.remove_config(found)  # type: ignore[no-untyped-call]
+        elif found := self.secrets(stack).get(name):
+            api.remove_secret(found)
+
+    def remove_jobs(self, prefix: str) -> None:
+        """Remove the services whose names begin with `prefix`. Does nothing if the daemon is no manager."""
+        with suppress(APIError):
+            for found in self.daemon.api.services(filters={"name": prefix}):  # type: ignore[no-untyped-call]
+                if found["Spec"]["Name"].startswith(prefix):
+                    self.daemon.api.remove_service(found["ID"])  # type: ignore[no-untyped-call]
 
     def read_image_file(self, image: str, path: str) -> bytes | None:
         """Return a file of an image on the manager, or None if the image or the file is not there."""
@@ -173,3 +184,8 @@ class Cluster:
             return self.daemon.read_file(container, path)
         finally:
             self.daemon.api.remove_container(container, v=True)
+
+
+def _is_no_manager(error: APIError) -> bool:
+    """Return whether a daemon refuses a question because it is no manager. A locked one must not be taken for one."""
+    return error.status_code == NOT_A_MANAGER and "unlock" not in str(error.explanation)

@@ -44,8 +44,12 @@ async def until_converged(platform: DockerHost, name: str, wanted: Converged) ->
     revision, tasks = wanted.revision, wanted.tasks
     cluster = platform.cluster
     begun = time.monotonic()
-    if wanted.prepares is not None and await _ran_before_its_volume(platform, name, wanted.prepares):
+    made = await call(platform.daemon.volume_created_at, wanted.prepares) if wanted.prepares else None
+    known = await call(cluster.tasks, name)
+    if made and any(task.runs and _older(task, made) for task in known):
         await call(cluster.restart, name)
+    # Failures of the past do not matter, such as those while the database was down.
+    past = {task.id for task in known if task.state in FAILED}
     service = await call(cluster.inspect, name)
     if (
         service
@@ -58,9 +62,11 @@ async def until_converged(platform: DockerHost, name: str, wanted: Converged) ->
         service = await call(cluster.inspect, name)
         if service is None:
             raise pulumi.RunError(f"{name}: it was removed by hand\n{_advice(name)}")
-        found = await call(cluster.tasks, name)
-        ready = sum(task.runs and task.revision == revision for task in found)
-        others = sum(task.lives and not (task.wanted == RUNNING and task.revision == revision) for task in found)
+        # A task on a node that is down is reported for a day.
+        found = [task for task in await call(cluster.tasks, name) if task.id not in past and not task.lost]
+        new = [task for task in found if task.revision == revision and not (made and _older(task, made))]
+        ready = sum(task.runs for task in new)
+        others = sum(task.lives and not (task in new and task.wanted == RUNNING) for task in found)
         update = (service.get("UpdateStatus") or {}).get("State", "")
         if (
             revision_of(service["Spec"]["TaskTemplate"]["ContainerSpec"]) == revision
@@ -80,11 +86,11 @@ def _failure(
 ) -> str | None:
     """Return why the service cannot converge, or None if it still can."""
     ours = [task for task in tasks if task.revision == revision]
+    if update in ("paused", "rollback_paused"):
+        return f"the update has stopped: {service['UpdateStatus'].get('Message', update)}"
     if revision_of(service["Spec"]["TaskTemplate"]["ContainerSpec"]) != revision and update != "rollback_started":
         told = (service.get("UpdateStatus") or {}).get("Message", "")
         return "Swarm has rolled the update back, and the previous tasks serve" + (f" ({told})" if told else "")
-    if update in ("paused", "rollback_paused"):
-        return f"the update has stopped: {service['UpdateStatus'].get('Message', update)}"
     failed = [task for task in ours if task.state in FAILED]
     if len(failed) >= MAX_FAILURES and update != "updating" and not any(task.runs for task in ours):
         return "its tasks keep failing"
@@ -113,8 +119,6 @@ def _advice(name: str) -> str:
     return ADVICE.format(stack=pulumi.get_stack(), name=name)
 
 
-async def _ran_before_its_volume(platform: DockerHost, name: str, volume: str) -> bool:
+def _older(task: Task, volume: datetime) -> bool:
     """Return whether a task was created before the volume in which it creates something, so that this is lost."""
-    made = await call(platform.daemon.volume_created_at, volume)
-    running = [task for task in await call(platform.cluster.tasks, name) if task.runs]
-    return made is not None and any(datetime.fromisoformat(task.created) < made for task in running)
+    return datetime.fromisoformat(task.created) < volume

@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from runtime.convergence import Converged, until_converged
 from runtime.docker_host import DockerHost
 from runtime.files import FileVolumes
 from runtime.labels import label, short_digest, standard_labels
-from runtime.workload import CONFIG, SECRETS, HealthCheck, Metrics, Workload
+from runtime.workload import SECRETS, HealthCheck, Metrics, Workload
 from settings import names
 
 MONITOR_SECONDS = 10
@@ -45,8 +45,8 @@ class Placement:
 class SwarmService(pulumi.ComponentResource):
     """The tasks of a workload on the nodes of a cluster. A change starts a new task before it stops an old one.
 
-    Creates the service, and for each of its files a secret or a configuration of the cluster. These are immutable, so
-    a change of a file replaces them. The manager keeps a copy of the files in the same volumes as for a `Service`: for
+    Creates the service, and for each of its secret files a secret of the cluster. These are immutable, so a change of a
+    file replaces its secret. The manager keeps a copy of the files in the same volumes as for a `Service`: for
     `make restore`, `make gc` and `make export`.
     """
 
@@ -78,24 +78,12 @@ class SwarmService(pulumi.ComponentResource):
         own = {**workload.labels, names.IMAGE_LABEL: workload.image}
         container = self._container(name, workload, health, placement, grace_s=grace_s, after=after)
         task = _task(workload, placement)
-        # The id of the image changes with its content also where its name does not.
-        contents = pulumi.Output.json_dumps([container, task, workload.image])
+        # All that an update can change: an update that Swarm rolls back leaves another revision than the wanted one.
+        contents = pulumi.Output.json_dumps([container, task, own, placement.tasks])
         revision = pulumi.Output.unsecret(contents.apply(short_digest))
         # A variable, because a change of a task's label would replace the service: every task would stop first.
         container["env"] = {"STACK": stack, **workload.env, names.REVISION_VARIABLE: revision}
-        service = docker.Service(
-            name,
-            name=self.host,
-            # Of the service, where the provider changes labels in place.
-            labels=[*standard_labels(stack, name, "service"), *(label(key, own[key]) for key in sorted(own))],
-            task_spec={**task, "container_spec": container},
-            mode={"replicated": {"replicas": placement.tasks}},
-            # Found by their names: that needs neither IPVS in the kernel nor the ingress network.
-            endpoint_spec={"mode": "dnsrr"},
-            update_config=_one_after_another("rollback"),
-            rollback_config=_one_after_another("pause"),
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[*after], delete_before_replace=True),
-        )
+        service = self._service(name, {**task, "container_spec": container}, own, placement.tasks, after)
         within_s = (placement.tasks + 1) * (health.ready_within_s + grace_s + MONITOR_SECONDS)
 
         async def check(values: list[Any]) -> docker.Service:
@@ -108,6 +96,39 @@ class SwarmService(pulumi.ComponentResource):
 
         self.ready = pulumi.Output.all(service.id, revision).apply(check)
         self.register_outputs({"host": self.host})
+
+    def _service(
+        self,
+        name: str,
+        task: docker.ServiceTaskSpecArgsDict,
+        own: Mapping[str, pulumi.Input[str]],
+        tasks: int,
+        after: Sequence[pulumi.Input[pulumi.Resource]],
+    ) -> docker.Service:
+        return docker.Service(
+            name,
+            name=self.host,
+            # Of the service, where the provider changes labels in place.
+            labels=[
+                *standard_labels(pulumi.get_stack(), name, "service"),
+                *(label(key, own[key]) for key in sorted(own)),
+            ],
+            task_spec=task,
+            mode={"replicated": {"replicas": tasks}},
+            # Found by their names: that needs neither IPVS in the kernel nor the ingress network.
+            endpoint_spec={"mode": "dnsrr"},
+            update_config=_one_after_another("rollback"),
+            rollback_config=_one_after_another("pause"),
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                depends_on=[*after],
+                delete_before_replace=True,
+                # A network cannot be removed before the service.
+                replace_on_changes=["taskSpec.networksAdvanceds"],
+                # Docker finds out for which platforms the image is.
+                ignore_changes=["taskSpec.placement.platforms"],
+            ),
+        )
 
     def _container(
         self,
@@ -132,7 +153,6 @@ class SwarmService(pulumi.ComponentResource):
             "init": True,
             "mounts": _mounts(workload),
             "secrets": self._secrets(name, workload, after),
-            "configs": self._configs(name, workload, after),
             "healthcheck": {
                 "tests": ["CMD", *health.command],
                 "interval": short_duration(health.interval_s),
@@ -168,38 +188,19 @@ class SwarmService(pulumi.ComponentResource):
             for file, secret in found.items()
         ]
 
-    def _configs(
-        self, service: str, workload: Workload, after: Sequence[pulumi.Input[pulumi.Resource]]
-    ) -> list[docker.ServiceTaskSpecContainerSpecConfigArgsDict]:
-        """Create a configuration for each file that is not secret, and return the references to them."""
-        found = {
-            file: docker.ServiceConfig(
-                _resource_name(service, file),
-                data=_base64(content),
-                opts=pulumi.ResourceOptions(parent=self, depends_on=[*after]),
-            )
-            for file, content in sorted(workload.files.config.items())
-        }
-        return [
-            {
-                "config_id": config.id,
-                "config_name": config.name,
-                "file_name": f"{CONFIG}/{file}",
-                "file_uid": "0",
-                "file_gid": "0",
-                "file_mode": READABLE,
-            }
-            for file, config in found.items()
-        ]
-
 
 def _task(workload: Workload, placement: Placement) -> docker.ServiceTaskSpecArgsDict:
     """Return the properties of a task beside its container."""
     limits = workload.limits
+    memory = limits.memory_mb * 2**20
     return {  # type: ignore[typeddict-item]  # the container is added by the caller
         # By id: with names, the provider would replace the service in every plan.
         "networks_advanceds": [{"id": network} for network in workload.networks],
-        "resources": {"limits": {"memory_bytes": limits.memory_mb * 2**20, "nano_cpus": int(limits.cpus * 1e9)}},
+        "resources": {
+            "limits": {"memory_bytes": memory, "nano_cpus": int(limits.cpus * 1e9)},
+            # Swarm places tasks by their reservations only, also those of a lost node.
+            "reservation": {"memory_bytes": memory},
+        },
         "placement": {"constraints": sorted(placement.constraints)},
         # With another window, the provider would report a change in every plan.
         "restart_policy": {"condition": "any", "delay": short_duration(RESTART_DELAY_SECONDS), "window": "0s"},

@@ -26,7 +26,8 @@ class Task:
     """When it reached its state, in UTC."""
     created: str
     lost: bool
-    """Whether its node is down. Swarm goes on reporting the last state of its tasks, for a day."""
+    """Whether its node is down. Swarm goes on reporting the last state of its tasks, for a day, and the container may
+    run as well: the manager gets no heartbeat, which tells nothing about the database's network."""
     revision: str
     """What the task was created from: `names.REVISION_VARIABLE`."""
 
@@ -37,11 +38,8 @@ class Task:
 
     @property
     def lives(self) -> bool:
-        """Whether its container may still be running, such as one that drains.
-
-        One on a node that is down may run as well, but reaches neither the database nor the object store.
-        """
-        return self.state not in ENDED and not self.lost
+        """Whether its container may still be running, such as one that drains, or one on a node that is down."""
+        return self.state not in ENDED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +51,17 @@ class ClusterNode:
     active: bool
     """Whether it accepts tasks: it is neither paused nor drained."""
     manager: bool
+
+
+def lost_problem(name: str, tasks: list[Task]) -> str | None:
+    """Return why the end of all tasks of the service `name` cannot be waited for, with the command; None if it can."""
+    nodes = sorted({task.node for task in tasks if task.lives and task.lost})
+    if not nodes:
+        return None
+    return (
+        f"{', '.join(nodes)} of the cluster is down, and the tasks of {name} there may still write\n"
+        f"  switch that machine off, then type: docker node rm --force {' '.join(nodes)}"
+    )
 
 
 def replicas_of(service: dict[str, Any]) -> int:

@@ -63,13 +63,22 @@ NETWORKS_OF_THE_SERVER = ("backend", "edge", "monitoring")
 """The networks to which the server is attached. On a cluster, they are on all its nodes."""
 
 
-def network(stack: str, service: str, *, swarm: bool) -> str:
-    """Return the name of a network: `mlflow-dev-backend`; on all nodes of a cluster `mlflow-dev-backend-overlay`.
+NetworkKind = Literal["", "overlay", "encrypted"]
+"""On one host, on all nodes of a cluster, on all nodes and encrypted."""
 
-    They differ, so that a stack that moves to a cluster has its new networks before the old ones are removed: they are
-    in use until the old servers are.
+
+def network_service(service: str, kind: NetworkKind) -> str:
+    """Return the name of a network without the stack: backend, backend-overlay or backend-encrypted.
+
+    They differ, so that a stack that moves has its new networks before the old ones are removed, which are in use until
+    the old servers are.
     """
-    return docker_name(stack, f"{service}-overlay" if swarm and service in NETWORKS_OF_THE_SERVER else service)
+    return f"{service}-{kind}" if kind and service in NETWORKS_OF_THE_SERVER else service
+
+
+def network(stack: str, service: str, kind: NetworkKind) -> str:
+    """Return the name of a network: `mlflow-dev-backend`; on a cluster `mlflow-dev-backend-encrypted`."""
+    return docker_name(stack, network_service(service, kind))
 
 
 SERVER = "server"

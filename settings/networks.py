@@ -1,12 +1,26 @@
 """The settings of the Docker networks."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field
 
 from settings.base import Settings, Subnet
+from settings.names import NetworkKind
 
 ExtraNetwork = Literal["access", "egress", "monitoring"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WantedNetworks:
+    """The Docker networks that a stack needs, beside `backend` and `edge`."""
+
+    extra: frozenset[ExtraNetwork]
+    subnets: Mapping[str, str]
+    """The subnets that are set, by network."""
+    kind: NetworkKind
+    """The kind of the networks to which the server is attached."""
 
 
 class NetworksSettings(Settings):

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from settings import names
+from settings.base import NO_DIGEST
 from settings.server import BASE_MB, JOBS_MB, MAX_OVERFLOW, POOL_SIZE, WORKER_MB
 from settings.stack import StackConfig
 
@@ -63,6 +65,7 @@ def _swarm_problems(config: StackConfig) -> Iterator[tuple[set[str], str]]:
             "mlflow:server.port: a host port reaches one server, and mlflow:runtime is swarm; remove the port: "
             "requests pass through Traefik to all tasks",
         )
+    yield from _image_problems(config)
     if server.jobs:
         yield (
             {"runtime", "server"},
@@ -71,18 +74,30 @@ def _swarm_problems(config: StackConfig) -> Iterator[tuple[set[str], str]]:
         )
 
 
+def _image_problems(config: StackConfig) -> Iterator[tuple[set[str], str]]:
+    """Yield the problem if the nodes could run different images under one name."""
+    image = config.images.mlflow
+    if image and image.digest == NO_DIGEST and not image.ref.startswith(f"{names.LOCAL_REGISTRY}/"):
+        yield (
+            {"runtime", "images"},
+            "mlflow:images.mlflow.digest: is required with mlflow:runtime swarm, so that every node runs the same "
+            "image; set it to the digest in the registry. Only an image that you copy to every node needs none; its "
+            f"name begins with {names.LOCAL_REGISTRY}/, got {image.ref!r}",
+        )
+
+
 def _connection_problems(config: StackConfig) -> Iterator[tuple[set[str], str]]:
     """Yield the problem if all workers together may open more connections than Postgres accepts."""
     server, by_mlflow = config.server, config.route.by_mlflow
     # MLflow's own users have a second connection pool.
     pools = 2 if by_mlflow else 1
-    # On a cluster, a new task starts before the old one stops.
-    servers = server.replicas + (1 if config.on_swarm else 0)
+    # On a cluster, all new tasks may have started before the first old one has finished its requests.
+    servers = server.replicas * (2 if config.on_swarm else 1)
     connections = pools * (POOL_SIZE + MAX_OVERFLOW) * server.workers * servers + SPARE_CONNECTIONS
     if config.postgres.max_connections >= connections:
         return
     with_replicas = f" and mlflow:server.replicas {server.replicas}" if server.replicas > 1 else ""
-    with_replicas += " (and one more during an update) on a Swarm cluster" if config.on_swarm else ""
+    with_replicas += " with mlflow:runtime swarm (twice as many tasks during an update)" if config.on_swarm else ""
     with_users = " with mlflow:authentication mlflow" if by_mlflow else ""
     yield (
         {"server", "postgres", "authentication"},

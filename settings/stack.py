@@ -10,7 +10,7 @@ from settings.base import Hostname, Settings
 from settings.images import Image, ImagesSettings
 from settings.ingress import Route
 from settings.monitoring import MonitoringSettings
-from settings.networks import ExtraNetwork, NetworksSettings
+from settings.networks import ExtraNetwork, NetworksSettings, WantedNetworks
 from settings.object_store import ObjectStoreSettings
 from settings.postgres import PostgresSettings
 from settings.server import ServerSettings
@@ -115,6 +115,27 @@ class StackConfig(Settings):
     def networks(self) -> set[str]:
         """The names of the networks that the stack creates."""
         return {"backend", *(["edge"] if self.traefik.mode != "existing" else []), *self.extra_networks}
+
+    @property
+    def network_kind(self) -> names.NetworkKind:
+        """The kind of the networks to which the server is attached."""
+        if not self.on_swarm:
+            return ""
+        return "encrypted" if self.swarm.encrypted else "overlay"
+
+    @property
+    def cluster(self) -> SwarmSettings | None:
+        """The settings of the cluster; None on one host."""
+        return self.swarm if self.on_swarm else None
+
+    @property
+    def wanted_networks(self) -> WantedNetworks:
+        """The networks, in the form that the component takes."""
+        return WantedNetworks(
+            extra=frozenset(self.extra_networks),
+            subnets=dict(self.docker_networks.subnets.items()),
+            kind=self.network_kind,
+        )
 
     @property
     def extra_networks(self) -> set[ExtraNetwork]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from operations.common.checkout import ROOT
 from operations.common.console import StopError, confirmed, flag, make, output, progress, relay_output
 from operations.common.stack import Stack
-from operations.host.servers import Tasks, servers
+from operations.host.servers import servers
 from operations.observe.status import require_containers
 from preconditions import host as preconditions
 from settings import names
@@ -244,7 +244,8 @@ def _run(stack: Stack, image: str, command: list[str], environment: Mapping[str,
             "ExtraHosts": ["host.docker.internal:host-gateway"],
         },
     }
-    networks = ["bridge", names.network(stack.name, "backend", swarm=isinstance(servers(stack), Tasks))]
+    postgres = stack.daemon.api.inspect_container(names.docker_name(stack.name, "postgres"))
+    networks = ["bridge", *(name for name in postgres["NetworkSettings"]["Networks"] if "-backend" in name)]
     name = names.docker_name(stack.name, names.EXPORT)
     return stack.daemon.once(name, body, relay_output, networks=networks, archive=_packed(files))
 

@@ -15,7 +15,8 @@ from operations.deployment.engine_for import (
 )
 from operations.engine.recovery import recover
 from operations.engine.write_back import report_kept_backups, report_what_to_keep, write_back_secrets
-from operations.host import containers
+from operations.host import containers, nodes
+from runtime.cluster import Cluster
 
 TASKS_END_SECONDS = 60
 
@@ -33,7 +34,7 @@ def down(stack: Stack) -> None:
     # The generators are deleted with everything else, so the config must have their secrets by then.
     saved = write_back_secrets(engine)
     approved = approval(stack, "stop")
-    if engine.show("destroy", "--exclude-protected", *approved):
+    if engine.show("destroy", "--exclude-protected", *_refreshed(stack), *approved):
         raise StopError(
             f"{stack.name} is not stopped completely; the reason is above\n{after_a_question(approved)}"
             f"  to try again, type: make down STACK={stack.name}"
@@ -47,6 +48,11 @@ def down(stack: Stack) -> None:
         # Pulumi itself has just suggested it. It refuses only while the stack has protected resources.
         f"Do not type `pulumi stack rm`: it deletes {stack.path.name}, and with it the data keys of the stack."
     )
+
+
+def _refreshed(stack: Stack) -> list[str]:
+    """Return the option without which a service or a secret that was removed by hand makes a removal fail."""
+    return ["--refresh"] if Cluster(stack.daemon).problem() is None else []
 
 
 def destroy(stack: Stack) -> None:
@@ -66,13 +72,14 @@ def destroy(stack: Stack) -> None:
     # Backups are kept, so the stack file must have the data key that decrypts them.
     saved = write_back_secrets(engine)
     engine.call("state", "unprotect", "--all", "--yes")
-    if engine.show("destroy", "--yes"):
+    if engine.show("destroy", *_refreshed(stack), "--yes"):
         raise StopError(
             f"{stack.name} is not deleted completely; the reason is above\n  to try again, type: make destroy "
             f"STACK={stack.name}"
         )
     for volume in kept_volumes(stack):
         stack.daemon.api.remove_volume(volume)
+    nodes.remove_checks(stack)
     left = leftovers(stack)
     deadline = time.monotonic() + TASKS_END_SECONDS
     # Swarm removes the containers of tasks after the service is gone.
@@ -82,7 +89,8 @@ def destroy(stack: Stack) -> None:
     if left:
         raise StopError(
             f"not deleted: {', '.join(left)}\n"
-            "  type docker rm -f (container), docker network rm or docker volume rm, and the name"
+            "  type docker rm -f (container), docker network rm, docker volume rm, docker service rm or docker secret "
+            "rm, and the name"
         )
     report_what_to_keep(engine, saved)
     progress(

@@ -56,7 +56,7 @@ def leftovers(stack: Stack) -> list[str]:
         + [network["Name"] for network in api.networks(filters=ours)]
         + [volume["Name"] for volume in api.volumes(filters=ours)["Volumes"] or []]
         + kept_volumes(stack)
-        + [*cluster.services(stack.name).values(), *cluster.files(stack.name)]
+        + [*cluster.services(stack.name).values(), *cluster.secrets(stack.name)]
     )
 
 

@@ -24,7 +24,7 @@ ROLLING = "Replicas restart one after another (exceptions: docs/operations/repli
 TASKS = "Its tasks are replaced one after another (exceptions: docs/operations/swarm.md#what-a-change-does)"
 MOVES = (
     "**Moves between containers and a Swarm cluster**: the stack is down from the stop of Postgres until the new "
-    "servers are ready, about half a minute (docs/operations/swarm.md#from-one-to-the-other)"
+    "servers are ready, about a minute (docs/operations/swarm.md#from-one-to-the-other)"
 )
 
 

@@ -5,7 +5,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from runtime.daemon import Daemon
 from settings import names
@@ -29,7 +29,8 @@ def problems(daemon: Daemon, settings: StackConfig, stack: str) -> list[str]:
     for device, subnet in host_routes() if local else ():
         routes.setdefault(f"a route of this host through {device}", []).append(subnet)
     # Those of the other runtime as well: they exist until the stack has moved.
-    ours = {names.network(stack, service, swarm=swarm) for service in settings.networks for swarm in (True, False)}
+    kinds = get_args(names.NetworkKind)
+    ours = {names.network(stack, service, kind) for service in settings.networks for kind in kinds}
     chosen: dict[str, str] = dict(settings.docker_networks.subnets.items())
     found = list(_overlapping(chosen, {name: subnets for name, subnets in taken.items() if name not in ours} | routes))
     missing = [

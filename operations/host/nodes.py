@@ -20,6 +20,8 @@ PROBE_SECONDS = 300
 CREATED_SECONDS = 3
 """How long Swarm may take to create the tasks of the job. Measured: less than one second."""
 POLL_SECONDS = 0.5
+CHECK = "image-check"
+"""Beginning of the name of the job."""
 ENDED = ("complete", "failed", "rejected", "shutdown")
 
 
@@ -32,9 +34,10 @@ def require_image_on_nodes(stack: Stack) -> None:
     if not settings.on_swarm:
         return
     daemon, cluster = stack.daemon, Cluster(stack.daemon)
-    others = [node.name for node in cluster.nodes() if node.ready and node.active]
+    active = [node for node in cluster.nodes() if node.ready and node.active]
+    alone = all(node.manager for node in active) and len(active) == 1
     built = settings.images.built(settings.parts).get("mlflow")
-    if len(others) > 1 and built and not daemon.has_image(built.name):
+    if not alone and built and not daemon.has_image(built.name):
         progress(f"building {built.name}")
         try:
             Host(daemon, stack.name, ROOT).build(built.name, built.context, built.arguments, "build-mlflow.log")
@@ -44,7 +47,8 @@ def require_image_on_nodes(stack: Stack) -> None:
     if not daemon.has_image(image):
         # It is built by the update, on the only node.
         return
-    progress(f"checking the image of the server on {len(others)} nodes")
+    remove_checks(stack)
+    progress(f"checking the image of the server on {len(active)} nodes")
     tasks = _tried(stack, image)
     if not tasks:
         raise StopError(
@@ -66,10 +70,15 @@ def require_image_on_nodes(stack: Stack) -> None:
         )
 
 
+def remove_checks(stack: Stack) -> None:
+    """Remove the jobs of checks that were killed."""
+    Cluster(stack.daemon).remove_jobs(f"{names.docker_name(stack.name, CHECK)}-")
+
+
 def _tried(stack: Stack, image: str) -> list[dict[str, Any]]:
     """Start the image once on each eligible node; return the node, state and error of each task when all have ended."""
     api = stack.daemon.api
-    name = f"{names.docker_name(stack.name, 'image-check')}-{secrets.token_hex(3)}"
+    name = f"{names.docker_name(stack.name, CHECK)}-{secrets.token_hex(3)}"
     template = {
         "ContainerSpec": {"Image": image, "Command": ["true"], "ReadOnly": True, "CapabilityDrop": ["ALL"]},
         "RestartPolicy": {"Condition": "none"},

@@ -2,14 +2,16 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 from operations.common.console import StopError
 from operations.common.stack import Stack
 from runtime.cluster import Cluster
-from runtime.tasks import label_of, replicas_of
+from runtime.daemon import Daemon
+from runtime.tasks import label_of, lost_problem, replicas_of
 from settings import names
 from settings.server import PORT
 
@@ -154,6 +156,9 @@ class Containers(Servers):
 class Tasks(Servers):
     """The replicas as tasks of a Swarm service. Stopped means: the service has no tasks."""
 
+    _before: int | None = None
+    """The number of tasks before `stop`."""
+
     @property
     def cluster(self) -> Cluster:
         """The cluster of the stack's Docker host."""
@@ -208,22 +213,26 @@ class Tasks(Servers):
 
     def stop(self, *, for_good: bool = False) -> None:  # noqa: ARG002 - Docker starts no task of a service without
         """Scale the service to zero, and wait until every task has ended. Raises `StopError` if one does not."""
+        if problem := lost_problem(self._name, self.cluster.tasks(self._name)):
+            raise StopError(f"{problem}\n  nothing was changed")
+        self._before = replicas_of(self._service)
         self.cluster.scale(self._name, 0)
         grace = self._container.get("StopGracePeriod", 0) / 1e9
         deadline = time.monotonic() + grace + READY_SECONDS
         while left := [task for task in self.cluster.tasks(self._name) if task.lives]:
             if time.monotonic() > deadline:
                 nodes = ", ".join(sorted({task.node for task in left}))
-                raise StopError(f"tasks of {self._name} still run on {nodes}; to see them: docker node ls")
+                raise StopError(f"tasks of {self._name} still run on {nodes}; type: docker service ps {self._name}")
             time.sleep(POLL_SECONDS)
 
     def restart(self) -> None:
-        """Scale the service to the number of replicas in the settings."""
-        self.cluster.scale(self._name, self.stack.settings.server.replicas)
+        """Scale the service to the number of tasks that it had before `stop`."""
+        if self._before is not None:
+            self.cluster.scale(self._name, self._before)
 
     def start(self) -> None:
-        """Scale the service up, and wait until every task is ready."""
-        self.restart()
+        """Scale the service to the number of replicas in the settings, and wait until every task is ready."""
+        self.cluster.scale(self._name, self.stack.settings.server.replicas)
         deadline = time.monotonic() + READY_SECONDS
         while sum(task.runs for task in self.cluster.tasks(self._name)) < replicas_of(self._service):
             if time.monotonic() > deadline:
@@ -233,15 +242,14 @@ class Tasks(Servers):
 
     def show(self, command: list[str], tell: Callable[[str], None], environment: Mapping[str, str]) -> int:
         """Run the command in a container of its own on the manager: the tasks may all run on other nodes."""
+        daemon, name = self.stack.daemon, names.docker_name(self.stack.name, "command")
         limits = self._service["Spec"]["TaskTemplate"]["Resources"]["Limits"]
-        # Without the volume of a task, in which it buffers uploads.
-        variables = {**self.environment, "TMPDIR": "/tmp", **environment}  # noqa: S108 - inside the container
         tmpfs = [mount["Target"] for mount in self._container["Mounts"] if mount["Type"] == "tmpfs"]
         body = {
             "Image": self.images[0],
-            "Cmd": command,
-            "Entrypoint": [],
-            "Env": [f"{key}={value}" for key, value in variables.items()],
+            "Entrypoint": ["sleep", "infinity"],
+            "Cmd": [],
+            "Env": [f"{key}={value}" for key, value in self.environment.items()],
             "HostConfig": {
                 "CapDrop": ["ALL"],
                 "SecurityOpt": ["no-new-privileges:true"],
@@ -252,10 +260,34 @@ class Tasks(Servers):
                 "NanoCpus": limits["NanoCPUs"],
                 "Tmpfs": dict.fromkeys(tmpfs, "size=64m,mode=1777"),
                 "Binds": [f"{names.docker_name(self.stack.name, f'{names.SERVER}-secrets')}:{SECRETS}:ro"],
+                "NetworkMode": self._network,
             },
         }
-        networks = [names.network(self.stack.name, "backend", swarm=True)]
-        return self.stack.daemon.once(names.docker_name(self.stack.name, "command"), body, tell, networks=networks)
+        # Without the volume of a task, in which it buffers uploads.
+        variables = {"TMPDIR": "/tmp", **environment}  # noqa: S108 - inside the container
+        # The container itself has no environment with a password: `docker inspect` would show it.
+        with _idle(daemon, name, body) as container:
+            return daemon.show(container, command, tell, environment=variables)
+
+    @property
+    def _network(self) -> str:
+        """The network of the database."""
+        found = self.stack.daemon.api.inspect_container(names.docker_name(self.stack.name, "postgres"))
+        return next(str(name) for name in found["NetworkSettings"]["Networks"] if "-backend" in name)
+
+
+@contextmanager
+def _idle(daemon: Daemon, name: str, body: dict[str, Any]) -> Iterator[str]:
+    """Run a container in which commands can be run, and remove it at the end."""
+    if daemon.inspect(name):
+        # An earlier call was killed.
+        daemon.api.remove_container(name, v=True, force=True)
+    container: str = daemon.api.create_container_from_config(body, name)["Id"]  # type: ignore[no-untyped-call]
+    try:
+        daemon.start(container)
+        yield container
+    finally:
+        daemon.api.remove_container(container, v=True, force=True)
 
 
 def servers(stack: Stack) -> Servers:

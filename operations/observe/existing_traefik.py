@@ -41,7 +41,10 @@ def check_existing_traefik(stack: Stack, found: Findings) -> None:
     others = sorted(
         container["Name"].lstrip("/")
         for container in attached
-        if container not in proxies and container["Name"].lstrip("/") not in servers
+        if container not in proxies
+        and container["Name"].lstrip("/") not in servers
+        # Swarm names the container of a task.
+        and container["Config"]["Labels"].get(names.STACK_LABEL) != stack.name
     )
     if others:
         found.notes.append(

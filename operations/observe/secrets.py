@@ -56,9 +56,8 @@ def scrape(stack: Stack) -> None:
             f"monitoring is not deployed with {stack.name}\n"
             f"  set mlflow:monitoring: {{mode: exporters}} in {stack.path.name}, then type: make up STACK={stack.name}"
         )
-    progress(
-        f"this contains passwords; your Prometheus must be on the network {names.docker_name(stack.name, 'monitoring')}"
-    )
+    network = names.network(stack.name, "monitoring", stack.settings.network_kind)
+    progress(f"this contains passwords; your Prometheus must be on the network {network}")
     output(found.rstrip())
 
 

@@ -242,8 +242,6 @@ class HealthyDaemon:
 class NoCluster:
     """The answers of a daemon that is no manager of a cluster."""
 
-    is_manager = False
-
     def __init__(self, daemon: HealthyDaemon) -> None:
         self.daemon = daemon
 

@@ -9,7 +9,7 @@ from typing import Any
 import pulumi
 import pytest
 
-from runtime import convergence, readiness
+from runtime import compatibility, convergence
 from runtime.convergence import Converged, until_converged
 from runtime.tasks import Task
 from settings import names
@@ -91,7 +91,7 @@ class ACluster:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convergence, "POLL_SECONDS", 0)
-    monkeypatch.setattr(readiness, "PROBE_SECONDS", 0)
+    monkeypatch.setattr(compatibility, "PROBE_SECONDS", 0)
     monkeypatch.setattr(pulumi, "get_stack", lambda: "prod")
 
 
@@ -144,6 +144,7 @@ def test_a_broken_update_fails_when_the_previous_tasks_serve_again() -> None:
     failed = task(3, state="failed", wanted="shutdown", error="task: non-zero exit (1)")
     old = [task(1, revision=OLD), task(2, revision=OLD)]
     cluster = ACluster(
+        (service(update="updating"), old),
         (service(update="updating"), [*old, failed]),
         (service(OLD, update="rollback_started"), [*old, failed]),
         (service(OLD, update="rollback_completed"), [*old, failed]),
@@ -158,10 +159,22 @@ def test_a_broken_update_fails_when_the_previous_tasks_serve_again() -> None:
     assert "node-1" not in said, "a task that serves is no failure"
 
 
+def test_failures_of_the_past_do_not_end_an_update() -> None:
+    """Such as those while the database was down: the tasks are starting again."""
+    failed = [task(number, state="failed", wanted="shutdown") for number in (3, 4, 5)]
+    starting = [*failed, task(1, state="starting"), task(2, state="starting")]
+    wait(ACluster((service(), starting), (service(), starting), (service(), [*failed, task(1), task(2)])))
+
+
+def test_a_rollback_that_stopped_is_not_called_complete() -> None:
+    with pytest.raises(pulumi.RunError, match="the update has stopped: it is rollback_paused"):
+        wait(ACluster((service(OLD, update="rollback_paused"), [task(1, revision=OLD)])))
+
+
 def test_a_new_service_whose_tasks_keep_failing_is_not_waited_for() -> None:
     failed = [task(number, state="rejected", wanted="shutdown", error="No such image") for number in range(3)]
     with pytest.raises(pulumi.RunError, match=r"keep failing\n  on node-0: rejected No such image"):
-        wait(ACluster((service(), failed)))
+        wait(ACluster((service(), []), (service(), failed)))
 
 
 def test_a_stopped_update_fails() -> None:
@@ -188,16 +201,25 @@ def test_a_service_that_was_removed_by_hand_is_reported() -> None:
 
 
 def test_a_service_that_was_stopped_is_started_again() -> None:
-    cluster = ACluster((service(number=0), []), (service(), [task(1), task(2)]))
+    stopped: tuple[dict[str, Any] | None, list[Task]] = (service(number=0), [])
+    cluster = ACluster(stopped, stopped, (service(), [task(1), task(2)]))
     wait(cluster)
     assert cluster.done == ["scale 2"]
 
 
-@pytest.mark.parametrize(("day", "done"), [(7, ["restart"]), (5, [])])
-def test_tasks_that_prepared_a_lost_volume_are_replaced(day: int, done: list[str]) -> None:
+def test_tasks_that_prepared_a_lost_volume_are_replaced_and_waited_for() -> None:
+    later = "2026-05-08T00:00:00+00:00"
+    old, new = [task(1), task(2)], [task(3, created=later), task(4, created=later)]
+    cluster = ACluster(*((service(), tasks) for tasks in (old, old, [*old, new[0]], new)))
+    wait(cluster, prepares="data", made=datetime(2026, 5, 7, tzinfo=UTC))
+    assert cluster.done == ["restart"]
+    assert len(cluster.moments) == 1, "it did not wait for the new tasks"
+
+
+def test_tasks_that_are_younger_than_their_volume_stay() -> None:
     cluster = ACluster((service(), [task(1), task(2)]))
-    wait(cluster, prepares="data", made=datetime(2026, 5, day, tzinfo=UTC))
-    assert cluster.done == done
+    wait(cluster, prepares="data", made=datetime(2026, 5, 5, tzinfo=UTC))
+    assert cluster.done == []
 
 
 FILES = ("/schema", "/users-schema")
@@ -208,8 +230,8 @@ def stop_incompatible(
 ) -> None:
     daemon = SimpleNamespace(inspect=lambda _: {"Image": image}, read_file=lambda *_: schema)
     platform: Any = SimpleNamespace(cluster=cluster, daemon=daemon)
-    compatible = readiness.Compatible(files=FILES, label=LABEL, value=value)
-    asyncio.run(readiness._until_tasks_compatible(platform, NAME, ("mlflow-prod-verify", value), compatible))
+    compatible = compatibility.Compatible(files=FILES, label=LABEL, value=value)
+    asyncio.run(compatibility._until_tasks_compatible(platform, NAME, ("mlflow-prod-verify", value), compatible))
 
 
 @pytest.mark.parametrize(
@@ -246,7 +268,14 @@ def test_tasks_of_an_image_that_the_manager_no_longer_has_stop() -> None:
     assert cluster.done == ["scale 0"]
 
 
+def test_nothing_is_migrated_while_a_task_on_a_node_that_is_down_may_still_write() -> None:
+    cluster = ACluster((service(together="other"), [task(1), task(2, wanted="shutdown", lost=True)]))
+    with pytest.raises(pulumi.RunError, match=r"(?s)node-2 of the cluster is down.*docker node rm --force node-2"):
+        stop_incompatible(cluster)
+    assert cluster.done == []
+
+
 def test_tasks_that_do_not_stop_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readiness, "STOP_TIMEOUT_SECONDS", -60)
+    monkeypatch.setattr(compatibility, "STOP_TIMEOUT_SECONDS", -60)
     with pytest.raises(pulumi.RunError, match="tasks still run on node-1, and new ones must not start beside them"):
         stop_incompatible(ACluster((service(together="other"), [task(1)])))

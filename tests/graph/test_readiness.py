@@ -12,9 +12,10 @@ import pulumi
 import pytest
 import requests
 
-from runtime import readiness
+from runtime import compatibility, readiness
+from runtime.compatibility import Compatible, _until_compatible
 from runtime.daemon import NO_ANSWER_ERRORS, Daemon, State
-from runtime.readiness import Compatible, _until_compatible, until_balanced, until_done, until_healthy
+from runtime.readiness import until_balanced, until_done, until_healthy
 from runtime.workload import Balance, HealthCheck
 
 
@@ -253,7 +254,7 @@ def test_replicas_with_other_routes_do_not_run_beside_each_other(theirs: str | N
 
 
 def test_a_migration_fails_when_the_old_server_does_not_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readiness, "STOP_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(compatibility, "STOP_TIMEOUT_SECONDS", 0.05)
     assert "mlflow-dev-server: still running after 0.05 s, and the new container must not start beside it" in failure(
         wait_compatible, Script([state()], files=files("a", "b"))
     )

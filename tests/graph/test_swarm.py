@@ -72,7 +72,7 @@ def test_a_task_is_hardened_as_a_container_is(graph: Graph) -> None:
 def test_a_task_has_the_environment_of_a_replica_on_one_host() -> None:
     there = build("prod", values=on_swarm(bundled()) | {"mlflow:runtime": "container"}).services["server"].envs
     ours = container(build("prod", values=on_swarm(bundled()), preview=True))["env"]
-    assert {key: value for key, value in ours.items() if key != "STACK_REVISION"} == there
+    assert {key: value for key, value in ours.items() if key not in ("STACK_REVISION", "HEALTHCHECK_LIVENESS")} == there
 
 
 def test_the_image_is_named_so_that_every_node_knows_it(graph: Graph) -> None:
@@ -111,9 +111,28 @@ def test_tasks_are_found_by_name_without_the_ingress_network(graph: Graph) -> No
     assert service(graph).plain["endpointSpec"] == {"mode": "dnsrr"}
 
 
-def test_a_task_that_stops_still_serves_until_no_more_requests_come(graph: Graph) -> None:
-    assert container(graph)["env"]["LEAVE_SECONDS"] == "6"
-    assert container(graph)["stopGracePeriod"] == "36s"
+def test_a_task_that_stops_still_serves_until_no_more_requests_come() -> None:
+    env = container(build("prod", values=on_swarm(bundled()), preview=True))
+    assert (env["env"]["LEAVE_SECONDS"], env["stopGracePeriod"]) == ("6", "36s")
+    assert "STAY_SECONDS" not in env["env"], "the bundled Traefik finds a new task by its name at once"
+
+
+def test_behind_an_existing_traefik_it_serves_until_traefik_has_asked_for_the_tasks_again() -> None:
+    """Traefik's Swarm provider asks every 15 s."""
+    env = container(build("prod", values=on_swarm(values_of("prod")), preview=True))
+    assert int(env["env"]["STAY_SECONDS"]) > 15
+    assert env["stopGracePeriod"] == "52s", "16 + 6 + 20 + 10"
+
+
+def test_a_task_that_was_ready_once_is_not_stopped_because_the_database_is_away(graph: Graph) -> None:
+    """Swarm stops a task that is not healthy. A container on one host is only marked."""
+    assert container(graph)["env"]["HEALTHCHECK_LIVENESS"] == "1"
+    assert "HEALTHCHECK_LIVENESS" not in build("prod", values=bundled()).services["server"].envs
+
+
+def test_a_node_takes_no_more_tasks_than_its_memory_holds(graph: Graph) -> None:
+    resources = service(graph).plain["taskSpec"]["resources"]
+    assert resources["reservation"]["memoryBytes"] == resources["limits"]["memoryBytes"] == 4096 * 2**20
 
 
 def test_the_networks_of_the_tasks_are_on_every_node_and_encrypted(graph: Graph) -> None:
@@ -122,24 +141,27 @@ def test_the_networks_of_the_tasks_are_on_every_node_and_encrypted(graph: Graph)
         assert network.plain["options"] == {"encrypted": ""}
 
 
-def test_the_networks_of_the_other_runtime_have_other_names(graph: Graph) -> None:
+def test_the_networks_of_the_other_runtime_are_other_resources_with_other_names(graph: Graph) -> None:
     """A network is in use until the old servers are deleted, which is last. The new one must exist before."""
-    here = {network.plain["name"] for network in graph.of(NETWORK)}
-    there = {network.plain["name"] for network in build("prod", values=bundled()).of(NETWORK)}
-    assert here >= {"mlflow-prod-backend-overlay"}
-    assert there >= {"mlflow-prod-backend"}
-    assert not here & there
+    here = {(network.name, network.plain["name"]) for network in graph.of(NETWORK)}
+    there = {(network.name, network.plain["name"]) for network in build("prod", values=bundled()).of(NETWORK)}
+    assert ("backend-encrypted", "mlflow-prod-backend-encrypted") in here
+    assert ("backend", "mlflow-prod-backend") in there
+    assert not {name for pair in here for name in pair} & {name for pair in there for name in pair}
 
 
 def test_a_network_that_no_task_uses_stays_on_one_host(monitored: Graph) -> None:
-    drivers = {network.name: network.plain.get("driver") for network in monitored.of(NETWORK)}
-    assert drivers == {"backend": "overlay", "edge": "overlay", "monitoring": "overlay", "access": None, "egress": None}
+    across = {network.name for network in monitored.of(NETWORK) if network.plain.get("driver") == "overlay"}
+    assert across == {"backend-encrypted", "edge-encrypted", "monitoring-encrypted"}
+    assert {network.name for network in monitored.of(NETWORK)} - across == {"access", "egress"}
 
 
 def test_encryption_can_be_left_to_the_network_below() -> None:
     values = on_swarm(bundled()) | {"mlflow:swarm": {"encrypted": False}}
     graph = build("prod", values=values, preview=True)
     assert all("options" not in network.plain for network in graph.of(NETWORK))
+    # The provider does not see a change of the options.
+    assert {network.name for network in graph.of(NETWORK)} == {"backend-overlay", "edge-overlay"}
 
 
 def test_constraints_place_the_tasks_only() -> None:

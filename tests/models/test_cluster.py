@@ -86,9 +86,11 @@ class AnApi:
 
     def service_logs(self, _name: str, **_: object) -> list[bytes]:
         told = (
-            "com.docker.swarm.node.id={0},com.docker.swarm.service.id=s,com.docker.swarm.task.id=task{0} line of {0}\n"
+            "2026-05-06T00:00:0{1}Z com.docker.swarm.node.id={0},com.docker.swarm.service.id=s,"
+            "com.docker.swarm.task.id=task{0} line of {0}\n"
         )
-        return [told.format(number).encode() for number in NODES]
+        # One task after another, and not in order of time.
+        return [told.format(number, 9 - int(number)).encode() for number in NODES]
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +129,27 @@ def test_a_daemon_that_is_no_manager_has_no_services() -> None:
     cluster = Cluster(a_stack(SimpleNamespace(services=refuse, inspect_service=refuse, secrets=refuse)).daemon)
     assert cluster.services("prod") == {}
     assert cluster.inspect(NAME) is None
-    assert cluster.files("prod") == {}
+    assert cluster.secrets("prod") == {}
+
+
+def test_a_locked_manager_is_not_taken_for_a_daemon_without_a_cluster() -> None:
+    """Otherwise a restore would find no server, and would not stop any."""
+    told = 'Swarm is encrypted and needs to be unlocked before it can be used. Please use "docker swarm unlock"'
+
+    def refuse(*_: object, **__: object) -> None:
+        raise APIError("locked", SimpleNamespace(status_code=503, reason=""), told)  # type: ignore[arg-type]
+
+    api = SimpleNamespace(services=refuse, info=lambda: {"Swarm": {"LocalNodeState": "locked"}})
+    cluster = Cluster(a_stack(api).daemon)
+    with pytest.raises(APIError):
+        cluster.services("prod")
+    assert "docker swarm unlock" in str(cluster.problem())
+
+
+def test_a_job_that_tries_the_image_is_no_service_of_the_stack() -> None:
+    api = AnApi([])
+    api.service["Spec"]["Labels"] = {names.STACK_LABEL: "prod"}
+    assert Cluster(a_stack(api).daemon).services("prod") == {}
 
 
 def test_another_error_of_the_cluster_is_not_hidden() -> None:
@@ -173,14 +195,29 @@ def test_a_stop_waits_for_the_end_of_every_task() -> None:
     assert len(api.moments) == 1
 
 
-def test_a_stop_does_not_wait_for_a_task_on_a_node_that_is_down() -> None:
-    servers.servers(a_stack(AnApi([task("2", wanted="shutdown")], down=("node-2",)))).stop()
+def test_nothing_is_stopped_while_a_task_on_a_node_that_is_down_may_still_write() -> None:
+    api = AnApi([task("1"), task("2", wanted="shutdown")], down=("node-2",))
+    said = r"(?s)node-2 of the cluster is down.*docker node rm --force node-2.*nothing was"
+    with pytest.raises(StopError, match=said):
+        servers.servers(a_stack(api)).stop()
+    assert api.sent == []
+
+
+def test_a_restart_after_a_failure_restores_the_number_of_tasks_before() -> None:
+    """A service that was stopped for good, by an export, stays stopped."""
+    api = AnApi([task("1", "shutdown", "shutdown")])
+    found = servers.servers(a_stack(api, server={"replicas": 3}))
+    found.restart()
+    assert api.sent == [], "nothing was stopped"
+    found.stop()
+    found.restart()
+    assert [dict(spec["mode"])["replicated"] for _, spec in api.sent] == [{"Replicas": 0}, {"Replicas": 2}]
 
 
 def test_a_task_that_does_not_stop_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers, "READY_SECONDS", -1)
     with pytest.raises(
-        StopError, match=r"tasks of mlflow-prod-server still run on node-2; to see them: docker node ls"
+        StopError, match=r"tasks of mlflow-prod-server still run on node-2; type: docker service ps mlflow-"
     ):
         servers.servers(a_stack(AnApi([task("2", wanted="shutdown")]))).stop()
 
@@ -229,7 +266,7 @@ def test_the_status_names_the_nodes_that_are_down() -> None:
 
 
 def test_the_logs_of_the_server_are_those_of_all_its_tasks() -> None:
-    assert logs._log(a_stack(AnApi([])), "server", lines=2) == "node-2: line of 2\nnode-3: line of 3"
+    assert logs._log(a_stack(AnApi([])), "server", lines=2) == "node-2: line of 2\nnode-1: line of 1"
 
 
 def test_the_logs_of_single_tasks_can_be_chosen() -> None:
@@ -247,10 +284,7 @@ def cluster_problems(info: dict[str, Any], network: dict[str, Any] | None = None
 
 def test_a_host_that_is_no_manager_is_refused_with_the_command() -> None:
     (problem,) = cluster_problems({"LocalNodeState": "inactive", "ControlAvailable": False})
-    assert (
-        "mlflow:runtime: swarm needs a Docker host that is a manager of a Docker Swarm cluster, and ssh://far"
-        in problem
-    )
+    assert "mlflow:runtime: swarm needs a manager of a Docker Swarm cluster: ssh://far is no manager" in problem
     assert "docker swarm init --advertise-addr" in problem
     assert cluster_problems({"ControlAvailable": True}) == []
 
@@ -265,6 +299,38 @@ def test_the_network_of_an_existing_traefik_must_reach_every_node(driver: str, a
     assert all("docker network create --driver overlay --attachable" in problem for problem in problems)
 
 
+def test_a_command_of_the_image_gets_its_password_by_exec_not_in_its_container(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`docker inspect` shows the environment of a container."""
+    bodies, shown = [], []
+    api: Any = AnApi([])
+    template = api.service["Spec"]["TaskTemplate"]
+    template["Resources"] = {"Limits": {"MemoryBytes": 1, "NanoCPUs": 1}}
+    template["ContainerSpec"]["Mounts"] = [{"Type": "tmpfs", "Target": "/run/mlflow"}]
+    for name in ("remove_container", "start"):
+        setattr(api, name, lambda *_, **__: None)
+
+    def create(body: dict[str, Any], _name: str) -> dict[str, str]:
+        bodies.append(body)
+        return {"Id": "one"}
+
+    def show(_self: Daemon, container: str, command: list[str], _tell: object, *, environment: dict[str, str]) -> int:
+        shown.append((container, command, environment))
+        return 0
+
+    api.create_container_from_config = create
+    api.inspect_container = lambda _: {"NetworkSettings": {"Networks": {"x-backend-encrypted": {}}}}
+    monkeypatch.setattr(Daemon, "show", show)
+    monkeypatch.setattr(Daemon, "inspect", lambda *_: None)
+    found = servers.servers(a_stack(api))
+    assert found.show(["gc"], print, {"PASSWORD": "hunter2"}) == 0
+    assert shown == [("one", ["gc"], {"TMPDIR": "/tmp", "PASSWORD": "hunter2"})]  # noqa: S108
+    assert "hunter2" not in str(bodies)
+    assert bodies[0]["HostConfig"]["NetworkMode"] == "x-backend-encrypted"
+    assert bodies[0]["HostConfig"]["Binds"] == ["mlflow-prod-server-secrets:/run/secrets:ro"]
+
+
 class AJob(AnApi):
     """A cluster on which the image check ends as told."""
 
@@ -276,8 +342,12 @@ class AJob(AnApi):
         self.sent.append((name, template))
         return {"ID": "job"}
 
+    def services(self, filters: dict[str, str]) -> list[dict[str, Any]]:
+        assert filters == {"name": "mlflow-prod-image-check-"}
+        return [{"ID": "killed", "Spec": {"Name": "mlflow-prod-image-check-012345"}}]
+
     def tasks(self, filters: dict[str, str]) -> list[dict[str, Any]]:
-        assert filters == {"service": self.sent[0][0]}
+        assert filters == {"service": self.sent[1][0]}
         return self.moments[0]
 
     def inspect_image(self, name: str) -> dict[str, Any]:
@@ -315,7 +385,8 @@ def test_a_node_without_the_image_is_named_with_the_command_that_copies_it() -> 
 def test_the_image_is_tried_on_the_nodes_of_the_server_only() -> None:
     api = AJob([task("1", "complete")])
     checked(api, swarm={"constraints": ["node.labels.mlflow==true"]})
-    assert api.sent[0][1]["Placement"] == {"Constraints": ["node.labels.mlflow==true"]}
+    assert api.sent[0] == ("removed", "killed"), "the job of an earlier check is left in the cluster"
+    assert api.sent[1][1]["Placement"] == {"Constraints": ["node.labels.mlflow==true"]}
     assert api.sent[-1] == ("removed", "job")
 
 

@@ -103,8 +103,11 @@ class ADaemon:
         return None if name.endswith(("-restore", "-export")) else self.inspect_container(name)
 
     def inspect_container(self, _name: str) -> dict[str, Any]:
+        networks: dict[str, Any] = {
+            "NetworkSettings": {"Networks": {"mlflow-prod-backend": {}, "mlflow-prod-access": {}}}
+        }
         env = ["MLFLOW_S3_ENDPOINT_URL=http://store", "MLFLOW_ARTIFACTS_DESTINATION=s3://mlflow/artifacts", "AWS_X=1"]
-        return {"Image": "sha256:image", "Config": {"Env": env}, "State": {"Running": True}}
+        return {"Image": "sha256:image", "Config": {"Env": env}, "State": {"Running": True}, **networks}
 
     def state(self, name: str) -> Any:  # noqa: ANN401
         return SimpleNamespace(running=name in self.runs, status="running" if name in self.runs else "exited")

@@ -54,10 +54,17 @@ REFUSED = [
         "old one stops; set jobs to false, or runtime to container",
     ),
     (
-        {**ON_SWARM, "server": {"replicas": 3}, "postgres": {"maxConnections": 144}},
-        # 15 for each of two workers of three tasks and of the one that starts during an update, and 25.
-        "mlflow:postgres.maxConnections: must be at least 145 for mlflow:server.workers 2 and mlflow:server.replicas 3 "
-        "(and one more during an update) on a Swarm cluster, got 144; raise it, or lower the replicas or the workers",
+        {**ON_SWARM, "server": {"replicas": 3}, "postgres": {"maxConnections": 204}},
+        # 15 for each of two workers of three old and three new tasks, and 25.
+        "mlflow:postgres.maxConnections: must be at least 205 for mlflow:server.workers 2 and mlflow:server.replicas 3 "
+        "with mlflow:runtime swarm (twice as many tasks during an update), got 204; raise it, or lower the replicas or "
+        "the workers",
+    ),
+    (
+        {**ON_SWARM, "images": {"mlflow": {"ref": "registry.example.com/mlflow:1"}}},
+        "mlflow:images.mlflow.digest: is required with mlflow:runtime swarm, so that every node runs the same image; "
+        "set it to the digest in the registry. Only an image that you copy to every node needs none; its name begins "
+        "with localhost/, got 'registry.example.com/mlflow:1'",
     ),
     (
         {**ON_SWARM, "swarm": {"constraints": ["labels.mlflow=true"]}},
