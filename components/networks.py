@@ -37,8 +37,7 @@ class Networks(pulumi.ComponentResource):
     ) -> None:
         """Create the networks. An existing network is used by name, so that a plan needs no Docker daemon."""
         super().__init__("mlflow:components:Networks", name, None, opts)
-        self._kind = wanted.kind
-        self._subnets = wanted.subnets
+        self._wanted = wanted
         # Ids, not names: a network that was removed by hand gets a new id, so its containers are attached again.
         self.backend = self._create("backend", internal=True).id
         if traefik.mode == "existing":
@@ -78,12 +77,12 @@ class Networks(pulumi.ComponentResource):
 
     def _addresses(self, service: str) -> list[docker.NetworkIpamConfigArgsDict] | None:
         """Return the subnet of a network if it is set. The gateway is the one that Docker would choose and reports."""
-        if (subnet := self._subnets.get(service)) is None:
+        if (subnet := self._wanted.subnets.get(service)) is None:
             return None
         return [{"subnet": subnet, "gateway": str(ipaddress.IPv4Network(subnet)[1])}]
 
     def _create(self, service: str, *, internal: bool = False) -> docker.Network:
-        stack, name = pulumi.get_stack(), names.network_service(service, self._kind)
+        stack, name = pulumi.get_stack(), self._wanted.name(service)
         across = name != service
         return docker.Network(
             # Another resource, so that a move of the stack deletes the network last, when no server uses it any more.
@@ -95,7 +94,7 @@ class Networks(pulumi.ComponentResource):
             driver="overlay" if across else None,
             # So that the containers on the manager are attached as well as tasks.
             attachable=True if across else None,
-            options={"encrypted": ""} if across and self._kind == "encrypted" else None,
+            options={"encrypted": ""} if across and self._wanted.kind == "encrypted" else None,
             # Docker adds an option of its own, which would be a change in every plan. The name tells `encrypted`.
             opts=pulumi.ResourceOptions(parent=self, ignore_changes=["options"] if across else None),
         )

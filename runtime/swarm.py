@@ -123,8 +123,6 @@ class SwarmService(pulumi.ComponentResource):
                 parent=self,
                 depends_on=[*after],
                 delete_before_replace=True,
-                # A network cannot be removed before the service.
-                replace_on_changes=["taskSpec.networksAdvanceds"],
                 # Docker finds out for which platforms the image is.
                 ignore_changes=["taskSpec.placement.platforms"],
             ),

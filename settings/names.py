@@ -67,20 +67,6 @@ NetworkKind = Literal["", "overlay", "encrypted"]
 """On one host, on all nodes of a cluster, on all nodes and encrypted."""
 
 
-def network_service(service: str, kind: NetworkKind) -> str:
-    """Return the name of a network without the stack: backend, backend-overlay or backend-encrypted.
-
-    They differ, so that a stack that moves has its new networks before the old ones are removed, which are in use until
-    the old servers are.
-    """
-    return f"{service}-{kind}" if kind and service in NETWORKS_OF_THE_SERVER else service
-
-
-def network(stack: str, service: str, kind: NetworkKind) -> str:
-    """Return the name of a network: `mlflow-dev-backend`; on a cluster `mlflow-dev-backend-encrypted`."""
-    return docker_name(stack, network_service(service, kind))
-
-
 SERVER = "server"
 """The service of the tracking server, and the first of its replicas."""
 

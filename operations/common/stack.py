@@ -171,7 +171,7 @@ class Stack:
     def network_names(self) -> set[str]:
         """The Docker names of the networks of these settings; raises `StopError` as `settings` does."""
         settings = self.settings
-        return {names.network(self.name, service, settings.network_kind) for service in settings.networks}
+        return {names.docker_name(self.name, settings.wanted_networks.name(service)) for service in settings.networks}
 
     def set(self, section: str, **values: object) -> None:
         """Set keys of one section in the stack file. Comments and order are kept."""

@@ -1,11 +1,12 @@
 """Checks the addresses of the stack's networks: Docker has enough left, and the configured subnets are free."""
 
 import ipaddress
+import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from runtime.daemon import Daemon
 from settings import names
@@ -29,8 +30,8 @@ def problems(daemon: Daemon, settings: StackConfig, stack: str) -> list[str]:
     for device, subnet in host_routes() if local else ():
         routes.setdefault(f"a route of this host through {device}", []).append(subnet)
     # Those of the other runtime as well: they exist until the stack has moved.
-    kinds = get_args(names.NetworkKind)
-    ours = {names.network(stack, service, kind) for service in settings.networks for kind in kinds}
+    mine = re.compile(rf"{re.escape(names.docker_name(stack, ''))}(\w+)(-(overlay|encrypted)(-.*)?)?")
+    ours = {name for name in taken if (match := mine.fullmatch(name)) and match[1] in settings.networks}
     chosen: dict[str, str] = dict(settings.docker_networks.subnets.items())
     found = list(_overlapping(chosen, {name: subnets for name, subnets in taken.items() if name not in ours} | routes))
     missing = [

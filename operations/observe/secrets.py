@@ -56,7 +56,7 @@ def scrape(stack: Stack) -> None:
             f"monitoring is not deployed with {stack.name}\n"
             f"  set mlflow:monitoring: {{mode: exporters}} in {stack.path.name}, then type: make up STACK={stack.name}"
         )
-    network = names.network(stack.name, "monitoring", stack.settings.network_kind)
+    network = names.docker_name(stack.name, stack.settings.wanted_networks.name("monitoring"))
     progress(f"this contains passwords; your Prometheus must be on the network {network}")
     output(found.rstrip())
 

@@ -150,6 +150,17 @@ def test_the_networks_of_the_other_runtime_are_other_resources_with_other_names(
     assert not {name for pair in here for name in pair} & {name for pair in there for name in pair}
 
 
+def test_a_network_with_another_subnet_is_another_resource() -> None:
+    """Docker refuses to remove a network that a Swarm service uses, and Pulumi would remove it first."""
+    values = on_swarm(bundled()) | {"mlflow:networks": {"subnets": {"backend": "10.214.0.0/26"}}}
+    graph = build("prod", values=values, preview=True)
+    network = next(found for found in graph.of(NETWORK) if found.name.startswith("backend"))
+    assert network.name == "backend-encrypted-10-214-0-0-26"
+    assert network.plain["name"] == "mlflow-prod-backend-encrypted-10-214-0-0-26"
+    here = build("prod", values=bundled() | {"mlflow:networks": {"subnets": {"backend": "10.214.0.0/26"}}})
+    assert "mlflow-prod-backend" in {found.plain["name"] for found in here.of(NETWORK)}
+
+
 def test_a_network_that_no_task_uses_stays_on_one_host(monitored: Graph) -> None:
     across = {network.name for network in monitored.of(NETWORK) if network.plain.get("driver") == "overlay"}
     assert across == {"backend-encrypted", "edge-encrypted", "monitoring-encrypted"}
