@@ -23,7 +23,7 @@ class Networks(pulumi.ComponentResource):
     backend: pulumi.Output[str]
     """Id of the internal network of the data services."""
     edge: pulumi.Output[str]
-    """Id of the network that the server shares with the proxy. With an existing Traefik it is the network's name."""
+    """Id of the network that the server shares with the proxy. With an existing Traefik on one host, its name."""
     edge_name: pulumi.Output[str]
     """Docker name of that network, for Traefik."""
 
@@ -35,13 +35,19 @@ class Networks(pulumi.ComponentResource):
         wanted: WantedNetworks,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """Create the networks. An existing network is used by name, so that a plan needs no Docker daemon."""
+        """Create the networks. An existing network is used by name, so that a plan needs no Docker daemon.
+
+        On a cluster, a plan asks Docker for its id.
+        """
         super().__init__("mlflow:components:Networks", name, None, opts)
         self._wanted = wanted
         # Ids, not names: a network that was removed by hand gets a new id, so its containers are attached again.
         self.backend = self._create("backend", internal=True).id
         if traefik.mode == "existing":
             self.edge = self.edge_name = pulumi.Output.from_input(traefik.network)
+            if wanted.kind and not names.is_copy():
+                # With the name, the provider would replace the Swarm service after each refresh.
+                self.edge = docker.get_network_output(name=traefik.network, opts=pulumi.InvokeOptions(parent=self)).id
         else:
             edge = self._create("edge")
             self.edge, self.edge_name = edge.id, edge.name

@@ -206,8 +206,8 @@ def labels(
     balancer = f"traefik.http.services.{name}.loadbalancer"
     return {
         "traefik.enable": "true",
-        "traefik.docker.network": network,
-        **({"traefik.swarm.network": network} if route.swarm else {}),
+        # Traefik skips a service with both.
+        f"traefik.{'swarm' if route.swarm else 'docker'}.network": network,
         f"{balancer}.server.port": str(port),
         **(_flat(f"{balancer}.healthcheck", health_check(route)) if route.balanced else {}),
         **_flat("traefik", routes(route, name=name, users=users)),

@@ -46,7 +46,12 @@ CONFIG_LABEL = "mlflow.config"
 
 def nothing_encrypts() -> bool:
     """Return whether this process has no engine that could encrypt secrets: in a copy, or without the engine."""
-    return os.environ.get(REQUEST_ENGINELESS) == "1" or os.environ.get(COPY_VARIABLE) == IN_COPY
+    return os.environ.get(REQUEST_ENGINELESS) == "1" or is_copy()
+
+
+def is_copy() -> bool:
+    """Return whether this process plans a copy of the stack, without its secrets, its state and its Docker host."""
+    return os.environ.get(COPY_VARIABLE) == IN_COPY
 
 
 def make_command(verb: str, stack: str) -> str:

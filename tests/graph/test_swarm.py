@@ -167,6 +167,20 @@ def test_a_network_that_no_task_uses_stays_on_one_host(monitored: Graph) -> None
     assert {network.name for network in monitored.of(NETWORK)} - across == {"access", "egress"}
 
 
+def test_the_network_of_an_existing_traefik_is_named_by_its_id() -> None:
+    """With the name, the provider replaces the service after each refresh: all tasks stop first."""
+    graph = build("prod", values=on_swarm(values_of("prod")), preview=True)
+    ids = {network["id"] for network in service(graph).plain["taskSpec"]["networksAdvanceds"]}
+    assert ids == {"backend-encrypted-id", "shared-network-id"}
+
+
+def test_a_copy_of_a_stack_is_planned_without_a_docker_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COPY", "made")
+    graph = build("prod", values=on_swarm(values_of("prod")), preview=True)
+    ids = {network["id"] for network in service(graph).plain["taskSpec"]["networksAdvanceds"]}
+    assert ids == {"backend-encrypted-id", "shared-network"}
+
+
 def test_encryption_can_be_left_to_the_network_below() -> None:
     values = on_swarm(bundled()) | {"mlflow:swarm": {"encrypted": False}}
     graph = build("prod", values=values, preview=True)
@@ -204,7 +218,8 @@ def test_an_existing_traefik_reads_the_labels_of_the_service_not_of_its_tasks() 
     graph = build("prod", values=on_swarm(values_of("prod")), preview=True)
     labels = service(graph).labels
     assert labels["traefik.enable"] == "true"
-    assert labels["traefik.swarm.network"] == labels["traefik.docker.network"] == "shared-network"
+    assert labels["traefik.swarm.network"] == "shared-network"
+    assert "traefik.docker.network" not in labels, "Traefik skips a service with both"
     assert labels[f"traefik.http.services.{NAME}.loadbalancer.server.port"] == "5000"
     assert not any(entry["label"].startswith("traefik") for entry in container(graph)["labels"])
 
