@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,9 +145,9 @@ class Node:
             grown = bool(more)
         return sorted(found - {os.getpid()})
 
-    def load(self, image: str, *, source: str) -> None:
-        """Copy an image of the daemon `source` to this node."""
-        command = f"docker -H {source} save {image} | docker -H {self.host} load"
+    def load(self, *images: str, source: str) -> None:
+        """Copy images of the daemon `source` to this node."""
+        command = f"docker -H {source} save {' '.join(images)} | docker -H {self.host} load"
         subprocess.run(["bash", "-o", "pipefail", "-c", command], check=True, capture_output=True)
 
 
@@ -172,7 +173,7 @@ def cluster(folder: Path, number: int = 3) -> Iterator[list[Node]]:
             )
         yield nodes
     finally:
-        for node in nodes:
-            node.unplug()
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(Node.unplug, nodes))
         subprocess.run(["iptables", "-D", "FORWARD", *ACCEPT], check=False, capture_output=True)
         run("ip", "link", "delete", BRIDGE)
