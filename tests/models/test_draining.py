@@ -47,6 +47,29 @@ def test_a_draining_replica_refuses_the_proxys_health_check_only(plugin: Any) ->
     assert status(plugin, []) == 200, "a request that the proxy has sent already is served"
 
 
+@pytest.mark.parametrize("drains", [True, False])
+def test_a_draining_replica_closes_the_connections_that_the_proxy_keeps(
+    plugin: Any,  # noqa: ANN401
+    *,
+    drains: bool,
+) -> None:
+    """On a cluster, the proxy has one name for all replicas, and would use its connections to this one further."""
+    sent: list[dict[str, Any]] = []
+
+    async def application(_scope: Any, _receive: Any, send: Any) -> None:  # noqa: ANN401
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]})
+        await send({"type": "http.response.body", "body": b"x"})
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    if drains:
+        plugin.DRAINING.touch()
+    asyncio.run(plugin.answering(application)({"type": "http", "headers": []}, None, send))
+    assert sent[0]["headers"] == [(b"a", b"b"), *([(b"connection", b"close")] if drains else [])]
+    assert sent[1]["body"] == b"x"
+
+
 def test_the_first_successful_health_check_is_noted(plugin: Any) -> None:  # noqa: ANN401
     assert status(plugin, []) == 200
     assert not plugin.IN_BALANCE.exists(), "any request would count as the proxy's"

@@ -127,11 +127,8 @@ def test_a_migration_sets_the_admin_password_after_the_schema(sandbox: Sandbox) 
     assert sandbox.called()[3] == admin
 
 
-@pytest.mark.parametrize(
-    ("answers", "users", "code"),
-    [(200, "", 0), (401, "", 1), (503, "", 1), (401, "x", 0), (200, "x", 1), (500, "x", 1)],
-)
-def test_the_health_check_requires_an_answer_that_needs_the_database(answers: int, users: str, code: int) -> None:
+def health_check(answers: int, **variables: str) -> tuple[int, str]:
+    """Run the health check against a server that answers with `answers`; return its exit code and its request."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
@@ -145,13 +142,47 @@ def test_the_health_check_requires_an_answer_that_needs_the_database(answers: in
         thread.start()
         script = (ROOT / "mlflow" / "healthcheck.py").read_text()
         script = script.replace("PORT = 5000", f"PORT = {server.getsockname()[1]}")
+        script = script.replace("/run/mlflow", variables.pop("private", "/nonexistent"))
         command = [sys.executable, "-c", script]
-        environment = {**os.environ, "MLFLOW_AUTH_CONFIG_PATH": users}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
         thread.join()
-    assert done.returncode == code, done.stderr
-    assert "GET /api/2.0/mlflow/experiments/search?max_results=1 " in asked[0]
-    assert "Authorization: Basic " in asked[0]
+    return done.returncode, asked[0]
+
+
+NEEDS_DATABASE = "GET /api/2.0/mlflow/experiments/search?max_results=1 "
+
+
+@pytest.mark.parametrize(
+    ("answers", "users", "code"),
+    [(200, "", 0), (401, "", 1), (503, "", 1), (401, "x", 0), (200, "x", 1), (500, "x", 1)],
+)
+def test_the_health_check_requires_an_answer_that_needs_the_database(answers: int, users: str, code: int) -> None:
+    found, asked = health_check(answers, MLFLOW_AUTH_CONFIG_PATH=users)
+    assert found == code
+    assert NEEDS_DATABASE in asked
+    assert "Authorization: Basic " in asked
+
+
+@pytest.mark.parametrize(("users", "ready"), [("", 200), ("x", 401)])
+def test_on_a_cluster_a_server_that_was_ready_once_only_has_to_answer(tmp_path: Path, users: str, ready: int) -> None:
+    """Swarm would stop every server while the database is away."""
+
+    def checked(answers: int) -> tuple[int, bool]:
+        code, asked = health_check(
+            answers, MLFLOW_AUTH_CONFIG_PATH=users, HEALTHCHECK_LIVENESS="1", private=str(tmp_path)
+        )
+        return code, NEEDS_DATABASE in asked
+
+    assert checked(503) == (1, True)
+    assert checked(ready) == (0, True)
+    assert checked(200) == (0, False)
+    assert checked(500) == (1, False)
+
+
+def test_on_one_host_every_health_check_needs_the_database(tmp_path: Path) -> None:
+    for _ in range(2):
+        code, asked = health_check(200, private=str(tmp_path))
+        assert (code, NEEDS_DATABASE in asked) == (0, True)
 
 
 HOSTILE = {
@@ -472,6 +503,19 @@ def test_a_replica_leaves_the_balance_before_it_stops(sandbox: Sandbox) -> None:
         assert running.wait(10) == 7, "the exit code is the server's"
         assert time.monotonic() - begun >= 1
     assert "the server stops in 1 s" in (sandbox.path / "said").read_text()
+
+
+def test_a_task_serves_as_before_until_the_proxy_knows_the_one_that_replaces_it(sandbox: Sandbox) -> None:
+    sandbox.program("python", "trap 'exit 0' TERM; while :; do sleep 0.05; done")
+    with started(sandbox, LEAVE_SECONDS="1", STAY_SECONDS="1") as running:
+        running.terminate()
+        begun, draining = time.monotonic(), sandbox.path / "private" / "draining"
+        while not draining.exists():
+            assert running.poll() is None, "it stopped before the proxy was told"
+            time.sleep(0.02)
+        assert time.monotonic() - begun >= 0.9
+        assert running.wait(10) == 0
+        assert time.monotonic() - begun >= 1.9
 
 
 def test_only_the_server_of_a_replica_has_the_data_keys(sandbox: Sandbox) -> None:
