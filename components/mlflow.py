@@ -49,6 +49,8 @@ class Mlflow(pulumi.ComponentResource):
     """The servers by name. They are equal; Traefik distributes the requests among them. On a cluster, one service."""
     tasks: int | None
     """The number of tasks on a cluster; None for containers."""
+    docker_metrics: str | None
+    """Address of the metrics of the manager's Docker daemon; None on one host, and without them."""
     credentials: list[Credential]
     """The data keys, and the credentials of users and clients."""
     data_keys: dict[str, pulumi.Output[str]]
@@ -70,6 +72,7 @@ class Mlflow(pulumi.ComponentResource):
         super().__init__("mlflow:components:Mlflow", name, None, opts)
         self.url = route.url
         self.tasks = settings.replicas if swarm else None
+        self.docker_metrics = swarm.metrics if swarm else None
         self._platform, self._database, self._route = platform, database, route
         self._secrets = ServerCredentials.create(route, parent=self)
         self.credentials = self._secrets.all

@@ -52,6 +52,8 @@ class ScrapeTargets:
     """Host name of the bundled Traefik; None without one."""
     tasks: int | None
     """The number of the server's tasks on a cluster; None for containers."""
+    docker_metrics: str | None
+    """Address of the metrics of the manager's Docker daemon; None without them."""
 
     @classmethod
     def of(cls, server: Mlflow, artifacts: ObjectStore, backup: Backup | None, proxy: Traefik | None) -> Self:
@@ -62,11 +64,17 @@ class ScrapeTargets:
                 *artifacts.targets,
                 *(backup.targets if backup else []),
                 *(proxy.targets if proxy else []),
+                *(
+                    [Target(job="docker", instance="docker", address=server.docker_metrics)]
+                    if server.docker_metrics
+                    else []
+                ),
             ],
             upstream=server.upstream,
             artifacts=artifacts,
             hostname=proxy.hostname if proxy else None,
             tasks=server.tasks,
+            docker_metrics=server.docker_metrics,
         )
 
 
@@ -96,7 +104,7 @@ class Monitoring(pulumi.ComponentResource):
         super().__init__(MONITORING_TYPE, name, None, opts)
         self._platform = platform
         self._settings = settings
-        self._tasks = targets.tasks
+        self._tasks, self._scrapes_docker = targets.tasks, targets.docker_metrics is not None
         self.credentials = []
         scraped = [*targets.targets, self._postgres_exporter(database), *self._blackbox_exporter(targets)]
         self.scrape = external_scrape_config(scraped, pulumi.get_stack())
@@ -278,7 +286,9 @@ class Monitoring(pulumi.ComponentResource):
                 "--log.format=json",
             ],
             check=_http_health_check(PROMETHEUS_PORT, "/-/ready"),
-            networks=self._platform.networks.monitoring_networks(published=settings.prometheus_port is not None),
+            networks=self._platform.networks.monitoring_networks(
+                published=settings.prometheus_port is not None, outward=self._scrapes_docker
+            ),
             memory_mb=settings.memory_mb,
             data={"/prometheus": history.name},
             publish=(settings.prometheus_port, PROMETHEUS_PORT),

@@ -100,8 +100,15 @@ def _without_a_use(config: StackConfig) -> Iterator[tuple[set[str], str]]:
             not config.on_swarm,
             ("swarm", "runtime"),
             config.swarm,
-            ("encrypted", "constraints"),
+            ("encrypted", "constraints", "metrics"),
             "mlflow:runtime is container; set it to swarm, or remove this setting",
+        ),
+        (
+            config.on_swarm and not config.monitoring.on,
+            ("swarm", "monitoring"),
+            config.swarm,
+            ("metrics",),
+            "mlflow:monitoring.mode is off; set it to bundled or exporters",
         ),
         (
             config.route.published_port is None,

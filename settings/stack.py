@@ -124,6 +124,11 @@ class StackConfig(Settings):
         return "encrypted" if self.swarm.encrypted else "overlay"
 
     @property
+    def scrapes_docker(self) -> bool:
+        """Whether the bundled Prometheus reads the metrics of the manager's Docker daemon."""
+        return self.monitoring.mode == "bundled" and self.swarm.metrics is not None
+
+    @property
     def cluster(self) -> SwarmSettings | None:
         """The settings of the cluster; None on one host."""
         return self.swarm if self.on_swarm else None
@@ -142,7 +147,7 @@ class StackConfig(Settings):
         """The names of the optional networks that these settings need."""
         wanted: dict[ExtraNetwork, bool] = {
             "access": bool(self.postgres.port or self.object_store.console_port or self.monitoring.published),
-            "egress": self.backup.needs_egress or self.monitoring.needs_egress,
+            "egress": self.backup.needs_egress or self.monitoring.needs_egress or self.scrapes_docker,
             "monitoring": self.monitoring.on,
         }
         return {network for network, is_wanted in wanted.items() if is_wanted}

@@ -245,6 +245,17 @@ def test_prometheus_scrapes_every_task(monitored: Graph) -> None:
     assert '"expr": "vector(3)", "labels": {"stack": "prod"}' in content["alerts.yml"]
 
 
+def test_prometheus_reads_the_metrics_of_the_managers_docker_daemon_if_it_is_told_where() -> None:
+    values = on_swarm(watched()) | {"mlflow:swarm": {"metrics": "172.17.0.1:9323"}}
+    graph = build("prod", values=values, secrets={"alertWebhookUrl": "http://alerts.example.com/x"}, preview=True)
+    uploads = graph.writers["prometheus-files"].plain["uploads"]
+    rendered = json.loads(next(entry["content"] for entry in uploads if entry["file"].endswith("prometheus.yml")))
+    job = next(entry for entry in rendered["scrape_configs"] if entry["job_name"] == "mlflow-prod-docker")
+    assert job["static_configs"][0]["targets"] == ["172.17.0.1:9323"]
+    # Its other networks are internal: nothing outside is reachable from them.
+    assert "egress-id" in graph.services["prometheus"].networks
+
+
 def test_on_one_host_no_rule_records_the_number_of_replicas() -> None:
     secrets = {"alertWebhookUrl": "http://alerts.example.com/x"}
     graph = build("prod", values=watched(), secrets=secrets, preview=True)

@@ -48,6 +48,10 @@ def replica(instance: str) -> str:
 WANTED = 'mlflow_replicas{stack="prod"}'
 
 
+def nodes(state: str) -> str:
+    return f'swarm_manager_nodes{{stack="prod",job="docker",instance="docker",state="{state}"}}'
+
+
 def probe(name: str, job: str = "readiness") -> str:
     instance = {"readiness": "server", "store": "minio", "edge": "traefik"}[job]
     return f'{name}{{stack="prod",job="{job}",instance="{instance}"}}'
@@ -164,6 +168,15 @@ CASES = [
         # On one host, nothing records the number.
         {up("mlflow", "server"): "1x9", up("mlflow", "server-2"): "0x9"},
         8,
+        STACK,
+        "1",
+    ),
+    Case(
+        "NodeDown",
+        {nodes("down"): "0 1x9", nodes("ready"): "3 2x9"},
+        # A machine that restarts.
+        {nodes("down"): "0 1 0x9", nodes("disconnected"): "0 0 1 0x9", nodes("ready"): "3 2 2 3x9"},
+        4,
         STACK,
         "1",
     ),
