@@ -95,18 +95,24 @@ def _tried(stack: Stack, image: str) -> list[dict[str, Any]]:
         begun = time.monotonic()
         while True:
             found = api.tasks(filters={"service": name})  # type: ignore[no-untyped-call]
-            ended = [task for task in found if task["Status"]["State"] in ENDED]
+            # Swarm tries again on a node that has refused a task, as long as the job exists.
+            first = {task["NodeID"]: task for task in reversed(_by_age(found)) if task.get("NodeID")}
             waited = time.monotonic() - begun
-            if (waited > CREATED_SECONDS and len(ended) == len(found)) or waited > PROBE_SECONDS:
+            decided = all(task["Status"]["State"] in ENDED for task in first.values())
+            if (waited > CREATED_SECONDS and decided) or waited > PROBE_SECONDS:
                 break
             time.sleep(POLL_SECONDS)
         return [
             {
-                "node": hosts.get(task.get("NodeID", ""), "no node"),
+                "node": hosts.get(node, node),
                 "state": task["Status"]["State"],
                 "error": task["Status"].get("Err") or task["Status"].get("Message", ""),
             }
-            for task in found
+            for node, task in first.items()
         ]
     finally:
         api.remove_service(service)  # type: ignore[no-untyped-call]
+
+
+def _by_age(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(tasks, key=lambda task: str(task["CreatedAt"]))

@@ -370,7 +370,11 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("at_once")
 def test_a_node_without_the_image_is_named_with_the_command_that_copies_it() -> None:
-    api = AJob([task("1", "complete"), task("2", "rejected", error="No such image: localhost/mlflow-server:1")])
+    refused = task("2", "rejected", error="No such image: localhost/mlflow-server:1")
+    # Swarm tries again, again and again.
+    again = [{**refused, "ID": str(number), "CreatedAt": f"2026-05-06T00:01:0{number}Z"} for number in range(9)]
+    trying = {**task("2", "starting"), "CreatedAt": "2026-05-06T00:02:00Z"}
+    api = AJob([task("1", "complete"), *again, refused, trying])
     with pytest.raises(StopError) as found:
         checked(api)
     said = str(found.value)
