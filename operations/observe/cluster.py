@@ -26,16 +26,22 @@ def service(stack: Stack) -> dict[str, Any] | None:
         "image": image.partition("@")[0],
         "wanted": wanted,
         "tasks": [
-            {"node": task.node, "state": task.state, "since": task.since[:19] + "Z", "error": task.error}
+            {
+                "node": task.node,
+                "state": task.state,
+                "ready": task.runs,
+                "since": task.since[:19] + "Z",
+                "error": task.error,
+            }
             for task in tasks
-            if task.lives or task.state in FAILED
+            if (task.lives and not task.lost) or task.state in FAILED
         ],
     }
 
 
 def detail(entry: dict[str, Any]) -> str:
     """Return how many tasks are ready, on which nodes, and the last failure if any are missing."""
-    running = Counter(task["node"] for task in entry["tasks"] if task["state"] == "running")
+    running = Counter(task["node"] for task in entry["tasks"] if task["ready"])
     where = ", ".join(node + (f" ({number})" if number > 1 else "") for node, number in sorted(running.items()))
     told = f"{sum(running.values())} of {entry['wanted']} tasks" + (f" on {where}" if where else "")
     errors = [f"{task['node'] or 'no node'}: {task['error']}" for task in entry["tasks"] if task["error"]]

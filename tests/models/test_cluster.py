@@ -248,6 +248,11 @@ def test_the_status_shows_the_tasks_their_nodes_and_the_last_error() -> None:
     healthy = observed.service(a_stack(AnApi([task("1"), task("3")])))
     assert healthy
     assert (healthy["state"], observed.detail(healthy)) == ("healthy", "2 of 2 tasks on node-1, node-3")
+    # One drains, and one is on a node that is down: Swarm reports both as running.
+    more = [task("1"), task("1", wanted="shutdown"), task("2", wanted="shutdown"), task("3")]
+    moved = observed.service(a_stack(AnApi(more, down=("node-2",))))
+    assert moved
+    assert observed.detail(moved) == "2 of 2 tasks on node-1, node-3"
     tasks = [task("1"), task("2", "failed", "shutdown", "task: non-zero exit (1)")]
     partly = observed.service(a_stack(AnApi(tasks)))
     assert partly

@@ -65,6 +65,9 @@ class Node:
         """Create the network namespace, on the bridge that is the nodes' network."""
         self.folder.mkdir(parents=True, exist_ok=True)
         space, inside, outside = f"mlflow-{self.name}", "eth0", f"mlf-{self.number}"
+        # Left by tests that were killed.
+        for left in (("ip", "link", "delete", outside), ("ip", "netns", "delete", space)):
+            subprocess.run(left, check=False, capture_output=True)
         run("ip", "netns", "add", space)
         run("ip", "link", "add", outside, "type", "veth", "peer", "name", inside, "netns", space)
         run("ip", "link", "set", outside, "master", BRIDGE, "up")
@@ -78,6 +81,8 @@ class Node:
         # A host name of its own: it is the node's name in the cluster.
         script = f"hostname {self.name} && exec dockerd -H {self.host} -H {self.url} --data-root {self.folder}/data"
         script += f" --exec-root {self.folder}/exec --pidfile {self.folder}/docker.pid"
+        # Experimental before Docker 24.
+        script += f" --experimental --metrics-addr {self.address}:9323"
         with (self.folder / "daemon.log").open("ab") as log:
             self.daemon = subprocess.Popen(
                 # Not `ip netns exec`: it hides the control groups from the daemon.
@@ -155,6 +160,7 @@ class Node:
 def cluster(folder: Path, number: int = 3) -> Iterator[list[Node]]:
     """Run a Swarm of `number` nodes. The first one is its manager."""
     nodes = [Node(index + 1, folder / f"node-{index + 1}") for index in range(number)]
+    subprocess.run(["ip", "link", "delete", BRIDGE], check=False, capture_output=True)
     run("ip", "link", "add", BRIDGE, "type", "bridge")
     try:
         run("ip", "address", "add", f"{PREFIX}.1/24", "dev", BRIDGE)
