@@ -23,9 +23,15 @@ def problem() -> str | None:
     missing = [name for name in ("dockerd", "ip", "iptables", "nsenter") if shutil.which(name) is None]
     if missing:
         return f"not installed: {', '.join(missing)}"
-    tried = subprocess.run(["ip", "netns", "add", "mlflow-tried"], check=False, capture_output=True, text=True)
-    subprocess.run(["ip", "netns", "delete", "mlflow-tried"], check=False, capture_output=True)
-    return f"cannot create network namespaces: {tried.stderr.strip()}" if tried.returncode else None
+    for what, make, remove in (
+        ("network namespaces", "netns add mlflow-tried", "netns delete mlflow-tried"),
+        ("overlay networks", "link add mlflow-tried type vxlan id 77 dstport 4789", "link delete mlflow-tried"),
+    ):
+        tried = subprocess.run(["ip", *make.split()], check=False, capture_output=True, text=True)
+        subprocess.run(["ip", *remove.split()], check=False, capture_output=True)
+        if tried.returncode:
+            return f"cannot create {what}: {tried.stderr.strip()}"
+    return None
 
 
 def run(*command: str) -> str:
