@@ -60,7 +60,7 @@ class Cluster:
                 return {}
             raise
         labelled = ((entry["Spec"]["Labels"].get(names.SERVICE_LABEL), entry["Spec"]["Name"]) for entry in found)
-        # A job of `make up` that tries the image has no such label.
+        # The service by which `make up` tries the image has no such label.
         return {service: name for service, name in labelled if service}
 
     def inspect(self, name: str) -> dict[str, Any] | None:
@@ -167,7 +167,7 @@ class Cluster:
         elif found := self.secrets(stack).get(name):
             api.remove_secret(found)
 
-    def remove_jobs(self, prefix: str) -> None:
+    def remove_all(self, prefix: str) -> None:
         """Remove the services whose names begin with `prefix`. Does nothing if the daemon is no manager."""
         with suppress(APIError):
             for found in self.daemon.api.services(filters={"name": prefix}):  # type: ignore[no-untyped-call]

@@ -18,17 +18,17 @@ from settings import names
 PROBE_SECONDS = 300
 """How long the nodes may take to pull the image from a registry."""
 CREATED_SECONDS = 3
-"""How long Swarm may take to create the tasks of the job. Measured: less than one second."""
+"""How long Swarm may take to create the tasks of the check. Measured: less than one second."""
 POLL_SECONDS = 0.5
 CHECK = "image-check"
-"""Beginning of the name of the job."""
+"""Beginning of the name of its Swarm service."""
 ENDED = ("complete", "failed", "rejected", "shutdown")
 
 
 def require_image_on_nodes(stack: Stack) -> None:
     """Build the image if the manager lacks it; raise `StopError` with every node that has no such image.
 
-    A job of the cluster starts a program of the image once on each node on which the server may run, and is removed.
+    A Swarm service starts a program of the image once on each node on which the server may run, and is removed.
     """
     settings = stack.settings
     if not settings.on_swarm:
@@ -71,8 +71,8 @@ def require_image_on_nodes(stack: Stack) -> None:
 
 
 def remove_checks(stack: Stack) -> None:
-    """Remove the jobs of checks that were killed."""
-    Cluster(stack.daemon).remove_jobs(f"{names.docker_name(stack.name, CHECK)}-")
+    """Remove the services of checks that were killed."""
+    Cluster(stack.daemon).remove_all(f"{names.docker_name(stack.name, CHECK)}-")
 
 
 def _tried(stack: Stack, image: str) -> list[dict[str, Any]]:
@@ -86,16 +86,16 @@ def _tried(stack: Stack, image: str) -> list[dict[str, Any]]:
     }
     try:
         service = api.create_service(  # type: ignore[no-untyped-call]
-            template, name=name, mode=ServiceMode("global-job"), labels={names.STACK_LABEL: stack.name}
+            template, name=name, mode=ServiceMode("global"), labels={names.STACK_LABEL: stack.name}
         )["ID"]
     except APIError as error:
-        raise StopError(f"the cluster does not start a job: {error.explanation}; nothing was changed") from None
+        raise StopError(f"the cluster does not start a service: {error.explanation}; nothing was changed") from None
     try:
         hosts = {node["ID"]: node["Description"]["Hostname"] for node in api.nodes()}
         begun = time.monotonic()
         while True:
             found = api.tasks(filters={"service": name})  # type: ignore[no-untyped-call]
-            # Swarm tries again on a node that has refused a task, as long as the job exists.
+            # Swarm tries again on a node that has refused a task, as long as the service exists.
             first = {task["NodeID"]: task for task in reversed(_by_age(found)) if task.get("NodeID")}
             waited = time.monotonic() - begun
             decided = all(task["Status"]["State"] in ENDED for task in first.values())

@@ -342,7 +342,7 @@ class AJob(AnApi):
     def create_service(
         self, template: dict[str, Any], *, name: str, mode: dict[str, Any], labels: dict[str, str]
     ) -> dict[str, str]:
-        assert dict(mode) == {"GlobalJob": {}}
+        assert dict(mode) == {"global": {}}
         assert labels == {names.STACK_LABEL: "prod"}
         self.sent.append((name, template))
         return {"ID": "job"}

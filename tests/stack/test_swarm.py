@@ -195,6 +195,8 @@ def test_a_node_without_the_image_is_named_before_anything_changes(swarm: OnClus
     assert swarm.running() == before
     left = swarm.nodes[0].api.services()  # type: ignore[no-untyped-call]
     assert [found["Spec"]["Name"] for found in left] == [swarm.service]
+    check = {"name": swarm.deployment.name("image-check")}
+    until(lambda: not any(node.api.containers(all=True, filters=check) for node in swarm.nodes), 60)
 
 
 @pytest.mark.long
