@@ -9,7 +9,7 @@ from typing import Any
 import pulumi
 
 from runtime.docker_host import DockerHost
-from runtime.readiness import UNREADY_LOG_LINES, call
+from runtime.readiness import UNREADY_LOG_LINES, call, since_start
 from runtime.tasks import FAILED, RUNNING, Task, replicas_of, revision_of
 
 POLL_SECONDS = 0.5
@@ -48,8 +48,9 @@ async def until_converged(platform: DockerHost, name: str, wanted: Converged) ->
     known = await call(cluster.tasks, name)
     if made and any(task.runs and _older(task, made) for task in known):
         await call(cluster.restart, name)
-    # Failures of the past do not matter, such as those while the database was down.
-    past = {task.id for task in known if task.state in FAILED}
+    # Failures from before this update do not matter, such as those while the database was down.
+    begun_at = await call(platform.daemon.clock) - since_start()
+    past = {task.id for task in known if task.state in FAILED and _older(task, begun_at)}
     service = await call(cluster.inspect, name)
     if (
         service
@@ -119,6 +120,6 @@ def _advice(name: str) -> str:
     return ADVICE.format(stack=pulumi.get_stack(), name=name)
 
 
-def _older(task: Task, volume: datetime) -> bool:
-    """Return whether a task was created before the volume in which it creates something, so that this is lost."""
-    return datetime.fromisoformat(task.created) < volume
+def _older(task: Task, moment: datetime) -> bool:
+    """Return whether a task was created before `moment`. If that is when a volume was made, its work there is lost."""
+    return datetime.fromisoformat(task.created) < moment

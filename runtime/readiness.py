@@ -178,9 +178,14 @@ async def call(question: Callable[..., Answer], *arguments: object) -> Answer:
         ) from None
 
 
+def since_start() -> timedelta:
+    """Return how long this run of the program has taken until now."""
+    return timedelta(seconds=time.monotonic() - _program_started)
+
+
 def _started_before_this_run(daemon: "Daemon", state: "State") -> bool:
     """Return whether a container was last started before this run of the program, by the clock of the daemon's host."""
-    begun = daemon.clock() - timedelta(seconds=time.monotonic() - _program_started)
+    begun = daemon.clock() - since_start()
     return datetime.fromisoformat(state.started_at) < begun
 
 

@@ -17,7 +17,8 @@ class PostgresSettings(Settings):
         ge=20,
         le=5000,
         description="The maximum number of connections. The minimum is 25, plus 15 for each worker of each of the "
-        "server's replicas (30 with `mlflow:authentication: mlflow`).",
+        "server's replicas (30 with `mlflow:authentication: mlflow`); with `mlflow:runtime: swarm`, for twice as many "
+        "replicas.",
     )
     port: Port | None = Field(
         default=None,

@@ -26,9 +26,9 @@ class ServerSettings(Settings):
         default=1,
         ge=1,
         le=16,
-        description="The number of server containers, or tasks with `mlflow:runtime: swarm`. More than one needs "
-        "Traefik, which distributes the requests. A change then replaces one after another, without a failed "
-        "request: docs/operations/replicas.md. Memory, CPUs and workers are those of each container.",
+        description="The number of server containers, or tasks with `mlflow:runtime: swarm`. More than one, or any "
+        "number of tasks, needs Traefik, which distributes the requests. A change then replaces one after another, "
+        "without a failed request: docs/operations/replicas.md. Memory, CPUs and workers are those of each container.",
     )
     workers: int = Field(
         default=2,
@@ -70,7 +70,7 @@ class ServerSettings(Settings):
     jobs: bool = Field(
         default=False,
         description="Run server-side jobs: judges, scorers, trace archival. Takes 1.5 GiB of memory. Not with several "
-        "`replicas`: each would start the jobs of the others again.",
+        "`replicas` or `mlflow:runtime: swarm`: each would start the jobs of the others again.",
     )
     telemetry: bool = Field(default=False, description="Whether MLflow may report its usage to its developers.")
     environment: dict[str, str] = Field(

@@ -91,6 +91,9 @@ def _nested(paths: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, 
     for path in dict.fromkeys(path.partition("[")[0] for path in paths):
         before, after = _at(old, path), _at(new, path)
         plain_value = not isinstance(before, list | dict) and not isinstance(after, list | dict)
+        if plain_value and before == after:
+            # A default of the provider.
+            continue
         # The last part of the path says what it is: image, replicas, the name of a variable.
         name = f"`{path.rpartition('.')[2]}`"
         found.append(f"{name} {_code(_value(before))} → {_code(_value(after))}" if plain_value else name)

@@ -5,8 +5,17 @@ from typing import Any
 
 from operations.common.stack import Stack
 from runtime.cluster import Cluster
-from runtime.tasks import FAILED, replicas_of
+from runtime.tasks import FAILED, replicas_of, revision_of
 from settings import names
+
+UPDATES = {
+    "updating": "; an update is not finished",
+    "paused": "; an update has stopped",
+    "rollback_started": "; an update is being rolled back",
+    "rollback_paused": "; the rollback of an update has stopped",
+    "rollback_completed": "; the last update was rolled back",
+}
+"""What Swarm says about the last update, in words."""
 
 
 def service(stack: Stack) -> dict[str, Any] | None:
@@ -16,7 +25,8 @@ def service(stack: Stack) -> dict[str, Any] | None:
     if found is None:
         return None
     wanted, tasks = replicas_of(found), cluster.tasks(name)
-    ready = [task for task in tasks if task.runs]
+    current = revision_of(found["Spec"]["TaskTemplate"]["ContainerSpec"])
+    ready = [task for task in tasks if task.runs and task.revision == current]
     image = found["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"]
     state = "stopped" if wanted == 0 else "healthy" if len(ready) >= wanted else "starting" if ready else "unhealthy"
     return {
@@ -25,6 +35,7 @@ def service(stack: Stack) -> dict[str, Any] | None:
         "section": "server",
         "image": image.partition("@")[0],
         "wanted": wanted,
+        "update": (found.get("UpdateStatus") or {}).get("State", ""),
         "tasks": [
             {
                 "node": task.node,
@@ -45,6 +56,7 @@ def detail(entry: dict[str, Any]) -> str:
     where = ", ".join(node + (f" ({number})" if number > 1 else "") for node, number in sorted(running.items()))
     told = f"{sum(running.values())} of {entry['wanted']} tasks" + (f" on {where}" if where else "")
     errors = [f"{task['node'] or 'no node'}: {task['error']}" for task in entry["tasks"] if task["error"]]
+    told += UPDATES.get(entry["update"], "")
     return told + (f"; {errors[0]}" if errors and entry["state"] != "healthy" else "")
 
 
@@ -52,7 +64,10 @@ def problems(stack: Stack) -> list[str]:
     """Return the nodes that are down. Swarm runs their tasks on other nodes meanwhile."""
     if not stack.settings.on_swarm:
         return []
-    down = [node.name for node in Cluster(stack.daemon).nodes() if not node.ready]
+    cluster = Cluster(stack.daemon)
+    if problem := cluster.problem():
+        return [f"mlflow:runtime is swarm: {problem}; docs/operations/swarm.md#without-the-cluster"]
+    down = [node.name for node in cluster.nodes() if not node.ready]
     if not down:
         return []
     return [

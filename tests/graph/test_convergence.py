@@ -96,7 +96,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wait(cluster: ACluster, *, prepares: str | None = None, within_s: int = 60, made: datetime | None = None) -> None:
-    daemon = SimpleNamespace(volume_created_at=lambda _: made)
+    daemon = SimpleNamespace(volume_created_at=lambda _: made, clock=lambda: datetime(2026, 5, 6, 1, tzinfo=UTC))
     platform: Any = SimpleNamespace(cluster=cluster, daemon=daemon)
     wanted = Converged(revision=NEW, tasks=2, within_s=within_s, prepares=prepares)
     asyncio.run(until_converged(platform, NAME, wanted))
@@ -141,10 +141,10 @@ def test_tasks_that_failed_earlier_do_not_matter() -> None:
 
 
 def test_a_broken_update_fails_when_the_previous_tasks_serve_again() -> None:
-    failed = task(3, state="failed", wanted="shutdown", error="task: non-zero exit (1)")
+    during = "2026-05-07T00:00:00+00:00"
+    failed = task(3, state="failed", wanted="shutdown", error="task: non-zero exit (1)", created=during)
     old = [task(1, revision=OLD), task(2, revision=OLD)]
     cluster = ACluster(
-        (service(update="updating"), old),
         (service(update="updating"), [*old, failed]),
         (service(OLD, update="rollback_started"), [*old, failed]),
         (service(OLD, update="rollback_completed"), [*old, failed]),
@@ -172,9 +172,13 @@ def test_a_rollback_that_stopped_is_not_called_complete() -> None:
 
 
 def test_a_new_service_whose_tasks_keep_failing_is_not_waited_for() -> None:
-    failed = [task(number, state="rejected", wanted="shutdown", error="No such image") for number in range(3)]
+    during = "2026-05-07T00:00:00+00:00"
+    failed = [
+        task(number, state="rejected", wanted="shutdown", error="No such image", created=during) for number in range(3)
+    ]
     with pytest.raises(pulumi.RunError, match=r"keep failing\n  on node-0: rejected No such image"):
-        wait(ACluster((service(), []), (service(), failed)))
+        # The first one failed before this check began.
+        wait(ACluster((service(), failed[:1]), (service(), failed)))
 
 
 def test_a_stopped_update_fails() -> None:

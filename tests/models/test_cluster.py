@@ -22,13 +22,15 @@ NODES = {"1": "node-1", "2": "node-2", "3": "node-3"}
 NOT_A_MANAGER = APIError("no", SimpleNamespace(status_code=503, reason=""), "this node is not a swarm manager")  # type: ignore[arg-type]
 
 
-def task(number: str, state: str = "running", wanted: str = "running", error: str = "") -> dict[str, Any]:
+def task(
+    number: str, state: str = "running", wanted: str = "running", error: str = "", revision: str = "now"
+) -> dict[str, Any]:
     return {
         "ID": f"task{number}",
         "NodeID": number,
         "DesiredState": wanted,
         "CreatedAt": f"2026-05-06T00:00:0{number}Z",
-        "Spec": {"ContainerSpec": {"Env": [f"{names.REVISION_VARIABLE}=r{number}"]}},
+        "Spec": {"ContainerSpec": {"Env": ["B=c", f"{names.REVISION_VARIABLE}={revision}"]}},
         "Status": {"State": state, "Timestamp": "2026-05-06T00:00:00.123Z", **({"Err": error} if error else {})},
     }
 
@@ -52,7 +54,11 @@ class AnApi:
                 "EndpointSpec": {"Mode": "dnsrr"},
                 "TaskTemplate": {
                     "ForceUpdate": 1,
-                    "ContainerSpec": {"Image": "localhost/mlflow-server:1", "Env": ["A=b"], "StopGracePeriod": 0},
+                    "ContainerSpec": {
+                        "Image": "localhost/mlflow-server:1",
+                        "Env": ["A=b", f"{names.REVISION_VARIABLE}=now"],
+                        "StopGracePeriod": 0,
+                    },
                 },
             },
         }
@@ -60,6 +66,9 @@ class AnApi:
     def services(self, filters: dict[str, str]) -> list[dict[str, Any]]:
         assert filters == {"label": "mlflow.stack=prod"}
         return [self.service]
+
+    def info(self) -> dict[str, Any]:
+        return {"Swarm": {"ControlAvailable": True}}
 
     def inspect_service(self, name: str) -> dict[str, Any]:
         assert name == NAME
@@ -261,6 +270,34 @@ def test_the_status_shows_the_tasks_their_nodes_and_the_last_error() -> None:
     none = observed.service(a_stack(AnApi([task("2", "rejected", "shutdown", "No such image")])))
     assert none
     assert (none["state"], observed.detail(none)) == ("unhealthy", "0 of 2 tasks; node-2: No such image")
+
+
+def test_an_update_that_is_not_finished_is_not_reported_as_healthy() -> None:
+    """One new task runs, another finds no node, and one old task serves."""
+    error = "no suitable node (insufficient resources on 1 node)"
+    api = AnApi([task("1"), task("2", "pending", error=error), task("3", revision="before")])
+    api.service["UpdateStatus"] = {"State": "updating"}
+    found = observed.service(a_stack(api))
+    assert found
+    assert found["state"] == "starting"
+    assert "an update is not finished" in observed.detail(found)
+    assert error in observed.detail(found)
+
+
+def test_an_update_that_was_rolled_back_is_told() -> None:
+    api = AnApi([task("1"), task("2")])
+    api.service["UpdateStatus"] = {"State": "rollback_completed"}
+    found = observed.service(a_stack(api))
+    assert found
+    assert found["state"] == "healthy", "the previous tasks serve"
+    assert "the last update was rolled back" in observed.detail(found)
+
+
+def test_the_status_without_the_cluster_says_what_to_type() -> None:
+    api = SimpleNamespace(info=lambda: {"Swarm": {"LocalNodeState": "inactive"}})
+    (problem,) = observed.problems(a_stack(api))
+    assert "docker swarm init --advertise-addr" in problem
+    assert "docs/operations/swarm.md#without-the-cluster" in problem
 
 
 def test_the_status_names_the_nodes_that_are_down() -> None:
