@@ -24,6 +24,7 @@ GOOD: dict[str, Any] = {
     "labels": [{"label": "mlflow.role", "value": "service"}, {"label": "mlflow.service", "value": "x"}],
 }
 TASK: dict[str, Any] = {
+    "image": "localhost/mlflow-server:0123",
     "commands": ["setpriv", "--no-new-privs", "entrypoint"],
     "capDrops": ["ALL"],
     "readOnly": True,
@@ -90,7 +91,7 @@ BAD_SERVICES: list[tuple[str, str, dict[str, Any], str]] = [
     (
         "limited-tasks",
         SERVICE,
-        {"taskSpec": {**GOOD_SERVICE["taskSpec"], "logDriver": {}}},
+        {"taskSpec": {**GOOD_SERVICE["taskSpec"], "logDriver": {"name": "json-file"}}},
         "taskSpec.logDriver.options: must set max-size and max-file; without them, the log fills the disk",
     ),
     (

@@ -49,11 +49,18 @@ WITH_LONG = os.environ.get("LONG") == "1"
 """Whether the long tests run as well; see docs/adr/0018-two-lengths-of-tests.md."""
 
 
+PORTS = (20_000, 32_000)
+"""Below the ports that Linux gives to outgoing connections: one of another test would take the port of a stack that is
+down for a moment."""
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port of this machine that nothing uses."""
+    while True:
+        port = secrets.choice(range(*PORTS))
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass

@@ -4,18 +4,18 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from policy.rules import CONTAINER, IMAGE
-from tests.policy.test_policy import BAD, DIGEST, GOOD, PINNED
+from policy.rules import CONTAINER, IMAGE, SERVICE
+from tests.policy.test_policy import BAD, DIGEST, GOOD, GOOD_SERVICE, PINNED
 from tests.stack.deployment import ROOT, Deployment
 
 PROGRAM = """
 import json, pathlib, pulumi, pulumi_docker as docker
 for number, (kind, props) in enumerate(json.loads(pathlib.Path("bad.json").read_text())):
-    make = {"Container": docker.Container, "RemoteImage": docker.RemoteImage, "Volume": docker.Volume}[kind]
-    make(f"x{number}", **props)
+    getattr(docker, kind)(f"x{number}", **props)
 """
 SNAKE = {
     "securityOpts": "security_opts",
@@ -74,7 +74,10 @@ def test_every_bad_program_is_refused_by_its_rule(tmp_path: Path) -> None:
     (project / "__main__.py").write_text(PROGRAM)
     resources: list[tuple[str, dict[str, object]]] = []
     for _, kind, props, _ in BAD:
-        wanted = (GOOD if kind == CONTAINER else {}) | props
+        wanted = {CONTAINER: GOOD, SERVICE: GOOD_SERVICE}.get(kind, {}) | props
+        if kind == SERVICE:
+            resources.append(("Service", _all_snake(wanted)))
+            continue
         if kind == CONTAINER:
             wanted |= {"name": f"x{len(resources)}"}
         for key in ("volumes", "mounts", "ports", "devices", "healthcheck", "capabilities"):
@@ -98,6 +101,15 @@ def test_every_bad_program_is_refused_by_its_rule(tmp_path: Path) -> None:
     for rule, kind, _, words in BAD:
         assert words in said, f"{rule}: {words}\n{said}"
         assert kind == IMAGE or rule in said
+
+
+def _all_snake(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """Return a value with all its keys in snake case, except the names of variables."""
+    if isinstance(value, list):
+        return [_all_snake(entry) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    return {_snake(key): entry if key == "env" else _all_snake(entry) for key, entry in value.items()}
 
 
 def _snake(name: str) -> str:
