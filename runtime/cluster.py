@@ -12,7 +12,6 @@ from runtime.daemon import Daemon
 from runtime.tasks import ClusterNode, Task, revision_of
 from settings import names
 
-MAX_LINES = 10_000
 NOT_A_MANAGER = 503
 """Status of Docker's answer about a cluster if the daemon is no manager of one."""
 
@@ -135,7 +134,7 @@ class Cluster:
                 stdout=True,
                 stderr=True,
                 timestamps=True,
-                tail=str(min(lines, MAX_LINES)),
+                tail=str(lines),
                 follow=False,
                 is_tty=False,
             )

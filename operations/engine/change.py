@@ -23,7 +23,6 @@ KINDS = {
     "random:index/randomPassword:RandomPassword": "generated secret",
     SERVICE: "Swarm service",
     "docker:index/secret:Secret": "Swarm secret",
-    "docker:index/serviceConfig:ServiceConfig": "Swarm configuration",
 }
 OPERATIONS = {"delete": "delete", "replace": "replace", "update": "change", "create": "create", "import": "import"}
 """The engine's steps that are shown, and their names here. The two extra steps of a replacement are left out."""

@@ -19,7 +19,6 @@ NETWORK = "docker:index/network:Network"
 OF_A_CLUSTER = (
     "docker:index/service:Service",
     "docker:index/secret:Secret",
-    "docker:index/serviceConfig:ServiceConfig",
 )
 
 
