@@ -5,12 +5,14 @@ import pulumi
 from components.artifacts import Artifacts
 from components.backup import Backup
 from components.images import Images
+from components.internal_tls import InternalTls
 from components.mlflow import Mlflow
-from components.monitoring import Monitoring, ScrapeTargets
+from components.monitoring import Monitoring
 from components.networks import Networks
 from components.platform import Platform
 from components.postgres import Postgres
 from components.preconditions import require_host_ready
+from components.scrape_targets import ScrapeTargets
 from components.stack_settings import load_settings
 from components.traefik import Traefik
 from runtime.credentials import warn_of_unsaved
@@ -28,6 +30,7 @@ def main() -> None:
         monitoring_network=networks.monitoring,
         images=Images("images", settings.images, parts=settings.parts),
         networks=networks,
+        tls=InternalTls.of(settings.tls),
         backed_up=settings.backup.enabled,
         protect_data=settings.protect_data,
     )
@@ -56,7 +59,7 @@ def main() -> None:
         )
 
     pulumi.export("url", mlflow.url)
-    warn_of_unsaved(postgres, artifacts.store, mlflow, traefik, backup, monitoring)
+    warn_of_unsaved(platform.tls, postgres, artifacts.store, mlflow, traefik, backup, monitoring)
 
 
 main()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pulumi
 
+from components.internal_tls import AUTHORITY
 from components.minio import Minio
 from components.object_store import ADMIN, CLIENT_ENVIRONMENT, ObjectStore
 from components.platform import Platform
@@ -85,10 +86,11 @@ class Artifacts(pulumi.ComponentResource):
                     "TARGET_ENDPOINT": target.endpoint,
                     "AWS_SHARED_CREDENTIALS_FILE": "/run/secrets/aws-credentials",
                     **CLIENT_ENVIRONMENT,
+                    **({"AWS_CA_BUNDLE": AUTHORITY} if platform.tls else {}),
                     **kinds,
                 },
                 files=Files(
-                    secrets={"aws-credentials": profiles},
+                    secrets={"aws-credentials": profiles, **platform.tls.trust},
                     config={"copy_artifacts.py": (ASSETS / "copy_artifacts.py").read_text()},
                 ),
                 tmpfs={"/tmp": "size=64m,mode=1777"},  # noqa: S108 - inside the container

@@ -5,6 +5,7 @@ from pathlib import Path
 import pulumi
 import pulumi_docker as docker
 
+from components.internal_tls import AUTHORITY, CERTIFICATE, KEY, InternalTls
 from components.mlflow import Mlflow
 from components.object_store import REGION, ObjectStore
 from components.platform import Platform
@@ -78,30 +79,23 @@ class Backup(pulumi.ComponentResource):
         repository: Credential,
     ) -> None:
         child = pulumi.ResourceOptions(parent=self)
-        stack = pulumi.get_stack()
-        image = platform.images.backup
-        staging = docker.Volume(
-            f"{name}-staging",
-            name=names.docker_name(stack, f"{name}-staging"),
-            labels=[{"label": names.STACK_LABEL, "value": stack}],
-            opts=child,
-        )
-        data: dict[str, pulumi.Input[str]] = {"/staging": staging.name}
+        data: dict[str, pulumi.Input[str]] = {"/staging": self._staging(name).name}
         if settings.where != "s3":
             data["/repository"] = self._local_target(name, settings).name
         service = Service(
             name,
             Workload(
-                image=image,
+                image=platform.images.backup,
                 limits=Limits(memory_mb=settings.memory_mb, cpus=settings.cpus),
                 networks=platform.networks.backup_networks(outward=settings.needs_egress),
-                env=_environment(settings, database, store, server),
+                env=_environment(settings, database, store, server) | _tls_environment(platform.tls),
                 files=Files(
                     secrets={
                         "repository-password": repository.value,
                         "pgpass": database.backup_pgpass,
                         "store-credentials": store.backup_credentials_file,
                         **_target_credentials(settings),
+                        **platform.tls.identity(name),
                         **{f"data-keys/{key}": value for key, value in server.data_keys.items()},
                     },
                     config={file.name: file.read_text() for file in sorted(ASSETS.glob("*.py"))},
@@ -112,13 +106,31 @@ class Backup(pulumi.ComponentResource):
             ),
             HealthCheck(command=["python3", "/run/config/main.py", "alive"]),
             platform=platform,
-            metrics=Metrics(port=METRICS_PORT),
+            metrics=Metrics(port=METRICS_PORT, scheme=platform.tls.scheme),
             # An interrupted run leaves earlier backups intact.
             grace_s=30,
             after=[database.service.ready, store.ready],
             opts=child,
         )
-        self.targets = [Target(job="backup", instance="backup", address=f"{service.host}:{METRICS_PORT}", every_s=30)]
+        self.targets = [
+            Target(
+                job="backup",
+                instance="backup",
+                address=f"{service.host}:{METRICS_PORT}",
+                every_s=30,
+                tls=bool(platform.tls),
+            )
+        ]
+
+    def _staging(self, name: str) -> docker.Volume:
+        """Return the volume of the mirror and of temporary files."""
+        stack = pulumi.get_stack()
+        return docker.Volume(
+            f"{name}-staging",
+            name=names.docker_name(stack, f"{name}-staging"),
+            labels=[{"label": names.STACK_LABEL, "value": stack}],
+            opts=pulumi.ResourceOptions(parent=self),
+        )
 
     def _local_target(self, name: str, settings: BackupSettings) -> docker.Volume:
         """Return the volume of the backup repository: a Docker volume, or one bound to a folder of the host."""
@@ -143,7 +155,7 @@ def _environment(settings: BackupSettings, database: Postgres, store: ObjectStor
         "KEEP_WEEKLY": str(settings.keep_weekly),
         "KEEP_MONTHLY": str(settings.keep_monthly),
         "DELETES": str(int(settings.deletes)),
-        "SERVER": f"http://{server.replicas[names.SERVER].host}:{SERVER_PORT}",
+        "SERVER": f"{server.scheme}://{server.replicas[names.SERVER].host}:{SERVER_PORT}",
         "KEYS": "/run/secrets/data-keys",
         "HOME": "/tmp",  # noqa: S108 - inside the container
         # Restic writes its packs there first: too much for a tmpfs.
@@ -170,6 +182,14 @@ def _environment(settings: BackupSettings, database: Postgres, store: ObjectStor
         # A large repository's index fills the memory. Collect garbage before the kernel kills.
         "GOMEMLIMIT": f"{settings.memory_mb * 6 // 10}MiB",
     }
+
+
+def _tls_environment(tls: InternalTls) -> dict[str, str]:
+    """Return the variables by which the backup program, libpq and rclone trust the authority of the stack."""
+    if not tls:
+        return {}
+    ours = {"AUTHORITY": AUTHORITY, "CERTIFICATE": CERTIFICATE, "KEY": KEY}
+    return {**ours, "RCLONE_CA_CERT": AUTHORITY, **tls.libpq()}
 
 
 def _target_credentials(settings: BackupSettings) -> dict[str, pulumi.Output[str]]:

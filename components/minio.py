@@ -8,13 +8,14 @@ from typing import Any
 import pulumi
 import pulumi_docker as docker
 
+from components.internal_tls import AUTHORITY, CERTIFICATE_FILE, KEY_FILE
 from components.object_store import ADMIN, BACKUP_USER, MONITORING_USER, USER, ObjectStore
 from components.platform import Platform
 from components.scrape import Target, minio_token
 from runtime.credentials import Credential
 from runtime.job import Job
 from runtime.service import Service
-from runtime.workload import NOBODY, Files, HealthCheck, Limits, Metrics, Publish, Workload
+from runtime.workload import NOBODY, SECRETS, Files, HealthCheck, Limits, Metrics, Publish, Workload
 from settings import names
 from settings.object_store import ObjectStoreSettings
 
@@ -23,6 +24,9 @@ CONSOLE_PORT = 9001
 HEALTH_PATH = "/minio/health/cluster"
 CURL = ("curl", "-fsS", "--max-time", "4")
 ASSETS = Path(__file__).parent.parent / "assets" / "minio"
+CERTIFICATES_FOLDER = "certs"
+CERTIFICATES = f"{SECRETS}/{CERTIFICATES_FOLDER}"
+"""Folder with the certificate of the server and its key."""
 
 
 class Minio(pulumi.ComponentResource):
@@ -63,7 +67,7 @@ class Minio(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True, protect=platform.protect_data),
         )
         service = self._server(data, root_password)
-        endpoint = f"http://{service.host}:{PORT}"
+        endpoint = f"{platform.tls.scheme}://{service.host}:{PORT}"
         bootstrap = self._bootstrap(service, endpoint, root_password, identities)
         monitoring = identities.get(MONITORING_USER)
         self.store = ObjectStore(
@@ -76,7 +80,7 @@ class Minio(pulumi.ComponentResource):
             backup_password=identities.get(BACKUP_USER),
             ready=bootstrap.done,
             credentials=[root_password, *identities.values()],
-            targets=_targets(service.host, monitoring) if monitoring else [],
+            targets=_targets(service.host, monitoring, tls=bool(platform.tls)) if monitoring else [],
         )
         self.register_outputs({"endpoint": endpoint, "bucket": settings.bucket, "volume": data.name})
 
@@ -84,6 +88,8 @@ class Minio(pulumi.ComponentResource):
         """Run the server on its data volume."""
         settings, platform = self._settings, self._platform
         with_console = settings.console_port is not None
+        health = f"{platform.tls.scheme}://127.0.0.1:{PORT}{HEALTH_PATH}"
+        trusted = ["--cacert", AUTHORITY] if platform.tls else []
         return Service(
             self._name,
             Workload(
@@ -91,7 +97,10 @@ class Minio(pulumi.ComponentResource):
                 limits=Limits(memory_mb=settings.memory_mb, cpus=settings.cpus),
                 networks=platform.networks.data_service_networks(published=with_console),
                 entrypoint=["/usr/bin/silo"],
-                command=["server", "/data", "--console-address", f":{CONSOLE_PORT}"],
+                command=[
+                    *("server", "/data", "--console-address", f":{CONSOLE_PORT}"),
+                    *(["--certs-dir", CERTIFICATES] if platform.tls else []),
+                ],
                 env={
                     # MinIO reads the file in /run/secrets and silently ignores a missing one. With a user but no
                     # password it refuses to start; without both it would accept minioadmin:minioadmin.
@@ -103,19 +112,24 @@ class Minio(pulumi.ComponentResource):
                     # Collect garbage before the kernel kills.
                     "GOMEMLIMIT": f"{settings.memory_mb * 9 // 10}MiB",
                 },
-                files=Files(secrets={"root-password": root_password.value}),
+                files=Files(secrets={"root-password": root_password.value, **self._certificates()}),
                 data={"/data": data.name},
                 tmpfs={"/tmp": "size=64m,mode=1777"},  # noqa: S108 - inside the container
                 user="0:0",
             ),
             # MinIO's two other health endpoints answer before objects can be read or written.
-            HealthCheck(command=[*CURL, "-o", "/dev/null", f"http://127.0.0.1:{PORT}{HEALTH_PATH}"]),
+            HealthCheck(command=[*CURL, *trusted, "-o", "/dev/null", health]),
             platform=platform,
-            metrics=Metrics(port=PORT, path=METRICS_PATHS["minio"]),
+            metrics=Metrics(port=PORT, path=METRICS_PATHS["minio"], scheme=platform.tls.scheme),
             grace_s=30,
             publish=[Publish(port=settings.console_port, target=CONSOLE_PORT)] if settings.console_port else [],
             opts=pulumi.ResourceOptions(parent=self),
         )
+
+    def _certificates(self) -> dict[str, pulumi.Output[str]]:
+        """Return the secret files of the server under the names that MinIO requires."""
+        theirs = {CERTIFICATE_FILE: f"{CERTIFICATES_FOLDER}/public.crt", KEY_FILE: f"{CERTIFICATES_FOLDER}/private.key"}
+        return {theirs.get(file, file): content for file, content in self._platform.tls.identity(self._name).items()}
 
     def _bootstrap(
         self, server: Service, endpoint: str, root_password: Credential, identities: Mapping[str, Credential]
@@ -135,6 +149,7 @@ class Minio(pulumi.ComponentResource):
                 files=Files(
                     secrets={
                         "mc-config.json": _client_config(endpoint, root_password.value),
+                        **self._platform.tls.trust,
                         **{f"{user}-secret-key": identity.value for user, identity in identities.items()},
                     },
                     config={
@@ -160,10 +175,10 @@ METRICS_POLICY = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Ac
 """The policy of Prometheus: it may read metrics, but no objects."""
 
 
-def _targets(host: str, secret_key: Credential) -> list[Target]:
+def _targets(host: str, secret_key: Credential, *, tls: bool) -> list[Target]:
     token = secret_key.value.apply(lambda value: minio_token(MONITORING_USER, value))
     return [
-        Target(job=job, instance="minio", address=f"{host}:{PORT}", path=path, every_s=30, secret=token)
+        Target(job=job, instance="minio", address=f"{host}:{PORT}", path=path, every_s=30, secret=token, tls=tls)
         for job, path in METRICS_PATHS.items()
     ]
 

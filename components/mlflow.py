@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import pulumi
 import pulumi_docker as docker
 
+from components.internal_tls import InternalTls
 from components.mlflow_credentials import ServerCredentials, secret_file
 from components.object_store import ObjectStore
 from components.platform import Platform
@@ -45,6 +46,8 @@ class Mlflow(pulumi.ComponentResource):
 
     url: str
     """The URL for a browser, and a client's `MLFLOW_TRACKING_URI`."""
+    scheme: str
+    """The scheme of the servers' URLs on the networks of the stack."""
     replicas: dict[str, Service | SwarmService]
     """The servers by name. They are equal; Traefik distributes the requests among them. On a cluster, one service."""
     tasks: int | None
@@ -70,14 +73,14 @@ class Mlflow(pulumi.ComponentResource):
     ) -> None:
         """Check the data keys, migrate the database, then start the server."""
         super().__init__("mlflow:components:Mlflow", name, None, opts)
-        self.url = route.url
+        self.url, self.scheme = route.url, platform.tls.scheme
         self.tasks = settings.replicas if swarm else None
         self.docker_metrics = swarm.metrics if swarm else None
         self._platform, self._database, self._route = platform, database, route
         self._secrets = ServerCredentials.create(route, parent=self)
         self.credentials = self._secrets.all
         self.data_keys = self._secrets.data_keys
-        self._pgpass = {"pgpass": database.pgpass}
+        self._pgpass = {"pgpass": database.pgpass, **platform.tls.trust}
         self._users = {"auth.ini": _users(settings, database)} if route.by_mlflow else {}
 
         # First, while the old server still runs: a key that does not decrypt the data, or a database of a newer
@@ -85,7 +88,7 @@ class Mlflow(pulumi.ComponentResource):
         verified = self._job("verify-data-keys", self._pgpass | self.data_keys, database.service.ready)
         route_labels = self._route_labels()
         # The labels of a cluster's service are those of all its tasks.
-        together = _together(route, {} if swarm else route_labels, store) if route.balanced else None
+        together = _together(route, {} if swarm else route_labels, store, platform.tls) if route.balanced else None
         compatible = Compatible(files=SCHEMA_FILES, label=names.TOGETHER_LABEL, value=together or "")
         alone = incompatible_stopped(
             names.is_replica, compatible, new="verify-data-keys", once=verified.done, platform=self._platform
@@ -156,7 +159,8 @@ class Mlflow(pulumi.ComponentResource):
     @property
     def _database_environment(self) -> dict[str, str]:
         """The environment variables of every container that uses the database."""
-        return {"MLFLOW_BACKEND_STORE_URI": self._database.uri} | (_USERS_ENVIRONMENT if self._route.by_mlflow else {})
+        users = _USERS_ENVIRONMENT if self._route.by_mlflow else {}
+        return {"MLFLOW_BACKEND_STORE_URI": self._database.uri, **self._platform.tls.libpq(), **users}
 
     def _route_labels(self) -> dict[str, pulumi.Input[str]]:
         """Return the labels of each replica that the policy pack and an existing Traefik read."""
@@ -190,7 +194,13 @@ class Mlflow(pulumi.ComponentResource):
     def targets(self) -> list[Target]:
         """The scrape targets of the servers."""
         return [
-            Target(job="mlflow", instance=name, address=f"{replica.host}:{METRICS_PORT}", every_task=self._route.swarm)
+            Target(
+                job="mlflow",
+                instance=name,
+                address=f"{replica.host}:{METRICS_PORT}",
+                every_task=self._route.swarm,
+                tls=self._route.internal_tls,
+            )
             for name, replica in self.replicas.items()
         ]
 
@@ -204,19 +214,23 @@ AUTH_CACHE_SECONDS = 60
 """How long a worker remembers a correct password. Without it, each request costs 0.19 s of CPU time."""
 
 
-def _together(route: Route, labels: Mapping[str, pulumi.Input[str]], store: ObjectStore) -> pulumi.Output[str]:
+def _together(
+    route: Route, labels: Mapping[str, pulumi.Input[str]], store: ObjectStore, tls: InternalTls
+) -> pulumi.Output[str]:
     """Return a hash of what replicas that run at the same time must have in common.
 
     An existing Traefik drops a router that two containers define differently. A health check that expects another
     status, with or without MLflow's own users, would take either the old or the new replicas for dead. An object store
-    accepts one password, so a replica with the earlier one would fail every transfer.
+    accepts one password, so a replica with the earlier one would fail every transfer. And the proxy trusts one
+    authority.
     """
 
     def digest(values: dict[str, str]) -> str:
         return short_digest(json.dumps([health_check(route), values], sort_keys=True))
 
     # A hash of 48 bits of a generated password reveals nothing.
-    return pulumi.Output.unsecret(pulumi.Output.all(**labels, store=store.credentials_file).apply(digest))
+    trusted = {"authority": tls.authority} if tls.authority else {}
+    return pulumi.Output.unsecret(pulumi.Output.all(**labels, **trusted, store=store.credentials_file).apply(digest))
 
 
 def _users(settings: ServerSettings, database: Postgres) -> str:

@@ -2,25 +2,22 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import pulumi
 import pulumi_docker as docker
 
 from components.alertmanager import alertmanager_config
-from components.backup import Backup
 from components.blackbox import edge_module, readiness_module
 from components.grafana import grafana_files
-from components.mlflow import Mlflow
-from components.object_store import ObjectStore
+from components.internal_tls import AUTHORITY
 from components.platform import Platform
 from components.postgres import DATABASE, MONITORING_ROLE, Postgres
 from components.postgres import PORT as POSTGRES_PORT
 from components.prometheus import alert_rules, prometheus_config
 from components.scrape import Target, external_scrape_config
-from components.traefik import HTTPS_PORT, Traefik, Upstream
+from components.scrape_targets import ScrapeTargets
+from components.traefik import HTTPS_PORT
 from runtime.credentials import Credential, provided_secret
 from runtime.service import Service
 from runtime.workload import CONFIG, NOBODY, SECRETS, Files, HealthCheck, Limits, Publish, Workload
@@ -38,44 +35,6 @@ from settings.names import MONITORING_TYPE
 ASSETS = Path(__file__).parent.parent / "assets" / "monitoring"
 GRAFANA_USER = "472:0"
 """User and group of Grafana in the official image."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScrapeTargets:
-    """The scrape targets without the database, and what the blackbox exporter probes."""
-
-    targets: Sequence[Target]
-    upstream: Upstream
-    """The servers, as the blackbox exporter needs them."""
-    artifacts: ObjectStore
-    hostname: str | None
-    """Host name of the bundled Traefik; None without one."""
-    tasks: int | None
-    """The number of the server's tasks on a cluster; None for containers."""
-    docker_metrics: str | None
-    """Address of the metrics of the manager's Docker daemon; None without them."""
-
-    @classmethod
-    def of(cls, server: Mlflow, artifacts: ObjectStore, backup: Backup | None, proxy: Traefik | None) -> Self:
-        """Return the monitored services of a stack."""
-        return cls(
-            targets=[
-                *server.targets,
-                *artifacts.targets,
-                *(backup.targets if backup else []),
-                *(proxy.targets if proxy else []),
-                *(
-                    [Target(job="docker", instance="docker", address=server.docker_metrics)]
-                    if server.docker_metrics
-                    else []
-                ),
-            ],
-            upstream=server.upstream,
-            artifacts=artifacts,
-            hostname=proxy.hostname if proxy else None,
-            tasks=server.tasks,
-            docker_metrics=server.docker_metrics,
-        )
 
 
 class Monitoring(pulumi.ComponentResource):
@@ -107,7 +66,7 @@ class Monitoring(pulumi.ComponentResource):
         self._tasks, self._scrapes_docker = targets.tasks, targets.docker_metrics is not None
         self.credentials = []
         scraped = [*targets.targets, self._postgres_exporter(database), *self._blackbox_exporter(targets)]
-        self.scrape = external_scrape_config(scraped, pulumi.get_stack())
+        self.scrape = external_scrape_config(scraped, pulumi.get_stack(), self._platform.tls.authority)
         if settings.mode == "bundled":
             alertmanager = self._alertmanager()
             prometheus = self._prometheus(scraped, alertmanager)
@@ -131,6 +90,12 @@ class Monitoring(pulumi.ComponentResource):
         publish: tuple[int | None, int] | None = None,
     ) -> Service:
         """Run a monitoring service with the options that all have in common."""
+        tls = self._platform.tls
+        if tls and name != "grafana":
+            # Grafana is for a browser on the host, which does not trust the authority.
+            secrets = {**files.secrets, **tls.identity(name)}
+            files = Files(secrets=secrets, config={**files.config, "web.yml": json.dumps(tls.web_config(), indent=2)})
+            command = [*command, f"--web.config.file={CONFIG}/web.yml"]
         return Service(
             name,
             Workload(
@@ -153,9 +118,21 @@ class Monitoring(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self),
         )
 
+    def _http_health_check(self, port: int, path: str) -> list[str]:
+        return http_request(self._platform.tls.scheme, port, path)
+
+    def _external_url(self, port: int | None) -> list[str]:
+        """Return the option for the links in notifications. They work in a browser on the host."""
+        return [f"--web.external-url={self._platform.tls.scheme}://127.0.0.1:{port}/"] if port else []
+
+    @property
+    def _tls(self) -> bool:
+        return bool(self._platform.tls)
+
     def _postgres_exporter(self, database: Postgres) -> Target:
         """Run the exporter for Postgres' statistics and MLflow's row counts."""
         name = "postgres-exporter"
+        verification = f"sslmode=verify-full&sslrootcert={AUTHORITY}" if self._platform.tls else "sslmode=disable"
         assert database.monitoring_password is not None, "Platform.monitored is false"  # noqa: S101
         service = self._service(
             name,
@@ -169,26 +146,33 @@ class Monitoring(pulumi.ComponentResource):
                 "--collector.postmaster",
                 "--log.format=json",
             ],
-            check=_http_health_check(POSTGRES_EXPORTER_PORT, "/"),
+            check=self._http_health_check(POSTGRES_EXPORTER_PORT, "/"),
             networks=self._platform.networks.monitoring_networks(backend=True),
             env={
-                "DATA_SOURCE_URI": f"{database.service.host}:{POSTGRES_PORT}/{DATABASE}?sslmode=disable",
+                "DATA_SOURCE_URI": f"{database.service.host}:{POSTGRES_PORT}/{DATABASE}?{verification}",
                 "DATA_SOURCE_USER": MONITORING_ROLE,
                 "DATA_SOURCE_PASS_FILE": f"{SECRETS}/password",
             },
         )
         # Counting rows takes the database longer than any other query.
         return Target(
-            job="postgres", instance="postgres", address=f"{service.host}:{POSTGRES_EXPORTER_PORT}", every_s=30
+            job="postgres",
+            instance="postgres",
+            address=f"{service.host}:{POSTGRES_EXPORTER_PORT}",
+            every_s=30,
+            tls=self._tls,
         )
 
     def _blackbox_exporter(self, targets: ScrapeTargets) -> list[Target]:
         """Run the exporter that sends requests as a client does, and return its scrape targets."""
         name = "blackbox-exporter"
         upstream = targets.upstream
-        modules = {"readiness": readiness_module(upstream.probe), "store": readiness_module({})}
+        modules = {
+            "readiness": readiness_module(upstream.probe, tls=self._tls),
+            "store": readiness_module({}, tls=self._tls),
+        }
         asked = {
-            ("readiness", server): f"http://{host}:{upstream.port}{upstream.probe['path']}"
+            ("readiness", server): f"{self._platform.tls.scheme}://{host}:{upstream.port}{upstream.probe['path']}"
             for server, host in upstream.servers.items()
         }
         asked["store", targets.artifacts.kind] = targets.artifacts.health
@@ -199,7 +183,7 @@ class Monitoring(pulumi.ComponentResource):
             name,
             files=Files(config={"blackbox.yml": json.dumps({"modules": modules}, indent=2) + "\n"}),
             command=["blackbox_exporter", f"--config.file={CONFIG}/blackbox.yml", "--log.format=json"],
-            check=_http_health_check(BLACKBOX_PORT, "/-/healthy"),
+            check=self._http_health_check(BLACKBOX_PORT, "/-/healthy"),
             networks=self._platform.networks.monitoring_networks(),
             memory_mb=64,
         )
@@ -210,12 +194,13 @@ class Monitoring(pulumi.ComponentResource):
                 address=f"{service.host}:{BLACKBOX_PORT}",
                 path="/probe",
                 params={"module": [module], "target": [url]},
+                tls=self._tls,
             )
             for (module, instance), url in asked.items()
         ]
 
-    def _alertmanager(self) -> str:
-        """Run Alertmanager, and return its address."""
+    def _alertmanager(self) -> Target:
+        """Run Alertmanager, and return its scrape target."""
         name, settings, stack = "alertmanager", self._settings, pulumi.get_stack()
         if not settings.needs_egress:
             pulumi.log.warn(
@@ -241,25 +226,26 @@ class Monitoring(pulumi.ComponentResource):
                 "--storage.path=/alertmanager",
                 # Turns off clustering: there is only one Alertmanager.
                 "--cluster.listen-address=",
-                *_external_url(settings.alertmanager_port),
+                *self._external_url(settings.alertmanager_port),
                 "--log.format=json",
             ],
-            check=_http_health_check(ALERTMANAGER_PORT, "/-/ready"),
+            check=self._http_health_check(ALERTMANAGER_PORT, "/-/ready"),
             networks=self._platform.networks.monitoring_networks(
                 outward=settings.needs_egress, published=settings.alertmanager_port is not None
             ),
             data={"/alertmanager": memory.name},
             publish=(settings.alertmanager_port, ALERTMANAGER_PORT),
         )
-        return f"{service.host}:{ALERTMANAGER_PORT}"
+        address = f"{service.host}:{ALERTMANAGER_PORT}"
+        return Target(job="alertmanager", instance="alertmanager", address=address, tls=self._tls)
 
-    def _prometheus(self, targets: Sequence[Target], alertmanager: str) -> str:
-        """Run Prometheus, and return its address."""
+    def _prometheus(self, targets: Sequence[Target], alertmanager: Target) -> str:
+        """Run Prometheus, and return its URL."""
         name, settings, stack = "prometheus", self._settings, pulumi.get_stack()
         host = names.docker_name(stack, name)
         itself = [
-            Target(job="prometheus", instance="prometheus", address=f"{host}:{PROMETHEUS_PORT}"),
-            Target(job="alertmanager", instance="alertmanager", address=alertmanager),
+            Target(job="prometheus", instance="prometheus", address=f"{host}:{PROMETHEUS_PORT}", tls=self._tls),
+            alertmanager,
         ]
         rendered = prometheus_config([*targets, *itself], stack, alertmanager)
         history = docker.Volume(
@@ -282,10 +268,10 @@ class Monitoring(pulumi.ComponentResource):
                 "--storage.tsdb.path=/prometheus",
                 f"--storage.tsdb.retention.time={settings.retention_days}d",
                 f"--storage.tsdb.retention.size={settings.retention_gb}GB",
-                *_external_url(settings.prometheus_port),
+                *self._external_url(settings.prometheus_port),
                 "--log.format=json",
             ],
-            check=_http_health_check(PROMETHEUS_PORT, "/-/ready"),
+            check=self._http_health_check(PROMETHEUS_PORT, "/-/ready"),
             networks=self._platform.networks.monitoring_networks(
                 published=settings.prometheus_port is not None, outward=self._scrapes_docker
             ),
@@ -293,7 +279,7 @@ class Monitoring(pulumi.ComponentResource):
             data={"/prometheus": history.name},
             publish=(settings.prometheus_port, PROMETHEUS_PORT),
         )
-        return f"http://{service.host}:{PROMETHEUS_PORT}"
+        return f"{self._platform.tls.scheme}://{service.host}:{PROMETHEUS_PORT}"
 
     def _grafana(self, prometheus: str) -> None:
         """Run Grafana with the dashboards of `ASSETS`. Other dashboards are lost when its container is replaced."""
@@ -302,9 +288,12 @@ class Monitoring(pulumi.ComponentResource):
         self.credentials = [password]
         self._service(
             name,
-            files=Files(secrets={"admin-password": password.value}, config=grafana_files(prometheus)),
+            files=Files(
+                secrets={"admin-password": password.value, **self._platform.tls.trust},
+                config=grafana_files(prometheus),
+            ),
             command=["/run.sh"],
-            check=_http_health_check(GRAFANA_PORT, "/api/health"),
+            check=http_request("http", GRAFANA_PORT, "/api/health"),
             networks=self._platform.networks.monitoring_networks(published=True),
             # Since 13.2, its data sources are separate processes under the same limit: each collects before half of it.
             memory_mb=768,
@@ -329,11 +318,8 @@ class Monitoring(pulumi.ComponentResource):
         )
 
 
-def _external_url(port: int | None) -> list[str]:
-    """Return the option for the links in notifications. They work in a browser on the host."""
-    return [f"--web.external-url=http://127.0.0.1:{port}/"] if port else []
-
-
-def _http_health_check(port: int, path: str) -> list[str]:
-    """Return a health check that all monitoring images can run."""
-    return ["wget", "-q", "-T", "4", "-O", "/dev/null", f"http://127.0.0.1:{port}{path}"]
+def http_request(scheme: str, port: int, path: str) -> list[str]:
+    """Return a request within the container that all monitoring images can send."""
+    # BusyBox' wget cannot verify a certificate. The request does not leave the container.
+    insecure = ["--no-check-certificate"] if scheme == "https" else []
+    return ["wget", "-q", "-T", "4", *insecure, "-O", "/dev/null", f"{scheme}://127.0.0.1:{port}{path}"]

@@ -1,8 +1,9 @@
-"""What every component needs: the Docker host, the images, the networks, and who reads the data."""
+"""What every component needs: the Docker host, the images, the networks, TLS, and who reads the data."""
 
 from dataclasses import dataclass
 
 from components.images import Images
+from components.internal_tls import InternalTls
 from components.networks import Networks
 from runtime.docker_host import DockerHost
 
@@ -13,6 +14,7 @@ class Platform(DockerHost):
 
     images: Images
     networks: Networks
+    tls: InternalTls
     backed_up: bool
     """Whether a backup reads the data. If so, Postgres and the object store create an identity for it."""
     protect_data: bool

@@ -1,10 +1,12 @@
 """Postgres: holds all of MLflow's data except the artifacts."""
 
+import re
 from pathlib import Path
 
 import pulumi
 import pulumi_docker as docker
 
+from components.internal_tls import CERTIFICATE, KEY_FILE
 from components.platform import Platform
 from runtime.credentials import Credential
 from runtime.service import Service
@@ -28,6 +30,8 @@ HEALTH_CHECK = f"PATH=/usr/lib/postgresql/$PG_MAJOR/bin:$PATH; exec pg_isready -
 Not the `pg_isready` on the PATH of Debian's images: that one starts Perl, which takes 50 ms of CPU time.
 """
 CRASH_RECOVERY_SECONDS = 600
+SOCKETS = "/var/run/postgresql"
+"""A tmpfs that only the user `postgres` writes: the sockets, and with `mlflow:tls.internal` the key."""
 
 
 class Postgres(pulumi.ComponentResource):
@@ -84,8 +88,12 @@ class Postgres(pulumi.ComponentResource):
             platform,
             data,
             Files(
-                secrets={file: credential.value for file, credential in passwords.items() if credential},
-                config={file.name: file.read_text() for file in sorted(ASSETS.iterdir())},
+                secrets={
+                    **{file: credential.value for file, credential in passwords.items() if credential},
+                    **platform.tls.identity(name),
+                },
+                config={file.name: file.read_text() for file in sorted(ASSETS.iterdir())}
+                | ({"pg_hba.conf": tls_only((ASSETS / "pg_hba.conf").read_text())} if platform.tls else {}),
             ),
         )
         self.register_outputs({"uri": self.uri, "volume": data.name})
@@ -101,7 +109,7 @@ class Postgres(pulumi.ComponentResource):
                 limits=Limits(memory_mb=settings.memory_mb, cpus=settings.cpus),
                 networks=platform.networks.data_service_networks(published=settings.port is not None),
                 entrypoint=["bash", "/run/config/start.sh"],
-                command=_parameters(settings),
+                command=_parameters(settings, tls=bool(platform.tls)),
                 # Otherwise the history files of psql and the shell would be in the data volume.
                 env={"HOME": "/tmp"},  # noqa: S108 - inside the container
                 files=files,
@@ -109,7 +117,7 @@ class Postgres(pulumi.ComponentResource):
                 # For sockets only: data in a tmpfs would count as memory.
                 tmpfs={
                     "/tmp": "size=64m,mode=1777",  # noqa: S108 - inside the container
-                    "/var/run/postgresql": f"size=1m,uid={UID},gid={UID},mode=0775",
+                    SOCKETS: f"size=1m,uid={UID},gid={UID},mode=0775",
                 },
                 user=f"{UID}:{UID}",
                 shm_mb=max(64, settings.memory_mb // 4),
@@ -150,7 +158,12 @@ class Postgres(pulumi.ComponentResource):
         return pulumi.Output.concat(f"{self.service.host}:{PORT}:{DATABASE}:{role}:", password.value, "\n")
 
 
-def _parameters(settings: PostgresSettings) -> list[str]:
+def tls_only(rules: str) -> str:
+    """Return the access rules of `pg_hba.conf` for TLS only: a connection in plaintext matches none of them."""
+    return re.sub(r"(?m)^host ", "hostssl ", rules)
+
+
+def _parameters(settings: PostgresSettings, *, tls: bool) -> list[str]:
     """Return the server's parameters, derived from its memory by the rules of thumb in Postgres' documentation.
 
     A quarter is for shared buffers, three quarters are assumed to be cache, the rest is for sorting; see
@@ -170,5 +183,7 @@ def _parameters(settings: PostgresSettings) -> list[str]:
         "wal_compression": "on",
         "password_encryption": "scram-sha-256",
         "log_line_prefix": "%m [%p] %q%u@%d ",
+        # start.sh copies the key: Postgres refuses one that other users can read.
+        **({"ssl": "on", "ssl_cert_file": CERTIFICATE, "ssl_key_file": f"{SOCKETS}/{KEY_FILE}"} if tls else {}),
     }
     return [argument for key, value in values.items() for argument in ("-c", f"{key}={value}")]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from components.internal_tls import AUTHORITY
 from components.scrape import Target, scrape_config
 from runtime.workload import CONFIG, SECRETS
 
@@ -12,13 +13,19 @@ ASSETS = Path(__file__).parent.parent / "assets" / "monitoring"
 RUNBOOKS = "docs/operations/alerts.md"
 
 
-def prometheus_config(targets: Sequence[Target], stack: str, alertmanager: str) -> dict[str, Any]:
+def prometheus_config(targets: Sequence[Target], stack: str, alertmanager: Target) -> dict[str, Any]:
     """Return Prometheus' configuration."""
+    trusted = {"ca_file": AUTHORITY}
+    receiver: dict[str, Any] = {"static_configs": [{"targets": [alertmanager.address]}]}
+    if alertmanager.tls:
+        receiver |= {"scheme": "https", "tls_config": trusted}
     return {
         "global": {"scrape_interval": "15s", "evaluation_interval": "15s", "external_labels": {"stack": stack}},
         "rule_files": [f"{CONFIG}/alerts.yml"],
-        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]},
-        "scrape_configs": [scrape_config(target, stack, {"file": f"{SECRETS}/{target.job}"}) for target in targets],
+        "alerting": {"alertmanagers": [receiver]},
+        "scrape_configs": [
+            scrape_config(target, stack, {"file": f"{SECRETS}/{target.job}"}, trusted) for target in targets
+        ],
     }
 
 

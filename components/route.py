@@ -209,6 +209,14 @@ def labels(
         # Traefik skips a service with both.
         f"traefik.{'swarm' if route.swarm else 'docker'}.network": network,
         f"{balancer}.server.port": str(port),
+        **(
+            {
+                f"{balancer}.server.scheme": "https",
+                f"{balancer}.serverstransport": str(route.traefik.servers_transport),
+            }
+            if route.internal_tls
+            else {}
+        ),
         **(_flat(f"{balancer}.healthcheck", health_check(route)) if route.balanced else {}),
         **_flat("traefik", routes(route, name=name, users=users)),
     }

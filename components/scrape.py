@@ -31,6 +31,8 @@ class Target:
     params: Mapping[str, Sequence[str]] = field(default_factory=dict)
     every_task: bool = False
     """Whether the address is that of a Swarm service: each of its tasks is scraped."""
+    tls: bool = False
+    """Whether the target speaks TLS, with a certificate of the stack's authority for the host of the address."""
     secret: pulumi.Output[str] | None = None
     """The bearer token, if the target requires one."""
 
@@ -40,10 +42,13 @@ class Target:
         return self.instance != names.SERVER and names.is_replica(self.instance)
 
 
-def scrape_config(target: Target, stack: str, secret: Mapping[str, str]) -> dict[str, Any]:
+def scrape_config(
+    target: Target, stack: str, secret: Mapping[str, str], authority: Mapping[str, str]
+) -> dict[str, Any]:
     """Return one entry of Prometheus' `scrape_configs`.
 
     `secret` is the location of the target's token (`{"file": path}`), or the token itself (`{"value": token}`).
+    `authority` is that of the stack, in Prometheus' terms: `{"ca_file": path}` or `{"ca": certificate}`.
     """
     found: dict[str, Any] = {
         # A job name must be unique in a Prometheus. The label `job` below names the series.
@@ -52,6 +57,10 @@ def scrape_config(target: Target, stack: str, secret: Mapping[str, str]) -> dict
         "scrape_interval": f"{target.every_s}s",
         **(_tasks(target, stack) if target.every_task else _static(target, stack)),
     }
+    if target.tls:
+        host = target.address.rpartition(":")[0]
+        # The task of a cluster is reached by its address, which no certificate has.
+        found |= {"scheme": "https", "tls_config": {**authority, "server_name": host}}
     if target.params:
         found["params"] = {key: list(values) for key, values in target.params.items()}
     if target.secret is not None:
@@ -77,18 +86,22 @@ def _tasks(target: Target, stack: str) -> dict[str, Any]:
     }
 
 
-def external_scrape_config(targets: Sequence[Target], stack: str) -> pulumi.Output[str]:
+def external_scrape_config(
+    targets: Sequence[Target], stack: str, authority: pulumi.Output[str] | None
+) -> pulumi.Output[str]:
     """Return the scrape configuration for an existing Prometheus, a file for its `scrape_config_files`. Secret."""
     secrets = [target.secret if target.secret is not None else pulumi.Output.from_input("") for target in targets]
 
     def rendered(values: list[str]) -> str:
+        trusted, *tokens = values
         entries = [
-            scrape_config(target, stack, {"value": value}) for target, value in zip(targets, values, strict=True)
+            scrape_config(target, stack, {"value": token}, {"ca": trusted})
+            for target, token in zip(targets, tokens, strict=True)
         ]
         # JSON is YAML.
         return json.dumps({"scrape_configs": entries}, indent=2) + "\n"
 
-    return pulumi.Output.secret(pulumi.Output.all(*secrets).apply(rendered))
+    return pulumi.Output.secret(pulumi.Output.all(authority or "", *secrets).apply(rendered))
 
 
 def minio_token(access_key: str, secret_key: str) -> str:

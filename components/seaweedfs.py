@@ -8,6 +8,7 @@ from pathlib import Path
 import pulumi
 import pulumi_docker as docker
 
+from components.internal_tls import AUTHORITY, CERTIFICATE, KEY
 from components.object_store import ADMIN, BACKUP_USER, REGION, USER, ObjectStore
 from components.platform import Platform
 from components.scrape import Target
@@ -70,7 +71,7 @@ class Seaweedfs(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True, protect=platform.protect_data),
         )
         service = self._server(data, identities)
-        endpoint = f"http://{service.host}:{PORT}"
+        endpoint = f"{platform.tls.scheme}://{service.host}:{PORT}"
         bootstrap = self._bootstrap(service, endpoint, identities)
         self.store = ObjectStore(
             kind="seaweedfs",
@@ -82,9 +83,10 @@ class Seaweedfs(pulumi.ComponentResource):
             backup_password=identities.get(BACKUP_USER),
             ready=bootstrap.done,
             credentials=[*identities.values()],
-            targets=[
-                Target(job="seaweedfs", instance="seaweedfs", address=f"{service.host}:{METRICS_PORT}", every_s=30)
-            ],
+            # SeaweedFS has no TLS for its metrics.
+            targets=[]
+            if platform.tls
+            else [Target(job="seaweedfs", instance="seaweedfs", address=f"{service.host}:{METRICS_PORT}", every_s=30)],
         )
         self.register_outputs({"endpoint": endpoint, "bucket": settings.bucket, "volume": data.name})
 
@@ -92,6 +94,8 @@ class Seaweedfs(pulumi.ComponentResource):
         """Run the server on its data volume."""
         settings, platform = self._settings, self._platform
         readers = {user: identities[user] for user in identities if user not in (ADMIN, USER)}
+        gateway = f"{platform.tls.scheme}://127.0.0.1:{PORT}{HEALTH_PATH}"
+        trusted = ["--cacert", AUTHORITY] if platform.tls else []
         assign = f"http://127.0.0.1:{MASTER_PORT}/dir/assign?collection={settings.bucket}"
         return Service(
             self._name,
@@ -100,7 +104,7 @@ class Seaweedfs(pulumi.ComponentResource):
                 limits=Limits(memory_mb=settings.memory_mb, cpus=settings.cpus),
                 networks=[platform.networks.backend],
                 entrypoint=["/usr/bin/weed"],
-                command=_command(settings.memory_mb),
+                command=_command(settings.memory_mb, tls=bool(platform.tls)),
                 env={
                     # The official image's filer.toml has the same settings; without them, the index is elsewhere.
                     "WEED_LEVELDB2_ENABLED": "true",
@@ -116,6 +120,7 @@ class Seaweedfs(pulumi.ComponentResource):
                     secrets={
                         "identities.json": _identities(settings.bucket, identities[ADMIN], identities[USER], readers),
                         "grpc.pem": identities[ADMIN].value.apply(client_ca_certificate),
+                        **platform.tls.identity(self._name),
                     },
                 ),
                 data={"/data": data.name},
@@ -124,11 +129,11 @@ class Seaweedfs(pulumi.ComponentResource):
             ),
             HealthCheck(
                 # The gateway is ready before the volumes are, so the check also asks the master to assign an object.
-                command=[*CURL, "-o", "/dev/null", f"http://127.0.0.1:{PORT}{HEALTH_PATH}", "-o", "/dev/null", assign],
+                command=[*CURL, *trusted, "-o", "/dev/null", gateway, "-o", "/dev/null", assign],
             ),
             platform=platform,
             # A timeout within SeaweedFS takes 15 s of the stop grace period.
-            metrics=Metrics(port=METRICS_PORT),
+            metrics=None if platform.tls else Metrics(port=METRICS_PORT),
             grace_s=40,
             opts=pulumi.ResourceOptions(parent=self),
         )
@@ -147,12 +152,14 @@ class Seaweedfs(pulumi.ComponentResource):
                     "ENDPOINT": endpoint,
                     "BUCKET": self._settings.bucket,
                     "GRPC": f"https://{server.host}:{GRPC_PORT}",
+                    **({"CURL_CA_BUNDLE": AUTHORITY} if self._platform.tls else {}),
                 },
                 files=Files(
                     secrets={
                         f"{CURL_FILES.get(user, user)}.curl": _curl_config(user, identity.value)
                         for user, identity in identities.items()
-                    },
+                    }
+                    | self._platform.tls.trust,
                     config={"bootstrap.sh": (ASSETS / "bootstrap.sh").read_text()},
                 ),
                 user=NOBODY,
@@ -163,7 +170,7 @@ class Seaweedfs(pulumi.ComponentResource):
         )
 
 
-def _command(memory_mb: int) -> list[str]:
+def _command(memory_mb: int, *, tls: bool) -> list[str]:
     flags = {
         "dir": "/data",
         # Everything but the gateway and the metrics stays inside the container.
@@ -180,7 +187,8 @@ def _command(memory_mb: int) -> list[str]:
         "s3.concurrentUploadLimitMB": "64",
         "volume.concurrentUploadLimitMB": "64",
         "volume.concurrentDownloadLimitMB": "64",
-        "metricsIp": "0.0.0.0",  # noqa: S104 - inside the container
+        "metricsIp": "127.0.0.1" if tls else "0.0.0.0",  # noqa: S104 - inside the container
+        **({"s3.cert.file": CERTIFICATE, "s3.key.file": KEY} if tls else {}),
         "metricsPort": str(METRICS_PORT),
         "master.telemetry": "false",
         # As many volumes as fit on the disk, of a size that vacuuming can copy.

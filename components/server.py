@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_docker as docker
 
+from components.internal_tls import AUTHORITY, CERTIFICATE, KEY
 from components.object_store import CLIENT_ENVIRONMENT, ObjectStore
 from components.platform import Platform
 from components.route import HEALTH_CHECK_SECONDS, LEAVE_SECONDS, STAY_SECONDS
@@ -71,7 +72,7 @@ class Replicas:
             # An existing Traefik routes by Docker's health. The bundled one sends its own requests.
             self._health(5 if route.traefik.mode == "existing" else HealthCheck.interval_s),
             platform=self.platform,
-            metrics=Metrics(port=METRICS_PORT),
+            metrics=Metrics(port=METRICS_PORT, scheme=self.platform.tls.scheme),
             grace_s=self._grace_s,
             publish=[
                 Publish(port=port, target=PORT, address=settings.bind_address)
@@ -99,7 +100,7 @@ class Replicas:
                 entrypoint=ENTRYPOINT,
                 constraints=swarm.constraints,
             ),
-            metrics=Metrics(port=METRICS_PORT),
+            metrics=Metrics(port=METRICS_PORT, scheme=self.platform.tls.scheme),
             grace_s=self._grace_s,
             after=after,
             opts=pulumi.ResourceOptions(parent=parent),
@@ -115,7 +116,8 @@ class Replicas:
             networks=[platform.networks.backend, platform.networks.edge],
             command=["server"],
             env=self._environment(names.docker_name(pulumi.get_stack(), name)),
-            files=Files(secrets=self.secrets, after=after),
+            # An existing Traefik knows all replicas by the name of the first.
+            files=Files(secrets={**self.secrets, **platform.tls.identity(*{name: 0, names.SERVER: 0})}, after=after),
             data={"/scratch": scratch},
             tmpfs=private_tmpfs() | {"/run/metrics": _tmpfs(METRICS_MB + METRICS_WORKER_MB * settings.workers)},
             prepares=self.prepares,
@@ -164,7 +166,7 @@ class Replicas:
         return {
             **settings.environment,
             **self.environment,
-            **_environment(settings, self.store),
+            **_environment(settings, self.store, tls=bool(self.platform.tls)),
             "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(allowed),
             "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": self.route.url,
             **({"METRICS_PORT": str(METRICS_PORT)} if self.platform.monitored else {}),
@@ -193,8 +195,10 @@ def _scratch_volume(name: str, parent: pulumi.Resource) -> pulumi.Output[str]:
     ).name
 
 
-def _environment(settings: ServerSettings, store: ObjectStore) -> dict[str, str]:
+def _environment(settings: ServerSettings, store: ObjectStore, *, tls: bool) -> dict[str, str]:
+    files = {"AUTHORITY": AUTHORITY, "CERTIFICATE": CERTIFICATE, "KEY": KEY} if tls else {}
     return CLIENT_ENVIRONMENT | {
+        **files,
         "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{store.bucket}/artifacts",
         "MLFLOW_S3_ENDPOINT_URL": store.endpoint,
         "MLFLOW_HOST": "0.0.0.0",  # noqa: S104 - inside the container
@@ -208,6 +212,7 @@ def _environment(settings: ServerSettings, store: ObjectStore) -> dict[str, str]
                 f"--log-level {settings.log_level} --timeout-graceful-shutdown {settings.drain_seconds}",
                 f"--timeout-keep-alive {KEEP_ALIVE_SECONDS}",
                 *([f"--log-config {LOGS}/json.yaml"] if settings.log_format == "json" else []),
+                *([f"--ssl-certfile {CERTIFICATE} --ssl-keyfile {KEY}"] if tls else []),
             ]
         ),
         **({"MLFLOW_CONFIGURE_LOGGING": "false", "PYTHONPATH": LOGS} if settings.log_format == "json" else {}),
@@ -215,7 +220,7 @@ def _environment(settings: ServerSettings, store: ObjectStore) -> dict[str, str]
         "MLFLOW_DISABLE_TELEMETRY": str(not settings.telemetry).lower(),
         # Jobs and judges call the server's own gateway. The list of allowed hosts would refuse the address that the
         # server listens on, and the one that a client used.
-        "MLFLOW_GATEWAY_URI": f"http://127.0.0.1:{PORT}",
+        "MLFLOW_GATEWAY_URI": f"{'https' if tls else 'http'}://127.0.0.1:{PORT}",
         # By default, MLflow fetches the model catalog from GitHub.
         "MLFLOW_MODEL_CATALOG_URI": "",
         "HOME": "/tmp",  # noqa: S108 - inside the container

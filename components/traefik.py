@@ -9,6 +9,7 @@ import pulumi
 import pulumi_docker as docker
 
 from components.certificates import self_signed
+from components.internal_tls import AUTHORITY, CERTIFICATE, KEY
 from components.platform import Platform
 from components.route import health_check, htpasswd_line, routes
 from components.scrape import Target
@@ -63,7 +64,7 @@ class Traefik(pulumi.ComponentResource):
             "GOMEMLIMIT": f"{settings.memory_mb * 7 // 10}MiB",
         }
         user = f"{UID}:{UID}"
-        secrets = _secrets(settings, upstream.password)
+        secrets = _secrets(settings, upstream.password) | platform.tls.identity(name)
         if settings.certificate == "selfSigned":
             secrets |= self._self_signed(name, route.hostname or "")
         if settings.certificate == "acme":
@@ -98,7 +99,7 @@ class Traefik(pulumi.ComponentResource):
             ),
             HealthCheck(command=["traefik", "healthcheck", f"--configFile={CONFIG}/traefik.yml"], start_period_s=30),
             platform=platform,
-            metrics=Metrics(port=METRICS_PORT),
+            metrics=Metrics(port=METRICS_PORT, scheme=platform.tls.scheme),
             grace_s=route.drain_s + 10,
             publish=[
                 Publish(port=settings.http_port, target=HTTP_PORT, address=settings.bind_address),
@@ -108,7 +109,11 @@ class Traefik(pulumi.ComponentResource):
             opts=child,
         )
         if platform.monitored:
-            self.targets = [Target(job="traefik", instance="traefik", address=f"{service.host}:{METRICS_PORT}")]
+            self.targets = [
+                Target(
+                    job="traefik", instance="traefik", address=f"{service.host}:{METRICS_PORT}", tls=bool(platform.tls)
+                )
+            ]
 
     def _self_signed(self, name: str, hostname: str) -> dict[str, pulumi.Output[str]]:
         key = Credential(f"{name}-certificate-key", "traefikCertificateKey", parent=self)
@@ -147,13 +152,15 @@ def _secrets(settings: TraefikSettings, password: Credential | None) -> dict[str
 def _configuration(route: Route, upstream: Upstream, *, monitored: bool) -> dict[str, str]:
     """Return Traefik's configuration files: name to content. JSON is YAML."""
     files = {
-        "traefik.yml": static(route.traefik, monitored=monitored, drain_s=route.drain_s),
-        "routes.yml": dynamic(route, upstream),
+        "traefik.yml": static(route.traefik, monitored=monitored, drain_s=route.drain_s, tls=route.internal_tls),
+        "routes.yml": dynamic(route, upstream, monitored=monitored),
     }
     return {name: json.dumps(content, indent=2) + "\n" for name, content in files.items()}
 
 
-def static(settings: TraefikSettings, *, monitored: bool = False, drain_s: int = 20) -> dict[str, Any]:
+def static(
+    settings: TraefikSettings, *, monitored: bool = False, drain_s: int = 20, tls: bool = False
+) -> dict[str, Any]:
     """Return Traefik's static configuration, which it reads when it starts."""
     entry_points: dict[str, Any] = {
         "web": {
@@ -183,7 +190,9 @@ def static(settings: TraefikSettings, *, monitored: bool = False, drain_s: int =
     }
     if monitored:
         entry_points["metrics"] = {"address": f":{METRICS_PORT}"}
-        found["metrics"] = {"prometheus": {"entryPoint": "metrics", "addRoutersLabels": True}}
+        prometheus: dict[str, Any] = {"entryPoint": "metrics", "addRoutersLabels": True}
+        # With TLS, a router of its own: Traefik serves metrics in plaintext by itself.
+        found["metrics"] = {"prometheus": prometheus | ({"manualRouting": True} if tls else {})}
     if settings.certificate == "acme":
         server = {"caServer": settings.acme_server} if settings.acme_server else {}
         acme = {
@@ -195,27 +204,38 @@ def static(settings: TraefikSettings, *, monitored: bool = False, drain_s: int =
     return found
 
 
-def dynamic(route: Route, upstream: Upstream) -> dict[str, Any]:
-    """Return Traefik's dynamic configuration: routes, health check of the server, certificate."""
+def dynamic(route: Route, upstream: Upstream, *, monitored: bool = False) -> dict[str, Any]:
+    """Return Traefik's dynamic configuration: routes, health check of the server, certificates."""
     found = routes(route, name=upstream.name, users={"usersFile": f"/run/secrets/{USERS_FILE}"})
+    scheme = "https" if route.internal_tls else "http"
     balancer: dict[str, Any] = {
-        "servers": [{"url": f"http://{server}:{upstream.port}"} for server in upstream.servers.values()],
+        "servers": [{"url": f"{scheme}://{server}:{upstream.port}"} for server in upstream.servers.values()],
     }
+    transport: dict[str, Any] = {"rootCAs": [AUTHORITY]} if route.internal_tls else {}
     if route.swarm:
         # One name for all tasks, so that a health check would find all of them ready or none. Docker removes a task
         # from the name before it stops it, and one that is not healthy. The time-out is that of all addresses of the
         # name together; each gets at least 2 s.
-        found["http"]["serversTransports"] = {upstream.name: {"forwardingTimeouts": {"dialTimeout": "6s"}}}
-        balancer["serversTransport"] = upstream.name
+        transport["forwardingTimeouts"] = {"dialTimeout": "6s"}
     else:
         balancer["healthCheck"] = health_check(route)
     if route.balanced and not route.swarm:
         # After 30 s, Traefik's default, most clients have given up; the next replica answers at once.
+        transport["forwardingTimeouts"] = {"dialTimeout": "2s"}
+    if transport:
+        found["http"]["serversTransports"] = {upstream.name: transport}
         balancer["serversTransport"] = upstream.name
-        found["http"]["serversTransports"] = {upstream.name: {"forwardingTimeouts": {"dialTimeout": "2s"}}}
     found["http"]["services"] = {upstream.name: {"loadBalancer": balancer}}
     found["tls"] = {"options": {"default": {"minVersion": "VersionTLS12"}}}
     if route.traefik.certificate != "acme":
         pair = {"certFile": f"/run/secrets/{CERTIFICATE_FILE}", "keyFile": f"/run/secrets/{KEY_FILE}"}
         found["tls"] |= {"certificates": [pair], "stores": {"default": {"defaultCertificate": pair}}}
+    if monitored and route.internal_tls:
+        found["http"]["routers"]["metrics"] = {
+            "rule": "Path(`/metrics`)",
+            "entryPoints": ["metrics"],
+            "service": "prometheus@internal",
+            "tls": {},
+        }
+        found["tls"].setdefault("certificates", []).append({"certFile": CERTIFICATE, "keyFile": KEY})
     return found

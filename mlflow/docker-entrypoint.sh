@@ -34,6 +34,18 @@ use_object_store() {
     export AWS_SHARED_CREDENTIALS_FILE="$SECRETS/aws-credentials"
 }
 
+# With TLS between the services, every library that the server uses for HTTP also trusts the stack's own authority. (The
+# database's clients trust that one only.) A server that calls the gateway of a model provider needs the others, too.
+trust_authority() {
+    [ -n "${AUTHORITY:-}" ] || return 0
+    local others=${SSL_CERT_FILE:-${REQUESTS_CA_BUNDLE:-}}
+    [ -n "$others" ] || others=$(python -c "import certifi; print(certifi.where())")
+    cat "$others" "$AUTHORITY" >"$PRIVATE/authorities.pem.$$"
+    mv "$PRIVATE/authorities.pem.$$" "$PRIVATE/authorities.pem"
+    export SSL_CERT_FILE="$PRIVATE/authorities.pem"
+    export REQUESTS_CA_BUNDLE="$SSL_CERT_FILE" AWS_CA_BUNDLE="$SSL_CERT_FILE" CURL_CA_BUNDLE="$SSL_CERT_FILE"
+}
+
 # MLflow reads its data keys only from the environment.
 use_data_keys() {
     require_secret crypto-kek-passphrase
@@ -116,6 +128,7 @@ _main() {
         serve_metrics
         use_pgpass
         use_object_store
+        trust_authority
         empty_scratch
         serve
         ;;
@@ -135,6 +148,7 @@ _main() {
     gc)
         # Runs beside the server, which deletes the artifacts. $2 is the age, in the format of mlflow gc.
         use_pgpass
+        trust_authority
         exec python /opt/mlflow-stack/locked.py gc python /opt/mlflow-stack/collect.py "$2"
         ;;
     *)

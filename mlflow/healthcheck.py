@@ -3,7 +3,8 @@
 On a cluster, Swarm stops a task that is not healthy. There, a server that was ready once only has to answer `/health`:
 otherwise each interruption of the database would end all servers, with their uploads.
 
-It sends plain HTTP over a socket and imports little else, because each run takes CPU time from the server.
+It sends HTTP over a socket and imports little else, because each run takes CPU time from the server. With
+`mlflow:tls.internal` it verifies the server's certificate, as Traefik does.
 
 It prints how many processes the kernel has killed because memory ran out; Docker shows that with the result. It fails
 if a process was killed since the last check: after three failures in a row the server is unhealthy, although another
@@ -30,6 +31,8 @@ LAST = "/run/mlflow/oom-kills"
 """File with the number of OOM kills at the last check."""
 WAS_READY = "/run/mlflow/was-ready"
 """Exists once the server was ready, if it is a task of a cluster."""
+AUTHORITY = os.environ.get("AUTHORITY")
+"""The authority of the server's certificate, if it speaks TLS."""
 EXPECTED = "401" if os.environ.get("MLFLOW_AUTH_CONFIG_PATH") else "200"
 
 
@@ -62,13 +65,28 @@ def killed_since() -> bool:
     return kills > last and not observes
 
 
+def connect() -> socket.socket:
+    """Return a connection to the server; raise `OSError` if there is none, or its certificate is not valid."""
+    plain = socket.create_connection(("127.0.0.1", PORT), timeout=4)
+    if AUTHORITY is None:
+        return plain
+    # Imported here because it takes longer than the rest of this program.
+    import ssl  # noqa: PLC0415
+
+    try:
+        return ssl.create_default_context(cafile=AUTHORITY).wrap_socket(plain, server_hostname="localhost")
+    except OSError:
+        plain.close()
+        raise
+
+
 def main() -> int:
     """Return the exit code: 0 if the server answered from the database, 1 if not, or if a worker was just killed."""
     task = bool(os.environ.get("HEALTHCHECK_LIVENESS"))
     alive = task and os.path.exists(WAS_READY)  # noqa: PTH110 - as above
     path, expected = (LIVENESS, "200") if alive else (READINESS, EXPECTED)
     try:
-        with socket.create_connection(("127.0.0.1", PORT), timeout=4) as connection:
+        with connect() as connection:
             connection.sendall(REQUEST.format(path=path).encode())
             status = connection.recv(64).decode("latin-1").split(" ")[1:2]
     except OSError as error:

@@ -34,7 +34,8 @@ def main():
     MultiProcessCollector(registry)
     ProcessCollector(registry=registry)
     registry.register(ContainerCollector())
-    start_http_server(int(os.environ["METRICS_PORT"]), registry=registry)
+    certificate, key = os.environ.get("CERTIFICATE"), os.environ.get("KEY")
+    start_http_server(int(os.environ["METRICS_PORT"]), registry=registry, certfile=certificate, keyfile=key)
     threading.Event().wait()
 
 

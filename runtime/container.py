@@ -19,6 +19,8 @@ def with_scrape_target(workload: Workload, metrics: Metrics, platform: DockerHos
         "prometheus.io/scrape": "true",
         "prometheus.io/port": str(metrics.port),
         "prometheus.io/path": metrics.path,
+        # The default of every discovery is http.
+        **({"prometheus.io/scheme": metrics.scheme} if metrics.scheme != "http" else {}),
     }
     return replace(
         workload,

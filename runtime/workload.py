@@ -62,6 +62,7 @@ class Metrics:
 
     port: int
     path: str = "/metrics"
+    scheme: str = "http"
 
 
 SECRETS = "/run/secrets"

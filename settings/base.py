@@ -81,6 +81,13 @@ Middleware = Annotated[
         "must be <name>@<provider> as Traefik's dashboard shows it, such as authelia@docker",
     ),
 ]
+TraefikReference = Annotated[
+    str,
+    in_words(
+        r"[A-Za-z0-9_-]+@[a-z]+",
+        "must be <name>@<provider> from your Traefik's configuration, such as mlflow@file",
+    ),
+]
 Email = Annotated[str, in_words(r"[^@\s]+@[^@\s]+\.[^@\s]+", "must be an e-mail address such as you@example.com")]
 HttpUrl = Annotated[
     str, in_words(r"https?://[^\s/]+(/\S*)?", "must be a URL such as http://authelia:9091/api/authz/forward-auth")

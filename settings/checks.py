@@ -21,6 +21,7 @@ from settings.secrets import (
 )
 from settings.server_checks import server_contradictions
 from settings.stack import StackConfig, major
+from settings.tls_checks import tls_contradictions
 from settings.traefik import BUNDLED_ONLY, EXISTING_ONLY, SINGLE_SIGN_ON, Authentication
 
 SEAWEEDFS_MB = 1024
@@ -45,6 +46,7 @@ def contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
         yield {"server"}, f"mlflow:server.environment.{name}: {reason}; docs/mlflow-variables.md"
     yield from _route_contradictions(config)
     yield from _authentication_contradictions(config)
+    yield from tls_contradictions(config)
     postgres = config.images.postgres.ref
     tag = postgres.rpartition(":")[2]
     if postgres != packages.ref("postgres") and ((major(postgres) or 0) < OLDEST_POSTGRES or "alpine" in tag):

@@ -22,6 +22,8 @@ class Route:
     """The number of servers among which Traefik distributes the requests."""
     swarm: bool = False
     """Whether the servers are tasks of a Docker Swarm service."""
+    internal_tls: bool = False
+    """Whether the servers speak TLS to Traefik."""
 
     DEFAULT_PORT = 5000
     """The host port if there is no Traefik and `mlflow:server.port` is not set."""

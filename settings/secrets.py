@@ -32,6 +32,7 @@ GENERATED_KEYS = (
     "minioMonitoringPassword",
     "grafanaPassword",
     "traefikCertificateKey",
+    "internalAuthority",
 )
 """Keys of the secrets that the program generates. A value under such a key overrides the generated one."""
 SECRET_KEYS = (

@@ -15,6 +15,7 @@ from settings.object_store import ObjectStoreSettings
 from settings.postgres import PostgresSettings
 from settings.server import ServerSettings
 from settings.swarm import Runtime, SwarmSettings
+from settings.tls import TlsSettings
 from settings.traefik import Authentication, TraefikSettings
 
 NAMESPACE = "mlflow"
@@ -53,6 +54,7 @@ class StackConfig(Settings):
     server: ServerSettings = Field(default=ServerSettings(), description="The MLflow tracking server.")
     postgres: PostgresSettings = Field(default=PostgresSettings(), description="The database.")
     object_store: ObjectStoreSettings = Field(default=ObjectStoreSettings(), description="The store for artifacts.")
+    tls: TlsSettings = Field(default=TlsSettings(), description="TLS between the services of the stack.")
     traefik: TraefikSettings = Field(
         default=TraefikSettings(),
         description="Ingress: how requests from outside reach MLflow. A setting whose description begins with "
@@ -84,6 +86,7 @@ class StackConfig(Settings):
             drain_s=self.server.drain_seconds,
             replicas=self.server.replicas,
             swarm=self.on_swarm,
+            internal_tls=self.tls.internal,
         )
 
     @property
@@ -127,6 +130,15 @@ class StackConfig(Settings):
     def scrapes_docker(self) -> bool:
         """Whether the bundled Prometheus reads the metrics of the manager's Docker daemon."""
         return self.monitoring.mode == "bundled" and self.swarm.metrics is not None
+
+    @property
+    def monitoring_urls(self) -> dict[str, str]:
+        """The published interfaces of monitoring: name to URL on the host's loopback address."""
+        tls = {"Prometheus", "Alertmanager"} if self.tls.internal else set()
+        return {
+            name: f"{'https' if name in tls else 'http'}://127.0.0.1:{port}"
+            for name, port in self.monitoring.addresses.items()
+        }
 
     @property
     def cluster(self) -> SwarmSettings | None:

@@ -4,7 +4,18 @@ from typing import Literal
 
 from pydantic import Field
 
-from settings.base import Address, Cpus, Email, HttpUrl, Middleware, NetworkName, PublicPort, Settings, TraefikName
+from settings.base import (
+    Address,
+    Cpus,
+    Email,
+    HttpUrl,
+    Middleware,
+    NetworkName,
+    PublicPort,
+    Settings,
+    TraefikName,
+    TraefikReference,
+)
 
 CLIENT_USER = "mlflow"
 """User name of the clients that send the generated password."""
@@ -38,6 +49,11 @@ class TraefikSettings(Settings):
     )
     cert_resolver: TraefikName | None = Field(
         default=None, description="`existing`: the certificate resolver of your Traefik. Only with `tls: true`."
+    )
+    servers_transport: TraefikReference | None = Field(
+        default=None,
+        description="`existing`: the serversTransport of your Traefik that trusts the stack's authority, such as "
+        "`mlflow@file`. Required with `mlflow:tls.internal`, and refused otherwise; docs/operations/tls.md.",
     )
     middlewares: tuple[Middleware, ...] = Field(
         default=(),
@@ -96,6 +112,6 @@ class TraefikSettings(Settings):
     cpus: Cpus = Field(default=1.0, description="`bundled`: the number of CPUs that Traefik may use.")
 
 
-EXISTING_ONLY = ("single_sign_on", "network", "entry_point", "tls", "cert_resolver", "middlewares")
+EXISTING_ONLY = ("single_sign_on", "network", "entry_point", "tls", "cert_resolver", "servers_transport", "middlewares")
 SHARED = ("mode",)
 BUNDLED_ONLY = tuple(key for key in TraefikSettings.model_fields if key not in (*EXISTING_ONLY, *SHARED))

@@ -1,6 +1,7 @@
 """The results of the last backup and the last restore test: stored beside the mirror, and exported to Prometheus."""
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -130,4 +131,4 @@ def serve(journal: Journal, schedules: Mapping[str, str]) -> None:
     registry = CollectorRegistry()
     registry.register(_Collected(journal, schedules))
     ProcessCollector(registry=registry)
-    start_http_server(PORT, registry=registry)
+    start_http_server(PORT, registry=registry, certfile=os.environ.get("CERTIFICATE"), keyfile=os.environ.get("KEY"))

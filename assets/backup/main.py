@@ -4,7 +4,8 @@ usage: main.py schedule|alive|backup|safety|drill|list|journal|plan ID|restore I
 
 Environment: STACK, TARGET (as in the settings), BUCKET, SERVER (its URL), SCHEDULE and DRILL_SCHEDULE (cron, in UTC),
 KEEP_DAILY, KEEP_WEEKLY, KEEP_MONTHLY, PGPASS (a password file), TMPDIR (on disk), DELETES (1; 0 if the target does not
-allow deletion), and the variables of libpq, rclone and restic.
+allow deletion), AUTHORITY, CERTIFICATE and KEY (files; only with TLS between the services), and the variables of libpq,
+rclone and restic.
 """
 
 import atexit

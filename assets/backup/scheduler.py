@@ -17,7 +17,7 @@ import repository
 from croniter import croniter
 from layout import CURRENT, MANIFEST, journal
 from manifest import Manifest
-from shell import Failure, killed, say
+from shell import Failure, killed, say, trusted_authority
 
 PROGRAM = Path(__file__).with_name("main.py")
 
@@ -128,4 +128,6 @@ def next_due(expression: str, now: datetime, last_end: float | None) -> datetime
 
 def alive() -> None:
     """Raise `OSError` if the scheduler does not answer."""
-    urllib.request.urlopen(f"http://127.0.0.1:{journals.PORT}/metrics", timeout=4).close()
+    trusted = trusted_authority()
+    url = f"{'https' if trusted else 'http'}://127.0.0.1:{journals.PORT}/metrics"
+    urllib.request.urlopen(url, timeout=4, context=trusted).close()  # noqa: S310

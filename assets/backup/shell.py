@@ -1,6 +1,7 @@
 """Runs external programs: shows their output as it comes, and reports a failure in one line."""
 
 import os
+import ssl
 import subprocess
 import sys
 import time
@@ -38,6 +39,12 @@ def first(names: Sequence[str]) -> str:
     """Return the first ten names, one per line, and how many more there are."""
     shown = "".join(f"\n    {name}" for name in names[:SHOWN])
     return shown + (f"\n    and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def trusted_authority() -> ssl.SSLContext | None:
+    """Return what verifies the certificates of the stack's services; None if they speak plaintext."""
+    authority = os.environ.get("AUTHORITY")
+    return ssl.create_default_context(cafile=authority) if authority else None
 
 
 class Progress:

@@ -12,7 +12,7 @@ import objects
 import repository
 from layout import ARTIFACTS, ASIDE, CURRENT, DUMP, INDEX, KEYS, MANIFEST, journal
 from manifest import Manifest, counted, files, indexed, read_index, sha256, write_index
-from shell import Failure, amount, first, make, say
+from shell import Failure, amount, first, make, say, trusted_authority
 from space import on_one_disk, require_space
 
 PLAUSIBLE_PART = 0.5
@@ -153,7 +153,8 @@ def _require_plausible(in_bucket: int) -> None:
 def _mlflow_version() -> str:
     """Return the server's MLflow version; empty if it does not run: a backup does not need it."""
     try:
-        with urllib.request.urlopen(f"{os.environ['SERVER']}/version", timeout=10) as answer:  # noqa: S310
+        url, trusted = f"{os.environ['SERVER']}/version", trusted_authority()
+        with urllib.request.urlopen(url, timeout=10, context=trusted) as answer:  # noqa: S310
             return str(answer.read().decode().strip())
     except (urllib.error.URLError, OSError):
         return ""

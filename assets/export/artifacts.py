@@ -4,7 +4,8 @@ It may run while the server writes, and again when the server is stopped: it cop
 that, the object `STATE` in the target records which version of each object was copied; a comparison of two machines'
 clocks would be wrong. usage: artifacts.py check|copy|finish. `finish` also removes the record.
 
-Environment: SOURCE_BUCKET, TARGET_BUCKET; SOURCE_ENDPOINT and TARGET_ENDPOINT, their addresses (empty: AWS). The
+Environment: SOURCE_BUCKET, TARGET_BUCKET; SOURCE_ENDPOINT and TARGET_ENDPOINT, their addresses (empty: AWS);
+SOURCE_AUTHORITY, the file with the authority of the source's certificate, if it has one of its own. The
 credentials are the profiles `source` and `target` of AWS_SHARED_CREDENTIALS_FILE.
 """
 
@@ -28,7 +29,10 @@ Version = list[str | int]
 
 def client(role: str) -> Any:  # noqa: ANN401 - made by boto3 at run time
     """Return the S3 client for the source or the target."""
-    return boto3.Session(profile_name=role).client("s3", endpoint_url=os.environ[f"{role.upper()}_ENDPOINT"] or None)
+    # None stands for the public authorities.
+    trusted = os.environ.get(f"{role.upper()}_AUTHORITY")
+    endpoint = os.environ[f"{role.upper()}_ENDPOINT"] or None
+    return boto3.Session(profile_name=role).client("s3", endpoint_url=endpoint, verify=trusted)
 
 
 def versions(store: Any, bucket: str) -> dict[str, Version]:  # noqa: ANN401

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Copies the database to another Postgres and compares both. Runs in the Postgres image. usage: database.sh check|copy
-# Environment: SOURCE_HOST, and PGHOST, PGPORT, PGDATABASE, PGUSER, PGSSLMODE of the target. The passwords are the files
-# source.pgpass and target.pgpass beside this script.
+# Environment: SOURCE_HOST, SOURCE_SSLMODE, and PGHOST, PGPORT, PGDATABASE, PGUSER, PGSSLMODE of the target. Beside this
+# script are the passwords, source.pgpass and target.pgpass, and, if the source speaks TLS, its authority, authority.pem.
 set -Eeuo pipefail
 umask 077
 
@@ -17,7 +17,8 @@ die() {
 
 # Run a client program for the database of the stack, and for the target.
 source_db() {
-    PGHOST=$SOURCE_HOST PGPORT=5432 PGUSER=mlflow PGDATABASE=mlflow PGSSLMODE=prefer PGPASSFILE="$FILES/source.pgpass" "$@"
+    PGHOST=$SOURCE_HOST PGPORT=5432 PGUSER=mlflow PGDATABASE=mlflow PGSSLMODE=$SOURCE_SSLMODE \
+        PGSSLROOTCERT="$FILES/authority.pem" PGPASSFILE="$FILES/source.pgpass" "$@"
 }
 target_db() {
     PGPASSFILE="$FILES/target.pgpass" "$@"

@@ -16,11 +16,12 @@ die() {
 use_root_credentials() {
     mkdir -p "$MC_CONFIG_DIR"
     cp "$SECRETS/mc-config.json" "$MC_CONFIG_DIR/config.json"
+    [ ! -e "$SECRETS/authority.pem" ] || install -D -m 0600 "$SECRETS/authority.pem" "$MC_CONFIG_DIR/certs/CAs/authority.pem"
 }
 
 # MinIO is configured with another root user, and does not start without that user's password. This checks it.
 refuse_default_credentials() {
-    if MC_HOST_default="http://minioadmin:minioadmin@${ENDPOINT#http://}" mc --quiet ls default >/dev/null 2>&1; then
+    if MC_HOST_default="${ENDPOINT%%//*}//minioadmin:minioadmin@${ENDPOINT#*//}" mc --quiet ls default >/dev/null 2>&1; then
         die "the object store accepts minioadmin:minioadmin, although its root user is another: remove the user" \
             "minioadmin, or set mlflow:images.minio to MinIO's own image; then type: make up STACK=$STACK"
     fi

@@ -5,6 +5,7 @@ set -Eeuo pipefail
 
 CONFIG=${CONFIG:-/run/config}
 SECRETS=${SECRETS:-/run/secrets}
+SOCKETS=${SOCKETS:-/var/run/postgresql} # a tmpfs
 
 # Prints an error on stderr and exits. usage: die "what is wrong" "what to do"
 die() {
@@ -42,9 +43,16 @@ reconcile_roles() {
     pg_ctl --pgdata="$PGDATA" --wait --mode=fast --silent stop
 }
 
+# Postgres refuses a key that other users can read. Without TLS there is none.
+use_key() {
+    [ -e "$SECRETS/internal-key.pem" ] || return 0
+    install -m 0600 "$SECRETS/internal-key.pem" "$SOCKETS/internal-key.pem"
+}
+
 main() {
     [ -s "$PGDATA/PG_VERSION" ] || create_cluster
     reconcile_roles
+    use_key
     exec postgres "$@"
 }
 

@@ -174,7 +174,9 @@ def _database(stack: Stack, target: Target, command: str) -> None:
         raise StopError(f"{stack.name} has no database; type: {make('up', stack.name)}")
     environment = {key: target.values[key] for key in ("PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGSSLMODE")}
     environment["SOURCE_HOST"] = names.docker_name(stack.name, "postgres")
-    files = {
+    trusted = _authority(stack)
+    environment["SOURCE_SSLMODE"] = "verify-full" if trusted else "disable"
+    files = trusted | {
         "database.sh": _asset("export/database.sh"),
         "source.pgpass": _secret(stack, "pgpass"),
         "target.pgpass": target.pgpass,
@@ -202,7 +204,10 @@ def _artifacts(stack: Stack, target: Target, command: str) -> None:
         "HOME": "/tmp",  # noqa: S108 - inside the container
     }
     ours = re.sub(r"(?m)^\[.*\]", "[source]", _secret(stack, "aws-credentials"))
-    files = {
+    trusted = _authority(stack)
+    if trusted:
+        environment["SOURCE_AUTHORITY"] = f"{FILES}/{names.AUTHORITY_FILE}"
+    files = trusted | {
         "artifacts.py": _asset("export/artifacts.py"),
         "copy_artifacts.py": _asset("copy/copy_artifacts.py"),
         "credentials": f"{ours}\n{target.credentials}",
@@ -213,6 +218,11 @@ def _artifacts(stack: Stack, target: Target, command: str) -> None:
             if command == "check"
             else "the artifacts were not copied; the reason is above"
         )
+
+
+def _authority(stack: Stack) -> dict[str, str]:
+    """Return the authority of the stack's services as a file; empty if they speak plaintext."""
+    return {names.AUTHORITY_FILE: _secret(stack, names.AUTHORITY_FILE)} if servers(stack).scheme == "https" else {}
 
 
 def _asset(path: str) -> str:

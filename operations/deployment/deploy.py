@@ -9,6 +9,7 @@ from operations.common.console import StopError, output, progress
 from operations.common.stack import Stack
 from operations.deployment.engine_for import after_a_question, approval
 from operations.deployment.policy import policy_options
+from operations.engine.certificates import renew_certificates
 from operations.engine.cli import NoEngineError
 from operations.engine.engine import Engine
 from operations.engine.recovery import recover
@@ -39,8 +40,8 @@ def up(stack: Stack) -> None:
     stack.remember_checkout()
     ingress.require_authentication(stack)
     settings = stack.settings
-    for name, port in settings.monitoring.addresses.items():
-        progress(f"{name}: http://127.0.0.1:{port}")
+    for name, url in settings.monitoring_urls.items():
+        progress(f"{name}: {url}")
     progress(f'\nMLflow is ready. Use it from Python: eval "$(make -s client STACK={stack.name})"')
     output(settings.route.url)
     if way := hostname.ssh_forward_hint(stack):
@@ -60,6 +61,7 @@ def _deploy(stack: Stack) -> None:
         engineless.up(stack, str(error))
         return
     new = engine.select()
+    renew_certificates(engine)
     approved = approval(stack, "deploy", engine)
     was_engineless = stack.is_engineless
     handed_over = engineless.hand_over(engine, approved=bool(approved))

@@ -55,6 +55,11 @@ class Servers(ABC):
     def address(self) -> str:
         """The URL of the server for `show`."""
 
+    @property
+    def scheme(self) -> str:
+        """The scheme of the server's URL on the networks of the stack."""
+        return "https" if "AUTHORITY" in self.environment else "http"
+
     @abstractmethod
     def secret(self, name: str) -> bytes | None:
         """Return a secret file of the server, or None if it is lost."""
@@ -111,7 +116,7 @@ class Containers(Servers):
     @property
     def address(self) -> str:
         """The URL of the server in its own container."""
-        return f"http://127.0.0.1:{PORT}"
+        return f"{self.scheme}://127.0.0.1:{PORT}"
 
     @property
     def _first(self) -> str:
@@ -188,7 +193,7 @@ class Tasks(Servers):
     @property
     def address(self) -> str:
         """The URL of all tasks on their networks."""
-        return f"http://{self._name}:{PORT}"
+        return f"{self.scheme}://{self._name}:{PORT}"
 
     @property
     def _name(self) -> str:

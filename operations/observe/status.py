@@ -103,7 +103,7 @@ def describe(stack: Stack) -> dict[str, Any]:
         "bytes": _bytes(stack),
         "backup": {"summary": " ".join(saved.split()), **known},
         "alerts": alerts,
-        "prometheus": f"http://127.0.0.1:{port}" if (port := stack.settings.monitoring.prometheus_port) else None,
+        "prometheus": stack.settings.monitoring_urls.get("Prometheus"),
         "problems": problems,
     }
 
@@ -308,8 +308,13 @@ def _alerts(stack: Stack) -> list[dict[str, str]] | None:
     """Return name, severity and instance of every firing alert; None if the stack's Prometheus does not answer."""
     if "prometheus" not in services(stack):
         return None
-    command = ["wget", "-q", "-T", "4", "-O", "-", f"http://127.0.0.1:{PROMETHEUS_PORT}/api/v1/alerts"]
-    code, printed = stack.daemon.run(names.docker_name(stack.name, "prometheus"), command)
+    container = names.docker_name(stack.name, "prometheus")
+    found = stack.daemon.inspect(container)
+    # As deployed, which the settings may have changed since.
+    tls = any(word.startswith("--web.config.file") for word in (found or {}).get("Config", {}).get("Cmd") or [])
+    request = [*(["--no-check-certificate"] if tls else []), "-O", "-"]
+    url = f"{'https' if tls else 'http'}://127.0.0.1:{PROMETHEUS_PORT}/api/v1/alerts"
+    code, printed = stack.daemon.run(container, ["wget", "-q", "-T", "4", *request, url])
     if code:
         return None
     firing = [
