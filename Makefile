@@ -19,7 +19,7 @@ export STACK YES CONFIRM ARGS SERVICE FROM TARGET OLDER_THAN DRY_RUN SAFETY COPY
 RUN := @sh operations/bootstrap.sh# If this file has Windows line endings (CRLF), the script reports it.
 
 .DEFAULT_GOAL := help
-.PHONY: help init up preview drift down destroy status logs open url images env client password scrape doctor backup backups restore drill gc export prune pin test bench docs lock
+.PHONY: help init up preview drift down destroy status logs open url images env client password scrape authority doctor backup backups restore drill gc export prune pin test bench docs lock
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -63,6 +63,9 @@ env: ## print exports for plain pulumi: eval "$(make -s env)"
 
 client: ## print exports for MLflow's client: eval "$(make -s client)"
 	$(RUN) client
+
+authority: ## print the certificate that an existing Traefik has to trust
+	$(RUN) authority
 
 password: ## print only the password for MLflow clients
 	$(RUN) password

@@ -23,6 +23,7 @@ VERBS = {
     "client": "observe.access:client",
     "password": "observe.secrets:password",
     "scrape": "observe.secrets:scrape",
+    "authority": "observe.authority:authority",
     "doctor": "observe.doctor:doctor",
     "pin": "deployment.pin:pin",
     "prune": "deployment.prune:prune",

@@ -51,6 +51,8 @@ def _type_rule(kind: str) -> str:
         ("bool", "must be true or false"),
         ("string", "must be a string"),
         ("tuple", "must be a list"),
+        ("datetime", "must be a time with its time zone, such as 2026-11-29T09:00:00Z"),
+        ("timezone", "must be a time with its time zone, such as 2026-11-29T09:00:00Z"),
         ("model", "must be a section of settings (key: value)"),
         ("dict", "must be a section of settings (key: value)"),
     ):

@@ -45,7 +45,9 @@ def store(graph: Graph) -> str:
 def test_no_address_of_another_container_is_plaintext(graph: Graph) -> None:
     ours = re.compile(r"http://(?!127\.0\.0\.1|localhost)[\w.-]*mlflow-prod[\w.-]*")
     for name, container in graph.containers.items():
-        configured = " ".join(content for path, content in files(graph, name).items()) if name in graph.with_files else ""
+        configured = (
+            " ".join(content for path, content in files(graph, name).items()) if name in graph.with_files else ""
+        )
         text = json.dumps([container.plain.get(key) for key in ("envs", "command", "entrypoints", "healthcheck")])
         assert not ours.findall(text + configured), name
         assert "sslmode=disable" not in text, name

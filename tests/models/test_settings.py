@@ -37,6 +37,7 @@ ON_SWARM: dict[str, object] = {
     "traefik": {"mode": "bundled"},
     "postgres": {"maxConnections": 200},
 }
+BEHIND = {"hostname": "m.example.com", "authentication": "password", "traefik": {"mode": "bundled"}}
 REFUSED = [
     (
         {"runtime": "swarm", "postgres": {"maxConnections": 200}},
@@ -90,7 +91,7 @@ REFUSED = [
         {"traefik": {"zzz": 1}},
         "mlflow:traefik.zzz: no such setting; known keys: acmeEmail, acmeServer, bindAddress, certResolver, "
         "certificate, cpus, entryPoint, forwardAuth, forwardAuthNetwork, httpPort, httpsPort, memoryMb, middlewares, "
-        "mode, network, singleSignOn, tls, uploadMinutes",
+        "mode, network, serversTransport, singleSignOn, tls, uploadMinutes",
     ),
     ({"logLevel": "debug"}, "mlflow:logLevel: no such setting; did you mean mlflow:server.logLevel?"),
     (
@@ -177,6 +178,30 @@ REFUSED = [
         {"server": {"workers": 8, "memoryMb": 4096}},
         "mlflow:postgres.maxConnections: must be at least 145 for mlflow:server.workers 8, got 100; raise it, "
         "or lower the workers",
+    ),
+    (
+        {"tls": {"internal": True}},
+        "mlflow:tls.internal: needs Traefik, whose certificate clients trust, and mlflow:traefik.mode is off; set it to "
+        "bundled or existing, or internal to false; docs/operations/tls.md",
+    ),
+    (
+        {**BEHIND, "tls": {"internal": True}, "server": {"port": 5000}},
+        "mlflow:server.port: 5000 would need clients that trust the stack's own authority, because mlflow:tls.internal "
+        "is true; remove the port: requests pass through Traefik",
+    ),
+    (
+        {**BEHIND, "tls": {"internal": True}, "traefik": {"mode": "existing"}},
+        "mlflow:traefik.serversTransport: is required with mlflow:tls.internal: the serversTransport of your Traefik "
+        "that trusts the stack's authority, such as mlflow@file; docs/operations/tls.md#an-existing-traefik",
+    ),
+    (
+        {**BEHIND, "traefik": {"mode": "existing", "serversTransport": "mlflow@file"}},
+        "mlflow:traefik.serversTransport: 'mlflow@file' is ignored while mlflow:tls.internal is false; remove it, or "
+        "set internal to true",
+    ),
+    (
+        {"tls": {"issued": "yesterday"}},
+        "mlflow:tls.issued: must be a time with its time zone, such as 2026-11-29T09:00:00Z, got 'yesterday'",
     ),
     (
         {"traefik": {"tls": False, "certResolver": "cloudflare"}},

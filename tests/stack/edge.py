@@ -175,6 +175,25 @@ def single_sign_on(deployment: Deployment, network: str, *, alias: str = "authel
         deployment.api.remove_container(container, force=True)
 
 
+OWN_CERTIFICATE = {"tls": {"certificates": [{"certFile": "/certificate.pem", "keyFile": "/key.pem"}]}}
+"""The dynamic configuration of the existing Traefik."""
+
+
+def trust_the_authority(deployment: Deployment) -> None:
+    """Let the existing Traefik trust the authority of the stack, as docs/operations/tls.md says."""
+    name = deployment.name("operators-traefik")
+    transport = {"rootCAs": ["/mlflow-authority.pem"], "serverName": deployment.name("server")}
+    files = {
+        "certificates.yml": json.dumps(
+            OWN_CERTIFICATE | {"http": {"serversTransports": {"mlflow": transport}}}
+        ).encode(),
+        "mlflow-authority.pem": deployment.make("authority").stdout.encode(),
+    }
+    deployment.api.stop(name)
+    put(deployment, name, "/", files)
+    deployment.api.start(name)
+
+
 @contextmanager
 def operators_traefik(deployment: Deployment, network: str) -> Iterator[Listener]:
     """Run an existing Traefik: with Docker labels, one entry point with TLS, a certificate, and its API."""
@@ -203,9 +222,8 @@ def operators_traefik(deployment: Deployment, network: str) -> Iterator[Listener
             binds=["/var/run/docker.sock:/var/run/docker.sock:ro"],
         ),
     )["Id"]
-    pair = {"certFile": "/certificate.pem", "keyFile": "/key.pem"}
     files = {
-        "certificates.yml": json.dumps({"tls": {"certificates": [pair]}}).encode(),
+        "certificates.yml": json.dumps(OWN_CERTIFICATE).encode(),
         "certificate.pem": certificate.read_bytes(),
         "key.pem": key.read_bytes(),
     }

@@ -360,6 +360,20 @@ CASES = [
         "12d 22h 50m 0s",
     ),
     Case(
+        "InternalCertificatesExpiring",
+        {
+            probe("probe_ssl_earliest_cert_expiry", "readiness"): f"{20 * DAY}x50 stale {20 * DAY}x40",
+            probe("probe_ssl_earliest_cert_expiry", "store"): f"{30 * DAY}x90",
+        },
+        {
+            probe("probe_ssl_earliest_cert_expiry", "readiness"): f"{22 * DAY}x90",
+            probe("probe_ssl_earliest_cert_expiry", "edge"): f"{20 * DAY}x90",
+        },
+        70,
+        STACK,
+        "19d 22h 50m 0s",
+    ),
+    Case(
         "TargetDown",
         {up("backup", "backup"): "0x9"},
         {up("backup", "backup"): "1 0x3 1x9"},

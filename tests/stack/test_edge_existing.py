@@ -27,6 +27,7 @@ from tests.stack.edge import (
     operators_traefik,
     reached,
     single_sign_on,
+    trust_the_authority,
     until,
     users_of_its_own,
 )
@@ -58,11 +59,26 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
         ):
             deployment.make("up")
             edge = Edge(deployment, listener, network)
+            before_trust.append((listener.ask("/", **ALICE).status, deployment.make("doctor", ok=False).stdout))
+            trust_the_authority(deployment)
             edge.opened()
             yield edge
     finally:
         deployment.remove()
         deployment.api.remove_network(network)
+
+
+before_trust: list[tuple[int, str]] = []
+"""What a client and the doctor got before the existing Traefik trusted the authority of the stack."""
+
+
+def test_the_doctor_names_the_transport_that_an_existing_traefik_lacks(proxied: Edge) -> None:
+    ((status, said),) = before_trust
+    print(status, said)
+    assert status >= 400
+    assert "serversTransport" in said
+    assert "mlflow@file" in said
+    assert "serversTransport" not in proxied.deployment.make("doctor", ok=False).stdout
 
 
 def test_a_browser_is_redirected_to_the_login_page_and_then_admitted(proxied: Edge) -> None:
