@@ -1,6 +1,6 @@
 # All commands of this project. `make` lists them. Each recipe calls a script.
 STACK ?= dev
-VARIABLES := STACK YES CONFIRM ARGS SERVICE FROM OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY LONG KILLS SEED PYTHON PORT ENGINELESS TARGET \
+VARIABLES := SECRET STACK YES CONFIRM ARGS SERVICE FROM OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY LONG KILLS SEED PYTHON PORT ENGINELESS TARGET \
 	REQUIRE_STACK
 # Refuse unknown variables: otherwise, `make up stack=acme` would ignore the variable and deploy dev.
 UNKNOWN := $(filter-out $(VARIABLES),$(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name))))
@@ -14,12 +14,12 @@ endif
 # Refuse words that are no command: `make down acme` would stop dev before it reports them.
 COMMANDS := $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' Makefile)
 $(foreach word,$(filter-out $(COMMANDS),$(MAKECMDGOALS)),$(error $(word): no such command; did you mean STACK=$(word)? To list the commands, type: make))
-export STACK YES CONFIRM ARGS SERVICE FROM TARGET OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY PORT
+export SECRET STACK YES CONFIRM ARGS SERVICE FROM TARGET OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY PORT
 
 RUN := @sh operations/bootstrap.sh# If this file has Windows line endings (CRLF), the script reports it.
 
 .DEFAULT_GOAL := help
-.PHONY: help init up preview drift down destroy status logs open url images env client password scrape authority doctor backup backups restore drill gc export prune pin test bench docs lock
+.PHONY: help init up preview drift down destroy status logs open url images env client password scrape authority doctor backup backups restore drill gc export rotate prune pin test bench docs lock
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -93,6 +93,9 @@ gc: ## permanently delete data that users deleted more than OLDER_THAN=30d ago; 
 
 export: ## copy database and artifacts to another Postgres and S3, such as a cluster's: TARGET=<file>, DRY_RUN=1
 	$(RUN) export
+
+rotate: ## new values for the secrets, proved: SECRET=<key> or all (default); DRY_RUN=1 only reports what would restart
+	$(RUN) rotate
 
 prune: ## delete images of earlier versions that nothing uses
 	$(RUN) prune

@@ -217,7 +217,12 @@ def labels(
             if route.internal_tls
             else {}
         ),
-        **(_flat(f"{balancer}.healthcheck", health_check(route)) if route.balanced else {}),
+        # With TLS, its result tells `make doctor` whether Traefik trusts the certificate.
+        **(
+            _flat(f"{balancer}.healthcheck", health_check(route) | {"hostname": "localhost"})
+            if route.balanced or route.internal_tls
+            else {}
+        ),
         **_flat("traefik", routes(route, name=name, users=users)),
     }
 

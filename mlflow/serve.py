@@ -20,8 +20,9 @@ from mlflow.environment_variables import MLFLOW_SERVER_ENABLE_JOB_EXECUTION
 LOCK = 0x6D6C_666C_6F77
 """The exclusive lock: `mlflow` in ASCII. mlflow/locked.py has the same number."""
 POLL_SECONDS = 1
-BLOCKING = ("restore", "migrate")
-"""Operations that replace the data: they would discard a server's changes. The others can run beside a server."""
+BLOCKING = ("restore", "migrate", "rotate")
+"""Operations that replace the data, which would discard a server's changes, or the data keys. The others can run beside
+a server."""
 HOLDER = (
     "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) "
     "WHERE locktype = 'advisory' AND granted AND classid = %s AND objid = %s AND application_name = ANY(%s)"

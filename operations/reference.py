@@ -48,6 +48,8 @@ after that: `printf %s VALUE | pulumi config set --secret KEY`.
 | `mlflow:adminPassword` | password of the user `admin`, with `mlflow:authentication: mlflow` |
 | `mlflow:flaskSecretKey` | signs MLflow's forms, with `mlflow:authentication: mlflow` |
 | `mlflow:postgresBackupPassword`, `minioBackupPassword`, `seaweedfsBackupPassword` | credentials for the backup |
+| `mlflow:internalAuthority` | authority of the services' certificates, with `mlflow:tls.internal` |
+| `mlflow:nextCryptoKekPassphrase`, `nextWebhookEncryptionKey` | new data keys, while `make rotate` encrypts with them |
 | `mlflow:backupPassword` | data key: decrypts the backups |
 | `mlflow:postgresMonitoringPassword`, `minioMonitoringPassword` | credentials for the monitoring |
 | `mlflow:grafanaPassword` | password of Grafana's user `admin` |

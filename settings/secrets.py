@@ -35,8 +35,12 @@ GENERATED_KEYS = (
     "internalAuthority",
 )
 """Keys of the secrets that the program generates. A value under such a key overrides the generated one."""
+NEXT_KEYS = {"cryptoKekPassphrase": "nextCryptoKekPassphrase", "webhookEncryptionKey": "nextWebhookEncryptionKey"}
+"""Keys of the new values of MLflow's data keys, by the keys of the values in use. A new value is under such a key while
+`make rotate` encrypts the data with it, so that no interruption can lose it."""
 SECRET_KEYS = (
     *GENERATED_KEYS,
+    *NEXT_KEYS.values(),
     TARGET_SECRET,
     CERTIFICATE_SECRET,
     KEY_SECRET,
@@ -46,3 +50,11 @@ SECRET_KEYS = (
     MAIL_SECRET,
 )
 """Keys of all secrets: the generated ones, and those that only the operator can provide."""
+
+
+def interrupted_message(keys: list[str], stack: str) -> str:
+    """Return the message for an update during an interrupted rotation, by the keys of the new values."""
+    return (
+        f"mlflow:{', mlflow:'.join(keys)}: a rotation of the data keys was interrupted, and the data may be "
+        f"encrypted with the new ones already; nothing was changed\n  to complete it, type: make rotate STACK={stack}"
+    )

@@ -13,6 +13,7 @@ from settings.monitoring import MonitoringSettings
 from settings.networks import ExtraNetwork, NetworksSettings, WantedNetworks
 from settings.object_store import ObjectStoreSettings
 from settings.postgres import PostgresSettings
+from settings.rotation import RotationSettings
 from settings.server import ServerSettings
 from settings.swarm import Runtime, SwarmSettings
 from settings.tls import TlsSettings
@@ -65,6 +66,7 @@ class StackConfig(Settings):
     docker_networks: NetworksSettings = Field(
         default=NetworksSettings(), alias="networks", description="The Docker networks of the stack."
     )
+    rotation: RotationSettings = Field(default=RotationSettings(), description="The age of the secrets.")
     images: ImagesSettings = Field(default=ImagesSettings(), description="The container images.")
 
     @property

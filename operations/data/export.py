@@ -1,17 +1,16 @@
 """`make export`: copy the database and the artifacts to a Postgres and an S3 elsewhere, such as those of a cluster."""
 
-import io
 import os
 import re
 import shlex
-import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from operations.common.checkout import ROOT
-from operations.common.console import StopError, confirmed, flag, make, output, progress, relay_output
+from operations.common.console import StopError, confirmed, flag, make, output, progress
 from operations.common.stack import Stack
+from operations.host.once import backend, run_once
 from operations.host.servers import servers
 from operations.observe.status import require_containers
 from preconditions import host as preconditions
@@ -30,11 +29,8 @@ RULES = {
     "S3_BUCKET": (re.compile(r"[^/:]*"), "the name of a bucket, without a folder"),
 }
 PAGE = "docs/operations/kubernetes.md"
-UID = 65534
-"""User of the containers that copy: nobody."""
 FILES = "/run/export"
 """Folder of the scripts and passwords in the containers."""
-MEMORY_MB = 768
 
 
 @dataclass(frozen=True)
@@ -239,33 +235,13 @@ def _secret(stack: Stack, name: str) -> str:
 
 def _run(stack: Stack, image: str, command: list[str], environment: Mapping[str, str], files: Mapping[str, str]) -> int:
     """Run a command with the files in a container that reaches the stack's services and the outside."""
-    body = {
-        "Image": image,
-        "User": f"{UID}:{UID}",
-        "Entrypoint": [],
-        "Cmd": command,
-        "Env": [f"{key}={value}" for key, value in environment.items()],
-        "HostConfig": {
-            "CapDrop": ["ALL"],
-            "SecurityOpt": ["no-new-privileges:true"],
-            "Init": True,
-            "Memory": MEMORY_MB * 2**20,
-            "MemorySwap": MEMORY_MB * 2**20,
-            "ExtraHosts": ["host.docker.internal:host-gateway"],
-        },
-    }
-    postgres = stack.daemon.api.inspect_container(names.docker_name(stack.name, "postgres"))
-    networks = ["bridge", *(name for name in postgres["NetworkSettings"]["Networks"] if "-backend" in name)]
-    name = names.docker_name(stack.name, names.EXPORT)
-    return stack.daemon.once(name, body, relay_output, networks=networks, archive=_packed(files))
-
-
-def _packed(files: Mapping[str, str]) -> bytes:
-    """Return the files as an archive for the container's root, readable by its user only."""
-    raw = io.BytesIO()
-    with tarfile.open(fileobj=raw, mode="w") as archive:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(f"{FILES.lstrip('/')}/{name}")
-            entry.size, entry.mode, entry.uid, entry.gid = len(content.encode()), 0o400, UID, UID
-            archive.addfile(entry, io.BytesIO(content.encode()))
-    return raw.getvalue()
+    return run_once(
+        stack,
+        names.EXPORT,
+        image=image,
+        command=command,
+        environment=environment,
+        files={f"{FILES}/{name}": content for name, content in files.items()},
+        networks=["bridge", *backend(stack)],
+        host={"ExtraHosts": ["host.docker.internal:host-gateway"]},
+    )

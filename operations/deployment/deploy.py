@@ -9,9 +9,9 @@ from operations.common.console import StopError, output, progress
 from operations.common.stack import Stack
 from operations.deployment.engine_for import after_a_question, approval
 from operations.deployment.policy import policy_options
-from operations.engine.certificates import renew_certificates
 from operations.engine.cli import NoEngineError
 from operations.engine.engine import Engine
+from operations.engine.moments import renew_certificates, require_no_interrupted_rotation, start_counting
 from operations.engine.recovery import recover
 from operations.engine.write_back import report_what_to_keep, write_back_secrets
 from operations.host import capacity, checks, containers, docker_daemon, images, nodes
@@ -19,8 +19,8 @@ from operations.observe import hostname, ingress
 from settings.stack import DEV
 
 
-def up(stack: Stack) -> None:
-    """Check, plan, deploy, write back the secrets, print the URL."""
+def up(stack: Stack, *, approved: bool = False) -> None:
+    """Check, plan, deploy, write back the secrets, print the URL. With `approved`, ask nothing."""
     stack.report_other_checkout()
     require_line_ends()
     stack.settings  # noqa: B018 - raises on wrong settings, before Docker is contacted
@@ -33,7 +33,7 @@ def up(stack: Stack) -> None:
         progress(f"warning: {disk}")
     started = time.time()
     try:
-        _deploy(stack)
+        _deploy(stack, approved=approved)
     except StopError:
         _show_build_log(started)
         raise
@@ -50,7 +50,7 @@ def up(stack: Stack) -> None:
         progress(f"warning: {problem}")
 
 
-def _deploy(stack: Stack) -> None:
+def _deploy(stack: Stack, *, approved: bool = False) -> None:
     """Deploy with the engine and write back the secrets; deploy without the engine if it cannot be installed."""
     if engineless.is_requested():
         engineless.up(stack, "ENGINELESS=1 is set")
@@ -61,13 +61,15 @@ def _deploy(stack: Stack) -> None:
         engineless.up(stack, str(error))
         return
     new = engine.select()
+    require_no_interrupted_rotation(stack)
     renew_certificates(engine)
-    approved = approval(stack, "deploy", engine)
+    start_counting(engine)
+    answer = ["--yes"] if approved else approval(stack, "deploy", engine)
     was_engineless = stack.is_engineless
-    handed_over = engineless.hand_over(engine, approved=bool(approved))
+    handed_over = engineless.hand_over(engine, approved=bool(answer))
     if was_engineless:
         # Approved already, after the plan was shown. Refusing a second question would leave the stack down.
-        approved = ["--yes"]
+        answer = ["--yes"]
     recover(engine)
     # A secret that the settings do not use any more, such as the backup password, is lost with its generator.
     saved = [] if new else write_back_secrets(engine)
@@ -75,11 +77,11 @@ def _deploy(stack: Stack) -> None:
     # The preview of a pull request checks the policies; an `up` by hand, or after a later change, has not been checked.
     rules = policy_options(stack.settings, stack.name) if stack.name != DEV else []
     # Without a question the plan is not needed. With policies it is: they must stop a change before it begins.
-    plan = ["--skip-preview"] if approved and not rules else []
-    if engine.show("up", "--refresh", "--suppress-outputs", *approved, *plan, *rules):
+    plan = ["--skip-preview"] if answer and not rules else []
+    if engine.show("up", "--refresh", "--suppress-outputs", *answer, *plan, *rules):
         raise StopError(
             f"the deployment of {stack.name} did not complete; the reason is above, after 'error:'\n"
-            + after_a_question(approved)
+            + after_a_question(answer)
             + "  fix the cause (or undo your change, unless the reason above forbids that), "
             f"then type: make up STACK={stack.name}" + _unsaved_secrets_message(engine)
         )

@@ -16,18 +16,21 @@ from runtime.daemon import UNREACHABLE_ERRORS
 from settings import names
 
 
-def up(stack: Stack) -> None:
-    """Take a backup if MLflow's image changes, since a migration cannot be undone; then deploy. `SAFETY=0` skips it."""
+def up(stack: Stack, *, approved: bool = False) -> None:
+    """Take a backup if MLflow's image changes, since a migration cannot be undone; then deploy. `SAFETY=0` skips it.
+
+    With `approved`, the deployment asks nothing: the caller has asked.
+    """
     safety = flag("SAFETY", default=True)
     if not stack.settings.backup.enabled:
-        deploy.up(stack)
+        deploy.up(stack, approved=approved)
         return
     docker_daemon.require_docker(stack)
     if safety and _mlflow_image_changes(stack):
         _back_up(stack)
     new_data = not any(names.postgres_major(stack.name, volume) for volume in stack.daemon.volumes())
     new_backup = stack.daemon.inspect(names.docker_name(stack.name, "backup")) is None
-    deploy.up(stack)
+    deploy.up(stack, approved=approved)
     if new_data or new_backup:
         _warn_about_backup(stack)
 

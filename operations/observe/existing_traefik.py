@@ -193,17 +193,33 @@ def _missing_middlewares(stack: Stack) -> list[str]:
     return problems
 
 
-def _check_routers(stack: Stack, found: Findings, proxy: str, address: str) -> None:
-    """Add the errors that Traefik's API reports for the routers of this stack, if the API answers."""
-    ours = names.docker_name(stack.name, "server")
+def _listed(address: str, kind: str, name: str) -> list[dict[str, Any]]:
+    """Return Traefik's routers or services that contain `name`. Raises `OSError` or `ValueError` without an answer."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    query = f"http://{address}:8080/api/http/{kind}?per_page=100&search={name}"
+    with opener.open(query, timeout=TIMEOUT_SECONDS) as answer:
+        found: list[dict[str, Any]] = json.load(answer)
+    return found
+
+
+def _check_routers(stack: Stack, found: Findings, proxy: str, address: str) -> None:
+    """Add the errors that Traefik's API reports for the routers and servers of this stack, if the API answers."""
+    ours = names.docker_name(stack.name, "server")
     try:
-        query = f"http://{address}:8080/api/http/routers?per_page=100&search={ours}"
-        with opener.open(query, timeout=TIMEOUT_SECONDS) as answer:
-            routers = json.load(answer)
+        routers, services = (_listed(address, kind, ours) for kind in ("routers", "services"))
     except (urllib.error.URLError, OSError, ValueError):
         found.notes.append(f"{proxy}: its API does not answer on port 8080, so its routers were not checked")
         return
+    if stack.settings.tls.internal:
+        found.problems += [
+            f"{proxy}: {url} is {state}: the server is down, or the serversTransport "
+            f"{stack.settings.traefik.servers_transport} is missing or does not trust the stack's authority: "
+            "docs/operations/tls.md#an-existing-traefik"
+            for service in services
+            if service["name"].partition("@")[0] == ours
+            for url, state in (service.get("serverStatus") or {}).items()
+            if state != "UP"
+        ]
     found.problems += [
         f"{proxy}: the router {router['name']} is {router['status']}: {'; '.join(router.get('error', []))}"
         for router in routers

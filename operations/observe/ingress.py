@@ -35,7 +35,7 @@ def check_ingress(stack: Stack) -> Findings:
         check_existing_traefik(stack, found)
     if problem := resolution_problem(stack):
         found.problems.append(problem)
-    for listener in _listeners(stack):
+    for listener in listeners(stack):
         _check_listener(stack, found, listener)
     return found
 
@@ -46,7 +46,7 @@ def require_authentication(stack: Stack) -> None:
     Called at the end of `up`. An endpoint that does not answer yet is no security problem.
     """
     route = stack.settings.route
-    for listener in _listeners(stack):
+    for listener in listeners(stack):
         status = _wait_for_route(listener, stack.settings.hostname or "")
         if status in NO_ROUTE:
             progress(
@@ -82,7 +82,7 @@ class Listener:
     tls: bool
 
 
-def _listeners(stack: Stack) -> list[Listener]:
+def listeners(stack: Stack) -> list[Listener]:
     """Return the addresses to check. For a remote daemon there are none, as they may not be reachable from here."""
     settings, daemon = stack.settings.traefik, stack.daemon
     if settings.mode == "off" or not daemon.host.startswith("unix://"):
@@ -147,9 +147,15 @@ def authentication_problem(route: Route, status: int, stack: str) -> str | None:
     if status == http.HTTPStatus.OK:
         return f"accepts requests without credentials, but mlflow:authentication is {route.authentication}; {SECURITY}"
     if status in NO_ROUTE:
+        transport = route.internal_tls and route.traefik.servers_transport
         return (
-            f"Traefik has no route to the server (HTTP {status}): the server is unhealthy, or a middleware is missing\n"
-            f"  type: make doctor STACK={stack}, and see Traefik's log"
+            f"Traefik has no route to the server (HTTP {status}): the server is unhealthy, or a middleware is missing"
+            + (
+                f", or the serversTransport {transport}: docs/operations/tls.md#an-existing-traefik"
+                if transport
+                else ""
+            )
+            + f"\n  type: make doctor STACK={stack}, and see Traefik's log"
         )
     if is_redirect(status):
         return f"redirects clients (HTTP {status}), so their logged data is lost; {SECURITY}"

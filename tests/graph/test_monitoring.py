@@ -149,7 +149,9 @@ def test_server_metrics_are_not_on_the_port_that_traefik_routes_to(graph: Graph)
 
 def test_grafana_is_provisioned_with_data_source_and_dashboard(graph: Graph) -> None:
     source = uploaded(graph, "grafana", "datasources/prometheus.yaml")["datasources"][0]
-    assert source["url"] == "http://mlflow-prod-prometheus:9090"
+    assert source["url"] == "https://mlflow-prod-prometheus:9090"
+    assert source["jsonData"] == {"tlsAuthWithCACert": True}
+    assert source["secureJsonData"] == {"tlsCACert": "$__file{/run/secrets/authority.pem}"}
     board = uploaded(graph, "grafana", "dashboards/mlflow.json")
     assert board["uid"] == "mlflow"
     provider = uploaded(graph, "grafana", "dashboards/mlflow.yaml")["providers"][0]

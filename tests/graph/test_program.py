@@ -297,6 +297,8 @@ def test_secrets_are_only_in_uploaded_files(graph: Graph) -> None:
     expected = 3 + 2 * len(graph.stores) + graph.backed_up * (2 + len(graph.stores))
     # The bundled Traefik: the client password, and the seed of its certificate.
     expected += 2 * graph.bundled
+    # The authority of the services' certificates.
+    expected += graph.stack != "dev"
     # The monitoring: one to count in the database, one for the metrics of MinIO, and one for Grafana.
     assert len(passwords) == expected + (3 if graph.watched else 0)
     for resource in graph.resources:
@@ -310,8 +312,9 @@ def test_secrets_are_only_in_uploaded_files(graph: Graph) -> None:
 def test_every_generated_secret_is_in_an_uploaded_file(graph: Graph) -> None:
     files = json.dumps([container.plain["uploads"] for container in graph.with_files.values()])
     for resource in graph.of(PASSWORD):
-        # These reach a file in another form: in base64, as a hash, and as the certificate derived from it.
-        if resource.name not in ("webhook-encryption-key", "client-password", "traefik-certificate-key"):
+        # These reach a file in another form: in base64, as a hash, and as the certificates derived from it.
+        derived = ("webhook-encryption-key", "client-password", "traefik-certificate-key", "internal-authority")
+        if resource.name not in derived:
             assert f"generated-{resource.name}" in files
     if graph.bundled:
         assert "BEGIN PRIVATE KEY" in json.dumps(graph.with_files["traefik"].plain["uploads"])
@@ -442,7 +445,7 @@ def test_artifacts_are_copied_before_the_server_starts_on_a_new_object_store(pro
     for earlier in ("minio-bootstrap", "seaweedfs-bootstrap"):
         assert depends(graph, "copy-artifacts", earlier)
     assert depends(graph, "server", "copy-artifacts")
-    assert graph.services["server"].envs["MLFLOW_S3_ENDPOINT_URL"] == "http://mlflow-prod-seaweedfs:8333"
+    assert graph.services["server"].envs["MLFLOW_S3_ENDPOINT_URL"] == "https://mlflow-prod-seaweedfs:8333"
     assert graph.jobs["copy-artifacts"].networks == ["backend-id"]
     # The stopped old server must exist until the copy is complete: it shows where the artifacts are.
     assert depends(graph, "server-files", "copy-artifacts")
@@ -476,7 +479,7 @@ def test_the_bundled_traefik_reads_files_and_starts_after_the_server(program: Pr
     assert points["ping"]["address"] == "127.0.0.1:8082"
     routes = json.loads(uploaded(graph, "traefik", "routes.yml"))
     balancer = routes["http"]["services"]["mlflow-prod-server"]["loadBalancer"]
-    assert balancer["servers"] == [{"url": "http://mlflow-prod-server:5000"}]
+    assert balancer["servers"] == [{"url": "https://mlflow-prod-server:5000"}]
     # The same call as in the health check of the server: it needs the database.
     assert balancer["healthCheck"]["path"] == "/api/2.0/mlflow/experiments/search?max_results=1"
     assert uploaded(graph, "traefik", "users").startswith("mlflow:{SHA}")

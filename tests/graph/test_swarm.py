@@ -209,7 +209,7 @@ def test_the_bundled_traefik_sends_to_the_name_of_all_tasks() -> None:
     uploads = graph.writers["traefik-files"].plain["uploads"]
     content = next(entry["content"] for entry in uploads if entry["file"].endswith("routes.yml"))
     balancer = json.loads(content)["http"]["services"][NAME]["loadBalancer"]
-    assert balancer["servers"] == [{"url": f"http://{NAME}:5000"}]
+    assert balancer["servers"] == [{"url": f"https://{NAME}:5000"}]
     assert "healthCheck" not in balancer
 
 

@@ -13,6 +13,7 @@ from operations.common.checkout import ROOT
 from operations.common.console import StopError
 from operations.data import export
 from operations.data.export import Target
+from operations.host import once
 
 COMPLETE = {
     "PGHOST": "db.example.com",
@@ -179,7 +180,7 @@ def test_passwords_reach_a_container_as_files_of_its_user_only(tmp_path: Path) -
         assert secret not in str(started["body"]).replace("/secrets", "")
     with tarfile.open(fileobj=io.BytesIO(started["archive"])) as archive:
         for member in archive:
-            assert (member.uid, member.mode) == (export.UID, 0o400), member.name
+            assert (member.uid, member.mode) == (once.UID, 0o400), member.name
         content = archive.extractfile("run/export/credentials")
         assert content
         assert content.read().decode().splitlines()[:3] == ["[source]", "key = ours", ""]

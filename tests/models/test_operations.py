@@ -121,7 +121,7 @@ def test_an_unknown_make_variable_is_refused_with_the_nearest_name(given: str, s
     done = subprocess.run(["make", "url", given], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode
     assert re.search(said, done.stderr)
-    assert "variables: STACK YES CONFIRM" in done.stderr
+    assert "variables: SECRET STACK YES CONFIRM" in done.stderr
 
 
 def spoken(path: Path) -> Iterator[str]:
@@ -1331,8 +1331,8 @@ def fake_cli(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 def test_an_up_that_changes_nothing_calls_pulumi_three_times(stack: Stack, tmp_path: Path, fake_cli: Path) -> None:
     (tmp_path / "home" / ".config" / "pulumi-mlflow").mkdir(parents=True)
     (tmp_path / "home" / ".config" / "pulumi-mlflow" / "dev.passphrase").write_text("right")
-    (tmp_path / "exported.json").write_text(with_salt("ours", '"made"').replace("::x", "::backup-password"))
-    stack.path.write_text("encryptionsalt: ours\n" + stack.path.read_text() + "  mlflow:backupPassword: made\n")
+    (tmp_path / "exported.json").write_text(with_salt("ours", '"made-by-hand"').replace("::x", "::backup-password"))
+    stack.path.write_text("encryptionsalt: ours\n" + stack.path.read_text() + "  mlflow:backupPassword: made-by-hand\n")
     deploy._deploy(stack)
     asked = [line.partition(" --stack ")[0] for line in fake_cli.read_text().splitlines()]
     assert asked == ["version", "stack export --show-secrets", "up --refresh --suppress-outputs --yes --skip-preview"]
@@ -1343,7 +1343,7 @@ def test_a_failed_deployment_names_the_secrets_that_only_the_state_has(
     stack: Stack, fake_cli: Path, *, saved: bool
 ) -> None:
     if saved:
-        stack.path.write_text(stack.path.read_text() + "  mlflow:backupPassword: made\n")
+        stack.path.write_text(stack.path.read_text() + "  mlflow:backupPassword: made-by-hand\n")
     program = fake_cli.parent / "bin" / "pulumi"
     program.write_text(program.read_text().replace("up*)", "up*) exit 1 ;;\nnever)"))
     with pytest.raises(StopError, match="did not complete") as told:

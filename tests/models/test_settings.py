@@ -181,8 +181,8 @@ REFUSED = [
     ),
     (
         {"tls": {"internal": True}},
-        "mlflow:tls.internal: needs Traefik, whose certificate clients trust, and mlflow:traefik.mode is off; set it to "
-        "bundled or existing, or internal to false; docs/operations/tls.md",
+        "mlflow:tls.internal: needs Traefik, whose certificate clients trust, and mlflow:traefik.mode is off; set it "
+        "to bundled or existing, or internal to false; docs/operations/tls.md",
     ),
     (
         {**BEHIND, "tls": {"internal": True}, "server": {"port": 5000}},

@@ -66,7 +66,7 @@ def brought_up(
 
     monkeypatch.setattr(backup, "backup", take)
     monkeypatch.setattr(backup, "restore_plan", look)
-    monkeypatch.setattr(deploy, "up", lambda _: done.append("up"))
+    monkeypatch.setattr(deploy, "up", lambda _, **__: done.append("up"))
     monkeypatch.setattr(docker_daemon, "require_docker", lambda _: None)
     stack: Any = SimpleNamespace(
         name="prod",

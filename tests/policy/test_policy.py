@@ -404,7 +404,7 @@ def test_shipped_stacks_violate_no_rule(name: str) -> None:
 
 def test_prod_without_digests_and_authentication_is_refused() -> None:
     open_door = {"mlflow:authentication": "anonymous"}
-    traefik = {"mlflow:traefik": {"mode": "existing", "network": "shared-network"}}
+    traefik = {"mlflow:traefik": {"mode": "existing", "network": "shared-network", "serversTransport": "mlflow@file"}}
     graph = build("prod", values=values_of("prod") | open_door | traefik)
     said = {
         name

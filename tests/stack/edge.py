@@ -179,19 +179,18 @@ OWN_CERTIFICATE = {"tls": {"certificates": [{"certFile": "/certificate.pem", "ke
 """The dynamic configuration of the existing Traefik."""
 
 
-def trust_the_authority(deployment: Deployment) -> None:
-    """Let the existing Traefik trust the authority of the stack, as docs/operations/tls.md says."""
+def trust_the_authority(deployment: Deployment, *, authority: str | None = None) -> None:
+    """Let the existing Traefik trust the authority of the stack, as docs/operations/tls.md says, or another one."""
     name = deployment.name("operators-traefik")
     transport = {"rootCAs": ["/mlflow-authority.pem"], "serverName": deployment.name("server")}
     files = {
         "certificates.yml": json.dumps(
             OWN_CERTIFICATE | {"http": {"serversTransports": {"mlflow": transport}}}
         ).encode(),
-        "mlflow-authority.pem": deployment.make("authority").stdout.encode(),
+        "mlflow-authority.pem": (authority or deployment.make("authority").stdout).encode(),
     }
-    deployment.api.stop(name)
-    put(deployment, name, "/", files)
-    deployment.api.start(name)
+    # Traefik watches the file, so it is written last.
+    put(deployment, name, "/", dict(reversed(files.items())))
 
 
 @contextmanager

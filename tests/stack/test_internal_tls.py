@@ -99,7 +99,7 @@ def test_every_service_speaks_tls_and_only_its_name_and_authority_are_accepted(
     ours = authority(deployment)
     shaken(deployment, service, port, ours, deployment.name(service))
     # For any other name, Traefik has the certificate for clients outside.
-    with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch|self-signed"):
+    with pytest.raises(ssl.SSLCertVerificationError, match=r"Hostname mismatch|self-signed"):
         shaken(deployment, service, port, ours, deployment.name("another"))
     theirs = CertificateAuthority.derived(deployment.stack, "x" * 32).certificate
     with pytest.raises(ssl.SSLCertVerificationError, match="certificate verify failed"):

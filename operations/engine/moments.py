@@ -1,0 +1,42 @@
+"""The times in the stack file: when the services' certificates were issued, and since when the secrets age."""
+
+from datetime import UTC, datetime
+
+from operations.common.console import StopError, progress
+from operations.common.stack import Stack
+from operations.engine.engine import Engine
+from settings.secrets import NEXT_KEYS, interrupted_message
+from settings.stack import NAMESPACE
+from settings.tls import LIFETIME
+
+ISSUED = "mlflow:tls.issued"
+SINCE = "mlflow:rotation.since"
+
+
+def renew_certificates(engine: Engine) -> None:
+    """Have the certificates issued by the next deployment if there are none yet, or if they end within 30 days."""
+    now = _now()
+    if not engine.stack.settings.tls.is_due(now):
+        return
+    engine.call("config", "set", "--path", ISSUED, now.isoformat())
+    progress(f"the certificates of the services are issued today, and valid until {now + LIFETIME:%Y-%m-%d}")
+
+
+def start_counting(engine: Engine) -> None:
+    """Write since when the secrets age, if they may become too old and nothing says since when.
+
+    Before the deployment, because the alert depends on it: the next plan must be empty.
+    """
+    rotation = engine.stack.settings.rotation
+    if rotation.after_days and rotation.since is None:
+        engine.call("config", "set", "--path", SINCE, _now().isoformat())
+
+
+def require_no_interrupted_rotation(stack: Stack) -> None:
+    """Raise `StopError` if `make rotate` was interrupted while it encrypted the data with new data keys."""
+    if found := sorted(key for key in NEXT_KEYS.values() if f"{NAMESPACE}:{key}" in stack.values):
+        raise StopError(interrupted_message(found, stack.name))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)

@@ -1,0 +1,1 @@
+"""`make rotate`: new values for the generated secrets."""
