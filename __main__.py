@@ -15,7 +15,7 @@ from components.preconditions import require_host_ready
 from components.scrape_targets import ScrapeTargets
 from components.stack_settings import load_settings
 from components.traefik import Traefik
-from runtime.credentials import warn_of_unsaved
+from runtime.credentials import configured_keys, warn_of_unsaved
 
 
 def main() -> None:
@@ -53,9 +53,13 @@ def main() -> None:
             "backup", settings.backup, platform=platform, database=postgres, store=artifacts.store, server=mlflow
         )
     if settings.monitoring.on:
-        targets = ScrapeTargets.of(mlflow, artifacts.store, backup, traefik)
         monitoring = Monitoring(
-            "monitoring", settings.monitoring, platform=platform, database=postgres, targets=targets
+            "monitoring",
+            settings.monitoring,
+            platform=platform,
+            database=postgres,
+            targets=ScrapeTargets.of(mlflow, artifacts.store, backup, traefik),
+            secrets_due=settings.rotation.due(configured_keys()),
         )
 
     pulumi.export("url", mlflow.url)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import pulumi
@@ -57,12 +58,13 @@ class Monitoring(pulumi.ComponentResource):
         platform: Platform,
         database: Postgres,
         targets: ScrapeTargets,
+        secrets_due: datetime | None = None,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """Deploy the services for `settings.mode`."""
+        """Deploy the services for `settings.mode`. At `secrets_due`, the first secret is too old, and an alert fires."""
         super().__init__(MONITORING_TYPE, name, None, opts)
         self._platform = platform
-        self._settings = settings
+        self._settings, self._secrets_due = settings, secrets_due
         self._tasks, self._scrapes_docker = targets.tasks, targets.docker_metrics is not None
         self.credentials = []
         scraped = [*targets.targets, self._postgres_exporter(database), *self._blackbox_exporter(targets)]
@@ -259,7 +261,9 @@ class Monitoring(pulumi.ComponentResource):
                 secrets={target.job: target.secret for target in targets if target.secret is not None},
                 config={
                     "prometheus.yml": json.dumps(rendered, indent=2) + "\n",
-                    "alerts.yml": alert_rules(settings.runbooks, tasks=self._tasks, stack=stack),
+                    "alerts.yml": alert_rules(
+                        settings.runbooks, tasks=self._tasks, secrets_due=self._secrets_due, stack=stack
+                    ),
                 },
             ),
             command=[

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,25 @@ def prometheus_config(targets: Sequence[Target], stack: str, alertmanager: Targe
     }
 
 
-def alert_rules(runbooks: str | None, *, tasks: int | None = None, stack: str = "") -> str:
+def alert_rules(
+    runbooks: str | None, *, tasks: int | None = None, secrets_due: datetime | None = None, stack: str = ""
+) -> str:
     """Return the alert rules, each with a link to its page: at the URL `runbooks`, or else a path in the checkout.
 
     On a cluster, `tasks` is the number of replicas. A lost task leaves no trace in Docker's DNS, so a rule records it.
+    Another one records when the first secret is too old.
     """
     rules = (ASSETS / "alerts.yml").read_text()
     rules = rules.replace(f"runbook_url: {RUNBOOKS}#", f"runbook_url: {runbooks or RUNBOOKS}#")
-    if tasks is None:
+    facts = {
+        "mlflow_replicas": tasks,
+        "mlflow_secrets_due_timestamp_seconds": secrets_due and int(secrets_due.timestamp()),
+    }
+    records = [
+        {"record": name, "expr": f"vector({value})", "labels": {"stack": stack}}
+        for name, value in facts.items()
+        if value is not None
+    ]
+    if not records:
         return rules
-    record = {"record": "mlflow_replicas", "expr": f"vector({tasks})", "labels": {"stack": stack}}
-    return f"{rules}\n  - name: cluster\n    rules:\n      - {json.dumps(record)}\n"
+    return f"{rules}\n  - name: settings\n    rules:\n" + "".join(f"      - {json.dumps(one)}\n" for one in records)

@@ -13,7 +13,7 @@ import pulumi
 import pulumi_random as random
 
 from settings.names import DATA_KEY, SAVES
-from settings.secrets import LENGTH, SECRET_PATTERN, SECRET_PATTERN_DESCRIPTION
+from settings.secrets import GENERATED_KEYS, LENGTH, SECRET_PATTERN, SECRET_PATTERN_DESCRIPTION
 
 
 class DataKey(pulumi.ComponentResource):
@@ -121,6 +121,11 @@ def warn_of_unsaved(*components: HasCredentials | None) -> None:
 def provided_secret(key: str) -> pulumi.Output[str]:
     """Return a secret that the operator provides in the stack file; `parse_settings` refuses a stack without it."""
     return pulumi.Config("mlflow").require_secret(key)
+
+
+def configured_keys() -> list[str]:
+    """Return the keys of the generated secrets that the stack file has. None before the first deployment: then all."""
+    return [key for key in GENERATED_KEYS if is_configured(key)] or list(GENERATED_KEYS)
 
 
 def is_configured(key: str) -> bool:

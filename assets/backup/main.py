@@ -1,6 +1,6 @@
 """Backs up, restores and tests the restore of one stack. Runs in the backup container, by schedule or `docker exec`.
 
-usage: main.py schedule|alive|backup|safety|drill|list|journal|plan ID|restore ID
+usage: main.py schedule|alive|backup|safety|drill|list|journal|plan ID|restore ID|key ID NAME
 
 Environment: STACK, TARGET (as in the settings), BUCKET, SERVER (its URL), SCHEDULE and DRILL_SCHEDULE (cron, in UTC),
 KEEP_DAILY, KEEP_WEEKLY, KEEP_MONTHLY, PGPASS (a password file), TMPDIR (on disk), DELETES (1; 0 if the target does not
@@ -19,7 +19,7 @@ from pathlib import Path
 import database
 import psycopg2
 import repository
-from layout import journal
+from layout import KEYS, journal
 from restore_test import drill
 from restoring import plan, restore
 from scheduler import alive, schedule
@@ -69,6 +69,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "list": show_list,
     "journal": show_journal,
     "plan": plan,
+    # For a restore whose backup has other data keys than the stack. The output is a secret.
+    "key": lambda snapshot, name: print(repository.text(snapshot, KEYS / name)),
     "restore": restore,
 }
 

@@ -57,6 +57,11 @@ def _run_and_capture(stack: Stack, *arguments: str) -> str:
     return "".join(printed).strip()
 
 
+def data_key(stack: Stack, snapshot: str, name: str) -> str:
+    """Return one of MLflow's data keys from a backup, by the name of its file. Never print it."""
+    return _run_and_capture(stack, "key", snapshot, name)
+
+
 def restore_plan(stack: Stack, wanted: str) -> dict[str, Any]:
     """Return the plan of a restore of a backup, `latest` or an id; raise `StopError` if there is no such backup."""
     plan: dict[str, Any] = json.loads(_run_and_capture(stack, "plan", wanted).splitlines()[-1])

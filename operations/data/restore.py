@@ -13,7 +13,8 @@ from operations.common.console import (
     require_confirmation,
 )
 from operations.common.stack import Stack
-from operations.data.backup import in_container, require_container, restore_plan
+from operations.data import data_keys
+from operations.data.backup import data_key, in_container, require_container, restore_plan
 from operations.deployment import deploy
 from operations.host.servers import servers
 from preconditions import host as preconditions
@@ -70,6 +71,8 @@ def restore(stack: Stack) -> None:
         if safety:
             _back_up_current_data(stack)
     _replace_data(stack, plan["id"], again)
+    if plan["other_keys"] and plan["encrypted_rows"]:
+        _encrypt_with_our_keys(stack, plan, again)
     _start(stack)
     progress(f"\n{stack.name} is restored from backup {plan['id'][:8]}")
     output(stack.settings.route.url)
@@ -117,6 +120,22 @@ def _replace_data(stack: Stack, snapshot: str, again: str) -> None:
         )
 
 
+def _encrypt_with_our_keys(stack: Stack, plan: dict[str, Any], again: str) -> None:
+    """Encrypt the restored secrets of MLflow with the data keys of the stack. The backup has those of its time."""
+    progress(f"the backup has other data keys ({', '.join(plan['other_keys'])}): encrypting its secrets with ours")
+    deployed, old, new = servers(stack), {}, {}
+    for name in plan["other_keys"]:
+        key = names.key_of(name)
+        old[key] = data_key(stack, plan["id"], name)
+        new[key] = (deployed.secret(name) or b"").decode()
+    if not data_keys.encrypt_rows(stack, deployed, old, new):
+        raise StopError(
+            f"the database is restored, but its secrets are not encrypted with the data keys of {stack.path.name}; the "
+            f"reason is above, and the server is stopped\n  fix the cause, then type: make {again} STACK={stack.name} "
+            f"CONFIRM={stack.name}"
+        )
+
+
 def _back_up_current_data(stack: Stack) -> None:
     """Back up the current data before it is replaced; if that fails, raise `StopError` that explains SAFETY=0."""
     progress("taking a backup of the current data first")
@@ -142,13 +161,6 @@ def _require_restorable(stack: Stack, plan: dict[str, Any]) -> None:
             f"is newer than the MLflow of {stack.name}, which cannot read it; nothing was changed\n"
             f"  check out the version of this project that took the backup, then type: {make('up', stack.name)}, "
             "and restore the backup there"
-        )
-    if plan["other_keys"] and plan["encrypted_rows"]:
-        raise StopError(
-            f"the data keys of {stack.path.name} ({', '.join(plan['other_keys'])}) cannot decrypt MLflow's "
-            "secrets in this "
-            "backup; nothing was changed\n  the backup contains the previous data keys; to use them: "
-            "docs/operations/restore.md#data-keys-from-a-backup"
         )
 
 

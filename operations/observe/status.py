@@ -13,6 +13,7 @@ from operations.common.stack import Stack
 from operations.data import backup_status
 from operations.host import capacity
 from operations.host.servers import servers
+from operations.observe import ages as secret_ages
 from operations.observe import cluster
 from preconditions import host as preconditions
 from runtime.cluster import Cluster
@@ -84,7 +85,7 @@ def describe(stack: Stack) -> dict[str, Any]:
         ]
         repair = f"to repair the deployment, type: make up STACK={stack.name}"
         problems.append(f"not running as expected: {states}\n  {repair}{''.join(why)}")
-    problems += cluster.problems(stack)
+    problems += cluster.problems(stack) + secret_ages.problems(stack)
     if critical := [alert for alert in alerts or [] if alert["severity"] == "critical"]:
         pages = dict.fromkeys(f"docs/operations/alerts.md#{alert['name'].lower()}" for alert in critical)
         problems.append(f"firing alerts: {', '.join(map(_alert, critical))}\n  what to do: {', '.join(pages)}")
@@ -101,6 +102,7 @@ def describe(stack: Stack) -> dict[str, Any]:
         "jobs": jobs,
         "volumes": sorted(volume for volume in stack.daemon.volumes() if names.is_data_volume(stack.name, volume)),
         "bytes": _bytes(stack),
+        "secrets": secret_ages.ages(stack),
         "backup": {"summary": " ".join(saved.split()), **known},
         "alerts": alerts,
         "prometheus": stack.settings.monitoring_urls.get("Prometheus"),
@@ -128,6 +130,8 @@ def _print(found: dict[str, Any]) -> None:
     for way in found["endpoints"]:
         output(f"  endpoint: {way['url']}, authentication: {way['authentication']}")
     output(f"  backup: {found['backup']['summary']}")
+    if found["secrets"]["days"]:
+        output(f"  secrets: {secret_ages.summary(found['secrets'], found['stack'])}")
     for words in found["warnings"]:
         output(f"  warning: {words}")
     if found["alerts"] is not None:

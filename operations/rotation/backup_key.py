@@ -4,8 +4,8 @@ import json
 
 from operations.common.console import StopError, make
 from operations.common.stack import Stack
+from operations.data.data_keys import FILES
 from operations.host.once import networks_of, run_once
-from operations.rotation.data_keys import FILES
 from settings import names
 from settings.backup import UID
 

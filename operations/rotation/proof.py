@@ -10,11 +10,11 @@ from typing import Any
 
 from operations.common.checkout import ROOT
 from operations.common.stack import Stack
+from operations.data.data_keys import FILES
 from operations.host.once import backend, networks_of, run_once
 from operations.host.servers import Servers, servers
 from operations.observe.ingress import Listener, listeners
 from operations.rotation import backup_key
-from operations.rotation.data_keys import FILES
 from settings import names
 from settings.monitoring import GRAFANA_PORT
 from settings.server import ADMIN, PORT, READINESS_PATH

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from operations.common.console import StopError, confirmed, flag, make, output, progress
 from operations.common.stack import Stack
+from operations.data import data_keys
 from operations.deployment import up
 from operations.deployment.engine_for import engine_of
 from operations.engine.engine import Engine
@@ -15,7 +16,7 @@ from operations.engine.moments import ISSUED
 from operations.host.docker_daemon import require_docker
 from operations.host.servers import servers
 from operations.observe.status import require_containers
-from operations.rotation import backup_key, data_keys, proof
+from operations.rotation import backup_key, proof
 from operations.rotation.secrets import ALL, CERTIFICATES, PROVIDED, TABLE
 from settings.secrets import LENGTH, NEXT_KEYS
 

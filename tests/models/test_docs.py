@@ -10,8 +10,9 @@ import yaml
 
 from operations import reference
 from operations.__main__ import VERBS
+from operations.rotation.secrets import CERTIFICATES, PROVIDED, TABLE
 from settings.images import DEFAULTS
-from settings.secrets import SECRET_KEYS
+from settings.secrets import GENERATED_KEYS, SECRET_KEYS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -97,8 +98,15 @@ def test_ci_pulls_every_image_that_the_acceptance_tests_run() -> None:
 def test_the_rotation_chapter_lists_every_secret() -> None:
     page = (ROOT / "docs" / "operations" / "rotate.md").read_text()
     rotated = page.partition("## Rotate a secret")[2].partition("\n## ")[0]
-    for key in SECRET_KEYS:
+    for key in (*PROVIDED, *TABLE):
         assert f"`{key}`" in rotated, key
+    # The table says of each secret what restarts, as `make rotate` does.
+    rows = dict(re.findall(r"(?m)^\| `(\w+)` \| (.+) \|$", rotated))
+    assert rows == {key: entry.restarts for key, entry in TABLE.items()}
+
+
+def test_the_command_knows_every_generated_secret() -> None:
+    assert set(TABLE) == {*GENERATED_KEYS, CERTIFICATES}
 
 
 def test_ci_runs_all_tests_and_requires_docker_and_the_engine() -> None:

@@ -92,6 +92,7 @@ FAILED = 'alertmanager_notifications_failed_total{stack="prod",job="alertmanager
 KILLS = 'mlflow_oom_kills{stack="prod",job="mlflow",instance="mlflow"}'
 CREATED = started("mlflow", "mlflow_container_created_timestamp_seconds")
 DAY = 86400
+SECRETS_DUE = 'mlflow_secrets_due_timestamp_seconds{stack="prod"}'
 CASES = [
     Case(
         "MlflowDown",
@@ -373,6 +374,7 @@ CASES = [
         STACK,
         "19d 22h 50m 0s",
     ),
+    Case("SecretsOld", {SECRETS_DUE: "600x90"}, {SECRETS_DUE: "7200x90"}, 75, STACK),
     Case(
         "TargetDown",
         {up("backup", "backup"): "0x9"},

@@ -1,4 +1,7 @@
-"""New data keys of MLflow: the rows in the database are encrypted with them while no server runs."""
+"""Other data keys of MLflow: the rows in the database are encrypted with them while no server runs.
+
+`make rotate` needs it for new data keys, `make restore` for a backup from before a rotation.
+"""
 
 from collections.abc import Collection, Mapping
 
@@ -42,7 +45,7 @@ def encrypt(stack: Stack, old: Mapping[str, str], new: Mapping[str, str]) -> Non
     complete = False
     try:
         deployed.stop(for_good=True)
-        complete = _run(stack, deployed, old, new) == 0
+        complete = encrypt_rows(stack, deployed, old, new)
     finally:
         if not complete:
             deployed.restart()
@@ -60,7 +63,8 @@ def adopt(engine: Engine, keys: Collection[str], new: Mapping[str, str]) -> None
         engine.call("config", "rm", NEXT_KEYS[key])
 
 
-def _run(stack: Stack, deployed: Servers, old: Mapping[str, str], new: Mapping[str, str]) -> int:
+def encrypt_rows(stack: Stack, deployed: Servers, old: Mapping[str, str], new: Mapping[str, str]) -> bool:
+    """Encrypt the data with the new data keys, while no server runs. Return False, with all rows unchanged, if not."""
     environment = {
         key: value for key, value in deployed.environment.items() if key in ("MLFLOW_BACKEND_STORE_URI", "PGSSLMODE")
     }
@@ -73,7 +77,7 @@ def _run(stack: Stack, deployed: Servers, old: Mapping[str, str], new: Mapping[s
         files[f"{FILES}/{names.AUTHORITY_FILE}"] = _secret(deployed, names.AUTHORITY_FILE)
     for key, value in new.items():
         files |= {f"{FILES}/{key}.old": _as_used(key, old[key]), f"{FILES}/{key}.new": _as_used(key, value)}
-    return run_once(
+    code = run_once(
         stack,
         names.ROTATE,
         image=deployed.images[0],
@@ -82,6 +86,7 @@ def _run(stack: Stack, deployed: Servers, old: Mapping[str, str], new: Mapping[s
         files=files,
         networks=backend(stack),
     )
+    return code == 0
 
 
 def _secret(deployed: Servers, name: str) -> str:
