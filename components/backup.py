@@ -11,7 +11,7 @@ from components.object_store import REGION, ObjectStore
 from components.platform import Platform
 from components.postgres import BACKUP_ROLE, DATABASE, Postgres
 from components.scrape import Target
-from runtime.credentials import Credential, is_configured, provided_secret
+from runtime.credentials import Credential, InUse, is_configured, provided_secret
 from runtime.service import Service
 from runtime.workload import Files, HealthCheck, Limits, Metrics, Workload
 from settings import names
@@ -21,6 +21,7 @@ from settings.server import PORT as SERVER_PORT
 
 ASSETS = Path(__file__).parent.parent / "assets" / "backup"
 METRICS_PORT = 9110
+PASSWORD_FILE = "repository-password"  # noqa: S105 - a name
 
 
 class Backup(pulumi.ComponentResource):
@@ -57,7 +58,8 @@ class Backup(pulumi.ComponentResource):
         """
         super().__init__("mlflow:components:Backup", name, None, opts)
         self.targets = []
-        repository = Credential("backup-password", "backupPassword", kind="data key", parent=self)
+        in_use = InUse(platform=platform, service=name, file=PASSWORD_FILE)
+        repository = Credential("backup-password", "backupPassword", kind="data key", in_use=in_use, parent=self)
         self.credentials = [repository]
         if settings.enabled:
             self._run(name, settings, platform, database, store, server, repository)
@@ -91,7 +93,7 @@ class Backup(pulumi.ComponentResource):
                 env=_environment(settings, database, store, server) | _tls_environment(platform.tls),
                 files=Files(
                     secrets={
-                        "repository-password": repository.value,
+                        PASSWORD_FILE: repository.value,
                         "pgpass": database.backup_pgpass,
                         "store-credentials": store.backup_credentials_file,
                         **_target_credentials(settings),
@@ -175,7 +177,7 @@ def _environment(settings: BackupSettings, database: Postgres, store: ObjectStor
         "RCLONE_CONFIG_STORE_NO_CHECK_BUCKET": "true",
         "RCLONE_CONFIG_STORE_SHARED_CREDENTIALS_FILE": "/run/secrets/store-credentials",
         "RESTIC_REPOSITORY": settings.target if settings.where == "s3" else "/repository",
-        "RESTIC_PASSWORD_FILE": "/run/secrets/repository-password",
+        "RESTIC_PASSWORD_FILE": f"/run/secrets/{PASSWORD_FILE}",
         "RESTIC_CACHE_DIR": "/staging/cache",
         "RESTIC_PROGRESS_FPS": "0.1",
         "AWS_SHARED_CREDENTIALS_FILE": "/run/secrets/target-credentials",

@@ -77,7 +77,7 @@ class Mlflow(pulumi.ComponentResource):
         self.tasks = settings.replicas if swarm else None
         self.docker_metrics = swarm.metrics if swarm else None
         self._platform, self._database, self._route = platform, database, route
-        self._secrets = ServerCredentials.create(route, parent=self)
+        self._secrets = ServerCredentials.create(route, platform=platform, parent=self)
         self.credentials = self._secrets.all
         self.data_keys = self._secrets.data_keys
         self._pgpass = {"pgpass": database.pgpass, **platform.tls.trust}

@@ -6,9 +6,14 @@ from typing import Self
 
 import pulumi
 
-from runtime.credentials import Credential
+from runtime.credentials import Credential, InUse
+from runtime.docker_host import DockerHost
+from settings import names
 from settings.ingress import Route
 from settings.secrets import FERNET_KEY_LENGTH, LENGTH
+
+KEK_FILE, WEBHOOK_FILE = "crypto-kek-passphrase", "webhook-encryption-key"
+"""Secret files with the data keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +28,18 @@ class ServerCredentials:
     flask_key: Credential | None
 
     @classmethod
-    def create(cls, route: Route, *, parent: pulumi.Resource) -> Self:
+    def create(cls, route: Route, *, platform: DockerHost, parent: pulumi.Resource) -> Self:
         """Create what the authentication of `route` needs."""
+        kek = InUse(platform=platform, service=names.SERVER, file=KEK_FILE)
+        webhook = InUse(platform=platform, service=names.SERVER, file=WEBHOOK_FILE, as_file=fernet_key)
         by_mlflow = route.by_mlflow
         return cls(
-            kek_passphrase=Credential("crypto-kek-passphrase", "cryptoKekPassphrase", kind="data key", parent=parent),
-            webhook_key=Credential("webhook-encryption-key", "webhookEncryptionKey", kind="data key", parent=parent),
+            kek_passphrase=Credential(
+                "crypto-kek-passphrase", "cryptoKekPassphrase", kind="data key", in_use=kek, parent=parent
+            ),
+            webhook_key=Credential(
+                "webhook-encryption-key", "webhookEncryptionKey", kind="data key", in_use=webhook, parent=parent
+            ),
             client_password=Credential("client-password", "clientPassword", parent=parent)
             if route.by_password
             else None,
@@ -46,8 +57,8 @@ class ServerCredentials:
     def data_keys(self) -> dict[str, pulumi.Output[str]]:
         """The data keys as files: name to content. Secret."""
         return {
-            "crypto-kek-passphrase": self.kek_passphrase.value,
-            "webhook-encryption-key": self.webhook_key.value.apply(fernet_key),
+            KEK_FILE: self.kek_passphrase.value,
+            WEBHOOK_FILE: self.webhook_key.value.apply(fernet_key),
         }
 
 

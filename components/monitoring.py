@@ -61,7 +61,7 @@ class Monitoring(pulumi.ComponentResource):
         secrets_due: datetime | None = None,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """Deploy the services for `settings.mode`. At `secrets_due`, the first secret is too old, and an alert fires."""
+        """Deploy the services for `settings.mode`. At `secrets_due`, the first secret is too old: an alert fires."""
         super().__init__(MONITORING_TYPE, name, None, opts)
         self._platform = platform
         self._settings, self._secrets_due = settings, secrets_due

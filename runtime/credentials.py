@@ -4,14 +4,19 @@ A password protects a service. It can be replaced, because each service applies 
 key decrypts stored data. It is never replaced, so it must outlive the services that use it: see `DataKey`.
 """
 
+import asyncio
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import pulumi
 import pulumi_random as random
 
+from runtime.docker_host import DockerHost
+from runtime.workload import SECRETS
+from settings import names
 from settings.names import DATA_KEY, SAVES
 from settings.secrets import GENERATED_KEYS, LENGTH, SECRET_PATTERN, SECRET_PATTERN_DESCRIPTION
 
@@ -35,6 +40,33 @@ class DataKey(pulumi.ComponentResource):
     def keep(self, value: pulumi.Output[str]) -> None:
         """Write the value in use into the state, encrypted."""
         self.register_outputs({"value": value})
+
+
+@dataclass(frozen=True, kw_only=True)
+class InUse:
+    """Where the value in use of a data key is on the Docker host: in a secret file of a container."""
+
+    platform: DockerHost
+    service: str
+    file: str
+    as_file: Callable[[str], str] = str
+    """Converts a value into the content of the file."""
+
+    async def required(self, key: str, generated: str) -> str:
+        """Return the generated value; raise `RunError` if the container has another one.
+
+        The stack file has lost its value then: `make rotate`, or a person, had replaced the generated one.
+        """
+        # It has the volume on one host and on a cluster.
+        container = names.docker_name(pulumi.get_stack(), f"{self.service}-files")
+        found = await asyncio.to_thread(self.platform.daemon.read_file, container, f"{SECRETS}/{self.file}")
+        if found is None or found.decode() == self.as_file(generated):
+            return generated
+        raise pulumi.RunError(
+            f"mlflow:{key}: the stack file has lost it, and {container} uses another value than the generated one; "
+            "nothing was changed\n  to write the value in use into the stack file, type: "
+            + names.make_command("up", pulumi.get_stack())
+        )
 
 
 def _generator(name: str, *, parent: pulumi.Resource, aliases: Sequence[pulumi.Alias] = ()) -> random.RandomPassword:
@@ -67,11 +99,13 @@ class Credential:
         key: str,
         *,
         kind: Literal["password", "data key"] = "password",
+        in_use: InUse | None = None,
         parent: pulumi.Resource,
     ) -> None:
         """Generate a value, and use the one in the stack file if there is one.
 
-        The generator is registered in both cases: otherwise the plan after the write-back would show "1 to delete".
+        If there is none, the value of a data key must be the one `in_use`. The generator is registered in both cases:
+        otherwise the plan after the write-back would show "1 to delete".
         """
         data_key = DataKey(name, key, parent=parent) if kind == "data key" else None
         generated = data_key.generated if data_key else _generator(name, parent=parent)
@@ -79,7 +113,10 @@ class Credential:
         self.key = key
         self.kind = kind
         self.configured = configured is not None
-        self.value = pulumi.Output.secret(generated.result if configured is None else configured.apply(self._checked))
+        value = generated.result if configured is None else configured.apply(self._checked)
+        if configured is None and in_use and not pulumi.runtime.is_dry_run():
+            value = value.apply(lambda made: in_use.required(key, made))
+        self.value = pulumi.Output.secret(value)
         if data_key:
             data_key.keep(self.value)
 

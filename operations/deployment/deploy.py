@@ -20,7 +20,7 @@ from settings.stack import DEV
 
 
 def up(stack: Stack, *, approved: bool = False) -> None:
-    """Check, plan, deploy, write back the secrets, print the URL. With `approved`, ask nothing."""
+    """Check, plan, deploy, write back the secrets, print the URL. With `approved`, ask nothing, and do not plan."""
     stack.report_other_checkout()
     require_line_ends()
     stack.settings  # noqa: B018 - raises on wrong settings, before Docker is contacted
@@ -77,7 +77,7 @@ def _deploy(stack: Stack, *, approved: bool = False) -> None:
     # The preview of a pull request checks the policies; an `up` by hand, or after a later change, has not been checked.
     rules = policy_options(stack.settings, stack.name) if stack.name != DEV else []
     # Without a question the plan is not needed. With policies it is: they must stop a change before it begins.
-    plan = ["--skip-preview"] if answer and not rules else []
+    plan = ["--skip-preview"] if approved or (answer and not rules) else []
     if engine.show("up", "--refresh", "--suppress-outputs", *answer, *plan, *rules):
         raise StopError(
             f"the deployment of {stack.name} did not complete; the reason is above, after 'error:'\n"

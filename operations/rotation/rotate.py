@@ -11,6 +11,7 @@ from operations.common.stack import Stack
 from operations.data import data_keys
 from operations.deployment import up
 from operations.deployment.engine_for import engine_of
+from operations.deployment.policy import policy_options
 from operations.engine.engine import Engine
 from operations.engine.moments import ISSUED
 from operations.host.docker_daemon import require_docker
@@ -39,6 +40,7 @@ def rotate(stack: Stack) -> None:
         raise StopError(f"{stack.name} was not deployed from here; type: {make('up', stack.name)}")
     keys = _chosen(stack, engine)
     _show_plan(stack, engine, keys)
+    _require_deployable(stack, engine)
     if dry:
         progress("nothing was changed")
         return
@@ -94,6 +96,18 @@ def _show_plan(stack: Stack, engine: Engine, keys: Collection[str]) -> None:
         output(f"  completes the interrupted rotation of {', '.join(unfinished)}")
 
 
+def _require_deployable(stack: Stack, engine: Engine) -> None:
+    """Raise `StopError` if the stack file cannot be deployed; say so if it has changes that are not deployed yet."""
+    if data_keys.interrupted(engine):
+        # Until the rotation is complete, no plan is possible.
+        return
+    plan = engine.plan(*policy_options(stack.settings, stack.name))
+    if plan.errors or plan.refused:
+        raise StopError(f"{plan.markdown()}\n  nothing was changed; fix {stack.path.name}, then repeat the command")
+    if not plan.empty:
+        progress("the stack file has changes that are not deployed yet; the rotation deploys them, too")
+
+
 def _rotate(stack: Stack, engine: Engine, keys: list[str]) -> None:
     """Replace the values, deploy, and prove it."""
     old = _values(stack, engine, keys)
@@ -102,17 +116,18 @@ def _rotate(stack: Stack, engine: Engine, keys: list[str]) -> None:
     new |= data_keys.prepare(engine, {key: new[key] for key in ours})
     if "backupPassword" in keys and not backup_key.add(stack, new["backupPassword"]):
         progress("there is no backup yet, so there is no key to replace there")
-    if ours:
-        data_keys.encrypt(stack, old, {key: new[key] for key in ours})
     now = datetime.now(UTC).replace(microsecond=0).isoformat()
     for key in keys:
         progress(f"new value: {key}")
-        if key in ours:
-            data_keys.adopt(engine, [key], new)
-        elif key != CERTIFICATES:
+        if key not in (*ours, CERTIFICATES):
             # Through stdin, because arguments are visible in the process list.
             engine.call("config", "set", "--secret", key, stdin=new[key])
-        engine.call("config", "set", "--path", ISSUED if key == CERTIFICATES else f"{DONE}.{key}", now)
+        # The name of a secret makes Pulumi ask for --secret.
+        engine.call("config", "set", "--plaintext", "--path", ISSUED if key == CERTIFICATES else f"{DONE}.{key}", now)
+    if ours:
+        # Last, because the server is down from here on.
+        data_keys.encrypt(stack, old, {key: new[key] for key in ours})
+        data_keys.adopt(engine, ours, new)
     up.up(stack, approved=True)
     if "backupPassword" in keys:
         backup_key.remove_others(stack)

@@ -221,7 +221,8 @@ class HealthyDaemon:
 
     def read_file(self, container: str, path: str) -> bytes | None:
         self._answer(f"read {container} {path}")
-        return b"revision"
+        # No container has the secret files of an earlier deployment.
+        return None if path.startswith("/run/secrets/") else b"revision"
 
     def run(self, container: str, command: list[str]) -> tuple[int, str]:
         self._answer(f"run {container} {command[0]}")

@@ -795,3 +795,34 @@ def test_configured_variables_are_added_to_those_of_the_stack(program: Program) 
     before = program("dev").services["server"].envs
     after = program("dev", values={**values_of("dev"), "mlflow:server": server}).services["server"].envs
     assert after == before | {"MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true"}
+
+
+class WithOtherKeys(HealthyDaemon):
+    """A daemon whose containers have other data keys than the generated ones, as after a rotation."""
+
+    def read_file(self, container: str, path: str) -> bytes | None:
+        if container.endswith("-files") and path.startswith("/run/secrets/"):
+            return b"of-an-earlier-rotation"
+        return super().read_file(container, path)
+
+
+@pytest.mark.parametrize("key", ["cryptoKekPassphrase", "webhookEncryptionKey", "backupPassword"])
+def test_a_generated_data_key_never_replaces_another_one_that_is_in_use(program: Program, key: str) -> None:
+    """The stack file may be lost, and `pulumi up` typed by hand: the value in use would be forgotten."""
+    others = dict.fromkeys(("cryptoKekPassphrase", "webhookEncryptionKey", "backupPassword"), "x" * 32)
+    others.pop(key)
+    with pytest.raises(pulumi.RunError, match=f"mlflow:{key}: the stack file has lost it.*\n.*make up STACK=prod"):
+        program("prod", values=bundled(), secrets=others, daemon_class=WithOtherKeys)
+
+
+def test_a_configured_data_key_is_not_compared(program: Program) -> None:
+    keys = dict.fromkeys(("cryptoKekPassphrase", "webhookEncryptionKey", "backupPassword"), "x" * 32)
+    program("prod", values=bundled(), secrets=keys, daemon_class=WithOtherKeys)
+
+
+@pytest.mark.parametrize("key", ["nextCryptoKekPassphrase", "nextWebhookEncryptionKey"])
+def test_nothing_is_deployed_during_an_interrupted_rotation(program: Program, key: str) -> None:
+    with pytest.raises(
+        pulumi.RunError, match=f"mlflow:{key}: a rotation .* was interrupted.*\n.*make rotate STACK=prod"
+    ):
+        program("prod", values=bundled(), secrets={key: "x" * 32}, preview=True)
