@@ -19,7 +19,7 @@ export SECRET STACK YES CONFIRM ARGS SERVICE FROM TARGET OLDER_THAN DRY_RUN SAFE
 RUN := @sh operations/bootstrap.sh# If this file has Windows line endings (CRLF), the script reports it.
 
 .DEFAULT_GOAL := help
-.PHONY: help init up preview drift down destroy status logs open url images env client password scrape authority doctor backup backups restore drill gc export rotate prune pin test bench docs lock
+.PHONY: help init up preview drift down destroy status logs open url images env client password scrape authority doctor backup backups restore drill gc export encrypt rotate prune pin test bench docs lock
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -93,6 +93,9 @@ gc: ## permanently delete data that users deleted more than OLDER_THAN=30d ago; 
 
 export: ## copy database and artifacts to another Postgres and S3, such as a cluster's: TARGET=<file>, DRY_RUN=1
 	$(RUN) export
+
+encrypt: ## encrypt the artifacts that were there before mlflow:objectStore.encryption; DRY_RUN=1 only counts them
+	$(RUN) encrypt
 
 rotate: ## new values for the secrets, proved: SECRET=<key> or all (default); DRY_RUN=1 only reports what would restart
 	$(RUN) rotate

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pulumi
 
+from components.encryption import Encryption
 from components.internal_tls import AUTHORITY
 from components.minio import Minio
 from components.object_store import ADMIN, CLIENT_ENVIRONMENT, ObjectStore
@@ -46,6 +47,7 @@ class Artifacts(pulumi.ComponentResource):
             # If protected, the old object store could not be removed after the copy, nor the new one if the operator
             # cancels the change. The volumes always stay.
             platform = dataclasses.replace(platform, protect_data=False)
+        self._encryption = Encryption.create(settings, platform=platform, parent=self)
         self.store = self._deployed(settings.kind, settings, platform)
         if settings.copy_from:
             source = self._deployed(settings.copy_from, settings, platform)
@@ -57,7 +59,11 @@ class Artifacts(pulumi.ComponentResource):
         # Stacks of version 0.1.0 have the object stores at the root of the stack.
         moved = pulumi.Alias(parent=pulumi.ROOT_STACK_RESOURCE)
         opts = pulumi.ResourceOptions(parent=self, aliases=[moved])
-        return STORES[kind](kind, settings, platform=platform, opts=opts).store
+        store = STORES[kind](kind, settings, platform=platform, encryption=self._encryption, opts=opts).store
+        key = self._encryption.key
+        return dataclasses.replace(
+            store, data_keys=self._encryption.data_keys, credentials=[*store.credentials, *([key] if key else [])]
+        )
 
     def _copied(self, source: ObjectStore, target: ObjectStore, platform: Platform, **kinds: str) -> ObjectStore:
         """Return `target`, ready when it has every artifact of `source`.

@@ -98,7 +98,7 @@ class Backup(pulumi.ComponentResource):
                         "store-credentials": store.backup_credentials_file,
                         **_target_credentials(settings),
                         **platform.tls.identity(name),
-                        **{f"data-keys/{key}": value for key, value in server.data_keys.items()},
+                        **{f"data-keys/{key}": value for key, value in {**server.data_keys, **store.data_keys}.items()},
                     },
                     config={file.name: file.read_text() for file in sorted(ASSETS.glob("*.py"))},
                 ),

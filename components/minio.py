@@ -8,6 +8,7 @@ from typing import Any
 import pulumi
 import pulumi_docker as docker
 
+from components.encryption import Encryption
 from components.internal_tls import AUTHORITY, CERTIFICATE_FILE, KEY_FILE
 from components.object_store import ADMIN, BACKUP_USER, MONITORING_USER, USER, ObjectStore
 from components.platform import Platform
@@ -48,11 +49,12 @@ class Minio(pulumi.ComponentResource):
         settings: ObjectStoreSettings,
         *,
         platform: Platform,
+        encryption: Encryption,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         """Run the server, and the job that creates its bucket and identities."""
         super().__init__("mlflow:components:Minio", name, None, opts)
-        self._name, self._settings, self._platform = name, settings, platform
+        self._name, self._settings, self._platform, self._encryption = name, settings, platform, encryption
         root_password = Credential(f"{name}-root-password", "minioRootPassword", parent=self)
         identities = {USER: Credential(f"{name}-password", "minioPassword", parent=self)}
         if platform.backed_up:
@@ -108,11 +110,18 @@ class Minio(pulumi.ComponentResource):
                     "MINIO_ROOT_PASSWORD_FILE": "root-password",
                     "MINIO_BROWSER": "on" if with_console else "off",
                     "MINIO_UPDATE": "off",
+                    **({"MINIO_KMS_SECRET_KEY_FILE": f"{SECRETS}/kms-secret-key"} if self._encryption.key else {}),
                     "HOME": "/tmp",  # noqa: S108 - inside the container
                     # Collect garbage before the kernel kills.
                     "GOMEMLIMIT": f"{settings.memory_mb * 9 // 10}MiB",
                 },
-                files=Files(secrets={"root-password": root_password.value, **self._certificates()}),
+                files=Files(
+                    secrets={
+                        "root-password": root_password.value,
+                        **self._certificates(),
+                        **self._encryption.for_minio,
+                    }
+                ),
                 data={"/data": data.name},
                 tmpfs={"/tmp": "size=64m,mode=1777"},  # noqa: S108 - inside the container
                 user="0:0",
@@ -145,7 +154,12 @@ class Minio(pulumi.ComponentResource):
                 prepares=names.object_store_volume(pulumi.get_stack(), "minio"),
                 networks=[self._platform.networks.backend],
                 entrypoint=["sh", "/run/config/bootstrap.sh"],
-                env={"ENDPOINT": endpoint, "BUCKET": bucket, "MC_CONFIG_DIR": "/tmp/mc"},  # noqa: S108
+                env={
+                    "ENDPOINT": endpoint,
+                    "BUCKET": bucket,
+                    "MC_CONFIG_DIR": "/tmp/mc",  # noqa: S108 - inside the container
+                    **({"ENCRYPTION": "on" if self._encryption.on else "off"} if self._encryption.key else {}),
+                },
                 files=Files(
                     secrets={
                         "mc-config.json": _client_config(endpoint, root_password.value),

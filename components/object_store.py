@@ -1,6 +1,7 @@
 """The object store, as its clients use it: the same interface for both kinds."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import pulumi
 import pulumi_docker as docker
@@ -48,6 +49,8 @@ class ObjectStore:
     """All secret keys of its identities."""
     targets: list[Target]
     """Its scrape targets."""
+    data_keys: Mapping[str, pulumi.Output[str]] = field(default_factory=dict)
+    """The key with which it encrypts the artifacts, as a file: name to content. Secret; empty without encryption."""
 
     @property
     def credentials_file(self) -> pulumi.Output[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pulumi
 import pulumi_docker as docker
 
+from components.encryption import Encryption
 from components.internal_tls import AUTHORITY, CERTIFICATE, KEY
 from components.object_store import ADMIN, BACKUP_USER, REGION, USER, ObjectStore
 from components.platform import Platform
@@ -54,11 +55,12 @@ class Seaweedfs(pulumi.ComponentResource):
         settings: ObjectStoreSettings,
         *,
         platform: Platform,
+        encryption: Encryption,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         """Run the server, and the job that creates its bucket and verifies the permissions."""
         super().__init__("mlflow:components:Seaweedfs", name, None, opts)
-        self._name, self._settings, self._platform = name, settings, platform
+        self._name, self._settings, self._platform, self._encryption = name, settings, platform, encryption
         identities = {
             ADMIN: Credential(f"{name}-admin-password", "seaweedfsAdminPassword", parent=self),
             USER: Credential(f"{name}-password", "seaweedfsPassword", parent=self),
@@ -104,7 +106,10 @@ class Seaweedfs(pulumi.ComponentResource):
                 limits=Limits(memory_mb=settings.memory_mb, cpus=settings.cpus),
                 networks=[platform.networks.backend],
                 entrypoint=["/usr/bin/weed"],
-                command=_command(settings.memory_mb, tls=bool(platform.tls)),
+                command=[
+                    *(["-config_dir=/run/secrets"] if self._encryption.key else []),
+                    *_command(settings.memory_mb, tls=bool(platform.tls)),
+                ],
                 env={
                     # The official image's filer.toml has the same settings; without them, the index is elsewhere.
                     "WEED_LEVELDB2_ENABLED": "true",
@@ -121,6 +126,7 @@ class Seaweedfs(pulumi.ComponentResource):
                         "identities.json": _identities(settings.bucket, identities[ADMIN], identities[USER], readers),
                         "grpc.pem": identities[ADMIN].value.apply(client_ca_certificate),
                         **platform.tls.identity(self._name),
+                        **self._encryption.for_seaweedfs,
                     },
                 ),
                 data={"/data": data.name},
@@ -153,6 +159,7 @@ class Seaweedfs(pulumi.ComponentResource):
                     "BUCKET": self._settings.bucket,
                     "GRPC": f"https://{server.host}:{GRPC_PORT}",
                     **({"CURL_CA_BUNDLE": AUTHORITY} if self._platform.tls else {}),
+                    **({"ENCRYPTION": "on" if self._encryption.on else "off"} if self._encryption.key else {}),
                 },
                 files=Files(
                     secrets={

@@ -50,6 +50,7 @@ after that: `printf %s VALUE | pulumi config set --secret KEY`.
 | `mlflow:postgresBackupPassword`, `minioBackupPassword`, `seaweedfsBackupPassword` | credentials for the backup |
 | `mlflow:internalAuthority` | authority of the services' certificates, with `mlflow:tls.internal` |
 | `mlflow:nextCryptoKekPassphrase`, `nextWebhookEncryptionKey` | new data keys, while `make rotate` encrypts with them |
+| `mlflow:objectStoreKey` | data key: encrypts the artifacts, with `mlflow:objectStore.encryption`; 32 characters |
 | `mlflow:backupPassword` | data key: decrypts the backups |
 | `mlflow:postgresMonitoringPassword`, `minioMonitoringPassword` | credentials for the monitoring |
 | `mlflow:grafanaPassword` | password of Grafana's user `admin` |

@@ -51,17 +51,24 @@ class InUse:
     file: str
     as_file: Callable[[str], str] = str
     """Converts a value into the content of the file."""
+    of_stack_file: bool = False
+    """Whether a value in the stack file must be the one in use, too: nothing else refuses another one in time."""
 
-    async def required(self, key: str, generated: str) -> str:
-        """Return the generated value; raise `RunError` if the container has another one.
+    async def required(self, key: str, value: str, *, configured: bool) -> str:
+        """Return a value; raise `RunError` if the container has another one.
 
-        The stack file has lost its value then: `make rotate`, or a person, had replaced the generated one.
+        If the value is the generated one, the stack file has lost its own: `make rotate`, or a person, had replaced it.
         """
         # It has the volume on one host and on a cluster.
         container = names.docker_name(pulumi.get_stack(), f"{self.service}-files")
         found = await asyncio.to_thread(self.platform.daemon.read_file, container, f"{SECRETS}/{self.file}")
-        if found is None or found.decode() == self.as_file(generated):
-            return generated
+        if found is None or found.decode() == self.as_file(value):
+            return value
+        if configured:
+            raise pulumi.RunError(
+                f"mlflow:{key}: is not the key of the stored data, which {container} uses; nothing was changed\n"
+                "  set the old value again: docs/operations/restore.md#the-data-keys-in-a-backup"
+            )
         raise pulumi.RunError(
             f"mlflow:{key}: the stack file has lost it, and {container} uses another value than the generated one; "
             "nothing was changed\n  to write the value in use into the stack file, type: "
@@ -114,8 +121,8 @@ class Credential:
         self.kind = kind
         self.configured = configured is not None
         value = generated.result if configured is None else configured.apply(self._checked)
-        if configured is None and in_use and not pulumi.runtime.is_dry_run():
-            value = value.apply(lambda made: in_use.required(key, made))
+        if in_use and (in_use.of_stack_file or not self.configured) and not pulumi.runtime.is_dry_run():
+            value = value.apply(lambda found: in_use.required(key, found, configured=self.configured))
         self.value = pulumi.Output.secret(value)
         if data_key:
             data_key.keep(self.value)

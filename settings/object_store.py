@@ -34,6 +34,12 @@ class ObjectStoreSettings(Settings):
         description="Publish MinIO's console on this port of the host's loopback address. SeaweedFS has no console.",
     )
 
+    encryption: bool = Field(
+        default=False,
+        description="Whether the object store encrypts the artifacts on its disk, with the data key `objectStoreKey`. "
+        "`make encrypt` encrypts those that were there before; docs/operations/encryption.md.",
+    )
+
     @property
     def kinds(self) -> list[ObjectStoreKind]:
         """The object stores that are deployed: the one in use, then the one to copy from."""

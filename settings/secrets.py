@@ -33,6 +33,7 @@ GENERATED_KEYS = (
     "grafanaPassword",
     "traefikCertificateKey",
     "internalAuthority",
+    "objectStoreKey",
 )
 """Keys of the secrets that the program generates. A value under such a key overrides the generated one."""
 NEXT_KEYS = {"cryptoKekPassphrase": "nextCryptoKekPassphrase", "webhookEncryptionKey": "nextWebhookEncryptionKey"}

@@ -5,6 +5,8 @@ set -eu
 
 CONFIG=${CONFIG:-/run/config}
 SECRETS=${SECRETS:-/run/secrets}
+CHECK=mlflow-encryption-check # a bucket, and its only object, which is encrypted
+WRONG_KEY="mlflow:objectStoreKey does not decrypt the artifacts of this store; set the old value again: docs/operations/restore.md#the-data-keys-in-a-backup"
 
 # Prints an error on stderr and exits. usage: die "what is wrong"
 die() {
@@ -36,6 +38,7 @@ refuse_a_bucket_beside_the_artifacts() {
     esac
     printf '%s\n' "$listed" | while read -r line; do
         other=${line##* }
+        [ "$other" != "$CHECK/" ] || continue
         [ -z "$(mc --quiet ls "store/$other")" ] ||
             die "there is no bucket $BUCKET, and there are objects in ${other%/}: if they are the artifacts, go back to" \
                 "mlflow:objectStore.bucket: ${other%/}, and type: make up STACK=$STACK; if not, create the bucket $BUCKET manually"
@@ -45,6 +48,23 @@ refuse_a_bucket_beside_the_artifacts() {
 make_bucket() {
     mc --quiet mb --ignore-existing "store/$BUCKET"
     mc --quiet anonymous set none "store/$BUCKET"
+}
+
+# Sets whether the store encrypts new artifacts, and checks that it still decrypts what it once encrypted: another key
+# would make every artifact unreadable. Without the variable ENCRYPTION, the store has no key.
+check_encryption() {
+    there=$(mc --quiet ls "store/$CHECK/$CHECK" 2>/dev/null) || there=
+    if [ -n "${ENCRYPTION:-}" ] && [ -z "$there" ]; then
+        mc --quiet mb --ignore-existing "store/$CHECK"
+        mc --quiet encrypt set sse-s3 "store/$CHECK"
+        printf %s "$CHECK" | mc --quiet pipe "store/$CHECK/$CHECK" >/dev/null
+        there=yes
+    fi
+    [ -z "$there" ] || [ "$(mc --quiet cat "store/$CHECK/$CHECK")" = "$CHECK" ] || die "$WRONG_KEY"
+    case "${ENCRYPTION:-}" in
+    on) mc --quiet encrypt set sse-s3 "store/$BUCKET" ;;
+    off) mc --quiet encrypt clear "store/$BUCKET" ;;
+    esac
 }
 
 # Creates an identity with the policy of the same name, or removes the identity if it has no secret.
@@ -69,6 +89,7 @@ main() {
     refuse_default_credentials
     refuse_a_bucket_beside_the_artifacts
     make_bucket
+    check_encryption
     reconcile_identity mlflow
     reconcile_identity mlflow-backup
     reconcile_identity mlflow-monitoring

@@ -1,9 +1,12 @@
 #!/bin/sh
 # Creates the bucket and checks its access rights. Runs again whenever its configuration changes: every step is
-# idempotent. Environment: ENDPOINT, BUCKET, GRPC.
+# idempotent. Environment: ENDPOINT, BUCKET, GRPC; with a data key, ENCRYPTION (on or off).
 set -eu
 
 SECRETS=${SECRETS:-/run/secrets}
+CHECK=mlflow-encryption-check # a bucket, and its only object, which is encrypted
+SSE='<ServerSideEncryptionConfiguration><Rule><ApplyServerSideEncryptionByDefault><SSEAlgorithm>AES256</SSEAlgorithm></ApplyServerSideEncryptionByDefault></Rule></ServerSideEncryptionConfiguration>'
+WRONG_KEY="mlflow:objectStoreKey does not decrypt the artifacts of this store; set the old value again: docs/operations/restore.md#the-data-keys-in-a-backup"
 
 # Prints an error on stderr and exits. usage: die "what is wrong"
 die() {
@@ -39,6 +42,7 @@ refuse_a_bucket_beside_the_artifacts() {
     listed=$(get /) || die "the buckets could not be listed"
     printf '%s\n' "$listed" | grep -o '<Name>[^<]*' | while read -r line; do
         other=${line#<Name>}
+        [ "$other" != "$CHECK" ] || continue
         found=$(get "/$other/?max-keys=1") || die "the bucket $other could not be listed"
         case $found in
         *'<Key>'*)
@@ -79,9 +83,45 @@ prove_access() {
     esac
 }
 
+# Sets whether the store encrypts new artifacts, and checks that it still decrypts what it once encrypted: another key
+# would make every artifact unreadable. Without the variable ENCRYPTION, the store has no key.
+check_encryption() {
+    if [ -z "${ENCRYPTION:-}" ]; then
+        [ "$(status GET "/$CHECK/$CHECK" admin.curl)" != 500 ] || die "$WRONG_KEY"
+        return 0
+    fi
+    encrypt_new_objects "$CHECK"
+    case $(status GET "/$CHECK/$CHECK" admin.curl) in
+    404) curl --silent --fail --max-time 20 --config "$SECRETS/admin.curl" --request PUT --data-binary "$CHECK" "$ENDPOINT/$CHECK/$CHECK" ||
+        die "the store does not encrypt: $CHECK could not be written" ;;
+    esac
+    [ "$(get "/$CHECK/$CHECK")" = "$CHECK" ] || die "$WRONG_KEY"
+    case $(curl --silent --fail --max-time 20 --config "$SECRETS/admin.curl" --head "$ENDPOINT/$CHECK/$CHECK" | tr -d '\r') in
+    *[Ss]erver-[Ss]ide-[Ee]ncryption:*AES256*) ;;
+    *) die "the store does not encrypt new objects, although mlflow:objectStore.encryption was set" ;;
+    esac
+    if [ "$ENCRYPTION" = on ]; then
+        encrypt_new_objects "$BUCKET"
+    else
+        status DELETE "/$BUCKET?encryption=" admin.curl >/dev/null
+    fi
+}
+
+# usage: encrypt_new_objects BUCKET
+encrypt_new_objects() {
+    found=$(status PUT "/$1" admin.curl)
+    case "$found" in
+    200 | 409) ;;
+    *) die "the bucket $1 could not be created (HTTP $found)" ;;
+    esac
+    curl --silent --fail --max-time 20 --config "$SECRETS/admin.curl" --request PUT --data-binary "$SSE" \
+        "$ENDPOINT/$1?encryption=" >/dev/null || die "the bucket $1 cannot be encrypted"
+}
+
 main() {
     refuse_a_bucket_beside_the_artifacts
     make_bucket
+    check_encryption
     prove_access
     echo "bucket $BUCKET and identity mlflow are ready"
 }

@@ -19,6 +19,7 @@ from operations.deployment import deploy
 from operations.host.servers import servers
 from preconditions import host as preconditions
 from settings import names
+from settings.secrets import NEXT_KEYS
 
 SECRETS = "/run/server-secrets"
 CHECK_REVISION_SCRIPT = """
@@ -71,8 +72,10 @@ def restore(stack: Stack) -> None:
         if safety:
             _back_up_current_data(stack)
     _replace_data(stack, plan["id"], again)
-    if plan["other_keys"] and plan["encrypted_rows"]:
-        _encrypt_with_our_keys(stack, plan, again)
+    # Artifacts are in the backup as clients read them: the key of the object store is not needed to restore them.
+    others = [name for name in plan["other_keys"] if names.key_of(name) in NEXT_KEYS]
+    if others and plan["encrypted_rows"]:
+        _encrypt_with_our_keys(stack, plan["id"], others, again)
     _start(stack)
     progress(f"\n{stack.name} is restored from backup {plan['id'][:8]}")
     output(stack.settings.route.url)
@@ -120,13 +123,13 @@ def _replace_data(stack: Stack, snapshot: str, again: str) -> None:
         )
 
 
-def _encrypt_with_our_keys(stack: Stack, plan: dict[str, Any], again: str) -> None:
+def _encrypt_with_our_keys(stack: Stack, snapshot: str, others: list[str], again: str) -> None:
     """Encrypt the restored secrets of MLflow with the data keys of the stack. The backup has those of its time."""
-    progress(f"the backup has other data keys ({', '.join(plan['other_keys'])}): encrypting its secrets with ours")
+    progress(f"the backup has other data keys ({', '.join(others)}): encrypting its secrets with ours")
     deployed, old, new = servers(stack), {}, {}
-    for name in plan["other_keys"]:
+    for name in others:
         key = names.key_of(name)
-        old[key] = data_key(stack, plan["id"], name)
+        old[key] = data_key(stack, snapshot, name)
         new[key] = (deployed.secret(name) or b"").decode()
     if not data_keys.encrypt_rows(stack, deployed, old, new):
         raise StopError(

@@ -7,6 +7,7 @@ from operations.engine.cli import find_cli
 from operations.engine.engine import Engine
 from operations.host import checks, docker_daemon
 from operations.observe import ingress
+from operations.observe.disk import encryption_note
 from operations.observe.status import status
 
 
@@ -27,7 +28,7 @@ def doctor(stack: Stack) -> None:
     checks.require_host(stack)
     status(stack)
     found = ingress.check_ingress(stack)
-    for note in found.notes:
+    for note in [*found.notes, encryption_note(stack)]:
         output(f"note: {note}")
     if found.problems:
         raise StopError("\n".join(found.problems))

@@ -18,7 +18,7 @@ from operations.host.docker_daemon import require_docker
 from operations.host.servers import servers
 from operations.observe.status import require_containers
 from operations.rotation import backup_key, proof
-from operations.rotation.secrets import ALL, CERTIFICATES, PROVIDED, TABLE
+from operations.rotation.secrets import ALL, CERTIFICATES, FIXED, PROVIDED, TABLE
 from settings.secrets import LENGTH, NEXT_KEYS
 
 PAGE = "docs/operations/rotate.md"
@@ -61,6 +61,8 @@ def _chosen(stack: Stack, engine: Engine) -> list[str]:
             f'  type: eval "$(make -s env STACK={stack.name})" && pulumi config set --stack {stack.name} --secret '
             f"{wanted}, then: {make('up', stack.name)}"
         )
+    if wanted in FIXED:
+        raise StopError(f"SECRET={wanted}: {FIXED[wanted]}; nothing was changed")
     if wanted not in there:
         known = ", ".join([ALL, *there])
         why = "has no such secret now" if wanted in TABLE else "is no secret"

@@ -1,6 +1,7 @@
 """Test names, notations, digests and certificates: small functions whose exact output matters."""
 
 import contextlib
+import os
 import shutil
 import socket
 import ssl
@@ -13,6 +14,7 @@ from docker.utils.build import exclude_paths
 from components.certificates import self_signed
 from components.minio import policy
 from components.mlflow_credentials import fernet_key
+from operations.observe.disk import is_encrypted
 from runtime.container import _cpus, go_duration
 from settings import names, packages
 from settings.images import BACKUP_CONTEXT, CONTEXT, build_context_files, context_digest
@@ -134,3 +136,18 @@ def test_a_self_signed_certificate_is_stable_and_valid_for_its_hostname(tmp_path
     shaken("m.example.com")
     with pytest.raises(ssl.SSLCertVerificationError, match="mismatch"):
         shaken("other.example.com")
+
+
+def test_dm_crypt_is_found_below_a_file_system_and_below_lvm(tmp_path: Path) -> None:
+    number = tmp_path.stat().st_dev
+    device = tmp_path / "sys" / f"{os.major(number)}:{os.minor(number)}"
+    assert is_encrypted(tmp_path, tmp_path / "sys") is None
+    device.mkdir(parents=True)
+    assert is_encrypted(tmp_path, tmp_path / "sys") is False
+    below = device / "slaves" / "dm-1" / "dm"
+    below.mkdir(parents=True)
+    (below / "uuid").write_text("LVM-abc\n")
+    assert is_encrypted(tmp_path, tmp_path / "sys") is False
+    (below / "uuid").write_text("CRYPT-LUKS2-abc-docker\n")
+    assert is_encrypted(tmp_path, tmp_path / "sys") is True
+    assert is_encrypted(tmp_path / "missing", tmp_path / "sys") is None

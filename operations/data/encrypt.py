@@ -1,0 +1,83 @@
+"""`make encrypt`: encrypt the artifacts that were there before `mlflow:objectStore.encryption` was set."""
+
+from operations.common.checkout import ROOT
+from operations.common.console import StopError, confirmed, flag, make, output, progress
+from operations.common.stack import Stack
+from operations.host.once import backend, run_once
+from operations.host.servers import Servers, servers
+from operations.observe.status import require_containers
+from settings import names
+
+FILES = "/run/encrypt"
+"""Folder of the script and the credentials in the container."""
+PAGE = "docs/operations/encryption.md"
+
+
+def encrypt(stack: Stack) -> None:
+    """Stop the server, encrypt, compare, start the server. `DRY_RUN=1` only counts. It can be typed again."""
+    dry = flag("DRY_RUN")
+    require_containers(stack)
+    deployed = servers(stack)
+    if not stack.settings.object_store.encryption:
+        raise StopError(
+            f"mlflow:objectStore.encryption is false, so there is no key; nothing was changed\n"
+            f"  set it to true in {stack.path.name}, then type: {make('up', stack.name)}; {PAGE}"
+        )
+    if not deployed.deployed:
+        raise StopError(f"{stack.name} has no server; type: {make('up', stack.name)}")
+    _run(stack, deployed, "count")
+    if dry:
+        progress("nothing was changed")
+        return
+    if not confirmed(f"This stops the server of {stack.name} until its artifacts are encrypted."):
+        raise StopError("nothing was changed")
+    progress("stopping the server")
+    try:
+        deployed.stop(for_good=True)
+        _run(stack, deployed, "encrypt")
+    finally:
+        deployed.restart()
+        progress("the server was started again")
+    output(f"every artifact of {stack.name} is encrypted on the disk of the object store")
+
+
+def _run(stack: Stack, deployed: Servers, command: str) -> None:
+    """Run the script under the exclusive lock; raise `StopError` if it fails."""
+    theirs = deployed.environment
+    environment = {
+        "ENDPOINT": theirs["MLFLOW_S3_ENDPOINT_URL"],
+        "BUCKET": stack.settings.object_store.bucket,
+        "MLFLOW_BACKEND_STORE_URI": theirs["MLFLOW_BACKEND_STORE_URI"],
+        "AWS_DEFAULT_REGION": theirs["AWS_DEFAULT_REGION"],
+        "AWS_SHARED_CREDENTIALS_FILE": f"{FILES}/credentials",
+        "PGPASSFILE": f"{FILES}/pgpass",
+        "HOME": "/tmp",  # noqa: S108 - inside the container
+    }
+    secrets = {"credentials": "aws-credentials", "pgpass": "pgpass"}
+    if deployed.scheme == "https":
+        trusted = f"{FILES}/{names.AUTHORITY_FILE}"
+        secrets[names.AUTHORITY_FILE] = names.AUTHORITY_FILE
+        environment |= {"AWS_CA_BUNDLE": trusted, "PGSSLMODE": "verify-full", "PGSSLROOTCERT": trusted}
+    files = {f"{FILES}/{name}": _secret(deployed, secret) for name, secret in secrets.items()}
+    script = (ROOT / "assets" / "encrypt" / "encrypt_artifacts.py").read_text()
+    locked = ["python", "/opt/mlflow-stack/locked.py", names.ENCRYPT] if command == "encrypt" else []
+    if run_once(
+        stack,
+        names.ENCRYPT,
+        image=deployed.images[0],
+        command=[*locked, "python", "-W", "ignore", f"{FILES}/encrypt_artifacts.py", command],
+        environment=environment,
+        files={**files, f"{FILES}/encrypt_artifacts.py": script},
+        networks=backend(stack),
+    ):
+        raise StopError(
+            f"the artifacts of {stack.name} are not all encrypted; the reason is above, and none was changed in part\n"
+            f"  fix the cause, then type again: {make('encrypt', stack.name)}"
+        )
+
+
+def _secret(deployed: Servers, name: str) -> str:
+    found = deployed.secret(name)
+    if found is None:
+        raise StopError(f"the server has no secret file {name}; type: {make('up', deployed.stack.name)}")
+    return found.decode()
