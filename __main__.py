@@ -15,7 +15,8 @@ from components.preconditions import require_host_ready
 from components.scrape_targets import ScrapeTargets
 from components.stack_settings import load_settings
 from components.traefik import Traefik
-from runtime.credentials import configured_keys, warn_of_unsaved
+from runtime.credentials import warn_of_unsaved
+from settings.rotatable import rotatable
 
 
 def main() -> None:
@@ -59,7 +60,7 @@ def main() -> None:
             platform=platform,
             database=postgres,
             targets=ScrapeTargets.of(mlflow, artifacts.store, backup, traefik),
-            secrets_due=settings.rotation.due(configured_keys()),
+            secrets_due=settings.rotation.due(rotatable(settings)),
         )
 
     pulumi.export("url", mlflow.url)

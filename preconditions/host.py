@@ -70,13 +70,17 @@ def _cluster_problems(daemon: "Daemon", traefik: TraefikSettings) -> list[str]:
 
 def restore_is_running(daemon: "Daemon", stack: str) -> bool:
     """Return whether a restore of this stack is running."""
-    found = daemon.inspect(names.docker_name(stack, names.RESTORE))
-    return bool(found and found["State"]["Running"])
+    return is_running(daemon, stack, names.RESTORE)
 
 
 def export_is_running(daemon: "Daemon", stack: str) -> bool:
     """Return whether an export of this stack is running."""
-    found = daemon.inspect(names.docker_name(stack, names.EXPORT))
+    return is_running(daemon, stack, names.EXPORT)
+
+
+def is_running(daemon: "Daemon", stack: str, operation: str) -> bool:
+    """Return whether the container of an operation of this stack is running."""
+    found = daemon.inspect(names.docker_name(stack, operation))
     return bool(found and found["State"]["Running"])
 
 
@@ -86,6 +90,8 @@ def _running_problems(daemon: "Daemon", stack: str) -> list[str]:
     for name, what, running, lost in (
         (names.RESTORE, "a restore", restore_is_running(daemon, stack), "would be lost"),
         (names.EXPORT, "an export", export_is_running(daemon, stack), "would be missing in the copy"),
+        (names.ROTATE, "a rotation", is_running(daemon, stack, names.ROTATE), "may be encrypted with an old data key"),
+        (names.ENCRYPT, "an encryption", is_running(daemon, stack, names.ENCRYPT), "may be overwritten"),
     ):
         if running:
             container = names.docker_name(stack, name)

@@ -1,7 +1,8 @@
 """Secrets: generated here, overridden by the stack file, passed on as the content of secret files.
 
 A password protects a service. It can be replaced, because each service applies its secret files at every start. A data
-key decrypts stored data. It is never replaced, so it must outlive the services that use it: see `DataKey`.
+key decrypts stored data. Only `make rotate` replaces it, together with the data. So it must outlive the services that
+use it: see `DataKey`.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from runtime.docker_host import DockerHost
 from runtime.workload import SECRETS
 from settings import names
 from settings.names import DATA_KEY, SAVES
-from settings.secrets import GENERATED_KEYS, LENGTH, SECRET_PATTERN, SECRET_PATTERN_DESCRIPTION
+from settings.secrets import LENGTH, SECRET_PATTERN, SECRET_PATTERN_DESCRIPTION
 
 
 class DataKey(pulumi.ComponentResource):
@@ -165,11 +166,6 @@ def warn_of_unsaved(*components: HasCredentials | None) -> None:
 def provided_secret(key: str) -> pulumi.Output[str]:
     """Return a secret that the operator provides in the stack file; `parse_settings` refuses a stack without it."""
     return pulumi.Config("mlflow").require_secret(key)
-
-
-def configured_keys() -> list[str]:
-    """Return the keys of the generated secrets that the stack file has. None before the first deployment: then all."""
-    return [key for key in GENERATED_KEYS if is_configured(key)] or list(GENERATED_KEYS)
 
 
 def is_configured(key: str) -> bool:

@@ -261,6 +261,11 @@ class Daemon:
         self.stop(container)
         self.start(container)
 
+    def resume(self, container: str) -> None:
+        """Start a container that was stopped, also one that was stopped for good."""
+        self.api.update_container(container, restart_policy={"Name": "always"})
+        self.api.start(container)
+
     def logs(self, container: str, lines: int = 15) -> str:
         """Return the last lines of a container's log, or an empty string if it does not exist."""
         try:

@@ -39,6 +39,8 @@ GENERATED_KEYS = (
 NEXT_KEYS = {"cryptoKekPassphrase": "nextCryptoKekPassphrase", "webhookEncryptionKey": "nextWebhookEncryptionKey"}
 """Keys of the new values of MLflow's data keys, by the keys of the values in use. A new value is under such a key while
 `make rotate` encrypts the data with it, so that no interruption can lose it."""
+COMPLETES = "MLFLOW_COMPLETES_ROTATION"
+"""Environment variable: the caller is `make rotate`, which completes an interrupted rotation."""
 SECRET_KEYS = (
     *GENERATED_KEYS,
     *NEXT_KEYS.values(),

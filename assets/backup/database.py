@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psycopg2
@@ -31,6 +32,12 @@ CHANGED = {
     "trace_info": "timestamp_ms",
 }
 """SQL for the time of a row's creation or last change, by table, in ms of Unix time, as far as MLflow stores it."""
+
+
+MARK = "data key sha256:"
+"""Start of the comment on a table with encrypted values. assets/rotation/data_keys.py has the same."""
+ENCRYPTED = {"crypto-kek-passphrase": "secrets", "webhook-encryption-key": "webhooks"}
+"""The table that a data key encrypts, by the name of its file."""
 
 
 def connect(**options: Any) -> Any:  # noqa: ANN401 - psycopg2 has no types
@@ -187,11 +194,29 @@ def _tables(cursor: Any) -> list[str]:  # noqa: ANN401 - psycopg2 has no types
     return sorted(table for (table,) in cursor.fetchall())
 
 
-def load(path: Path, expected: Mapping[str, int], *, keep: str | None = None) -> None:
+def data_keys() -> dict[str, str]:
+    """Return the SHA-256 of the data key of the rows, by the name of its file, as far as the database knows it."""
+    session = connect()
+    try:
+        cursor = session.cursor()
+        found = {}
+        for name, table in ENCRYPTED.items():
+            cursor.execute("SELECT obj_description(to_regclass(%s), 'pg_class')", (f"public.{table}",))
+            comment = cursor.fetchone()[0] or ""
+            if comment.startswith(MARK):
+                found[name] = comment.removeprefix(MARK)
+        return found
+    finally:
+        session.close()
+
+
+def load(
+    path: Path, expected: Mapping[str, int], *, keep: str | None = None, keys: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Load a dump into the database in libpq's variables, and compare its row counts, in one transaction.
 
-    The previous tables stay in the schema `keep`; without `keep`, there must be none. Raises `Failure`; the database is
-    then unchanged.
+    The previous tables stay in the schema `keep`; without `keep`, there must be none. `keys` are the SHA-256 of the
+    data keys of the dump, by file. Raises `Failure`; the database is then unchanged.
     """
     # Into a file first: psql would commit the part before the end of a broken pipe as if it were complete.
     # Not beside the dump: the next backup would include the file that a killed run leaves.
@@ -199,6 +224,11 @@ def load(path: Path, expected: Mapping[str, int], *, keep: str | None = None) ->
     run("pg_restore", "--schema=public", "--no-owner", "--no-privileges", f"--file={script}", str(path))
     before = f"ALTER SCHEMA public RENAME TO {_quoted(keep)}; CREATE SCHEMA public;\n" if keep else ""
     after = "".join(MUST_HAVE.format(table=_quoted(table), count=count) for table, count in sorted(expected.items()))
+    after += "".join(
+        f"COMMENT ON TABLE public.{table} IS '{MARK}{keys[name]}';\n"
+        for name, table in ENCRYPTED.items()
+        if name in keys and table in expected
+    )
     (script.parent / "before.sql").write_text(before)
     (script.parent / "after.sql").write_text(after)
     try:

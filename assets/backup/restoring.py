@@ -88,7 +88,7 @@ def restore(wanted: str) -> None:
         database.still_locked(session)
         say("restoring the database")
         kept = f"before_restore_{stamp}" if database.has_tables() else None
-        database.load(CURRENT / DUMP, manifest.rows, keep=kept)
+        database.load(CURRENT / DUMP, manifest.rows, keep=kept, keys=manifest.data_keys)
         # A failure of the last backup was about the data that this restore has replaced.
         journal.excuse("backup")
         say(f"restored {manifest.summary}")

@@ -35,9 +35,8 @@ def backup(*, forget: bool = True) -> None:
             _require_plausible(len(survey.there))
         require_space(survey.missing_bytes)
         # The database first: an artifact exists before a run refers to it, so every artifact of this dump is copied.
-        say("reading the database")
         dump = CURRENT / DUMP
-        found = database.dump(dump)
+        found = _dumped(dump)
         dump_sha256 = sha256(dump)
         say("mirroring the artifacts")
         missing = mirror.fill(survey)
@@ -79,6 +78,27 @@ def backup(*, forget: bool = True) -> None:
             "snapshots": len(repository.snapshots()),
         }
         say(f"backup {summary['snapshot_id'][:8]} is complete: {amount(result['added_bytes'])} new")
+
+
+def _dumped(path: Path) -> dict[str, Any]:
+    """Dump the database, and return what it reports about the dump."""
+    _require_data_keys()
+    say("reading the database")
+    return database.dump(path)
+
+
+def _require_data_keys() -> None:
+    """Raise `Failure` if the rows are encrypted with other data keys than those that the backup would contain.
+
+    So it is while a rotation, or the restore of a backup with other data keys, is interrupted.
+    """
+    ours = {path.name: sha256(path) for path in files(KEYS)}
+    if others := sorted(name for name, digest in database.data_keys().items() if ours.get(name, digest) != digest):
+        raise Failure(
+            f"the database is encrypted with another key than this container has ({', '.join(others)}), so the backup "
+            f"could not be used: a rotation or a restore was interrupted\n  type it again: {make('rotate')}, or "
+            f"{make('restore')} FROM=..."
+        )
 
 
 def _manifest(mirror: objects.Mirror, survey: objects.Survey, found: dict[str, Any], dump_sha256: str) -> Manifest:

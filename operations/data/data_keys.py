@@ -11,12 +11,21 @@ from operations.common.stack import Stack
 from operations.engine.engine import Engine
 from operations.host.once import backend, run_once
 from operations.host.servers import Servers, servers
+from preconditions import host as preconditions
 from settings import names
 from settings.secrets import FERNET_KEY_LENGTH, NEXT_KEYS
 
 FILES = "/run/rotation"
 """Folder of the scripts and values in the containers of a rotation."""
-LOCKED = ("python", "/opt/mlflow-stack/locked.py", names.ROTATE, "python")
+LOCKED = ("python", "/opt/mlflow-stack/locked.py", names.ROTATE)
+
+
+UNCHANGED = 3
+"""Exit code of assets/rotation/data_keys.py: it has changed no row, and no earlier run has."""
+
+
+class UnchangedError(StopError):
+    """Nothing was encrypted with new data keys, so they need not be kept."""
 
 
 def prepare(engine: Engine, values: Mapping[str, str]) -> dict[str, str]:
@@ -33,27 +42,51 @@ def prepare(engine: Engine, values: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
+def discard(engine: Engine, keys: Collection[str]) -> None:
+    """Remove new values with which nothing was encrypted."""
+    for key in keys:
+        engine.call("config", "rm", NEXT_KEYS[key])
+
+
 def interrupted(engine: Engine) -> list[str]:
     """Return the data keys whose rotation was interrupted."""
     return [key for key, following in NEXT_KEYS.items() if following in engine.configured]
 
 
 def encrypt(stack: Stack, old: Mapping[str, str], new: Mapping[str, str]) -> None:
-    """Stop the server and encrypt the data with the new data keys. Raises `StopError`, with the server as before."""
+    """Stop the server and encrypt the data with the new data keys.
+
+    Raises `StopError` if that fails, `UnchangedError` if it is certain that no row was changed. The server then runs
+    again.
+    """
     deployed = servers(stack)
+    _wait_for_lock(stack, deployed)
     progress("stopping the server")
-    complete = False
+    code = None
     try:
+        # For good: a server with the old data keys must not start when the rows have the new ones.
         deployed.stop(for_good=True)
-        complete = encrypt_rows(stack, deployed, old, new)
+        code = encrypt_rows(stack, deployed, old, new)
     finally:
-        if not complete:
-            deployed.restart()
-    if not complete:
-        raise StopError(
-            "the data keys were not rotated; the reason is above, and the server was started again\n"
+        if code and not is_running(stack):
+            deployed.resume()
+            progress("the server was started again")
+    if code:
+        raise (UnchangedError if code == UNCHANGED else StopError)(
+            "the data keys were not rotated; the reason is above\n"
             f"  fix the cause, then type: {make('rotate', stack.name)}"
         )
+
+
+def _wait_for_lock(stack: Stack, deployed: Servers) -> None:
+    """Wait while a backup or another operation runs, with the server up; raise `StopError` if it takes too long."""
+    if _run(stack, deployed, ["true"], {}):
+        raise UnchangedError(f"nothing was changed; type again: {make('rotate', stack.name)}")
+
+
+def is_running(stack: Stack) -> bool:
+    """Return whether the encryption goes on, although the command that started it has lost it."""
+    return preconditions.is_running(stack.daemon, stack.name, names.ROTATE)
 
 
 def adopt(engine: Engine, keys: Collection[str], new: Mapping[str, str]) -> None:
@@ -63,33 +96,39 @@ def adopt(engine: Engine, keys: Collection[str], new: Mapping[str, str]) -> None
         engine.call("config", "rm", NEXT_KEYS[key])
 
 
-def encrypt_rows(stack: Stack, deployed: Servers, old: Mapping[str, str], new: Mapping[str, str]) -> bool:
-    """Encrypt the data with the new data keys, while no server runs. Return False, with all rows unchanged, if not."""
+def encrypt_rows(stack: Stack, deployed: Servers, old: Mapping[str, str], new: Mapping[str, str]) -> int:
+    """Encrypt the data with the new data keys, while no server runs. Return 0, or another exit code if it fails."""
+    files = {"data_keys.py": (ROOT / "assets" / "rotation" / "data_keys.py").read_text()}
+    for key, value in new.items():
+        if not old[key] or not value:
+            raise UnchangedError(f"mlflow:{key}: a value is empty; nothing was changed")
+        files |= {f"{key}.old": _as_used(key, old[key]), f"{key}.new": _as_used(key, value)}
+    return _run(stack, deployed, ["python", f"{FILES}/data_keys.py"], files)
+
+
+def _run(stack: Stack, deployed: Servers, command: list[str], more: Mapping[str, str]) -> int:
+    """Run a command with files and access to the database, under the exclusive lock; return its exit code."""
     environment = {
         key: value for key, value in deployed.environment.items() if key in ("MLFLOW_BACKEND_STORE_URI", "PGSSLMODE")
     }
-    files = {
-        f"{FILES}/data_keys.py": (ROOT / "assets" / "rotation" / "data_keys.py").read_text(),
-        f"{FILES}/pgpass": _secret(deployed, "pgpass"),
-    }
+    files = {f"{FILES}/{name}": content for name, content in more.items()}
+    files[f"{FILES}/pgpass"] = secret_of(deployed, "pgpass")
     if deployed.scheme == "https":
         environment["PGSSLROOTCERT"] = f"{FILES}/{names.AUTHORITY_FILE}"
-        files[f"{FILES}/{names.AUTHORITY_FILE}"] = _secret(deployed, names.AUTHORITY_FILE)
-    for key, value in new.items():
-        files |= {f"{FILES}/{key}.old": _as_used(key, old[key]), f"{FILES}/{key}.new": _as_used(key, value)}
-    code = run_once(
+        files[f"{FILES}/{names.AUTHORITY_FILE}"] = secret_of(deployed, names.AUTHORITY_FILE)
+    return run_once(
         stack,
         names.ROTATE,
         image=deployed.images[0],
-        command=[*LOCKED, f"{FILES}/data_keys.py"],
+        command=[*LOCKED, *command],
         environment={**environment, "PGPASSFILE": f"{FILES}/pgpass", "FILES": FILES, "HOME": "/tmp"},  # noqa: S108
         files=files,
         networks=backend(stack),
     )
-    return code == 0
 
 
-def _secret(deployed: Servers, name: str) -> str:
+def secret_of(deployed: Servers, name: str) -> str:
+    """Return a secret file of the server; raise `StopError` if it is lost."""
     found = deployed.secret(name)
     if found is None:
         raise StopError(f"the server has no secret file {name}; type: {make('up', deployed.stack.name)}")

@@ -3,6 +3,7 @@
 from operations.common.checkout import ROOT
 from operations.common.console import StopError, confirmed, flag, make, output, progress
 from operations.common.stack import Stack
+from operations.data.data_keys import secret_of
 from operations.host.once import backend, run_once
 from operations.host.servers import Servers, servers
 from operations.observe.status import require_containers
@@ -36,7 +37,7 @@ def encrypt(stack: Stack) -> None:
         deployed.stop(for_good=True)
         _run(stack, deployed, "encrypt")
     finally:
-        deployed.restart()
+        deployed.resume()
         progress("the server was started again")
     output(f"every artifact of {stack.name} is encrypted on the disk of the object store")
 
@@ -58,7 +59,7 @@ def _run(stack: Stack, deployed: Servers, command: str) -> None:
         trusted = f"{FILES}/{names.AUTHORITY_FILE}"
         secrets[names.AUTHORITY_FILE] = names.AUTHORITY_FILE
         environment |= {"AWS_CA_BUNDLE": trusted, "PGSSLMODE": "verify-full", "PGSSLROOTCERT": trusted}
-    files = {f"{FILES}/{name}": _secret(deployed, secret) for name, secret in secrets.items()}
+    files = {f"{FILES}/{name}": secret_of(deployed, secret) for name, secret in secrets.items()}
     script = (ROOT / "assets" / "encrypt" / "encrypt_artifacts.py").read_text()
     locked = ["python", "/opt/mlflow-stack/locked.py", names.ENCRYPT] if command == "encrypt" else []
     if run_once(
@@ -74,10 +75,3 @@ def _run(stack: Stack, deployed: Servers, command: str) -> None:
             f"the artifacts of {stack.name} are not all encrypted; the reason is above, and none was changed in part\n"
             f"  fix the cause, then type again: {make('encrypt', stack.name)}"
         )
-
-
-def _secret(deployed: Servers, name: str) -> str:
-    found = deployed.secret(name)
-    if found is None:
-        raise StopError(f"the server has no secret file {name}; type: {make('up', deployed.stack.name)}")
-    return found.decode()

@@ -74,7 +74,7 @@ def restore(stack: Stack) -> None:
     _replace_data(stack, plan["id"], again)
     # Artifacts are in the backup as clients read them: the key of the object store is not needed to restore them.
     others = [name for name in plan["other_keys"] if names.key_of(name) in NEXT_KEYS]
-    if others and plan["encrypted_rows"]:
+    if others:
         _encrypt_with_our_keys(stack, plan["id"], others, again)
     _start(stack)
     progress(f"\n{stack.name} is restored from backup {plan['id'][:8]}")
@@ -130,8 +130,8 @@ def _encrypt_with_our_keys(stack: Stack, snapshot: str, others: list[str], again
     for name in others:
         key = names.key_of(name)
         old[key] = data_key(stack, snapshot, name)
-        new[key] = (deployed.secret(name) or b"").decode()
-    if not data_keys.encrypt_rows(stack, deployed, old, new):
+        new[key] = data_keys.secret_of(deployed, name)
+    if data_keys.encrypt_rows(stack, deployed, old, new):
         raise StopError(
             f"the database is restored, but its secrets are not encrypted with the data keys of {stack.path.name}; the "
             f"reason is above, and the server is stopped\n  fix the cause, then type: make {again} STACK={stack.name} "

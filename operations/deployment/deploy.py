@@ -62,9 +62,9 @@ def _deploy(stack: Stack, *, approved: bool = False) -> None:
         return
     new = engine.select()
     require_no_interrupted_rotation(stack)
+    answer = ["--yes"] if approved else approval(stack, "deploy", engine)
     renew_certificates(engine)
     start_counting(engine)
-    answer = ["--yes"] if approved else approval(stack, "deploy", engine)
     was_engineless = stack.is_engineless
     handed_over = engineless.hand_over(engine, approved=bool(answer))
     if was_engineless:

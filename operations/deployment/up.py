@@ -8,10 +8,11 @@ from docker.errors import NotFound
 
 from operations.common.console import StopError, flag, progress
 from operations.common.stack import Stack
-from operations.data import backup, backup_status
+from operations.data import backup, backup_key, backup_status
 from operations.deployment import deploy
 from operations.host import docker_daemon
 from operations.host.servers import servers
+from operations.observe.secrets import credential
 from runtime.daemon import UNREACHABLE_ERRORS
 from settings import names
 
@@ -26,13 +27,20 @@ def up(stack: Stack, *, approved: bool = False) -> None:
         deploy.up(stack, approved=approved)
         return
     docker_daemon.require_docker(stack)
+    if not approved and (configured := stack.values.get("mlflow:backupPassword")) and _is_deployed(stack, "backup"):
+        backup_key.require_key_of_backups(stack, credential(stack, "backupPassword") or str(configured))
     if safety and _mlflow_image_changes(stack):
         _back_up(stack)
     new_data = not any(names.postgres_major(stack.name, volume) for volume in stack.daemon.volumes())
-    new_backup = stack.daemon.inspect(names.docker_name(stack.name, "backup")) is None
+    new_backup = not _is_deployed(stack, "backup")
     deploy.up(stack, approved=approved)
     if new_data or new_backup:
         _warn_about_backup(stack)
+
+
+def _is_deployed(stack: Stack, service: str) -> bool:
+    """Return whether a service has a container, running or not."""
+    return stack.daemon.inspect(names.docker_name(stack.name, service)) is not None
 
 
 def _mlflow_image_changes(stack: Stack) -> bool:

@@ -1,16 +1,18 @@
 """The times in the stack file: when the services' certificates were issued, and since when the secrets age."""
 
+import os
 from datetime import UTC, datetime
 
 from operations.common.console import StopError, progress
 from operations.common.stack import Stack
 from operations.engine.engine import Engine
-from settings.secrets import NEXT_KEYS, interrupted_message
+from settings.secrets import COMPLETES, NEXT_KEYS, interrupted_message
 from settings.stack import NAMESPACE
 from settings.tls import LIFETIME
 
 ISSUED = "mlflow:tls.issued"
 SINCE = "mlflow:rotation.since"
+DONE = "mlflow:rotation.done"
 
 
 def renew_certificates(engine: Engine) -> None:
@@ -32,8 +34,24 @@ def start_counting(engine: Engine) -> None:
         engine.call("config", "set", "--path", SINCE, _now().isoformat())
 
 
+def note_value(engine: Engine, key: str) -> None:
+    """Write that a secret has got its value now."""
+    # The name of a secret makes Pulumi ask for --secret.
+    engine.call("config", "set", "--plaintext", "--path", f"{DONE}.{key}", _now().isoformat())
+
+
+def issue_certificates(engine: Engine) -> None:
+    """Have the certificates issued by the next deployment."""
+    engine.call("config", "set", "--path", ISSUED, _now().isoformat())
+
+
 def require_no_interrupted_rotation(stack: Stack) -> None:
-    """Raise `StopError` if `make rotate` was interrupted while it encrypted the data with new data keys."""
+    """Raise `StopError` if `make rotate` was interrupted while it encrypted the data with new data keys.
+
+    `make rotate` itself may deploy then, to complete.
+    """
+    if os.environ.get(COMPLETES):
+        return
     if found := sorted(key for key in NEXT_KEYS.values() if f"{NAMESPACE}:{key}" in stack.values):
         raise StopError(interrupted_message(found, stack.name))
 

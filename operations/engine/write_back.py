@@ -7,6 +7,7 @@ they encrypt. Afterwards they are encrypted in the stack file, which is meant to
 from operations.common.console import progress
 from operations.common.stack import Stack
 from operations.engine.engine import Engine
+from operations.engine.moments import note_value
 from settings import names
 
 
@@ -18,6 +19,9 @@ def write_back_secrets(engine: Engine) -> list[str]:
     for key in missing:
         # Through stdin, because arguments are visible in the process list.
         engine.call("config", "set", "--secret", key, stdin=credentials[key])
+        if engine.stack.settings.rotation.since:
+            # Otherwise a secret that a later setting needs would be as old as the first ones.
+            note_value(engine, key)
     return missing
 
 

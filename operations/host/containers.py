@@ -22,10 +22,12 @@ def paused_problems(daemon: Daemon, stack: str) -> list[str]:
 
 
 def require_no_operation(daemon: Daemon, stack: str) -> None:
-    """Remove the container of a killed restore or export; raise `StopError` if one is running."""
+    """Remove the container of a killed operation, such as a restore; raise `StopError` if one is running."""
     for what, service, running in (
         ("a restore", names.RESTORE, preconditions.restore_is_running(daemon, stack)),
         ("an export", names.EXPORT, preconditions.export_is_running(daemon, stack)),
+        ("a rotation", names.ROTATE, preconditions.is_running(daemon, stack, names.ROTATE)),
+        ("an encryption", names.ENCRYPT, preconditions.is_running(daemon, stack, names.ENCRYPT)),
     ):
         name = names.docker_name(stack, service)
         if running:

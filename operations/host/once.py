@@ -33,6 +33,8 @@ def run_once(
     """
     body = {
         "Image": image,
+        # So that `make destroy` finds it if this command is killed.
+        "Labels": {names.STACK_LABEL: stack.name},
         "User": f"{user}:{user}",
         "Entrypoint": [],
         "Cmd": [*command],

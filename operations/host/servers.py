@@ -73,6 +73,10 @@ class Servers(ABC):
         """Start again what ran before `stop`, also if the stop was interrupted."""
 
     @abstractmethod
+    def resume(self) -> None:
+        """Start all, as they were before any stop: Docker starts them again when the daemon restarts."""
+
+    @abstractmethod
     def start(self) -> None:
         """Start all, and wait until they are ready. Raises `StopError` if they are not in time."""
 
@@ -138,6 +142,10 @@ class Containers(Servers):
     def restart(self) -> None:
         """Restart the containers that ran when they were stopped. An interrupted stop may still be in progress."""
         _each(self.stack.daemon.restart, self._ran)
+
+    def resume(self) -> None:
+        """Start all containers, also those that an interrupted command had stopped for good."""
+        _each(self.stack.daemon.resume, self.deployed)
 
     def start(self) -> None:
         """Start all containers at the same time."""
@@ -234,6 +242,10 @@ class Tasks(Servers):
         """Scale the service to the number of tasks that it had before `stop`."""
         if self._before is not None:
             self.cluster.scale(self._name, self._before)
+
+    def resume(self) -> None:
+        """Scale the service to the number of replicas in the settings."""
+        self.cluster.scale(self._name, self.stack.settings.server.replicas)
 
     def start(self) -> None:
         """Scale the service to the number of replicas in the settings, and wait until every task is ready."""

@@ -5,14 +5,15 @@ from typing import Any
 
 from operations.common.console import make
 from operations.common.stack import Stack
-from settings.secrets import GENERATED_KEYS, NEXT_KEYS, interrupted_message
+from settings.rotatable import rotatable
+from settings.secrets import NEXT_KEYS, interrupted_message
 from settings.stack import NAMESPACE
 
 
 def ages(stack: Stack) -> dict[str, Any]:
     """Return the days since each generated secret got its value, by key (None: unknown), and which are too old."""
     rotation, now = stack.settings.rotation, datetime.now(UTC)
-    keys = [key for key in GENERATED_KEYS if f"{NAMESPACE}:{key}" in stack.values]
+    keys = sorted(rotatable(stack.settings) & {key.removeprefix(f"{NAMESPACE}:") for key in stack.values})
     since = {key: rotation.value_since(key) for key in keys}
     limit = timedelta(days=rotation.after_days) if rotation.after_days else None
     return {

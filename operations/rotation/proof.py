@@ -10,11 +10,11 @@ from typing import Any
 
 from operations.common.checkout import ROOT
 from operations.common.stack import Stack
-from operations.data.data_keys import FILES
+from operations.data import backup_key
+from operations.data.data_keys import FILES, secret_of
 from operations.host.once import backend, networks_of, run_once
 from operations.host.servers import Servers, servers
 from operations.observe.ingress import Listener, listeners
-from operations.rotation import backup_key
 from settings import names
 from settings.monitoring import GRAFANA_PORT
 from settings.server import ADMIN, PORT, READINESS_PATH
@@ -45,19 +45,27 @@ WHY_UNTRIED = {
 """Why the old value of a secret cannot be tried, by its key."""
 
 
-def tried(stack: Stack, values: Mapping[str, str]) -> dict[str, str]:
-    """Try one value of each secret. Return by key whether it is accepted, refused, or why that is unknown."""
+def tried(stack: Stack, values: Mapping[str, str], *, old: bool) -> dict[str, str]:
+    """Try the old or the new value of each secret. Return by key whether it is accepted, or why that is unknown."""
     deployed = servers(stack)
     found = {key: f"{UNTRIED}: {why}" for key, why in WHY_UNTRIED.items() if key in values}
     if "clientPassword" in values:
         found["clientPassword"] = _at_traefik(stack, values["clientPassword"])
     if "backupPassword" in values:
-        found["backupPassword"] = ACCEPTED if backup_key.accepts(stack, values["backupPassword"]) else REFUSED
-    attempts = [attempt for key, value in values.items() if (attempt := _attempt(stack, deployed, key, value))]
+        opens = backup_key.accepts(stack, values["backupPassword"])
+        found["backupPassword"] = f"{UNTRIED}: there is no backup yet" if opens is None else (REFUSED, ACCEPTED)[opens]
+    if "grafanaPassword" in values and stack.settings.tls.internal:
+        # Its port has no TLS, and the attempt would send the password over a network.
+        found["grafanaPassword"] = f"{UNTRIED}: Grafana has no TLS"
+    attempts = [
+        attempt
+        for key, value in values.items()
+        if key not in found and (attempt := _attempt(stack, deployed, key, value, old=old))
+    ]
     return found | (_in_the_stack(stack, deployed, attempts) if attempts else {})
 
 
-def _attempt(stack: Stack, deployed: Servers, key: str, value: str) -> dict[str, Any] | None:
+def _attempt(stack: Stack, deployed: Servers, key: str, value: str, *, old: bool) -> dict[str, Any] | None:
     """Return what assets/rotation/attempts.py tries for a secret; None if that is not done there."""
     named = {"id": key, "value": value}
     if role := POSTGRES_ROLES.get(key):
@@ -71,7 +79,7 @@ def _attempt(stack: Stack, deployed: Servers, key: str, value: str) -> dict[str,
     server = names.docker_name(stack.name, names.SERVER)
     if key == "adminPassword":
         url = f"{deployed.scheme}://{server}:{PORT}{READINESS_PATH}"
-        return {**named, "kind": "http", "url": url, "user": ADMIN, "cached": True}
+        return {**named, "kind": "http", "url": url, "user": ADMIN, "cached": old}
     if key == "grafanaPassword":
         url = f"http://{names.docker_name(stack.name, 'grafana')}:{GRAFANA_PORT}/api/user"
         return {**named, "kind": "http", "url": url, "user": "admin"}
@@ -87,7 +95,7 @@ def _in_the_stack(stack: Stack, deployed: Servers, attempts: list[dict[str, Any]
         "attempts.json": json.dumps(attempts),
     }
     if deployed.scheme == "https":
-        files[names.AUTHORITY_FILE] = (deployed.secret(names.AUTHORITY_FILE) or b"").decode()
+        files[names.AUTHORITY_FILE] = secret_of(deployed, names.AUTHORITY_FILE)
     printed: list[str] = []
     grafana = [name for name in networks_of(stack, "grafana") if name.endswith("-monitoring")]
     run_once(

@@ -2,29 +2,33 @@
 
 import os
 import secrets as random_source
+import shutil
 import string
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 
 from operations.common.console import StopError, confirmed, flag, make, output, progress
 from operations.common.stack import Stack
-from operations.data import data_keys
+from operations.data import backup_key, data_keys
 from operations.deployment import up
 from operations.deployment.engine_for import engine_of
 from operations.deployment.policy import policy_options
+from operations.engine.backend import passphrase_path
 from operations.engine.engine import Engine
-from operations.engine.moments import ISSUED
+from operations.engine.moments import issue_certificates, note_value
+from operations.host.containers import require_no_operation
 from operations.host.docker_daemon import require_docker
 from operations.host.servers import servers
 from operations.observe.status import require_containers
-from operations.rotation import backup_key, proof
-from operations.rotation.secrets import ALL, CERTIFICATES, FIXED, PROVIDED, TABLE
-from settings.secrets import LENGTH, NEXT_KEYS
+from operations.rotation import proof
+from operations.rotation.secrets import ALL, CERTIFICATES, PROVIDED, TABLE
+from settings import names
+from settings.rotatable import left_out, used_secrets
+from settings.secrets import COMPLETES, LENGTH, NEXT_KEYS
 
-PAGE = "docs/operations/rotate.md"
-DONE = "mlflow:rotation.done"
-AWAY_SECONDS = 30
-"""About how long the server is away: measured with one server on two cores, docs/operations/rotate.md."""
+AWAY_SECONDS = 50
+"""About how long the server is away at most: measured with one server and all secrets on two cores."""
 
 
 def rotate(stack: Stack) -> None:
@@ -34,80 +38,97 @@ def rotate(stack: Stack) -> None:
     """
     dry = flag("DRY_RUN")
     require_docker(stack)
-    require_containers(stack)
     engine = engine_of(stack, install=False)
     if not engine.has_stack():
         raise StopError(f"{stack.name} was not deployed from here; type: {make('up', stack.name)}")
     keys = _chosen(stack, engine)
     _show_plan(stack, engine, keys)
-    _require_deployable(stack, engine)
     if dry:
         progress("nothing was changed")
         return
     if not confirmed(f"This gives {len(keys)} secrets of {stack.name} new values."):
         raise StopError("nothing was changed")
+    require_no_operation(stack.daemon, stack.name)
+    os.environ[COMPLETES] = "1"
+    _require_deployed(stack, engine)
     _rotate(stack, engine, keys)
 
 
 def _chosen(stack: Stack, engine: Engine) -> list[str]:
     """Return the secrets to rotate; raise `StopError` if `SECRET=` is none that can be."""
-    there = _rotatable(stack, engine)
+    there, alone = _rotatable(stack), left_out(stack.settings)
     wanted = os.environ.get("SECRET") or ALL
     if wanted == ALL:
-        return [key for key in there if not _has_outside_clients(stack, key)]
+        return [key for key in there if key not in alone]
     if wanted in PROVIDED:
         raise StopError(
             f"SECRET={wanted}: is yours, so only you can replace it; nothing was changed\n"
             f'  type: eval "$(make -s env STACK={stack.name})" && pulumi config set --stack {stack.name} --secret '
             f"{wanted}, then: {make('up', stack.name)}"
         )
-    if wanted in FIXED:
-        raise StopError(f"SECRET={wanted}: {FIXED[wanted]}; nothing was changed")
+    # Only you can do what the rotation of the authority needs, so it must be named.
+    if wanted in alone and wanted != "internalAuthority":
+        raise StopError(f"SECRET={wanted}: cannot be rotated: {alone[wanted]}; nothing was changed")
     if wanted not in there:
         known = ", ".join([ALL, *there])
-        why = "has no such secret now" if wanted in TABLE else "is no secret"
+        why = "does not use this secret" if wanted in TABLE else "has no such secret"
         raise StopError(f"SECRET={wanted}: {stack.name} {why}; nothing was changed\n  write one of: {known}")
     return list(dict.fromkeys([*data_keys.interrupted(engine), wanted]))
 
 
-def _rotatable(stack: Stack, engine: Engine) -> list[str]:
-    """Return the secrets that the deployment uses, in the order of the table."""
-    used = set(engine.state.generated()) | ({CERTIFICATES} if stack.settings.tls.internal else set())
+def _rotatable(stack: Stack) -> list[str]:
+    """Return the secrets that the stack uses, in the order of the table."""
+    used = used_secrets(stack.settings) | ({CERTIFICATES} if stack.settings.tls.internal else set())
     return [key for key in TABLE if key in used]
-
-
-def _has_outside_clients(stack: Stack, key: str) -> bool:
-    """Return whether a client outside the stack has to get the new value before it works again."""
-    return key == "internalAuthority" and stack.settings.traefik.mode == "existing"
 
 
 def _show_plan(stack: Stack, engine: Engine, keys: Collection[str]) -> None:
     """Print what the rotation changes and interrupts."""
+    rotation, tls = stack.settings.rotation, stack.settings.tls
     for key in keys:
-        since = stack.settings.rotation.value_since(key)
+        since = tls.issued if key == CERTIFICATES else rotation.value_since(key)
         age = f"{(datetime.now(UTC) - since).days} days old" if since else "age unknown"
         output(f"  {key}: {TABLE[key].what} ({age}); restarts: {TABLE[key].restarts}")
-    if left_out := [key for key in _rotatable(stack, engine) if key not in keys and _has_outside_clients(stack, key)]:
-        output(
-            f"  left out: {', '.join(left_out)}, which your Traefik has to trust anew: {PAGE}#an-authority-that-your-"
-            "traefik-trusts"
-        )
+    for key, why in left_out(stack.settings).items():
+        if key not in keys:
+            output(f"  left out: {key}: {why}")
     away = any(TABLE[key].away for key in keys)
-    output(f"  the server is away for about {AWAY_SECONDS} s" if away else "  the server stays up")
+    output(f"  the server is away for up to {AWAY_SECONDS} s" if away else "  the server stays up")
     if unfinished := data_keys.interrupted(engine):
         output(f"  completes the interrupted rotation of {', '.join(unfinished)}")
 
 
-def _require_deployable(stack: Stack, engine: Engine) -> None:
-    """Raise `StopError` if the stack file cannot be deployed; say so if it has changes that are not deployed yet."""
+def _require_deployed(stack: Stack, engine: Engine) -> None:
+    """Deploy what an interrupted rotation, or a person, has left undone: the rotation needs the values in use.
+
+    Raises `StopError` if the stack file cannot be deployed.
+    """
     if data_keys.interrupted(engine):
-        # Until the rotation is complete, no plan is possible.
+        # The rows have the old data keys or the new ones. Without a server, the deployment finds out which.
+        if not servers(stack).deployed:
+            _deploy_with_either(stack, engine)
         return
     plan = engine.plan(*policy_options(stack.settings, stack.name))
     if plan.errors or plan.refused:
         raise StopError(f"{plan.markdown()}\n  nothing was changed; fix {stack.path.name}, then repeat the command")
-    if not plan.empty:
-        progress("the stack file has changes that are not deployed yet; the rotation deploys them, too")
+    if not plan.empty or not servers(stack).running:
+        progress("the stack file is not deployed completely; deploying it first")
+        up.up(stack, approved=True)
+        engine.forget_state()
+    require_containers(stack)
+
+
+def _deploy_with_either(stack: Stack, engine: Engine) -> None:
+    """Deploy with the old data keys or, if they do not decrypt the rows, with the new ones."""
+    keys = data_keys.interrupted(engine)
+    try:
+        up.up(stack, approved=True)
+    except StopError as error:
+        progress(f"{error}\nthe old data keys cannot be used; trying the new ones")
+        values = engine.secrets()
+        data_keys.adopt(engine, keys, {key: values[NEXT_KEYS[key]] for key in keys})
+        up.up(stack, approved=True)
+    engine.forget_state()
 
 
 def _rotate(stack: Stack, engine: Engine, keys: list[str]) -> None:
@@ -115,25 +136,57 @@ def _rotate(stack: Stack, engine: Engine, keys: list[str]) -> None:
     old = _values(stack, engine, keys)
     new = {key: _generated() for key in keys if key != CERTIFICATES}
     ours = [key for key in keys if key in NEXT_KEYS]
+    unfinished = data_keys.interrupted(engine)
+    # First, because it changes nothing that is in use, and may fail.
+    added = backup_key.add(stack, new["backupPassword"]) if "backupPassword" in keys else None
     new |= data_keys.prepare(engine, {key: new[key] for key in ours})
-    if "backupPassword" in keys and not backup_key.add(stack, new["backupPassword"]):
-        progress("there is no backup yet, so there is no key to replace there")
-    now = datetime.now(UTC).replace(microsecond=0).isoformat()
     for key in keys:
         progress(f"new value: {key}")
-        if key not in (*ours, CERTIFICATES):
+        if key == CERTIFICATES:
+            issue_certificates(engine)
+            continue
+        if key not in ours:
             # Through stdin, because arguments are visible in the process list.
             engine.call("config", "set", "--secret", key, stdin=new[key])
-        # The name of a secret makes Pulumi ask for --secret.
-        engine.call("config", "set", "--plaintext", "--path", ISSUED if key == CERTIFICATES else f"{DONE}.{key}", now)
+        note_value(engine, key)
+    copy = _copied(stack)
     if ours:
         # Last, because the server is down from here on.
-        data_keys.encrypt(stack, old, {key: new[key] for key in ours})
+        _encrypt(stack, engine, {key: old[key] for key in ours}, {key: new[key] for key in ours}, unfinished)
         data_keys.adopt(engine, ours, new)
-    up.up(stack, approved=True)
-    if "backupPassword" in keys:
-        backup_key.remove_others(stack)
+    try:
+        up.up(stack, approved=True)
+    except StopError as error:
+        raise StopError(
+            f"{error}\n  do not revert {stack.path.name}: only it has the new values, with which data may be encrypted "
+            f"already\n  a copy of it from before that is {copy}\n  to complete, type: {make('rotate', stack.name)}"
+        ) from None
+    if added:
+        backup_key.remove_old(stack, added)
     _prove(stack, old, _values(stack, engine, keys, given=new))
+    copy.unlink()
+
+
+def _encrypt(
+    stack: Stack, engine: Engine, old: Mapping[str, str], new: Mapping[str, str], unfinished: Collection[str]
+) -> None:
+    """Encrypt the data with new data keys. If that fails, forget those that this command has generated."""
+    try:
+        data_keys.encrypt(stack, old, new)
+    except data_keys.UnchangedError:
+        data_keys.discard(engine, [key for key in new if key not in unfinished])
+        raise
+
+
+def _copied(stack: Stack) -> Path:
+    """Copy the stack file, with the old and the new data keys, to the folder of the passphrase, and return the copy.
+
+    It is encrypted. The only copy of a data key must not depend on an edit of one file.
+    """
+    copy = passphrase_path(stack).with_name(f"{stack.name}.before-rotation.yaml")
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(stack.path, copy)
+    return copy
 
 
 def _values(
@@ -143,7 +196,7 @@ def _values(
     known = given or engine.secrets()
     found = {key: known.get(key, "") for key in keys}
     if "internalAuthority" in found:
-        found["internalAuthority"] = (servers(stack).secret("authority.pem") or b"").decode()
+        found["internalAuthority"] = data_keys.secret_of(servers(stack), names.AUTHORITY_FILE)
     return found
 
 
@@ -156,14 +209,13 @@ def _generated() -> str:
 def _prove(stack: Stack, old: Mapping[str, str], new: Mapping[str, str]) -> None:
     """Try every old and new value and print a table; raise `StopError` if one is not as it must be."""
     progress("trying the old values and the new ones")
-    before, after = proof.tried(stack, old), proof.tried(stack, new)
+    before, after = proof.tried(stack, old, old=True), proof.tried(stack, new, old=False)
     output("| secret | old value | new value |\n| --- | --- | --- |")
     wrong = []
     for key in old:
-        output(f"| {key} | {before.get(key, proof.UNTRIED)} | {after.get(key, proof.UNTRIED)} |")
-        if before.get(key, proof.UNTRIED).startswith(proof.UNTRIED):
-            continue
-        if (before[key], after[key]) != (proof.REFUSED, proof.ACCEPTED):
+        tried, fresh = before.get(key, proof.UNTRIED), after.get(key, proof.UNTRIED)
+        output(f"| {key} | {tried} | {fresh} |")
+        if not tried.startswith(proof.UNTRIED) and (tried, fresh) != (proof.REFUSED, proof.ACCEPTED):
             wrong.append(key)
     if wrong:
         raise StopError(

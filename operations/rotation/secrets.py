@@ -62,10 +62,5 @@ TABLE = {
     ),
     "backupPassword": Rotated("the data key of the backups", "the backup", away=False, kind="data key"),
 }
-FIXED = {
-    "objectStoreKey": "the object store cannot encrypt its artifacts with another key; "
-    "docs/operations/encryption.md#another-key"
-}
-"""Generated secrets that cannot be rotated, and why."""
 PROVIDED = tuple(key for key in SECRET_KEYS if key not in (*GENERATED_KEYS, *NEXT_KEYS.values()))
 """Secrets that only the operator can replace."""

@@ -52,6 +52,8 @@ class Host:
             return {"State": {"Running": self.restored}}
         if container == "mlflow-dev-export":
             return {"State": {"Running": self.exported}}
+        if container in ("mlflow-dev-rotate", "mlflow-dev-encrypt"):
+            return None
         assert container.startswith("mlflow-dev-server")
         running = {"State": {"Running": self.running}, "HostConfig": {"RestartPolicy": {"Name": self.restart}}}
         if self.writes_to == "elsewhere":

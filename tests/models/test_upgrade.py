@@ -72,6 +72,7 @@ def brought_up(
         name="prod",
         path=Path("Pulumi.prod.yaml"),
         settings=parse_settings({"backup": {"enabled": enabled}}),
+        values={},
         daemon=ADaemon(wanted=wanted, containers=containers),
     )
     up.up(stack)

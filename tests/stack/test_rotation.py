@@ -1,5 +1,6 @@
 """Test `make rotate` on a real deployment with MLflow's own users: values, data keys, backups, interruptions."""
 
+import json
 import os
 import random
 import re
@@ -94,8 +95,17 @@ def test_a_dry_run_tells_what_restarts_and_changes_nothing(owned: Deployment) ->
     assert "the server stays up" in stays
 
 
+def test_a_rotation_before_the_first_backup_has_no_key_to_replace_there(owned: Deployment) -> None:
+    proved = table(owned.make("rotate", SECRET="backupPassword").stdout)
+    assert set(proved) == {"backupPassword"}
+    assert proved["backupPassword"][0] == "not tried: there is no backup yet"
+
+
 def test_every_secret_is_rotated_while_a_client_writes(owned: Deployment) -> None:
     owned.make("backup")
+    # Of a person, for an emergency. A rotation keeps it.
+    code, said = owned.run("backup", "sh", "-c", "echo of-a-person > /tmp/k; restic key add --new-password-file /tmp/k")
+    assert code == 0, said
     earlier, old = newest(owned), owned.credentials()
     with writing(owned) as writer:
         time.sleep(3)
@@ -112,6 +122,8 @@ def test_every_secret_is_rotated_while_a_client_writes(owned: Deployment) -> Non
     assert sum(end - start for start, end in writer.away) < 180
     assert decrypted(owned) == DECRYPTED
     assert not owned.plan()
+    assert len(json.loads(owned.run("backup", "restic", "key", "list", "--json")[1])) == 2
+    assert owned.run("backup", "restic", "cat", "config", "--no-lock", "--password-file", "/tmp/k")[0] == 0
     # Backups from before and after.
     owned.make("backup")
     for backup in (newest(owned), earlier):
@@ -138,6 +150,50 @@ def test_an_interrupted_rotation_of_data_keys_refuses_an_update_until_it_is_comp
     assert "next" not in owned.file.read_text()
     assert decrypted(owned) == DECRYPTED
     assert not owned.plan()
+
+
+@pytest.mark.parametrize("line", ["Container postgres created", "Container migrate created"])
+def test_a_rotation_that_is_killed_while_it_deploys_is_completed_by_the_next_one(owned: Deployment, line: str) -> None:
+    """Postgres has its new password then, and the server's files still have the old one."""
+    with owned.begun(lambda printed: line in printed, "rotate") as running:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+    proved = table(owned.make("rotate").stdout)
+    assert {found for found in proved.values() if not found[0].startswith("not tried")} == {("refused", "accepted")}
+    assert decrypted(owned) == DECRYPTED
+    assert not owned.plan()
+
+
+def test_a_rotation_that_is_killed_and_then_loses_its_containers_is_completed(owned: Deployment) -> None:
+    with owned.begun(
+        lambda printed: "stopping the server" in printed, "rotate", "SECRET=webhookEncryptionKey"
+    ) as running:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+    owned.make("down")
+    owned.make("rotate", SECRET="webhookEncryptionKey")
+    assert decrypted(owned) == DECRYPTED
+    assert not owned.plan()
+
+
+def test_an_older_stack_file_does_not_replace_the_key_of_the_backups(owned: Deployment) -> None:
+    before = owned.file.read_text()
+    owned.make("rotate", SECRET="backupPassword")
+    after = owned.file.read_text()
+    owned.file.write_text(before)
+    assert "mlflow:backupPassword: the backups do not open with the value in" in owned.make("up", ok=False).stderr
+    owned.file.write_text(after)
+    owned.make("up")
+    owned.make("backup")
+
+
+def test_a_backup_is_refused_while_the_rows_have_other_data_keys_than_it_would_contain(owned: Deployment) -> None:
+    mark = "COMMENT ON TABLE secrets IS 'data key sha256:of-an-interrupted-rotation'"
+    psql = ("psql", "-U", "postgres", "-d", "mlflow", "-c")
+    assert owned.run("postgres", *psql, mark)[0] == 0
+    assert "the database is encrypted with another key than this container has" in owned.make("backup", ok=False).stderr
+    owned.make("rotate", SECRET="cryptoKekPassphrase")
+    owned.make("backup")
 
 
 def test_the_status_tells_the_age_of_the_secrets(owned: Deployment) -> None:
