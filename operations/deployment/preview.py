@@ -1,6 +1,7 @@
 """`make preview` and `make drift`: plans as Markdown."""
 
 import os
+from datetime import UTC, datetime
 
 from operations.common.console import StopError, output
 from operations.common.stack import Stack
@@ -26,6 +27,8 @@ def preview(stack: Stack) -> None:
     if plan.complete:
         ways = (f"`{url}` (authentication: {asked})" for url, asked in stack.settings.route.endpoints)
         output(f"\n**Endpoints**: {', '.join(ways)}")
+        if stack.settings.tls.is_due(datetime.now(UTC)):
+            output("\n`make up` also issues new certificates for the services, which restarts every service.")
     if not plan.complete:
         what = "violates a policy in policy/" if plan.refused else "failed"
         raise StopError(f"the plan of {stack.name} {what}; the reason is above")

@@ -123,7 +123,8 @@ def test_every_secret_is_rotated_while_a_client_writes(owned: Deployment) -> Non
     assert decrypted(owned) == DECRYPTED
     assert not owned.plan()
     assert len(json.loads(owned.run("backup", "restic", "key", "list", "--json")[1])) == 2
-    assert owned.run("backup", "restic", "cat", "config", "--no-lock", "--password-file", "/tmp/k")[0] == 0
+    opened = "echo of-a-person > /tmp/k; restic cat config --no-lock --password-file /tmp/k"
+    assert owned.run("backup", "sh", "-c", opened)[0] == 0
     # Backups from before and after.
     owned.make("backup")
     for backup in (newest(owned), earlier):
