@@ -1,7 +1,9 @@
 """`make encrypt`: encrypt the artifacts that were there before `mlflow:objectStore.encryption` was set."""
 
+from collections.abc import Callable
+
 from operations.common.checkout import ROOT
-from operations.common.console import StopError, confirmed, flag, make, output, progress
+from operations.common.console import StopError, confirmed, flag, make, output, progress, relay_output
 from operations.common.stack import Stack
 from operations.data.data_keys import secret_of
 from operations.host.once import backend, run_once
@@ -12,6 +14,11 @@ from settings import names
 FILES = "/run/encrypt"
 """Folder of the script and the credentials in the container."""
 PAGE = "docs/operations/encryption.md"
+VACUUM = "http://127.0.0.1:9333/vol/vacuum?garbageThreshold=0.000001"
+"""The request that makes SeaweedFS' master rewrite every volume with deleted data."""
+VACUUM_SECONDS = 24 * 3600
+NONE_LEFT = ", 0 of them not encrypted"
+"""In what assets/encrypt/encrypt_artifacts.py counts."""
 
 
 def encrypt(stack: Stack) -> None:
@@ -26,8 +33,11 @@ def encrypt(stack: Stack) -> None:
         )
     if not deployed.deployed:
         raise StopError(f"{stack.name} has no server; type: {make('up', stack.name)}")
-    _run(stack, deployed, "count")
-    if dry:
+    said: list[str] = []
+    _run(stack, deployed, "count", said.append)
+    count = "".join(said).strip()
+    progress(count)
+    if dry or NONE_LEFT in count:
         progress("nothing was changed")
         return
     if not confirmed(f"This stops the server of {stack.name} until its artifacts are encrypted."):
@@ -36,14 +46,31 @@ def encrypt(stack: Stack) -> None:
     try:
         deployed.stop(for_good=True)
         _run(stack, deployed, "encrypt")
+        _erase_old_copies(stack)
     finally:
         deployed.resume()
         progress("the server was started again")
     output(f"every artifact of {stack.name} is encrypted on the disk of the object store")
 
 
-def _run(stack: Stack, deployed: Servers, command: str) -> None:
-    """Run the script under the exclusive lock; raise `StopError` if it fails."""
+def _erase_old_copies(stack: Stack) -> None:
+    """Have SeaweedFS erase what it has deleted: until then, its disk has the artifacts as they were before.
+
+    MinIO deletes the files at once.
+    """
+    if stack.settings.object_store.kind != "seaweedfs":
+        return
+    container = names.docker_name(stack.name, "seaweedfs")
+    code, printed = stack.daemon.run(container, ["curl", "-fsS", "--max-time", str(VACUUM_SECONDS), VACUUM])
+    if code:
+        raise StopError(
+            f"the artifacts are encrypted, but {container} has not erased their old copies: {printed}\n"
+            f"  type: docker exec {container} curl '{VACUUM}'"
+        )
+
+
+def _run(stack: Stack, deployed: Servers, command: str, tell: Callable[[str], None] = relay_output) -> None:
+    """Run the script, `encrypt` under the exclusive lock; raise `StopError` if it fails."""
     theirs = deployed.environment
     environment = {
         "ENDPOINT": theirs["MLFLOW_S3_ENDPOINT_URL"],
@@ -70,6 +97,7 @@ def _run(stack: Stack, deployed: Servers, command: str) -> None:
         environment=environment,
         files={**files, f"{FILES}/encrypt_artifacts.py": script},
         networks=backend(stack),
+        tell=tell,
     ):
         raise StopError(
             f"the artifacts of {stack.name} are not all encrypted; the reason is above, and none was changed in part\n"
