@@ -58,7 +58,7 @@ class Backup(pulumi.ComponentResource):
         """
         super().__init__("mlflow:components:Backup", name, None, opts)
         self.targets = []
-        in_use = InUse(platform=platform, service=name, file=PASSWORD_FILE)
+        in_use = InUse(platform=platform, container=f"{name}-files", file=PASSWORD_FILE)
         repository = Credential("backup-password", "backupPassword", kind="data key", in_use=in_use, parent=self)
         self.credentials = [repository]
         if settings.enabled:

@@ -12,7 +12,7 @@ from settings.object_store import ObjectStoreSettings
 from settings.secrets import LENGTH
 
 KEY_FILE = "object-store-key"
-"""Secret file with the data key: of an object store, and in a backup."""
+"""Secret file with the data key: of the bucket job, and in a backup."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,9 @@ class Encryption:
         """Create the data key, if artifacts are or were encrypted."""
         if not settings.encryption and not is_configured("objectStoreKey"):
             return cls()
-        # No other check finds a wrong key before the store starts with it.
-        in_use = InUse(platform=platform, service=settings.kind, file=KEY_FILE, of_stack_file=True)
+        # Its job reads what was encrypted with the key. Without this check, that is after the store has started.
+        job = f"{settings.kind}-bootstrap"
+        in_use = InUse(platform=platform, container=job, file=KEY_FILE, proved_by_job=True)
         key = Credential("object-store-key", "objectStoreKey", kind="data key", in_use=in_use, parent=parent)
         return cls(key=key, on=settings.encryption)
 
@@ -43,9 +44,7 @@ class Encryption:
         """The secret files of SeaweedFS."""
         if self.key is None:
             return {}
-        return self.data_keys | {
-            "security.toml": self.key.value.apply(lambda key: f'[s3.sse]\nkek = "{_raw(key).hex()}"\n')
-        }
+        return {"security.toml": self.key.value.apply(lambda key: f'[s3.sse]\nkek = "{_raw(key).hex()}"\n')}
 
     @property
     def for_minio(self) -> dict[str, pulumi.Output[str]]:
@@ -53,7 +52,7 @@ class Encryption:
         if self.key is None:
             return {}
         encoded = self.key.value.apply(lambda key: f"mlflow:{base64.b64encode(_raw(key)).decode()}")
-        return self.data_keys | {"kms-secret-key": encoded}
+        return {"kms-secret-key": encoded}
 
 
 def _raw(key: str) -> bytes:

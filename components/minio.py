@@ -164,6 +164,7 @@ class Minio(pulumi.ComponentResource):
                     secrets={
                         "mc-config.json": _client_config(endpoint, root_password.value),
                         **self._platform.tls.trust,
+                        **self._encryption.data_keys,
                         **{f"{user}-secret-key": identity.value for user, identity in identities.items()},
                     },
                     config={

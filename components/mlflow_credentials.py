@@ -30,8 +30,9 @@ class ServerCredentials:
     @classmethod
     def create(cls, route: Route, *, platform: DockerHost, parent: pulumi.Resource) -> Self:
         """Create what the authentication of `route` needs."""
-        kek = InUse(platform=platform, service=names.SERVER, file=KEK_FILE)
-        webhook = InUse(platform=platform, service=names.SERVER, file=WEBHOOK_FILE, as_file=fernet_key)
+        files = f"{names.SERVER}-files"
+        kek = InUse(platform=platform, container=files, file=KEK_FILE)
+        webhook = InUse(platform=platform, container=files, file=WEBHOOK_FILE, as_file=fernet_key)
         by_mlflow = route.by_mlflow
         return cls(
             kek_passphrase=Credential(

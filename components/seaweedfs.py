@@ -166,7 +166,8 @@ class Seaweedfs(pulumi.ComponentResource):
                         f"{CURL_FILES.get(user, user)}.curl": _curl_config(user, identity.value)
                         for user, identity in identities.items()
                     }
-                    | self._platform.tls.trust,
+                    | self._platform.tls.trust
+                    | self._encryption.data_keys,
                     config={"bootstrap.sh": (ASSETS / "bootstrap.sh").read_text()},
                 ),
                 user=NOBODY,

@@ -48,21 +48,22 @@ class InUse:
     """Where the value in use of a data key is on the Docker host: in a secret file of a container."""
 
     platform: DockerHost
-    service: str
+    container: str
+    """The container that writes the files of a service, which exists on one host and on a cluster; or a job."""
     file: str
     as_file: Callable[[str], str] = str
     """Converts a value into the content of the file."""
-    of_stack_file: bool = False
-    """Whether a value in the stack file must be the one in use, too: nothing else refuses another one in time."""
+    proved_by_job: bool = False
+    """Whether the container is a job that succeeds only with the key of the stored data. Then a value in the stack file
+    must be the same, too: nothing else refuses another one in time."""
 
     async def required(self, key: str, value: str, *, configured: bool) -> str:
         """Return a value; raise `RunError` if the container has another one.
 
         If the value is the generated one, the stack file has lost its own: `make rotate`, or a person, had replaced it.
         """
-        # It has the volume on one host and on a cluster.
-        container = names.docker_name(pulumi.get_stack(), f"{self.service}-files")
-        found = await asyncio.to_thread(self.platform.daemon.read_file, container, f"{SECRETS}/{self.file}")
+        container = names.docker_name(pulumi.get_stack(), self.container)
+        found = await asyncio.to_thread(self._found, container)
         if found is None or found.decode() == self.as_file(value):
             return value
         if configured:
@@ -75,6 +76,15 @@ class InUse:
             "nothing was changed\n  to write the value in use into the stack file, type: "
             + names.make_command("up", pulumi.get_stack())
         )
+
+    def _found(self, container: str) -> bytes | None:
+        """Return the file; None if there is none, or if it is that of a job that has not succeeded."""
+        daemon = self.platform.daemon
+        if self.proved_by_job:
+            state = daemon.state(container)
+            if state is None or state.status != "exited" or state.exit_code:
+                return None
+        return daemon.read_file(container, f"{SECRETS}/{self.file}")
 
 
 def _generator(name: str, *, parent: pulumi.Resource, aliases: Sequence[pulumi.Alias] = ()) -> random.RandomPassword:
@@ -122,7 +132,7 @@ class Credential:
         self.kind = kind
         self.configured = configured is not None
         value = generated.result if configured is None else configured.apply(self._checked)
-        if in_use and (in_use.of_stack_file or not self.configured) and not pulumi.runtime.is_dry_run():
+        if in_use and (in_use.proved_by_job or not self.configured) and not pulumi.runtime.is_dry_run():
             value = value.apply(lambda found: in_use.required(key, found, configured=self.configured))
         self.value = pulumi.Output.secret(value)
         if data_key:

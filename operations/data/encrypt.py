@@ -49,7 +49,9 @@ def encrypt(stack: Stack) -> None:
         _erase_old_copies(stack)
     finally:
         deployed.resume()
-        progress("the server was started again")
+        progress("starting the server again")
+    # It is ready when this command ends.
+    deployed.start()
     output(f"every artifact of {stack.name} is encrypted on the disk of the object store")
 
 

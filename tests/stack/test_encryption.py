@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import urllib3
 
+from tests.stack.backups import newest
 from tests.stack.deployment import Deployment, free_port
 
 pytestmark = pytest.mark.skipif(
@@ -78,7 +79,7 @@ def test_a_backup_and_a_restore_read_encrypted_artifacts(stored: Deployment) -> 
     stored.make("drill")
     stored.make("restore", FROM="latest", CONFIRM=stored.stack)
     assert hashlib.sha256(read(stored, "saved.bin")).digest() == hashlib.sha256(content).digest()
-    key = stored.run("backup", "restic", "dump", "latest", "/run/secrets/data-keys/object-store-key")[1]
+    key = stored.run("backup", "restic", "dump", newest(stored), "/run/secrets/data-keys/object-store-key")[1]
     assert key == stored.credentials()["objectStoreKey"]
 
 
@@ -95,7 +96,7 @@ def test_another_key_is_refused_beside_the_store_and_on_a_new_host(stored: Deplo
     stored.pulumi("config", "set", "--secret", "mlflow:objectStoreKey", stdin="x" * 32)
     said = stored.make("up", ok=False)
     assert "mlflow:objectStoreKey does not decrypt the artifacts of this store" in said.stdout + said.stderr
-    assert "server" not in stored.api.containers(all=True, filters={"name": stored.name("server")})
+    assert not stored.api.containers(all=True, filters={"name": f"^/{stored.name('server')}$"})
     stored.pulumi("config", "set", "--secret", "mlflow:objectStoreKey", stdin=key)
     stored.make("up")
     assert read(stored, "kept.bin") == content
