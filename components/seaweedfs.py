@@ -104,7 +104,11 @@ class Seaweedfs(pulumi.ComponentResource):
             Workload(
                 image=platform.images.seaweedfs,
                 limits=Limits(memory_mb=settings.memory_mb, cpus=settings.cpus),
-                networks=[platform.networks.backend],
+                # With TLS it has no scrape target, but the blackbox exporter probes it there.
+                networks=[
+                    platform.networks.backend,
+                    *([platform.monitoring_network] if platform.tls and platform.monitoring_network else []),
+                ],
                 entrypoint=["/usr/bin/weed"],
                 command=[
                     *(["-config_dir=/run/secrets"] if self._encryption.key else []),

@@ -1,15 +1,24 @@
 """The checks of TLS between the services against the other settings."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 from settings.stack import StackConfig
 
 PAGE = "docs/operations/tls.md"
+CLOCK_SKEW = timedelta(days=1)
+"""How far the clock of this machine may be behind that of the one that wrote the time."""
 
 
 def tls_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
     """Yield the problems: the sections involved, and the message."""
-    traefik = config.traefik
+    traefik, issued = config.traefik, config.tls.issued
+    if issued and issued > datetime.now(UTC) + CLOCK_SKEW:
+        yield (
+            {"tls"},
+            f"mlflow:tls.issued: is in the future ({issued:%Y-%m-%d}), and no certificate is valid before it; remove "
+            "it: make up writes it",
+        )
     if not config.tls.internal:
         if traefik.servers_transport:
             yield (

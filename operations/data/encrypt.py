@@ -1,5 +1,6 @@
 """`make encrypt`: encrypt the artifacts that were there before `mlflow:objectStore.encryption` was set."""
 
+import time
 from collections.abc import Callable
 
 from operations.common.checkout import ROOT
@@ -17,6 +18,7 @@ PAGE = "docs/operations/encryption.md"
 VACUUM = "http://127.0.0.1:9333/vol/vacuum?garbageThreshold=0.000001"
 """The request that makes SeaweedFS' master rewrite every volume with deleted data."""
 VACUUM_SECONDS = 24 * 3600
+VACUUMS, DELETION_SECONDS = 3, 5
 NONE_LEFT = ", 0 of them not encrypted"
 """In what assets/encrypt/encrypt_artifacts.py counts."""
 
@@ -58,17 +60,20 @@ def encrypt(stack: Stack) -> None:
 def _erase_old_copies(stack: Stack) -> None:
     """Have SeaweedFS erase what it has deleted: until then, its disk has the artifacts as they were before.
 
-    MinIO deletes the files at once.
+    MinIO erases the old files by itself, within minutes.
     """
     if stack.settings.object_store.kind != "seaweedfs":
         return
     container = names.docker_name(stack.name, "seaweedfs")
-    code, printed = stack.daemon.run(container, ["curl", "-fsS", "--max-time", str(VACUUM_SECONDS), VACUUM])
-    if code:
-        raise StopError(
-            f"the artifacts are encrypted, but {container} has not erased their old copies: {printed}\n"
-            f"  type: docker exec {container} curl '{VACUUM}'"
-        )
+    for _ in range(VACUUMS):
+        # It deletes with a delay, and erases only what it has deleted.
+        time.sleep(DELETION_SECONDS)
+        code, printed = stack.daemon.run(container, ["curl", "-fsS", "--max-time", str(VACUUM_SECONDS), VACUUM])
+        if code:
+            raise StopError(
+                f"the artifacts are encrypted, but {container} has not erased their old copies: {printed}\n"
+                f"  type: docker exec {container} curl '{VACUUM}'"
+            )
 
 
 def _run(stack: Stack, deployed: Servers, command: str, tell: Callable[[str], None] = relay_output) -> None:

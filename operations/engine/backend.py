@@ -57,6 +57,11 @@ def passphrase_path(stack: Stack) -> Path:
     return config_home() / f"{stack.name}.passphrase"
 
 
+def rotation_copy(stack: Stack) -> Path:
+    """Return the path of the stack file's copy that exists while `make rotate` runs, or was interrupted."""
+    return passphrase_path(stack).with_name(f"{stack.name}.before-rotation.yaml")
+
+
 def remove_truncated_attributes(folder: Path | None, stack: str) -> None:
     """Remove the attributes file that a file backend writes beside a stack's state, if a killed `up` left it truncated.
 

@@ -30,7 +30,13 @@ def start_counting(engine: Engine) -> None:
     Before the deployment, because the alert depends on it: the next plan must be empty.
     """
     rotation = engine.stack.settings.rotation
-    if rotation.after_days and rotation.since is None:
+    if rotation.after_days:
+        count_from_now(engine)
+
+
+def count_from_now(engine: Engine) -> None:
+    """Write that the secrets have had their values since now, unless the stack file says since when."""
+    if engine.stack.settings.rotation.since is None:
         engine.call("config", "set", "--path", SINCE, _now().isoformat())
 
 

@@ -7,8 +7,9 @@ they encrypt. Afterwards they are encrypted in the stack file, which is meant to
 from operations.common.console import progress
 from operations.common.stack import Stack
 from operations.engine.engine import Engine
-from operations.engine.moments import note_value
+from operations.engine.moments import count_from_now, note_value
 from settings import names
+from settings.secrets import GENERATED_KEYS
 
 
 def write_back_secrets(engine: Engine) -> list[str]:
@@ -16,10 +17,13 @@ def write_back_secrets(engine: Engine) -> list[str]:
     credentials = engine.state.generated()
     known = engine.configured
     missing = [key for key in credentials if key not in known]
+    if missing and not known & set(GENERATED_KEYS):
+        # These are the first secrets of the stack, and have just been generated.
+        count_from_now(engine)
     for key in missing:
         # Through stdin, because arguments are visible in the process list.
         engine.call("config", "set", "--secret", key, stdin=credentials[key])
-        if engine.stack.settings.rotation.since:
+        if known & set(GENERATED_KEYS) and engine.stack.settings.rotation.since:
             # Otherwise a secret that a later setting needs would be as old as the first ones.
             note_value(engine, key)
     return missing

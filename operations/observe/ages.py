@@ -5,6 +5,7 @@ from typing import Any
 
 from operations.common.console import make
 from operations.common.stack import Stack
+from operations.engine.backend import rotation_copy
 from settings.rotatable import rotatable
 from settings.secrets import NEXT_KEYS, interrupted_message
 from settings.stack import NAMESPACE
@@ -38,4 +39,11 @@ def summary(found: dict[str, Any], stack: str) -> str:
 def problems(stack: Stack) -> list[str]:
     """Return an interrupted rotation as a problem with its command."""
     found = sorted(key for key in NEXT_KEYS.values() if f"{NAMESPACE}:{key}" in stack.values)
-    return [interrupted_message(found, stack.name)] if found else []
+    if found:
+        return [interrupted_message(found, stack.name)]
+    if rotation_copy(stack).exists():
+        return [
+            "a rotation was interrupted: old values may still be accepted\n"
+            f"  to complete it, with new values, type: {make('rotate', stack.name)}"
+        ]
+    return []

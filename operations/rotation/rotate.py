@@ -1,5 +1,6 @@
 """`make rotate`: new values for the generated secrets by one deployment, and a proof that the old ones are refused."""
 
+import difflib
 import os
 import secrets as random_source
 import shutil
@@ -14,7 +15,7 @@ from operations.data import backup_key, data_keys
 from operations.deployment import up
 from operations.deployment.engine_for import engine_of
 from operations.deployment.policy import policy_options
-from operations.engine.backend import passphrase_path
+from operations.engine.backend import rotation_copy
 from operations.engine.engine import Engine
 from operations.engine.moments import issue_certificates, note_value
 from operations.host.containers import require_no_operation
@@ -27,8 +28,8 @@ from settings import names
 from settings.rotatable import left_out, used_secrets
 from settings.secrets import COMPLETES, LENGTH, NEXT_KEYS
 
-AWAY_SECONDS = 50
-"""About how long the server is away at most: measured with one server and all secrets on two cores."""
+FEW = 3
+"""Up to so many secrets, an update restarts a few services only."""
 
 
 def rotate(stack: Stack) -> None:
@@ -46,7 +47,8 @@ def rotate(stack: Stack) -> None:
     if dry:
         progress("nothing was changed")
         return
-    if not confirmed(f"This gives {len(keys)} secrets of {stack.name} new values."):
+    what = keys[0] if len(keys) == 1 else f"{len(keys)} secrets"
+    if not confirmed(f"This gives {what} of {stack.name} a new value."):
         raise StopError("nothing was changed")
     require_no_operation(stack.daemon, stack.name)
     os.environ[COMPLETES] = "1"
@@ -71,7 +73,9 @@ def _chosen(stack: Stack, engine: Engine) -> list[str]:
         raise StopError(f"SECRET={wanted}: cannot be rotated: {alone[wanted]}; nothing was changed")
     if wanted not in there:
         known = ", ".join([ALL, *there])
-        why = "does not use this secret" if wanted in TABLE else "has no such secret"
+        close = difflib.get_close_matches(wanted.lower(), [key.lower() for key in there], n=1)
+        hint = "".join(f"; did you mean {key}?" for key in there if key.lower() in close)
+        why = "does not use this secret" if wanted in TABLE else f"has no such secret{hint}"
         raise StopError(f"SECRET={wanted}: {stack.name} {why}; nothing was changed\n  write one of: {known}")
     return list(dict.fromkeys([*data_keys.interrupted(engine), wanted]))
 
@@ -89,11 +93,16 @@ def _show_plan(stack: Stack, engine: Engine, keys: Collection[str]) -> None:
         since = tls.issued if key == CERTIFICATES else rotation.value_since(key)
         age = f"{(datetime.now(UTC) - since).days} days old" if since else "age unknown"
         output(f"  {key}: {TABLE[key].what} ({age}); restarts: {TABLE[key].restarts}")
-    for key, why in left_out(stack.settings).items():
-        if key not in keys:
+    if (os.environ.get("SECRET") or ALL) == ALL:
+        for key, why in left_out(stack.settings).items():
             output(f"  left out: {key}: {why}")
+    for key in keys:
+        if TABLE[key].clients:
+            output(f"  after {key}, {TABLE[key].clients}")
+    # Measured on two cores, docs/operations/rotate.md.
+    span = "half a minute" if len(keys) <= FEW else "one to two minutes"
     away = any(TABLE[key].away for key in keys)
-    output(f"  the server is away for up to {AWAY_SECONDS} s" if away else "  the server stays up")
+    output(f"  the server is away for {span}" if away else "  the server stays up")
     if unfinished := data_keys.interrupted(engine):
         output(f"  completes the interrupted rotation of {', '.join(unfinished)}")
 
@@ -112,7 +121,7 @@ def _require_deployed(stack: Stack, engine: Engine) -> None:
     if plan.errors or plan.refused:
         raise StopError(f"{plan.markdown()}\n  nothing was changed; fix {stack.path.name}, then repeat the command")
     if not plan.empty or not servers(stack).running:
-        progress("the stack file is not deployed completely; deploying it first")
+        progress("the stack file is not deployed completely, by an edit or an interruption; deploying it first")
         up.up(stack, approved=True)
         engine.forget_state()
     require_containers(stack)
@@ -183,8 +192,9 @@ def _copied(stack: Stack) -> Path:
 
     It is encrypted. The only copy of a data key must not depend on an edit of one file.
     """
-    copy = passphrase_path(stack).with_name(f"{stack.name}.before-rotation.yaml")
+    copy = rotation_copy(stack)
     copy.parent.mkdir(parents=True, exist_ok=True)
+    copy.touch(mode=0o600)
     shutil.copyfile(stack.path, copy)
     return copy
 
@@ -214,7 +224,7 @@ def _prove(stack: Stack, old: Mapping[str, str], new: Mapping[str, str]) -> None
     wrong = []
     for key in old:
         tried, fresh = before.get(key, proof.UNTRIED), after.get(key, proof.UNTRIED)
-        output(f"| {key} | {tried} | {fresh} |")
+        output(f"| {key} | {tried} | {'' if tried == fresh else fresh} |")
         if not tried.startswith(proof.UNTRIED) and (tried, fresh) != (proof.REFUSED, proof.ACCEPTED):
             wrong.append(key)
     if wrong:

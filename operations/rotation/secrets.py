@@ -20,6 +20,8 @@ class Rotated:
     away: bool
     """Whether the server is away meanwhile."""
     kind: Literal["password", "data key", "certificate"] = "password"
+    clients: str = ""
+    """What clients outside the stack have to do."""
 
 
 TABLE = {
@@ -42,13 +44,25 @@ TABLE = {
         "the secret key of SeaweedFS' identity mlflow-backup", "SeaweedFS, the backup", away=True
     ),
     "clientPassword": Rotated(
-        "the password of the clients at Traefik", "the bundled Traefik; with an existing Traefik, the server", away=True
+        "the password of the clients at Traefik",
+        "the bundled Traefik; with an existing Traefik, the server",
+        away=True,
+        clients="clients need the new password, and a job that runs is refused (HTTP 401)",
     ),
-    "adminPassword": Rotated("the password of MLflow's administrator", "the migration", away=False),
+    "adminPassword": Rotated(
+        "the password of MLflow's administrator",
+        "the migration",
+        away=False,
+        clients="clients of the administrator need the new password, and their jobs are refused (HTTP 401)",
+    ),
     "flaskSecretKey": Rotated("the key that signs the forms of MLflow's users", "the server", away=True),
     "grafanaPassword": Rotated("the password of Grafana's administrator", "Grafana", away=False),
     "traefikCertificateKey": Rotated(
-        "the key of the self-signed certificate", "the bundled Traefik", away=True, kind="certificate"
+        "the key of the self-signed certificate",
+        "the bundled Traefik",
+        away=True,
+        kind="certificate",
+        clients="clients that trust the certificate of Traefik need the new one",
     ),
     "internalAuthority": Rotated(
         "the authority of the services' certificates", "every service", away=True, kind="certificate"

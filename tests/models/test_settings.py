@@ -200,6 +200,11 @@ REFUSED = [
         "set internal to true",
     ),
     (
+        {"tls": {"issued": "2999-01-01T00:00:00Z"}},
+        "mlflow:tls.issued: is in the future (2999-01-01), and no certificate is valid before it; remove it: make up "
+        "writes it",
+    ),
+    (
         {"tls": {"issued": "yesterday"}},
         "mlflow:tls.issued: must be a time with its time zone, such as 2026-11-29T09:00:00Z, got 'yesterday'",
     ),

@@ -73,6 +73,7 @@ def test_encryption_covers_new_artifacts_at_once_and_all_others_after_make_encry
     assert not stored.plan()
 
 
+@pytest.mark.long
 def test_a_backup_and_a_restore_read_encrypted_artifacts(stored: Deployment) -> None:
     content = uploaded(stored, "saved.bin")
     stored.make("backup")
@@ -103,6 +104,7 @@ def test_another_key_is_refused_beside_the_store_and_on_a_new_host(stored: Deplo
 
 
 @pytest.mark.engine
+@pytest.mark.long
 def test_a_rotation_of_the_key_is_refused_with_the_reason(stored: Deployment) -> None:
     said = stored.make("rotate", ok=False, SECRET="objectStoreKey").stderr
     assert "the object store cannot encrypt its artifacts with another key" in said

@@ -169,6 +169,19 @@ def until_scraped(deployment: Deployment) -> dict[str, str]:
 def test_prometheus_scrapes_every_service_by_tls(secured: Edge) -> None:
     jobs = {"mlflow", "postgres", "backup", "traefik", "edge", "readiness", "store", "prometheus", "alertmanager"}
     assert until_scraped(secured.deployment) == dict.fromkeys(jobs, "up")
+    # The exporter is scraped also if what it probes does not answer.
+    deadline = time.monotonic() + 60
+    while (found := probes(secured.deployment)) != {"edge": "1", "readiness": "1", "store": "1"}:
+        assert time.monotonic() < deadline, found
+        time.sleep(2)
+
+
+def probes(deployment: Deployment) -> dict[str, str]:
+    """Return by job whether the last probe of the blackbox exporter succeeded: 1, or 0."""
+    url = "https://127.0.0.1:9090/api/v1/query?query=probe_success"
+    code, printed = deployment.run("prometheus", "wget", "-q", "--no-check-certificate", "-O", "-", url)
+    assert code == 0, printed
+    return {found["metric"]["job"]: found["value"][1] for found in json.loads(printed)["data"]["result"]}
 
 
 @pytest.mark.skipif(not CAN_CAPTURE, reason="needs root on Linux to record packets")

@@ -33,6 +33,8 @@ class Writer:
         self._thread = threading.Thread(target=self._write)
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        # The certificate of Traefik is self-signed, and changes meanwhile.
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         self._pool = urllib3.PoolManager(ssl_context=context, retries=False, timeout=10)
         self._password = password()
         self._began = time.monotonic()
