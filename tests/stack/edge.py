@@ -182,11 +182,10 @@ OWN_CERTIFICATE = {"tls": {"certificates": [{"certFile": "/certificate.pem", "ke
 def trust_the_authority(deployment: Deployment, *, authority: str | None = None) -> None:
     """Let the existing Traefik trust the authority of the stack, as docs/operations/tls.md says, or another one."""
     name = deployment.name("operators-traefik")
+    named = deployment.values["mlflow:traefik"]["serversTransport"].partition("@")[0]
     transport = {"rootCAs": ["/mlflow-authority.pem"], "serverName": deployment.name("server")}
     files = {
-        "certificates.yml": json.dumps(
-            OWN_CERTIFICATE | {"http": {"serversTransports": {"mlflow": transport}}}
-        ).encode(),
+        "certificates.yml": json.dumps(OWN_CERTIFICATE | {"http": {"serversTransports": {named: transport}}}).encode(),
         "mlflow-authority.pem": (authority or deployment.make("authority").stdout).encode(),
     }
     # Traefik watches the file, so it is written last.

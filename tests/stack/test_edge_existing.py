@@ -37,7 +37,7 @@ from tests.stack.test_faults import refused
 
 
 def existing(edge: Edge, *middlewares: str) -> dict[str, object]:
-    ours = {"mode": "existing", "network": edge.network, "serversTransport": "mlflow@file"}
+    ours = {"mode": "existing", "network": edge.network, "serversTransport": "mlflow-prod@file"}
     return {**ours, "middlewares": list(middlewares)}
 
 
@@ -81,7 +81,7 @@ before_trust: list[tuple[int, str]] = []
 def test_the_doctor_names_the_transport_that_an_existing_traefik_lacks(proxied: Edge) -> None:
     for status, said in before_trust:
         assert status in (404, 503)
-        assert "serversTransport mlflow@file" in said
+        assert "serversTransport mlflow-prod@file" in said
         assert "docs/operations/tls.md#an-existing-traefik" in said
     assert "serversTransport" not in proxied.deployment.make("doctor", ok=False).stderr
 
