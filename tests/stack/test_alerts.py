@@ -441,9 +441,7 @@ def test_every_alert_fires_in_its_case_and_stays_quiet_otherwise() -> None:
 def test_foreign_metrics_in_the_same_prometheus_fire_no_alert() -> None:
     theirs: dict[str, str] = {}
     for case in CASES:
-        theirs |= {
-            name.replace('stack="prod",', 'instance_of="theirs",'): values for name, values in case.fires.items()
-        }
+        theirs |= {name.replace('stack="prod"', 'instance_of="theirs"'): values for name, values in case.fires.items()}
     firing = 'count by (alertname) (count_over_time(ALERTS{alertname!="Watchdog"}[1d]))'
     code, said = promtool(
         [
