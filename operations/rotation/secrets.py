@@ -1,7 +1,6 @@
 """What `make rotate` can rotate: for each secret what it is, and what restarts."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from settings.secrets import GENERATED_KEYS, NEXT_KEYS, SECRET_KEYS
 
@@ -19,7 +18,6 @@ class Rotated:
     """The services that restart, as in docs/operations/rotate.md."""
     away: bool
     """Whether the server is away meanwhile."""
-    kind: Literal["password", "data key", "certificate"] = "password"
     clients: str = ""
     """What clients outside the stack have to do."""
 
@@ -61,20 +59,13 @@ TABLE = {
         "the key of the self-signed certificate",
         "the bundled Traefik",
         away=True,
-        kind="certificate",
         clients="clients that trust the certificate of Traefik need the new one",
     ),
-    "internalAuthority": Rotated(
-        "the authority of the services' certificates", "every service", away=True, kind="certificate"
-    ),
-    CERTIFICATES: Rotated("the certificates of the services", "every service", away=True, kind="certificate"),
-    "cryptoKekPassphrase": Rotated(
-        "the data key of the gateway's secrets", "the server, the backup", away=True, kind="data key"
-    ),
-    "webhookEncryptionKey": Rotated(
-        "the data key of the webhooks' secrets", "the server, the backup", away=True, kind="data key"
-    ),
-    "backupPassword": Rotated("the data key of the backups", "the backup", away=False, kind="data key"),
+    "internalAuthority": Rotated("the authority of the services' certificates", "every service", away=True),
+    CERTIFICATES: Rotated("the certificates of the services", "every service", away=True),
+    "cryptoKekPassphrase": Rotated("the data key of the gateway's secrets", "the server, the backup", away=True),
+    "webhookEncryptionKey": Rotated("the data key of the webhooks' secrets", "the server, the backup", away=True),
+    "backupPassword": Rotated("the data key of the backups", "the backup", away=False),
 }
 PROVIDED = tuple(key for key in SECRET_KEYS if key not in (*GENERATED_KEYS, *NEXT_KEYS.values()))
 """Secrets that only the operator can replace."""
