@@ -3,6 +3,7 @@
 `make rotate` needs it for new data keys, `make restore` for a backup from before a rotation.
 """
 
+import base64
 from collections.abc import Collection, Mapping
 
 from operations.common.checkout import ROOT
@@ -137,9 +138,6 @@ def secret_of(deployed: Servers, name: str) -> str:
 
 def _as_used(key: str, value: str) -> str:
     """Return a value as MLflow gets it: Fernet's keys are encoded."""
-    # Imported here: the other commands do not need it.
-    import base64  # noqa: PLC0415
-
     if key != "webhookEncryptionKey" or len(value) == FERNET_KEY_LENGTH:
         return value
     return base64.urlsafe_b64encode(value.encode()).decode()

@@ -39,8 +39,16 @@ def encrypt(stack: Stack) -> None:
     _run(stack, deployed, "count", said.append)
     count = "".join(said).strip()
     progress(count)
-    if dry or NONE_LEFT in count:
+    if dry:
         progress("nothing was changed")
+        return
+    if NONE_LEFT in count:
+        # An earlier call may have been killed before its end.
+        _erase_old_copies(stack)
+        if not deployed.running:
+            deployed.resume()
+            deployed.start()
+        progress("every artifact was encrypted already")
         return
     if not confirmed(f"This stops the server of {stack.name} until its artifacts are encrypted."):
         raise StopError("nothing was changed")
