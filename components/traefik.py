@@ -204,6 +204,23 @@ def static(
     return found
 
 
+def _services(name: str, balancer: dict[str, Any], *, fails_over: bool) -> dict[str, Any]:
+    """Return Traefik's services. With `fails_over`, it asks all replicas if its health check finds none ready.
+
+    While one replica is replaced, another that is only slow to answer a single health check would count as down: Traefik
+    would answer HTTP 503, although both serve.
+    """
+    if not fails_over:
+        return {name: {"loadBalancer": balancer}}
+    ready, every = f"{name}-ready", f"{name}-all"
+    unchecked = {key: value for key, value in balancer.items() if key != "healthCheck"}
+    return {
+        name: {"failover": {"service": ready, "fallback": every}},
+        ready: {"loadBalancer": balancer},
+        every: {"loadBalancer": unchecked},
+    }
+
+
 def dynamic(route: Route, upstream: Upstream, *, monitored: bool = False) -> dict[str, Any]:
     """Return Traefik's dynamic configuration: routes, health check of the server, certificates."""
     found = routes(route, name=upstream.name, users={"usersFile": f"/run/secrets/{USERS_FILE}"})
@@ -225,7 +242,7 @@ def dynamic(route: Route, upstream: Upstream, *, monitored: bool = False) -> dic
     if transport:
         found["http"]["serversTransports"] = {upstream.name: transport}
         balancer["serversTransport"] = upstream.name
-    found["http"]["services"] = {upstream.name: {"loadBalancer": balancer}}
+    found["http"]["services"] = _services(upstream.name, balancer, fails_over=route.balanced and not route.swarm)
     found["tls"] = {"options": {"default": {"minVersion": "VersionTLS12"}}}
     if route.traefik.certificate != "acme":
         pair = {"certFile": f"/run/secrets/{CERTIFICATE_FILE}", "keyFile": f"/run/secrets/{KEY_FILE}"}

@@ -121,13 +121,23 @@ def test_the_server_keeps_idle_connections_longer_than_traefik(graph: Graph) -> 
 
 
 def test_the_bundled_traefik_balances_between_all_replicas() -> None:
-    balancer = routes(build("prod", values=with_replicas(bundled())))["services"][NAME]["loadBalancer"]
+    balancer = routes(build("prod", values=with_replicas(bundled())))["services"][f"{NAME}-ready"]["loadBalancer"]
     assert [server["url"] for server in balancer["servers"]] == [
         f"https://mlflow-prod-{name}:5000" for name in REPLICAS
     ]
     check = balancer["healthCheck"]
     assert (check["interval"], check["timeout"], check["hostname"]) == ("2s", "4s", "localhost")
     assert check["headers"] == {"X-Health-Check": "proxy"}
+
+
+def test_a_slow_health_check_during_a_change_does_not_take_the_last_replica_away() -> None:
+    """Traefik answers HTTP 503 itself if its health check finds no server ready."""
+    services = routes(build("prod", values=with_replicas(bundled())))["services"]
+    assert services[NAME] == {"failover": {"service": f"{NAME}-ready", "fallback": f"{NAME}-all"}}
+    every, ready = (services[f"{NAME}-{which}"]["loadBalancer"] for which in ("all", "ready"))
+    assert every["servers"] == ready["servers"]
+    assert "healthCheck" not in every
+    assert every["serversTransport"] == ready["serversTransport"]
 
 
 def test_traefik_tries_another_replica_after_it_has_authenticated() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from components.route import HEALTH_CHECK_SECONDS
 from components.server import IN_BALANCE
 from operations.engine import cli
 from tests.stack.deployment import Deployment, free_port
@@ -96,6 +97,22 @@ def test_a_change_replaces_one_replica_after_another_without_a_failed_request(ed
     assert sent.counts["upload"] > 0
     assert sent.lost() == []
     assert all(in_balance(edge, server) for server in SERVERS)
+
+
+def test_requests_are_served_although_every_health_check_fails(edge: Edge) -> None:
+    """As on a host so busy that the only replica that is not being replaced answers a health check too late."""
+    draining = "/run/mlflow/draining"
+    try:
+        for server in SERVERS:
+            edge.deployment.run(server, "touch", draining)
+        time.sleep(3 * HEALTH_CHECK_SECONDS)
+        with load(edge) as sent:
+            sent.until(100, 30)
+    finally:
+        for server in SERVERS:
+            edge.deployment.run(server, "rm", draining)
+    assert sent.failures == []
+    until(lambda: all(in_balance(edge, server) for server in SERVERS), 30)
 
 
 @pytest.mark.long
