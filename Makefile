@@ -1,6 +1,6 @@
 # All commands of this project. `make` lists them. Each recipe calls a script.
 STACK ?= dev
-VARIABLES := SECRET STACK YES CONFIRM ARGS SERVICE FROM OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY LONG KILLS SEED PYTHON PORT ENGINELESS TARGET \
+VARIABLES := SECRET STACK YES CONFIRM ARGS SERVICE FROM OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY LONG KILLS SEED PYTHON PORT ENGINELESS TARGET SOURCE ARTIFACTS MAP \
 	REQUIRE_STACK
 # Refuse unknown variables: otherwise, `make up stack=acme` would ignore the variable and deploy dev.
 UNKNOWN := $(filter-out $(VARIABLES),$(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name))))
@@ -14,12 +14,12 @@ endif
 # Refuse words that are no command: `make down acme` would stop dev before it reports them.
 COMMANDS := $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' Makefile)
 $(foreach word,$(filter-out $(COMMANDS),$(MAKECMDGOALS)),$(error $(word): no such command; did you mean STACK=$(word)? To list the commands, type: make))
-export SECRET STACK YES CONFIRM ARGS SERVICE FROM TARGET OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY PORT
+export SOURCE ARTIFACTS MAP SECRET STACK YES CONFIRM ARGS SERVICE FROM TARGET OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY PORT
 
 RUN := @sh operations/bootstrap.sh# If this file has Windows line endings (CRLF), the script reports it.
 
 .DEFAULT_GOAL := help
-.PHONY: help init up preview drift down destroy status logs open url images env client password scrape authority doctor backup backups restore drill gc export encrypt rotate prune pin test bench docs lock
+.PHONY: help init up preview drift down destroy status logs open url images env client password scrape authority doctor backup backups restore drill gc import export encrypt rotate prune pin test bench docs lock
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -90,6 +90,9 @@ drill: ## restore the newest backup into a throw-away database, and compare it w
 
 gc: ## permanently delete data that users deleted more than OLDER_THAN=30d ago; asks for the stack's name (CONFIRM=)
 	$(RUN) gc
+
+import: ## copy the data of an old MLflow into the stack, and compare: SOURCE=<its .env, SQLite file or mlruns>, DRY_RUN=1
+	$(RUN) import
 
 export: ## copy database and artifacts to another Postgres and S3, such as a cluster's: TARGET=<file>, DRY_RUN=1
 	$(RUN) export

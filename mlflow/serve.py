@@ -20,7 +20,7 @@ from mlflow.environment_variables import MLFLOW_SERVER_ENABLE_JOB_EXECUTION
 LOCK = 0x6D6C_666C_6F77
 """The exclusive lock: `mlflow` in ASCII. mlflow/locked.py has the same number."""
 POLL_SECONDS = 1
-BLOCKING = ("restore", "migrate", "rotate")
+BLOCKING = ("restore", "import", "migrate", "rotate")
 """Operations that replace the data, which would discard a server's changes, or the data keys. The others can run beside
 a server."""
 HOLDER = (

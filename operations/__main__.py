@@ -33,6 +33,7 @@ VERBS = {
     "drill": "data.backup:drill",
     "gc": "data.gc:gc",
     "export": "data.export:export",
+    "import": "importing.importing:import_",
     "encrypt": "data.encrypt:encrypt",
     "rotate": "rotation.rotate:rotate",
     "bench": "bench.bench:bench",
@@ -46,13 +47,14 @@ INTERRUPTED_MESSAGES = {
     ),
     "encrypt": "the server may be stopped; run the same command again: it continues, and starts the server",
     "rotate": "run the same command again: it completes the rotation",
+    "import": "the old deployment is unchanged; the server may be stopped: run the same command again: it continues",
     "export": "this stack is unchanged; its server may be stopped: to start it, type make up",
     "restore": "the database is unchanged unless the output above says otherwise; run the same command again",
 }
 """The state after an interruption of each verb that has one. Other verbs leave nothing incomplete."""
 CHANGES = {*INTERRUPTED_MESSAGES, "init", "pin", "prune", "bench"}
 """The verbs that change something. `env` and `preview` create the stack in the backend at most."""
-SUPPORT_DRY_RUN = {"restore", "export", "encrypt", "rotate"}
+SUPPORT_DRY_RUN = {"restore", "import", "export", "encrypt", "rotate"}
 """The verbs that support DRY_RUN=1. For `up`, `preview` is the dry run."""
 
 

@@ -90,6 +90,7 @@ def _running_problems(daemon: "Daemon", stack: str) -> list[str]:
     for name, what, running, lost in (
         (names.RESTORE, "a restore", restore_is_running(daemon, stack), "would be lost"),
         (names.EXPORT, "an export", export_is_running(daemon, stack), "would be missing in the copy"),
+        (names.IMPORT, "an import", is_running(daemon, stack, names.IMPORT), "may be replaced"),
         (names.ROTATE, "a rotation", is_running(daemon, stack, names.ROTATE), "may be encrypted with an old data key"),
         (names.ENCRYPT, "an encryption", is_running(daemon, stack, names.ENCRYPT), "may be overwritten"),
     ):

@@ -22,6 +22,8 @@ RESTORE = "restore"
 """The container of a restore. `make restore` creates and removes it."""
 EXPORT = "export"
 """The container of an export. `make export` creates and removes it."""
+IMPORT = "import"
+"""The containers of an import. `make import` creates and removes them."""
 AUTHORITY_FILE = "authority.pem"
 """Secret file of every client: the authority of the certificates of the stack's services."""
 ROTATE = "rotate"
@@ -161,6 +163,11 @@ SAVES = "MLFLOW_SECRETS_ARE_SAVED"
 def key_of(generator: str) -> str:
     """Return the key of the secret of a generator: `postgresPassword` for `postgres-password`."""
     return to_camel(generator.replace("-", "_"))
+
+
+def generator_of(key: str) -> str:
+    """Return the generator of the secret of a key: `postgres-password` for `postgresPassword`."""
+    return re.sub(r"[A-Z]", lambda letter: f"-{letter[0].lower()}", key)
 
 
 MONITORING_TYPE = "mlflow:components:Monitoring"

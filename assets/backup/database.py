@@ -1,5 +1,6 @@
 """The database: the exclusive lock, a consistent dump, and its restore."""
 
+import atexit
 import os
 import subprocess
 import time
@@ -285,3 +286,13 @@ def throw_away(folder: Path) -> Iterator[None]:
     finally:
         os.environ.update(outside)
         subprocess.run(["pg_ctl", f"--pgdata={data}", "--mode=immediate", "stop"], capture_output=True, check=False)
+
+
+def use_pgpass() -> None:
+    """Copy the password file for libpq, which ignores one that other users can read."""
+    # In HOME, which is in memory; TMPDIR is on disk, for the large temporary files of restic and others.
+    path = Path.home() / f"pgpass-{os.getpid()}"
+    path.touch(mode=0o600)
+    path.write_bytes(Path(os.environ["PGPASS"]).read_bytes())
+    os.environ["PGPASSFILE"] = str(path)
+    atexit.register(path.unlink)

@@ -8,7 +8,6 @@ allow deletion), AUTHORITY, CERTIFICATE and KEY (files; only with TLS between th
 rclone and restic.
 """
 
-import atexit
 import contextlib
 import json
 import os
@@ -49,16 +48,6 @@ def show_journal() -> None:
     print(json.dumps(known))
 
 
-def _use_pgpass() -> None:
-    """Copy the password file for libpq, which ignores one that other users can read."""
-    # In HOME, which is in memory; TMPDIR is on disk, for the large temporary files of restic and others.
-    path = Path.home() / f"pgpass-{os.getpid()}"
-    path.touch(mode=0o600)
-    path.write_bytes(Path(os.environ["PGPASS"]).read_bytes())
-    os.environ["PGPASSFILE"] = str(path)
-    atexit.register(path.unlink)
-
-
 VERBS: dict[str, Callable[..., None]] = {
     "schedule": schedule,
     "alive": alive,
@@ -82,7 +71,7 @@ def main(arguments: list[str]) -> int:
     try:
         if arguments[0] not in ("schedule", "alive"):
             Path(os.environ["TMPDIR"]).mkdir(exist_ok=True)
-            _use_pgpass()
+            database.use_pgpass()
         VERBS[arguments[0]](*arguments[1:])
     except Failure as error:
         print(f"error: {error}", file=sys.stderr, flush=True)

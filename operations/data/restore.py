@@ -76,7 +76,7 @@ def restore(stack: Stack) -> None:
     others = [name for name in plan["other_keys"] if names.key_of(name) in NEXT_KEYS]
     if others:
         _encrypt_with_our_keys(stack, plan["id"], others, again)
-    _start(stack)
+    start(stack)
     progress(f"\n{stack.name} is restored from backup {plan['id'][:8]}")
     output(stack.settings.route.url)
 
@@ -158,7 +158,7 @@ def _require_restorable(stack: Stack, plan: dict[str, Any]) -> None:
             f"this is a backup of {plan['stack']}, not of {stack.name}; nothing was changed\n"
             f"  type: make restore STACK={plan['stack']} FROM=..., or correct mlflow:backup.target"
         )
-    if not _supports_revision(stack, plan["schema_revision"]):
+    if not supports_revision(stack, plan["schema_revision"]):
         raise StopError(
             f"the database of this backup (revision {plan['schema_revision']}, MLflow {plan['mlflow'] or 'unknown'}) "
             f"is newer than the MLflow of {stack.name}, which cannot read it; nothing was changed\n"
@@ -167,7 +167,7 @@ def _require_restorable(stack: Stack, plan: dict[str, Any]) -> None:
         )
 
 
-def _supports_revision(stack: Stack, revision: str) -> bool:
+def supports_revision(stack: Stack, revision: str) -> bool:
     """Return whether the MLflow of this stack can read or migrate a database of `revision`."""
     body = {
         "Image": servers(stack).images[0],
@@ -218,7 +218,7 @@ def _run_restorer(stack: Stack, snapshot: str) -> int:
     return stack.daemon.once(names.docker_name(stack.name, names.RESTORE), body, relay_output, networks=networks)
 
 
-def _start(stack: Stack) -> None:
+def start(stack: Stack) -> None:
     """Migrate the restored database and start the server; raise `StopError` if that fails."""
     daemon = stack.daemon
     migrate = names.docker_name(stack.name, "migrate")

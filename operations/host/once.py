@@ -49,7 +49,7 @@ def run_once(
         },
     }
     name = names.docker_name(stack.name, service)
-    return stack.daemon.once(name, body, tell, networks=networks, archive=_packed(files, user))
+    return stack.daemon.once(name, body, tell, networks=networks, archive=packed(files, user))
 
 
 def networks_of(stack: Stack, service: str) -> list[str]:
@@ -63,7 +63,7 @@ def backend(stack: Stack) -> list[str]:
     return [name for name in networks_of(stack, "postgres") if "-backend" in name]
 
 
-def _packed(files: Mapping[str, str], user: int) -> bytes:
+def packed(files: Mapping[str, str], user: int) -> bytes:
     """Return the files as an archive for the container's root."""
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w") as archive:

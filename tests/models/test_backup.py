@@ -804,7 +804,7 @@ def test_a_restore_of_an_incompatible_backup_is_refused(
     words: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(restore, "_supports_revision", lambda *_: knows)
+    monkeypatch.setattr(restore, "supports_revision", lambda *_: knows)
     stack: Any = AStack()
     with pytest.raises(StopError, match=words):
         restore._require_restorable(stack, plan)
@@ -822,9 +822,9 @@ def test_a_backup_with_other_data_keys_is_encrypted_with_those_of_the_stack(
         "require_container": lambda _: None,
         "restore_plan": lambda *_: plan,
         "_describe": lambda _: None,
-        "_supports_revision": lambda *_: True,
+        "supports_revision": lambda *_: True,
         "_replace_data": lambda *_: done.append("replaced"),
-        "_start": lambda _: done.append("started"),
+        "start": lambda _: done.append("started"),
         "data_key": lambda *_: "from-the-backup",
         "servers": lambda _: SimpleNamespace(secret=lambda _: b"of-the-stack"),
     }.items():
@@ -885,7 +885,7 @@ def restorable(monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 - has th
     for module in (backup, restore):
         monkeypatch.setattr(module, "require_container", lambda _: None)
     monkeypatch.setattr(backup, "_run_and_capture", lambda *_: json.dumps(plan))
-    monkeypatch.setattr(restore, "_supports_revision", lambda *_: True)
+    monkeypatch.setattr(restore, "supports_revision", lambda *_: True)
     return stack
 
 
@@ -1029,7 +1029,7 @@ def test_a_failed_deployment_after_a_restore_says_that_data_is_restored(
     with pytest.raises(
         StopError, match=r"the backup is restored.*until this succeeds: make up STACK=prod\ndeploy prod\?"
     ):
-        restore._start(restorable)
+        restore.start(restorable)
 
 
 def test_safety_0_restores_when_the_backup_before_a_restore_fails(
@@ -1060,10 +1060,10 @@ def test_a_failed_revision_lookup_is_not_reported_as_a_newer_schema() -> None:
         return once
 
     stack.daemon.once = says("Can't locate revision identified by 'abc'")
-    assert not restore._supports_revision(stack, "abc")
+    assert not restore.supports_revision(stack, "abc")
     stack.daemon.once = says("exec: python: not found")
     with pytest.raises(StopError, match=r"(?s)could not check .*; nothing was.*python: not found\n.*doctor STACK="):
-        restore._supports_revision(stack, "abc")
+        restore.supports_revision(stack, "abc")
 
 
 # --- a folder of the host as backup target -------------------------------------------------------------------------

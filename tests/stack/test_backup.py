@@ -149,7 +149,7 @@ for page in s3.get_paginator("list_objects_v2").paginate(Bucket="mlflow", Prefix
 
 
 def test_the_identities_of_the_backup_can_read_but_not_write(saved: Deployment) -> None:
-    query = "import main, database; main._use_pgpass(); c = database.connect(); c.autocommit = True; q = c.cursor(); "
+    query = "import database; database.use_pgpass(); c = database.connect(); c.autocommit = True; q = c.cursor(); "
     python = ("env", "-C", "/run/config", "python3", "-c")
     assert saved.run("backup", *python, query + "q.execute('SELECT count(*) FROM runs')")[0] == 0
     off = "SET default_transaction_read_only = off; "
@@ -381,7 +381,7 @@ IN_SERVER = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"}
 
 @pytest.mark.long
 def test_backup_restore_test_gc_and_migration_wait_for_the_exclusive_lock(saved: Deployment) -> None:
-    hold = "import main, database, time\nmain._use_pgpass()\nwith database.locked('somebody else'): time.sleep(8)"
+    hold = "import database, time\ndatabase.use_pgpass()\nwith database.locked('somebody else'): time.sleep(8)"
     holder = saved.api.exec_create(saved.name("backup"), ["env", "-C", "/run/config", "python3", "-c", hold])
     saved.api.exec_start(holder["Id"], detach=True)
     time.sleep(2)
@@ -447,8 +447,8 @@ def test_an_outside_bucket_works_as_a_backup_target(saved: Deployment) -> None:
 
 
 HOLD = """
-import main, database, pathlib, time
-main._use_pgpass()
+import database, pathlib, time
+database.use_pgpass()
 with database.locked("restore"):
     while pathlib.Path("/staging/hold").exists():
         time.sleep(0.2)

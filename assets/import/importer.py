@@ -1,0 +1,73 @@
+"""Imports an old MLflow into a stack. Runs in the image of the backup, beside that program's modules.
+
+usage: importer.py inspect|survey|remember|copy|compare|dump|assemble|load|recover|finish|clean
+
+Environment: that of the backup container, with the role of the server; FILES, the folder of this program, with
+source.json (access to the old Postgres; {} for an SQLite file), moves.json and locations.sql; WORK, a folder on disk.
+A command that returns something prints it as the last line, as JSON.
+"""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import copying
+import database
+import loading
+import psycopg2
+from inspecting import inspected
+from shell import Failure
+from source import WORK
+
+VERBS: dict[str, Callable[[], Any]] = {
+    "inspect": inspected,
+    "survey": copying.survey,
+    "remember": copying.remember,
+    "copy": copying.copy,
+    "compare": copying.compare,
+    "dump": loading.dump,
+    "assemble": loading.assemble,
+    "load": loading.load,
+    "recover": loading.recover,
+    "finish": loading.finish,
+    "clean": lambda: shutil.rmtree(WORK, ignore_errors=True),
+}
+PUBLIC = Path("/etc/ssl/certs/ca-certificates.crt")
+"""The public authorities."""
+
+
+def trust_both() -> None:
+    """Let rclone trust the public authorities besides the stack's own: it reads one file."""
+    own = os.environ.get("RCLONE_CA_CERT")
+    if own and PUBLIC.exists():
+        both = Path(os.environ["HOME"]) / "authorities.pem"
+        both.write_text(Path(own).read_text() + PUBLIC.read_text())
+        os.environ["RCLONE_CA_CERT"] = str(both)
+
+
+def main(verb: str) -> int:
+    """Run a verb. Return the exit code: 0 success, 1 failure."""
+    os.umask(0o077)
+    try:
+        for folder in (WORK, Path(os.environ["TMPDIR"])):
+            folder.mkdir(parents=True, exist_ok=True)
+        database.use_pgpass()
+        trust_both()
+        found = VERBS[verb]()
+    except Failure as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    except (psycopg2.Error, OSError) as error:
+        print(f"error: {type(error).__name__}: {str(error).strip()}", file=sys.stderr, flush=True)
+        return 1
+    if found is not None:
+        print(json.dumps(found), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

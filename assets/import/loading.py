@@ -1,0 +1,209 @@
+"""The database: dumps the old one, loads it in one transaction, compares every row, and rewrites the locations.
+
+The locations are rewritten in the same transaction, after the comparison. The stack's previous tables stay in the
+schema `BEFORE` until the new ones are migrated and serve, so that a failure can be taken back.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import database
+from inspecting import USERS, known_tables
+from shell import Failure, run, say
+from source import FILES, WORK, Source
+from tables import columns, quoted, sum_query, sums
+
+BEFORE = "before_import"
+"""Schema of the stack's previous tables while an import runs."""
+MOVED = "the tables of the users are in public"
+"""Comment on that schema."""
+DUMP = WORK / "source.sql"
+ROWS = WORK / "rows.json"
+"""Number of rows and sum over all rows of each table, of the moment of the dump."""
+
+
+def dump() -> None:
+    """Write the tables of MLflow in the old Postgres to `DUMP`, and their sums of the same moment to `ROWS`."""
+    access = json.loads((FILES / "source.json").read_text())
+    known = known_tables()
+    with Source() as old:
+        snapshot = old.value("SELECT pg_export_snapshot()")
+        ours = {table: of for table, of in old.columns().items() if table in known}
+        foreign = [table for table in old.tables() if table not in known]
+        # The address of the old database, not of the stack's. The password is in no argument and in no file.
+        there = {f"PG{LIBPQ.get(key, key.upper())}": str(value) for key, value in access.items()}
+        outside = {key: os.environ.pop(key, None) for key in (*there, "PGPASSFILE", "PGSSLROOTCERT")}
+        os.environ.update(there)
+        try:
+            run(
+                *("pg_dump", "--format=plain", "--no-owner", "--no-privileges", "--no-comments", "--schema=public"),
+                *(f"--exclude-table=public.{quoted(table)}" for table in foreign),
+                *(f"--snapshot={snapshot}", f"--file={DUMP}"),
+            )
+        finally:
+            for key in there:
+                del os.environ[key]
+            os.environ.update({key: value for key, value in outside.items() if value is not None})
+        ROWS.write_text(json.dumps({"rows": sums(old.cursor(), ours), "columns": ours}))
+
+
+def assemble() -> None:
+    """Write the rows of the copy of an SQLite database to `DUMP`, between the parts of the stack's own schema.
+
+    The copy has the schema of the stack's MLflow, so the stack's own tables have the right columns.
+    """
+    rows: dict[str, tuple[int, int]] = json.loads((WORK / "sqlite.json").read_text())
+    theirs = () if "users" in rows else tuple(f"--exclude-table=public.{quoted(table)}" for table in sorted(USERS))
+    with DUMP.open("w") as file:
+        for part in ("pre-data", "", "post-data"):
+            if not part:
+                file.write((WORK / "source.rows").read_text())
+                continue
+            file.write(
+                run(
+                    *("pg_dump", "--schema-only", "--no-owner", "--no-privileges", "--no-comments", "--schema=public"),
+                    *(*theirs, f"--section={part}"),
+                )
+            )
+    ROWS.write_text(json.dumps({"rows": rows, "columns": {}}))
+
+
+LIBPQ = {"dbname": "DATABASE"}
+"""Libpq's environment variables whose names are not those of its parameters."""
+
+
+def load() -> None:
+    """Replace the stack's tables by those of `DUMP`, in one transaction; raise `Failure` if that changes nothing."""
+    known = json.loads(ROWS.read_text())
+    with database.locked("import", wait_s=60):
+        recover()
+        script = [f"ALTER SCHEMA public RENAME TO {BEFORE}; CREATE SCHEMA public;"]
+        # from_sqlite.py compares the rows of an SQLite database.
+        compared = {table: row for table, row in known["rows"].items() if known["columns"]}
+        checks = [_must_be(table, known["columns"][table], row) for table, row in compared.items()]
+        # Without users in the old database, the stack keeps its own, also the administrator.
+        keep = [] if "users" in known["rows"] else [_move(table, BEFORE, "public") for table in sorted(USERS)]
+        keep += [f"COMMENT ON SCHEMA {BEFORE} IS '{MOVED}';"] if keep else []
+        # A dump empties the search path.
+        rewriting = "SET search_path = public;\n" + (FILES / "locations.sql").read_text() if compared else ""
+        _psql("\n".join(script), DUMP, "\n".join([*checks, rewriting, *keep]))
+    if compared:
+        say(f"{len(compared)} tables with {sum(count for count, _ in compared.values())} rows are equal")
+
+
+def _move(table: str, old: str, new: str) -> str:
+    """Return the statement that moves a table of MLflow's users, if it exists, from one schema to another."""
+    return f"ALTER TABLE IF EXISTS {old}.{quoted(table)} SET SCHEMA {new};"
+
+
+def _must_be(table: str, of: list[tuple[str, str]], row: tuple[int, int]) -> str:
+    """Return a statement that fails if a table does not have these rows."""
+    return f"""
+DO $$
+DECLARE found record;
+BEGIN
+    {sum_query(table, of).replace(" FROM public.", " INTO found FROM public.")};
+    IF found.count <> {row[0]} OR found.total <> '{row[1]}' THEN
+        RAISE EXCEPTION 'table {table} differs after the copy: % rows, expected {row[0]}', found.count;
+    END IF;
+END $$;
+"""
+
+
+def _psql(before: str, script: Path, after: str) -> None:
+    """Run SQL, a script and SQL in one transaction."""
+    first, last = WORK / "before.sql", WORK / "after.sql"
+    first.write_text(before)
+    last.write_text(after)
+    # The schema exists already. The parameter is one of a newer pg_dump that an older server does not know.
+    run("sed", "-i", "1,60{/^SET transaction_timeout/d;/^CREATE SCHEMA public;$/d}", str(script))
+    run(
+        *("psql", "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--single-transaction", "--output=/dev/null"),
+        *(f"--file={first}", f"--file={script}", f"--file={last}"),
+    )
+
+
+def recover() -> None:
+    """Make the stack's previous tables the current ones again, if an earlier import left them aside."""
+    session = database.connect()
+    try:
+        with session, session.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (BEFORE,))
+            if cursor.fetchone() is None:
+                return
+            cursor.execute("SELECT obj_description(%s::regnamespace, 'pg_namespace')", (BEFORE,))
+            if cursor.fetchone()[0] == MOVED:
+                for table in sorted(USERS):
+                    cursor.execute(_move(table, "public", BEFORE))
+            cursor.execute(f"DROP SCHEMA public CASCADE; ALTER SCHEMA {BEFORE} RENAME TO public")
+    finally:
+        session.close()
+    say("the previous tables of the stack are in use again")
+
+
+def finish() -> dict[str, object]:
+    """Compare the number of rows after the migration, drop the previous tables, and report.
+
+    Returns the number of rows by table, and what the old database got since the dump. Raises `Failure`.
+    """
+    rows = json.loads(ROWS.read_text())["rows"]
+    session = database.connect()
+    try:
+        with session, session.cursor() as cursor:
+            now = _counts(cursor, list(rows))
+            # Revisions are one row each; the administrator may be new.
+            wrong = [
+                f"{table}: {now.get(table)} rows, expected {count}"
+                for table, (count, _) in rows.items()
+                if table in COMPARED and now.get(table) != count
+            ]
+            if wrong:
+                raise Failure("rows are missing after the migration: " + "; ".join(wrong))
+            cursor.execute(f"DROP SCHEMA IF EXISTS {BEFORE} CASCADE")
+    finally:
+        session.close()
+    with Source() as old:
+        later = old.counts([table for table in rows if table in COMPARED])
+    late = {table: count - rows[table][0] for table, count in later.items() if count != rows[table][0]}
+    return {"rows": {table: rows[table][0] for table in rows if table in COMPARED}, "late": late}
+
+
+def _counts(cursor: object, tables: list[str]) -> Mapping[str, int]:
+    found = {}
+    existing = columns(cursor)
+    for table in tables:
+        if table in existing:
+            cursor.execute(f"SELECT count(*) FROM public.{quoted(table)}")  # type: ignore[attr-defined]  # noqa: S608
+            found[table] = cursor.fetchone()[0]  # type: ignore[attr-defined]
+    return found
+
+
+COMPARED = (
+    "experiments",
+    "experiment_tags",
+    "runs",
+    "params",
+    "metrics",
+    "latest_metrics",
+    "tags",
+    "datasets",
+    "inputs",
+    "input_tags",
+    "registered_models",
+    "registered_model_tags",
+    "registered_model_aliases",
+    "model_versions",
+    "model_version_tags",
+    "logged_models",
+    "logged_model_metrics",
+    "logged_model_params",
+    "logged_model_tags",
+    "trace_info",
+    "trace_tags",
+    "trace_request_metadata",
+    "spans",
+    "assessments",
+)
+"""Tables whose number of rows no migration changes."""

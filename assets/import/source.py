@@ -1,0 +1,141 @@
+"""The old database: Postgres, or the copy of an SQLite file. It is only read."""
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import psycopg2
+from prefixes import LOCATIONS, Prefixes
+from shell import Failure
+from tables import SETTINGS, columns, quoted
+
+FILES = Path(os.environ.get("FILES", "/run/import"))
+"""Folder with this program, the access to the old database, and what is to be rewritten."""
+WORK = Path(os.environ.get("WORK", "/staging/import"))
+"""Folder with the copy of an SQLite file, and with the dump."""
+COPY = WORK / "source.db"
+"""The copy of the SQLite file, with the schema of the new MLflow."""
+BATCH = 10_000
+ENCRYPTED = {"secrets": "cryptoKekPassphrase", "webhooks": "webhookEncryptionKey"}
+"""The data key of the values in a table, by table."""
+
+
+class Source:
+    """A read-only session with the old database, in which every query sees the same moment."""
+
+    def __init__(self) -> None:
+        """Connect. Raises `Failure`."""
+        access: dict[str, Any] = json.loads((FILES / "source.json").read_text())
+        self.postgres = bool(access)
+        if not self.postgres:
+            self._session: Any = sqlite3.connect(f"file:{COPY}?mode=ro", uri=True)
+            return
+        try:
+            self._session = psycopg2.connect(**access, connect_timeout=10, application_name="import", options=SETTINGS)
+        except psycopg2.Error as error:
+            raise Failure(f"cannot use the old database: {' '.join(str(error).split())}") from None
+        self._session.set_session(isolation_level="REPEATABLE READ", readonly=True)
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the session."""
+        self._session.close()
+
+    def cursor(self) -> Any:  # noqa: ANN401 - psycopg2 has no types
+        """Return a cursor of the session."""
+        return self._session.cursor()
+
+    def value(self, query: str) -> Any:  # noqa: ANN401
+        """Return the first column of the first row, or None without any."""
+        cursor = self.cursor()
+        cursor.execute(query)
+        row = cursor.fetchone()
+        return row[0] if row else None
+
+    def stream(self, query: str) -> Iterator[Any]:
+        """Return the first column of every row, without holding all of them."""
+        # A named cursor stays in the server, which an SQLite file does not have.
+        cursor = self._session.cursor("import") if self.postgres else self._session.cursor()
+        cursor.itersize = BATCH
+        cursor.execute(query)
+        for row in cursor:
+            yield row[0]
+        cursor.close()
+
+    def tables(self) -> list[str]:
+        """Return the names of all tables."""
+        if self.postgres:
+            return sorted(self.columns())
+        return sorted(self.stream("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"))
+
+    def columns(self) -> dict[str, list[tuple[str, str]]]:
+        """Return the columns and types of every table of a Postgres."""
+        return columns(self.cursor())
+
+    def counts(self, tables: list[str]) -> dict[str, int]:
+        """Return the number of rows of each table."""
+        return {table: int(self.value(f"SELECT count(*) FROM {quoted(table)}")) for table in tables}  # noqa: S608
+
+    def has_columns(self, table: str, *wanted: str) -> bool:
+        """Return whether a table exists and has these columns. Those of the locations are younger than MLflow 1.30."""
+        return set(self.column_names(table)).issuperset(wanted)
+
+    def column_names(self, table: str) -> list[str]:
+        """Return the names of a table's columns; empty without the table."""
+        if self.postgres:
+            return [name for name, _ in self.columns().get(table, [])]
+        return list(self.stream(f"SELECT name FROM pragma_table_info('{table}')"))  # noqa: S608 - a constant
+
+    def revision(self, table: str = "alembic_version") -> str | None:
+        """Return the revision of the schema, or None if there is none."""
+        return self.value(f"SELECT version_num FROM {table}") if table in self.tables() else None  # noqa: S608
+
+    def version(self) -> str:
+        """Return the version of the database server, in words."""
+        if self.postgres:
+            return f"Postgres {self.value('SHOW server_version').split()[0]}"
+        return f"SQLite {sqlite3.sqlite_version}"
+
+    def prefixes(self) -> Prefixes:
+        """Return the locations, counted by prefix."""
+        found = Prefixes()
+        cursor = self.cursor()
+        cursor.execute("SELECT experiment_id, artifact_location FROM experiments")
+        found.add_experiments(cursor.fetchall())
+        for table, column, condition in LOCATIONS:
+            if table != "experiments" and self.has_columns(table, column):
+                where = f" WHERE {condition}" if condition else ""
+                found.add(f"{table}.{column}", self.stream(f"SELECT {column} FROM {table}{where}"))  # noqa: S608
+        return found
+
+    def encrypted(self) -> dict[str, int]:
+        """Return how many values each data key has encrypted, without zeros."""
+        columns_of = {"secrets": "wrapped_dek", "webhooks": "secret"}
+        found: dict[str, int] = {}
+        for table, key in ENCRYPTED.items():
+            column = columns_of[table]
+            if self.has_columns(table, column):
+                rows = self.value(f"SELECT count(*) FROM {table} WHERE {column} IS NOT NULL")  # noqa: S608
+                found |= {key: rows} if rows else {}
+        return found
+
+    def ids(self) -> dict[str, set[str]]:
+        """Return what people create, by table: to tell the data of the stack's own from imported ones."""
+        return {table: set(self.stream(query)) for table, query in IDS.items() if table in self.tables()}
+
+
+IDS = {
+    "runs": "SELECT run_uuid FROM runs",
+    # By name: every server has the default experiment.
+    "experiments": "SELECT name FROM experiments WHERE experiment_id <> 0",
+    "registered_models": "SELECT name FROM registered_models",
+    "model_versions": "SELECT name || ' ' || CAST(version AS VARCHAR) FROM model_versions",
+    "trace_info": "SELECT request_id FROM trace_info",
+}
+"""Queries for what is the same in the old database and in an import of it. In SQL for Postgres and SQLite."""

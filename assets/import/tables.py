@@ -1,0 +1,55 @@
+"""The tables of a database of MLflow: a name that is safe in SQL, row counts, and a sum over all rows."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+QUOTE = '"'
+SETTINGS = "-c timezone=UTC -c datestyle=ISO -c bytea_output=hex"
+"""Options of a session, so that two Postgres servers print the same value as the same text."""
+FLOATS = ("double precision", "real")
+
+Rows = dict[str, tuple[int, int]]
+"""Number of rows, and a sum over all rows that does not depend on their order, by table."""
+
+
+def quoted(name: str) -> str:
+    """Return an identifier for SQL."""
+    return QUOTE + name.replace(QUOTE, 2 * QUOTE) + QUOTE
+
+
+def columns(cursor: Any) -> dict[str, list[tuple[str, str]]]:  # noqa: ANN401 - psycopg2 has no types
+    """Return the columns of every table of the schema public: their names and types."""
+    cursor.execute(
+        "SELECT c.table_name, column_name, data_type FROM information_schema.columns c "
+        "JOIN information_schema.tables t USING (table_schema, table_name) "
+        "WHERE table_schema = 'public' AND table_type = 'BASE TABLE' ORDER BY c.table_name, ordinal_position"
+    )
+    found: dict[str, list[tuple[str, str]]] = {}
+    for table, column, kind in cursor.fetchall():
+        found.setdefault(table, []).append((column, kind))
+    return found
+
+
+def sum_query(table: str, of: Sequence[tuple[str, str]]) -> str:
+    """Return the query for the number of rows and the sum over all rows of a table.
+
+    The sum is over 60 bits of the MD5 of each row. A float is compared by its bits: before version 12, Postgres rounds
+    it when it prints it.
+    """
+    parts = [f"float8send({quoted(name)})" if kind in FLOATS else quoted(name) for name, kind in of]
+    row = f"md5(row({', '.join(parts)})::text)"
+    # As text: the sum is a numeric, and must be equal, not almost.
+    return (
+        f"SELECT count(*) AS count, coalesce(sum(('x' || substr({row}, 1, 15))::bit(60)::bigint), 0)::text AS total "  # noqa: S608
+        f"FROM public.{quoted(table)}"
+    )
+
+
+def sums(cursor: Any, of: Mapping[str, Sequence[tuple[str, str]]]) -> Rows:  # noqa: ANN401
+    """Return the rows of each table in `of`."""
+    found: Rows = {}
+    for table, known in of.items():
+        cursor.execute(sum_query(table, known))
+        count, total = cursor.fetchone()
+        found[table] = (int(count), int(total))
+    return found

@@ -1,0 +1,1 @@
+"""`make import`: the data of an old MLflow, copied into a stack."""

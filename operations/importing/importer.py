@@ -1,0 +1,207 @@
+"""The containers of an import: they run assets/import beside the stack, with access to the old deployment."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from docker.errors import APIError
+
+from operations.common.checkout import ROOT
+from operations.common.console import StopError, relay_output
+from operations.common.stack import Stack
+from operations.data.data_keys import secret_of
+from operations.host.once import backend, packed
+from operations.host.servers import servers
+from operations.importing.reach import DEFAULT_NETWORK, OUTSIDE, endpoint, reach
+from operations.importing.source import Source
+from settings import names
+
+FILES = "/run/import"
+WORK = "/staging/import"
+FOLDERS = "/source"
+"""Where the folders of the Docker host are in the containers. As in assets/import/copying.py."""
+MEMORY_MB = 1024
+"""Rclone holds the list of all artifacts in memory, and MLflow migrates a copy of an SQLite file."""
+READ_ALL = ("DAC_READ_SEARCH", "DAC_OVERRIDE")
+"""Capabilities with which root reads folders of the Docker host that belong to any user. They are mounted read-only."""
+
+
+@dataclass(frozen=True)
+class Importer:
+    """Runs one command after another, each in a container of its own."""
+
+    stack: Stack
+    source: Source
+    files: Mapping[str, str]
+    """More files, by name: what to copy, and what to rewrite."""
+    folders: Sequence[str] = ()
+    """Folders of the Docker host that the commands read."""
+
+    def with_plan(self, moves: Sequence[Mapping[str, object]], sql: str) -> "Importer":
+        """Return one that copies and rewrites."""
+        folders = [str(move["source"]) for move in moves if str(move["source"]).startswith("/")]
+        # One inside another is mounted with it.
+        folders = [folder for folder in folders if not any(folder.startswith(f"{other}/") for other in folders)]
+        files = {"moves.json": json.dumps(list(moves)), "locations.sql": sql}
+        return Importer(self.stack, self.source, files, folders)
+
+    def run(self, command: str, tell: Callable[[str], None] = relay_output) -> None:
+        """Run a command of assets/import/importer.py; raise `StopError` if it fails."""
+        self._started(command, tell)
+
+    def ask(self, command: str, *, shown: bool = False) -> Any:  # noqa: ANN401 - JSON
+        """Run a command that returns something, and return it; raise `StopError` with its output if it fails."""
+        printed: list[str] = []
+
+        def tell(words: str) -> None:
+            printed.append(words)
+
+        self._started(command, tell, quiet=True)
+        lines = "".join(printed).strip().splitlines()
+        if shown and lines[:-1]:
+            relay_output("\n".join(lines[:-1]) + "\n")
+        return json.loads(lines[-1])
+
+    def _started(self, command: str, tell: Callable[[str], None], *, quiet: bool = False) -> None:
+        stack = self.stack
+        backup = stack.daemon.api.inspect_container(names.docker_name(stack.name, "backup"))
+        theirs = dict(entry.partition("=")[::2] for entry in backup["Config"]["Env"])
+        secrets = "/run/server-secrets"
+        environment = theirs | {
+            "PGUSER": "mlflow",
+            "PGPASS": f"{secrets}/pgpass",
+            "RCLONE_CONFIG_STORE_SHARED_CREDENTIALS_FILE": f"{secrets}/aws-credentials",
+            "TMPDIR": f"{WORK}/files",
+        }
+        old, networks, files = self._access()
+        binds = [*backup["HostConfig"]["Binds"], f"{names.docker_name(stack.name, 'server-secrets')}:{secrets}:ro"]
+        body = {
+            "Image": backup["Image"],
+            "Entrypoint": ["python3", f"{FILES}/importer.py", command],
+            "Env": [f"{key}={value}" for key, value in {**environment, **old}.items()],
+            "HostConfig": {"Binds": binds, "Mounts": self._mounts(), "Tmpfs": backup["HostConfig"]["Tmpfs"]},
+        }
+        assets = [*(ROOT / "assets" / "backup").glob("*.py"), *(ROOT / "assets" / "import").glob("*.py")]
+        everything = {path.name: path.read_text() for path in assets} | files | dict(self.files)
+        printed: list[str] = []
+
+        def pass_on(words: str) -> None:
+            printed.append(words)
+            tell(words)
+
+        networks = [*backup["NetworkSettings"]["Networks"], *networks]
+        if self._once(body, everything, networks, pass_on):
+            reason = (
+                "".join(printed).strip().removeprefix("error: ") if quiet else "the reason is above, after 'error:'"
+            )
+            raise StopError(reason)
+
+    def sqlite(self, command: str) -> None:
+        """Run a command of assets/import/from_sqlite.py in the image of MLflow; raise `StopError` if it fails."""
+        deployed = servers(self.stack)
+        environment = {
+            key: value
+            for key, value in deployed.environment.items()
+            if key in ("MLFLOW_BACKEND_STORE_URI", "PGSSLMODE")
+        }
+        environment |= {"PGPASSFILE": f"{FILES}/pgpass", "FILES": FILES, "WORK": WORK, "HOME": "/tmp"}  # noqa: S108
+        environment |= {"SOURCE": FOLDERS + self.source.file, "PYTHONWARNINGS": "ignore"}
+        scripts = ("from_sqlite.py", "tables.py")
+        files = {name: (ROOT / "assets" / "import" / name).read_text() for name in scripts} | dict(self.files)
+        files["pgpass"] = secret_of(deployed, "pgpass")
+        if deployed.scheme == "https":
+            environment |= {"PGSSLROOTCERT": f"{FILES}/{names.AUTHORITY_FILE}"}
+            files[names.AUTHORITY_FILE] = secret_of(deployed, names.AUTHORITY_FILE)
+        body = {
+            "Image": deployed.images[0],
+            "Entrypoint": ["python", "-W", "ignore", f"{FILES}/from_sqlite.py", command],
+            "Env": [f"{key}={value}" for key, value in environment.items()],
+            "HostConfig": {
+                "Binds": [f"{names.docker_name(self.stack.name, 'backup-staging')}:/staging"],
+                "Mounts": self._mounts(),
+            },
+        }
+        if self._once(body, files, backend(self.stack), relay_output):
+            raise StopError("the old database cannot be imported; the reason is above, after 'error:'")
+
+    def _once(
+        self, body: dict[str, Any], files: Mapping[str, str], networks: Sequence[str], tell: Callable[[str], None]
+    ) -> int:
+        """Run a container as root, which may read any file of the old deployment, and write none of it."""
+        host = body.pop("HostConfig")
+        body |= {
+            "User": "0:0",
+            "Cmd": [],
+            "Labels": {names.STACK_LABEL: self.stack.name},
+            "HostConfig": {
+                "CapDrop": ["ALL"],
+                "CapAdd": list(READ_ALL),
+                "SecurityOpt": ["no-new-privileges:true"],
+                "Init": True,
+                "Memory": MEMORY_MB * 2**20,
+                "MemorySwap": MEMORY_MB * 2**20,
+                "ExtraHosts": [f"{OUTSIDE}:host-gateway"],
+                **host,
+            },
+        }
+        archive = packed({f"{FILES}/{name}": content for name, content in files.items()}, 0)
+        name = names.docker_name(self.stack.name, names.IMPORT)
+        try:
+            return self.stack.daemon.once(name, body, tell, networks=list(dict.fromkeys(networks)), archive=archive)
+        except APIError as error:
+            words = str(error.explanation or error)
+            if "bind source path does not exist" in words:
+                raise StopError(f"{words.rpartition(': ')[2]}: there is no such folder on the Docker host") from None
+            if "already in use" in words or error.status_code == 409:  # noqa: PLR2004
+                raise StopError(
+                    f"another import of {self.stack.name} is running; to see its progress: docker logs -f {name}"
+                ) from None
+            raise
+
+    def _mounts(self) -> list[dict[str, object]]:
+        """Return the mounts of the old folders. The folder of an SQLite file, because files beside it belong to it."""
+        file = self.source.file
+        parent = [file if self.source.is_file_store else file.rpartition("/")[0]] if file else []
+        folders = sorted({*self.folders, *parent})
+        outer = [folder for folder in folders if not any(folder.startswith(f"{other}/") for other in folders)]
+        # Not as Binds: for those, Docker creates a folder that is missing.
+        return [{"Type": "bind", "Source": path, "Target": FOLDERS + path, "ReadOnly": True} for path in outer]
+
+    def _access(self) -> tuple[dict[str, str], list[str], dict[str, str]]:
+        """Return how to reach the old deployment: environment, networks and files."""
+        daemon, source = self.stack.daemon, self.source
+        folder = source.compose.folder
+        networks = [DEFAULT_NETWORK]
+        access: dict[str, object] = {}
+        if old := source.postgres:
+            address = reach(daemon, old.host, old.port, folder)
+            access = {"host": address.host, "port": address.port, "user": old.user, "dbname": old.database}
+            access |= {"password": old.password, "sslmode": old.sslmode}
+            networks += [address.network] if address.network else []
+        environment, files = {}, {"source.json": json.dumps(access)}
+        if old_store := source.s3:
+            url, network = endpoint(daemon, old_store.endpoint, folder) if old_store.endpoint else ("", None)
+            networks += [network] if network else []
+            prefix = "RCLONE_CONFIG_OLD_"
+            environment = {
+                f"{prefix}TYPE": "s3",
+                f"{prefix}PROVIDER": "Other" if url else "AWS",
+                f"{prefix}ENDPOINT": url,
+                f"{prefix}REGION": old_store.region,
+                f"{prefix}ENV_AUTH": "true",
+                f"{prefix}NO_CHECK_BUCKET": "true",
+                f"{prefix}SHARED_CREDENTIALS_FILE": f"{FILES}/credentials",
+                "OLD_INSECURE": "1" if old_store.insecure else "",
+            }
+            token = [f"aws_session_token = {old_store.session_token}"] if old_store.session_token else []
+            files["credentials"] = "\n".join(
+                [
+                    "[default]",
+                    f"aws_access_key_id = {old_store.access_key}",
+                    f"aws_secret_access_key = {old_store.secret_key}",
+                    *token,
+                    "",
+                ]
+            )
+        return environment, networks, files

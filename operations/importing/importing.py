@@ -1,0 +1,335 @@
+"""`make import`: copy an old MLflow into the stack, and compare."""
+
+import os
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from operations.common.console import (
+    StopError,
+    confirmed,
+    flag,
+    format_bytes,
+    make,
+    output,
+    progress,
+    require_confirmation,
+)
+from operations.common.stack import Stack
+from operations.data import data_keys, restore
+from operations.data.backup import in_container, require_container
+from operations.host.servers import servers
+from operations.importing import locations
+from operations.importing.importer import Importer
+from operations.importing.locations import Mapped, Places
+from operations.importing.source import PAGE, Source, read
+from operations.observe.status import require_containers
+from preconditions import host as preconditions
+from settings import names
+
+SHOWN = ("experiments", "runs", "metrics", "params", "registered_models", "model_versions", "trace_info")
+"""Tables whose number of rows is shown. All are compared."""
+RESERVE_BYTES = 1 << 30
+"""Space that stays free on the disk."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an import will do."""
+
+    found: Mapping[str, Any]
+    """The old database, from assets/import/inspecting.py."""
+    mapped: Sequence[Mapped]
+    moves: Sequence[Mapping[str, Any]]
+    sizes: Sequence[Mapping[str, Any]]
+    """Files and bytes of each move."""
+
+    @property
+    def bytes(self) -> int:
+        """The size of the artifacts that the stack does not have yet."""
+        return sum(size["missing_bytes"] for size in self.sizes)
+
+    @property
+    def seconds(self) -> float:
+        """How long the copy of the artifacts will take, from a sample."""
+        return sum(_seconds(size) for size in self.sizes)
+
+
+def import_(stack: Stack) -> None:
+    """Import the old deployment `SOURCE=`. `DRY_RUN=1` only says what would happen. It can be typed again.
+
+    The old deployment is only read. The stack's server runs while the artifacts are copied, and stops while the
+    database is replaced. Data of the stack's own are replaced only with `CONFIRM=`, after a backup of them.
+    """
+    dry = flag("DRY_RUN")
+    source = read(stack.name)
+    require_containers(stack)
+    require_container(stack)
+    _require_alone(stack)
+    plan, importer = _planned(stack, source)
+    _describe(stack, source, plan)
+    if dry:
+        progress("nothing was changed")
+        return
+    _approve(stack, plan)
+    started = time.monotonic()
+    importer.run("copy")
+    # What is there now must arrive. What comes later is left to the next import.
+    importer.run("remember")
+    _dump(importer, source)
+    importer.run("copy")
+    compared = importer.ask("compare", shown=True)
+    away = _switch(stack, source, plan, importer)
+    report = importer.ask("finish")
+    late = dict(report["late"]) | ({"artifacts": compared["late_artifacts"]} if compared["late_artifacts"] else {})
+    if source.file and not source.is_file_store and _written_meanwhile(importer):
+        late["the SQLite file"] = 1
+    importer.run("clean")
+    _report(stack, report, compared, late, (time.monotonic() - started, away))
+
+
+def _require_alone(stack: Stack) -> None:
+    """Raise `StopError` if there is no server, or if a restore, an export or another import runs."""
+    if not servers(stack).deployed:
+        raise StopError(f"{stack.name} has no server; type: {make('up', stack.name)}")
+    for name in (names.RESTORE, names.EXPORT, names.IMPORT):
+        if preconditions.is_running(stack.daemon, stack.name, name):
+            log = f"docker logs -f {names.docker_name(stack.name, name)}"
+            raise StopError(f"another {name} of {stack.name} is running; to see its progress: {log}")
+
+
+def _planned(stack: Stack, source: Source) -> tuple[Plan, Importer]:
+    """Look at the old deployment and return what is to be done; raise `StopError` with what cannot be done."""
+    importer = Importer(stack, source, {})
+    if source.file:
+        progress(f"copying {source.file}, and migrating the copy")
+        importer.sqlite("prepare")
+    found = importer.ask("inspect")
+    problems = _database_problems(stack, source, found)
+    places = Places(
+        main=source.artifact_root,
+        destination=source.destination,
+        given=_given(source),
+        on_host=_on_host(source),
+    )
+    try:
+        mapped = locations.mapped(found["prefixes"], places)
+    except StopError as error:
+        raise StopError("\n".join([*problems, str(error), f"  nothing was changed; {PAGE}"])) from None
+    moves = locations.moves(mapped, file_store=source.file if source.is_file_store else "")
+    if source.s3 is None and any(not str(move["source"]).startswith("/") for move in moves):
+        problems.append("the old database has locations in an S3; set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and")
+        problems.append("  MLFLOW_S3_ENDPOINT_URL (not for AWS)")
+    if problems:
+        raise StopError("\n".join(problems) + f"\n  nothing was changed; {PAGE}")
+    importer = importer.with_plan(moves, locations.rewriting(mapped, found["columns"]))
+    progress("listing the artifacts")
+    sizes = importer.ask("survey", shown=True)
+    return Plan(found, mapped, moves, sizes), importer
+
+
+def _on_host(source: Source) -> Callable[[str], str]:
+    """Return what finds a folder of the old server on the Docker host.
+
+    Relative paths begin where the old server ran: in the folder of its compose file, or beside its SQLite file.
+    """
+    if source.compose.folder or not source.file:
+        return source.compose.on_host
+    base = Path(source.file).parent
+
+    def on_host(path: str) -> str:
+        return str(base / path)
+
+    return on_host
+
+
+def _given(source: Source) -> dict[str, str]:
+    """Return the places of prefixes that are known without asking."""
+    given = locations.parsed_map(os.environ.get("MAP") or "")
+    if source.is_file_store:
+        # Its experiments remember where the folder was when they were created.
+        for prefix in (source.file, f"file://{source.file}", "./mlruns", "mlruns"):
+            given.setdefault(prefix, source.file)
+    return given
+
+
+def _database_problems(stack: Stack, source: Source, found: Mapping[str, Any]) -> list[str]:
+    """Return everything that keeps the old database from being imported."""
+    problems = []
+    if source.postgres:
+        if found["major"] > stack.settings.postgres_major:
+            problems.append(
+                f"the old database is {found['server']}, newer than Postgres {stack.settings.postgres_major} of "
+                f"{stack.name}; set mlflow:images.postgres to that version"
+            )
+        if not found["revision"] or not restore.supports_revision(stack, found["revision"]):
+            problems.append(
+                f"the old database has the schema {found['revision']}, which MLflow {servers(stack).version or ''} of "
+                f"{stack.name} does not know: a newer MLflow has migrated it; set mlflow:images.mlflow to that version"
+            )
+    for key, rows in found["encrypted"].items():
+        if key not in source.keys:
+            variable = {
+                "cryptoKekPassphrase": "MLFLOW_CRYPTO_KEK_PASSPHRASE",
+                "webhookEncryptionKey": "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY",
+            }[key]
+            problems.append(
+                f"the old database has {rows} values that are encrypted with the old server's {variable}; set it"
+            )
+    return problems
+
+
+def _describe(stack: Stack, source: Source, plan: Plan) -> None:
+    """Print the plan."""
+    found = plan.found
+    rows = ", ".join(f"{found['rows'][table]} {table}" for table in SHOWN if found["rows"].get(table))
+    progress(f"\nold database: {found['server']}, schema {found['revision']}")
+    progress(f"  {rows or 'no rows'}")
+    if found["foreign"]:
+        progress(f"  not MLflow's, not imported: {', '.join(found['foreign'])}")
+    progress("locations:")
+    for entry in plan.mapped:
+        counted = ", ".join(f"{number} {column}" for column, number in sorted(entry.rows.items()))
+        progress(f"  {entry.prefix} -> {entry.new}  ({counted})")
+    progress("artifacts:")
+    for move, size in zip(plan.moves, plan.sizes, strict=True):
+        progress(
+            f"  {move['source']}: {size['files']} files, {format_bytes(size['bytes'])}; "
+            f"to copy: {size['missing']}, {format_bytes(size['missing_bytes'])}"
+        )
+    progress(f"estimated time of the copy: {plan.seconds:.0f} s")
+    if route := source.compose.route:
+        progress(f"settings that correspond to the labels of Traefik, for {stack.path.name}:")
+        text = yaml.safe_dump({f"mlflow:{key}": value for key, value in route.items()}, sort_keys=False)
+        progress("\n".join(f"    {line}" for line in text.strip().splitlines()))
+    for line in _differences(source):
+        progress(line)
+    if plan.found["own"]:
+        progress(f"{stack.name} has data that the old deployment lacks: {_counted(plan.found['own'])}")
+
+
+def _differences(source: Source) -> list[str]:
+    """Return what will be different for the users of the old deployment."""
+    if source.destination or not source.s3:
+        return []
+    return [
+        "clients need no S3 credentials: the new server sends and receives artifacts. Remove MLFLOW_S3_ENDPOINT_URL "
+        "and AWS_* from their environment"
+    ]
+
+
+def _seconds(size: Mapping[str, Any]) -> float:
+    """Return how long a copy takes if all files are like those of the sample."""
+    if not size.get("sample_files"):
+        return 0.0
+    share = max(size["missing"] / size["sample_files"], size["missing_bytes"] / max(1, size["sample_bytes"]))
+    return float(size["sample_seconds"] * share)
+
+
+def _approve(stack: Stack, plan: Plan) -> None:
+    """Check the space, ask, and back up what will be replaced; raise `StopError` without approval."""
+    free = plan.found["free_bytes"]
+    wanted = plan.bytes + 3 * plan.found["bytes"] + RESERVE_BYTES
+    if free < wanted:
+        raise StopError(
+            f"{format_bytes(free)} are free on the Docker host, {format_bytes(wanted)} are needed\n"
+            "  nothing was changed; to free space: docs/operations/capacity.md#disk-full"
+        )
+    if plan.found["own"]:
+        require_confirmation(
+            stack.name,
+            f"This replaces {_counted(plan.found['own'])} of {stack.name}, after a backup of them.",
+            verb=f"import SOURCE={os.environ.get('SOURCE') or ''}",
+        )
+        progress("taking a backup of the data of the stack first")
+        in_container(stack, "safety")
+    elif plan.found["used"] and not confirmed(
+        f"{stack.name} has an earlier import. This replaces it with the current state of the old deployment."
+    ):
+        raise StopError("nothing was changed")
+
+
+def _dump(importer: Importer, source: Source) -> None:
+    progress("copying the old database")
+    if source.postgres:
+        importer.run("dump")
+    else:
+        importer.sqlite("prepare")
+        importer.sqlite("dump")
+        importer.run("assemble")
+
+
+def _switch(stack: Stack, source: Source, plan: Plan, importer: Importer) -> float:
+    """Replace the database while no server runs; return how long. If that fails, the stack is as it was before."""
+    deployed = servers(stack)
+    progress("stopping the server")
+    began = time.monotonic()
+    complete = loaded = False
+    try:
+        deployed.stop(for_good=True)
+        importer.run("load")
+        loaded = True
+        if source.file:
+            importer.sqlite("compare")
+        _encrypt(stack, source, plan)
+        deployed.resume()
+        restore.start(stack)
+        complete = True
+    finally:
+        if not complete and not preconditions.is_running(stack.daemon, stack.name, names.IMPORT):
+            if loaded:
+                deployed.stop(for_good=True)
+            importer.run("recover")
+            deployed.resume()
+            progress("the stack has its previous data, and its server was started again")
+    return time.monotonic() - began
+
+
+def _encrypt(stack: Stack, source: Source, plan: Plan) -> None:
+    """Encrypt the old secrets of MLflow with the data keys of the stack."""
+    if not plan.found["encrypted"]:
+        return
+    deployed = servers(stack)
+    old = {key: source.keys[key] for key in plan.found["encrypted"]}
+    new = {key: data_keys.secret_of(deployed, names.generator_of(key)) for key in old}
+    if data_keys.encrypt_rows(stack, deployed, old, new):
+        raise StopError("the old data keys do not decrypt the secrets in the old database; the reason is above")
+
+
+def _written_meanwhile(importer: Importer) -> bool:
+    try:
+        importer.sqlite("late")
+    except StopError:
+        return True
+    return False
+
+
+def _report(
+    stack: Stack,
+    report: Mapping[str, Any],
+    compared: Mapping[str, Any],
+    late: Mapping[str, int],
+    seconds: tuple[float, float],
+) -> None:
+    """Print what was imported, and what came too late."""
+    rows = sum(report["rows"].values())
+    taken, away = seconds
+    output(f"imported into {stack.name}, and equal:")
+    for table, count in report["rows"].items():
+        if count:
+            output(f"  {count:>10} {table}")
+    output(f"  {compared['artifacts']:>10} artifacts, {format_bytes(compared['artifact_bytes'])}")
+    output(f"in {taken:.0f} s, {rows} rows; the server was stopped for {away:.0f} s")
+    if late:
+        output(f"written to the old deployment meanwhile, and not imported: {_counted(late)}")
+        output(f"  to import it as well, type again: {make('import', stack.name)} SOURCE=...")
+    output(f"the old deployment was only read\n{stack.settings.route.url}")
+
+
+def _counted(rows: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {re.sub('_', ' ', table)}" for table, number in rows.items())

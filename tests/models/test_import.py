@@ -1,0 +1,364 @@
+"""Test what `make import` reads from an old deployment, and what becomes of the locations of its artifacts."""
+
+import importlib.util
+import sqlite3
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from operations.common.console import StopError
+from operations.importing import locations, reach, source
+from operations.importing.compose import Compose
+from operations.importing.locations import Mapped, Places
+
+IMPORT = Path(__file__).parents[2] / "assets" / "import"
+URI = "postgresql://mlflow:pass%40word@postgre:5432/mlflow"
+ENV = f"""
+# The old deployment.
+BUCKET=mlflow
+MLFLOW_BACKEND_STORE_URI="{URI}"
+MLFLOW_ARTIFACT_ROOT = s3://${{BUCKET}}/artifacts
+export MLFLOW_S3_ENDPOINT_URL='http://minio:9000'
+
+AWS_ACCESS_KEY_ID=minio
+AWS_SECRET_ACCESS_KEY='a secret #key'
+MLFLOW_PORT=5000
+OTHER=ignored
+"""
+COMPOSE = """
+services:
+  postgre:
+    image: postgres:15
+  mlflow:
+    command: >
+      sh -c "mlflow server --backend-store-uri ${MLFLOW_BACKEND_STORE_URI}
+      --artifacts-destination=s3://${BUCKET}/artifacts --host 0.0.0.0 --port ${MLFLOW_PORT:-5000}"
+    volumes:
+      - ./runs:/mlruns
+      - named:/var
+    labels:
+      - traefik.enable=true
+      - traefik.http.routers.mlflow.rule=Host(`mlflow.example.com`) && PathPrefix(`/`)
+      - traefik.http.routers.mlflow.entrypoints=websecure
+      - traefik.http.routers.mlflow.tls.certresolver=cloudflare
+      - traefik.http.routers.mlflow.middlewares=authelia@docker,secureHeaders@docker
+networks:
+  proxy:
+    external: true
+    name: shared-network
+"""
+
+
+@pytest.fixture(autouse=True)
+def without_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*source.VARIABLES, "SOURCE", "ARTIFACTS", "MAP"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / ".env"
+    path.write_text(ENV)
+    monkeypatch.setenv("SOURCE", str(path))
+    return path
+
+
+def test_an_env_file_is_read_with_quotes_spaces_and_variables(env: Path) -> None:
+    assert env.exists()
+    found = source.read("dev")
+    assert found.postgres == source.Postgres("postgre", 5432, "mlflow", "mlflow", "pass@word")
+    assert found.artifact_root == "s3://mlflow/artifacts"
+    assert found.s3 == source.S3("http://minio:9000", "minio", "a secret #key")
+    assert found.port == 5000
+
+
+def test_a_folder_with_an_env_file_stands_for_the_file(env: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE", str(env.parent))
+    assert source.read("dev").artifact_root == "s3://mlflow/artifacts"
+
+
+def test_no_password_is_in_the_text_of_a_source(env: Path) -> None:
+    assert env.exists()
+    assert "pass@word" not in repr(source.read("dev"))
+    assert "#key" not in repr(source.read("dev"))
+
+
+def test_the_compose_file_beside_it_completes_the_variables(env: Path) -> None:
+    (env.parent / "docker-compose.yml").write_text(COMPOSE)
+    found = source.read("dev")
+    assert found.destination == "s3://mlflow/artifacts"
+    assert found.compose.route == {
+        "hostname": "mlflow.example.com",
+        "authentication": "singleSignOn",
+        "traefik": {
+            "mode": "existing",
+            "network": "shared-network",
+            "entryPoint": "websecure",
+            "certResolver": "cloudflare",
+            "middlewares": ["authelia@docker", "secureHeaders@docker"],
+            "singleSignOn": "authelia@docker",
+        },
+    }
+    assert found.compose.on_host("/mlruns/1") == f"{env.parent}/runs/1"
+    assert found.compose.on_host("./x") == f"{env.parent}/x"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"MLFLOW_BACKEND_STORE_URI": None}, "MLFLOW_BACKEND_STORE_URI: is missing"),
+        ({"MLFLOW_BACKEND_STORE_URI": "mysql+pymysql://a:b@c/d"}, "mysql+pymysql: cannot be imported"),
+        ({"MLFLOW_BACKEND_STORE_URI": "postgresql://a:b@host:port/d"}, "is not a valid URL"),
+        ({"MLFLOW_BACKEND_STORE_URI": "postgresql://host"}, "has no database, no user"),
+        ({"AWS_SECRET_ACCESS_KEY": None}, "AWS_SECRET_ACCESS_KEY: is missing"),
+        ({"MLFLOW_S3_ENDPOINT_URL": "minio:9000"}, "must be such as http://minio:9000"),
+        ({"MLFLOW_PORT": "five"}, "must be a port number (got five)"),
+    ],
+)
+def test_a_wrong_variable_is_named(
+    changes: dict[str, str | None], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values: dict[str, str | None] = {
+        "MLFLOW_BACKEND_STORE_URI": URI,
+        "MLFLOW_ARTIFACT_ROOT": "s3://mlflow/artifacts",
+        "AWS_ACCESS_KEY_ID": "minio",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+    }
+    path = tmp_path / "old.env"
+    path.write_text("".join(f"{key}={value}\n" for key, value in (values | changes).items() if value))
+    monkeypatch.setenv("SOURCE", str(path))
+    with pytest.raises(StopError, match="nothing was changed") as error:
+        source.read("dev")
+    assert words in str(error.value)
+
+
+def test_all_problems_of_an_env_file_are_reported_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "half.env"
+    path.write_text("MLFLOW_ARTIFACT_ROOT=s3://mlflow\n")
+    monkeypatch.setenv("SOURCE", str(path))
+    with pytest.raises(StopError) as error:
+        source.read("dev")
+    for name in ("MLFLOW_BACKEND_STORE_URI", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        assert f"{name}: is missing" in str(error.value)
+
+
+def test_a_password_in_source_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE", URI)
+    with pytest.raises(StopError, match="other users of this host can read") as error:
+        source.read("dev")
+    assert "pass" not in str(error.value).replace("has a password", "")
+
+
+def test_without_source_the_variables_of_the_environment_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StopError, match=r"SOURCE= is not set.*\n.*make import STACK=team SOURCE=<path>"):
+        source.read("team")
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", URI)
+    assert source.read("team").postgres is not None
+
+
+def test_a_file_of_sqlite_and_a_folder_of_runs_are_recognized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database, runs = tmp_path / "data" / "store", tmp_path / "mlruns"
+    database.parent.mkdir()
+    with sqlite3.connect(database) as session:
+        session.execute("CREATE TABLE runs (id)")
+    (runs / "0").mkdir(parents=True)
+    monkeypatch.setenv("SOURCE", str(database))
+    assert (source.read("dev").file, source.read("dev").is_file_store) == (str(database), False)
+    monkeypatch.setenv("SOURCE", str(runs))
+    assert (source.read("dev").file, source.read("dev").is_file_store) == (str(runs), True)
+
+
+def test_a_missing_env_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE", str(tmp_path / "none.env"))
+    with pytest.raises(StopError, match="there is no such file"):
+        source.read("dev")
+
+
+@pytest.fixture(scope="module")
+def prefixes() -> Iterator[Any]:
+    spec = importlib.util.spec_from_file_location("prefixes", IMPORT / "prefixes.py")
+    assert spec
+    assert spec.loader
+    sys.modules["prefixes"] = loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    yield loaded
+    del sys.modules["prefixes"]
+
+
+RUN = "0123456789abcdef0123456789abcdef"
+
+
+def test_locations_are_counted_by_the_prefix_of_their_experiment(prefixes: Any) -> None:  # noqa: ANN401
+    found = prefixes.Prefixes()
+    found.add_experiments(
+        [(0, "s3://mlflow/artifacts/0"), (12, "s3://mlflow/artifacts/12"), (3, "s3://own/place"), (4, None)]
+    )
+    found.add(
+        "runs.artifact_uri",
+        [f"s3://mlflow/artifacts/12/{RUN}/artifacts", f"s3://own/place/{RUN}/artifacts", f"/mlruns/7/{RUN}/artifacts"],
+    )
+    found.add("model_versions.source", [f"s3://mlflow/artifacts/0/{RUN}/artifacts/model", f"runs:/{RUN}/model", None])
+    found.add("logged_models.artifact_location", [f"/mlruns/7/models/m-{RUN}/artifacts"])
+    assert {prefix: dict(rows) for prefix, rows in found.rows.items()} == {
+        "s3://mlflow/artifacts": {
+            "experiments.artifact_location": 2,
+            "runs.artifact_uri": 1,
+            "model_versions.source": 1,
+        },
+        "s3://own/place": {"experiments.artifact_location": 1, "runs.artifact_uri": 1},
+        "/mlruns": {"runs.artifact_uri": 1, "logged_models.artifact_location": 1},
+    }
+
+
+def test_both_lists_of_locations_are_equal(prefixes: Any) -> None:  # noqa: ANN401
+    assert prefixes.LOCATIONS == locations.LOCATIONS
+
+
+def places(main: str = "", destination: str = "", **given: str) -> Places:
+    return Places(main, destination, given, lambda path: path if path.startswith("/") else f"/beside/{path}")
+
+
+def targets(found: list[Mapped]) -> dict[str, tuple[str | None, str]]:
+    return {entry.prefix: (entry.place, entry.new) for entry in found}
+
+
+ROWS = {"experiments.artifact_location": 2}
+
+
+def test_the_main_place_goes_to_the_top_and_others_below_imported() -> None:
+    known = ["s3://mlflow/artifacts", "s3://own/place", "/mlruns", "mlflow-artifacts:", "s3://mlflow/artifacts/sub"]
+    found = locations.mapped(dict.fromkeys(known, ROWS), places("s3://mlflow/artifacts", "s3://mlflow/artifacts"))
+    assert targets(found) == {
+        "s3://mlflow/artifacts": ("mlflow/artifacts", "mlflow-artifacts:/"),
+        "s3://own/place": ("own/place", "mlflow-artifacts:/imported/own/place"),
+        "/mlruns": ("/mlruns", "mlflow-artifacts:/imported/mlruns"),
+        "mlflow-artifacts:": ("mlflow/artifacts", "mlflow-artifacts:/"),
+        "s3://mlflow/artifacts/sub": ("mlflow/artifacts/sub", "mlflow-artifacts:/sub"),
+    }
+    assert [move["source"] for move in locations.moves(found)] == ["/mlruns", "mlflow/artifacts", "own/place"]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "place"),
+    [
+        ("file:///home/me/ml%20runs", "/home/me/ml runs"),
+        ("file:/home/me", "/home/me"),
+        ("./mlruns", "/beside/./mlruns"),
+        ("mlruns", "/beside/mlruns"),
+        ("mlflow-artifacts://old:5000", "mlflow/artifacts"),
+        ("mlflow-artifacts:/team", "mlflow/artifacts/team"),
+    ],
+)
+def test_every_form_of_a_location_has_its_place(prefix: str, place: str) -> None:
+    found = locations.mapped({prefix: ROWS}, places(destination="s3://mlflow/artifacts"))
+    assert found[0].place == place
+
+
+def test_what_cannot_be_mapped_is_named_before_anything_is_written() -> None:
+    with pytest.raises(StopError) as error:
+        locations.mapped({"dbfs:/databricks/mlflow": ROWS, "mlflow-artifacts:": ROWS, "s3://a": ROWS}, places())
+    assert "dbfs:/databricks/mlflow (2 rows): dbfs: cannot be read from here" in str(error.value)
+    assert "mlflow-artifacts: (2 rows): the old server stored these files itself" in str(error.value)
+    assert "s3://a (" not in str(error.value)
+
+
+def test_map_names_a_place_or_keeps_a_prefix() -> None:
+    given = locations.parsed_map("dbfs:/=keep, /mlruns=/home/me/mlruns")
+    found = locations.mapped({"dbfs:/x": ROWS, "/mlruns": ROWS}, places(**given))
+    assert targets(found) == {
+        "dbfs:/x": (None, "dbfs:/x"),
+        "/mlruns": ("/home/me/mlruns", "mlflow-artifacts:/"),
+    }
+    with pytest.raises(StopError, match="must be prefix=place"):
+        locations.parsed_map("/mlruns")
+
+
+def test_a_file_store_copies_only_artifacts_and_those_of_deleted_experiments() -> None:
+    found = locations.mapped({"/runs": ROWS}, places())
+    moves = locations.moves(found, file_store="/runs")
+    assert [(move["source"], move["target"]) for move in moves] == [("/runs", ""), ("/runs/.trash", "")]
+    assert all(move["filters"] == list(locations.FILE_STORE) for move in moves)
+
+
+def test_rewriting_changes_whole_prefixes_only_and_the_longest_first() -> None:
+    known = ["s3://mlflow/artifacts", "s3://mlflow/artifacts/own's", "mlflow-artifacts://old:5000"]
+    found = locations.mapped(dict.fromkeys(known, ROWS), places("s3://mlflow/artifacts", "s3://other/served"))
+    sql = locations.rewriting(found, {"experiments": ["artifact_location"], "trace_tags": ["key", "value"]})
+    session = sqlite3.connect(":memory:")
+    session.execute("CREATE TABLE experiments (artifact_location)")
+    session.execute("CREATE TABLE trace_tags (key, value)")
+    before = {
+        "s3://mlflow/artifacts": "mlflow-artifacts:/imported/mlflow/artifacts",
+        "s3://mlflow/artifacts/1": "mlflow-artifacts:/imported/mlflow/artifacts/1",
+        "s3://mlflow/artifacts2/1": "s3://mlflow/artifacts2/1",
+        "s3://mlflow/artifacts/own's/1": "mlflow-artifacts:/imported/mlflow/artifacts/own's/1",
+        "mlflow-artifacts://old:5000/3": "mlflow-artifacts:/3",
+        "mlflow-artifacts://old:5000": "mlflow-artifacts:/",
+    }
+    session.executemany("INSERT INTO experiments VALUES (?)", [(location,) for location in before])
+    tags = [("mlflow.artifactLocation", "s3://mlflow/artifacts/1"), ("note", "s3://mlflow/artifacts/1")]
+    session.executemany("INSERT INTO trace_tags VALUES (?, ?)", tags)
+    session.executescript(sql)
+    assert [row[0] for row in session.execute("SELECT artifact_location FROM experiments")] == list(before.values())
+    assert [row[0] for row in session.execute("SELECT value FROM trace_tags")] == [
+        "mlflow-artifacts:/imported/mlflow/artifacts/1",
+        "s3://mlflow/artifacts/1",
+    ]
+    session.close()
+
+
+def container(name: str, networks: dict[str, list[str]], ports: dict[str, str] | None = None, **labels: str) -> Any:  # noqa: ANN401
+    return {
+        "Name": f"/{name}",
+        "Config": {"Hostname": name[:12], "Labels": {key.replace("_", "."): value for key, value in labels.items()}},
+        "NetworkSettings": {
+            "Networks": {
+                network: {"Aliases": aliases, "IPAddress": "172.17.0.9"} for network, aliases in networks.items()
+            },
+            "Ports": {inside: [{"HostPort": outside}] for inside, outside in (ports or {}).items()},
+        },
+    }
+
+
+def daemon(*containers: Any) -> Any:  # noqa: ANN401
+    return SimpleNamespace(
+        api=SimpleNamespace(
+            containers=lambda: [{"Id": number} for number in range(len(containers))],
+            inspect_container=lambda number: containers[number],
+        )
+    )
+
+
+def test_an_alias_of_a_compose_service_is_reached_through_its_network() -> None:
+    found = reach.reach(daemon(container("old-postgre-1", {"old_default": ["postgre"]})), "postgre", 5432, None)
+    assert found == reach.Address("postgre", 5432, "old_default")
+
+
+def test_localhost_is_reached_through_the_network_of_the_container_that_publishes_the_port() -> None:
+    published = container("db", {"old_default": ["db"]}, {"5432/tcp": "15432"})
+    assert reach.reach(daemon(published), "127.0.0.1", 15432, None) == reach.Address("db", 5432, "old_default")
+    on_bridge = container("db", {"bridge": []}, {"5432/tcp": "15432"})
+    assert reach.reach(daemon(on_bridge), "localhost", 15432, None) == reach.Address("172.17.0.9", 5432, "bridge")
+    assert reach.reach(daemon(), "localhost", 5432, None) == reach.Address(reach.OUTSIDE, 5432)
+
+
+def test_a_name_that_several_containers_have_is_refused() -> None:
+    both = daemon(container("a-db-1", {"a": ["db"]}), container("b-db-1", {"b": ["db"]}))
+    with pytest.raises(StopError, match=r"db: several containers have this name \(a-db-1, b-db-1\)"):
+        reach.reach(both, "db", 5432, None)
+
+
+def test_the_container_of_the_same_compose_project_is_preferred(tmp_path: Path) -> None:
+    ours = container("b-db-1", {"b": ["db"]})
+    ours["Config"]["Labels"][reach.FOLDER] = str(tmp_path)
+    both = daemon(container("a-db-1", {"a": ["db"]}), ours)
+    assert reach.reach(both, "db", 5432, tmp_path).network == "b"
+
+
+def test_a_compose_file_without_mlflow_says_nothing(tmp_path: Path) -> None:
+    (tmp_path / "compose.yaml").write_text("services: {web: {image: nginx}}\n")
+    assert Compose.beside(tmp_path / ".env", {}).variables == {}
