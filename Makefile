@@ -1,6 +1,6 @@
 # All commands of this project. `make` lists them. Each recipe calls a script.
 STACK ?= dev
-VARIABLES := SECRET STACK YES CONFIRM ARGS SERVICE FROM OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY LONG KILLS SEED PYTHON PORT ENGINELESS TARGET SOURCE ARTIFACTS MAP \
+VARIABLES := SECRET STACK YES CONFIRM ARGS SERVICE FROM OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY LONG KILLS SEED PYTHON PORT ENGINELESS TARGET TO SOURCE ARTIFACTS MAP \
 	REQUIRE_STACK
 # Refuse unknown variables: otherwise, `make up stack=acme` would ignore the variable and deploy dev.
 UNKNOWN := $(filter-out $(VARIABLES),$(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name))))
@@ -14,15 +14,15 @@ endif
 # Refuse words that are no command: `make down acme` would stop dev before it reports them.
 COMMANDS := $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' Makefile)
 $(foreach word,$(filter-out $(COMMANDS),$(MAKECMDGOALS)),$(error $(word): no such command; did you mean STACK=$(word)? To list the commands, type: make))
-export SOURCE ARTIFACTS MAP SECRET STACK YES CONFIRM ARGS SERVICE FROM TARGET OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY PORT
+export TO SOURCE ARTIFACTS MAP SECRET STACK YES CONFIRM ARGS SERVICE FROM TARGET OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY PORT
 
 RUN := @sh operations/bootstrap.sh# If this file has Windows line endings (CRLF), the script reports it.
 
 .DEFAULT_GOAL := help
-.PHONY: help init up preview drift down destroy status logs open url images env client password scrape authority doctor backup backups restore drill gc import export encrypt rotate prune pin test bench docs lock
+.PHONY: help init up preview drift down destroy status logs open url images env client password scrape authority doctor backup backups restore drill gc import export upgrade-postgres encrypt rotate prune pin test bench docs lock
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
 	@echo "  STACK=dev|staging|prod (now: $(STACK))  YES=1 approves a change that deletes nothing  ARGS= is passed to pulumi"
 
 init: ## create the stack file of a stack of your own: STACK=acme PORT=5055
@@ -96,6 +96,9 @@ import: ## copy the data of an old MLflow into the stack, and compare: SOURCE=<i
 
 export: ## copy database and artifacts to another Postgres and S3, such as a cluster's: TARGET=<file>, DRY_RUN=1
 	$(RUN) export
+
+upgrade-postgres: ## move the database to another major version of Postgres: TO=19; the old volume stays; DRY_RUN=1
+	$(RUN) upgrade-postgres
 
 encrypt: ## encrypt the artifacts that were there before mlflow:objectStore.encryption; DRY_RUN=1 only counts them
 	$(RUN) encrypt

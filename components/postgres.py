@@ -12,7 +12,7 @@ from runtime.credentials import Credential
 from runtime.service import Service
 from runtime.workload import Files, HealthCheck, Limits, Publish, Workload
 from settings import names
-from settings.postgres import PostgresSettings
+from settings.postgres import UID, PostgresSettings
 
 PORT = 5432
 DATABASE = USER = "mlflow"
@@ -20,9 +20,6 @@ BACKUP_ROLE = "mlflow_backup"
 """Role of the backup: reads every table and writes none."""
 MONITORING_ROLE = "mlflow_monitoring"
 """Role of the exporter: reads Postgres' statistics, and counts rows."""
-UID = 999
-"""UID of the user `postgres` in the Debian variant of the official image. In the Alpine variant it is 70, so that
-variant cannot take over the data."""
 ASSETS = Path(__file__).parent.parent / "assets" / "postgres"
 HEALTH_CHECK = f"PATH=/usr/lib/postgresql/$PG_MAJOR/bin:$PATH; exec pg_isready -h 127.0.0.1 -U {USER} -d {DATABASE}"
 """Over TCP: the temporary server that start.sh runs first listens on the socket only.

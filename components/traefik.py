@@ -207,7 +207,7 @@ def static(
 def _services(name: str, balancer: dict[str, Any], *, fails_over: bool) -> dict[str, Any]:
     """Return Traefik's services. With `fails_over`, it asks all replicas if its health check finds none ready.
 
-    While one replica is replaced, another that is only slow to answer a single health check would count as down: Traefik
+    While one replica is replaced, another that answers a single health check too late would count as down, and Traefik
     would answer HTTP 503, although both serve.
     """
     if not fails_over:

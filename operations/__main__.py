@@ -34,6 +34,7 @@ VERBS = {
     "gc": "data.gc:gc",
     "export": "data.export:export",
     "import": "importing.importing:import_",
+    "upgrade-postgres": "data.upgrade_postgres:upgrade_postgres",
     "encrypt": "data.encrypt:encrypt",
     "rotate": "rotation.rotate:rotate",
     "bench": "bench.bench:bench",
@@ -45,6 +46,7 @@ INTERRUPTED_MESSAGES = {
     **dict.fromkeys(
         ("backup", "drill", "gc"), "the operation continues in its container, and later commands wait for it"
     ),
+    "upgrade-postgres": "the server may be stopped; run the same command again: it completes the upgrade",
     "encrypt": "the server may be stopped; run the same command again: it continues, and starts the server",
     "rotate": "run the same command again: it completes the rotation",
     "import": "the old deployment is unchanged; the server may be stopped: run the same command again: it continues",
@@ -54,7 +56,7 @@ INTERRUPTED_MESSAGES = {
 """The state after an interruption of each verb that has one. Other verbs leave nothing incomplete."""
 CHANGES = {*INTERRUPTED_MESSAGES, "init", "pin", "prune", "bench"}
 """The verbs that change something. `env` and `preview` create the stack in the backend at most."""
-SUPPORT_DRY_RUN = {"restore", "import", "export", "encrypt", "rotate"}
+SUPPORT_DRY_RUN = {"upgrade-postgres", "restore", "import", "export", "encrypt", "rotate"}
 """The verbs that support DRY_RUN=1. For `up`, `preview` is the dry run."""
 
 

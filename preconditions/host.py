@@ -91,6 +91,7 @@ def _running_problems(daemon: "Daemon", stack: str) -> list[str]:
         (names.RESTORE, "a restore", restore_is_running(daemon, stack), "would be lost"),
         (names.EXPORT, "an export", export_is_running(daemon, stack), "would be missing in the copy"),
         (names.IMPORT, "an import", is_running(daemon, stack, names.IMPORT), "may be replaced"),
+        (names.UPGRADE, "an upgrade of Postgres", is_running(daemon, stack, names.UPGRADE), "may be lost"),
         (names.ROTATE, "a rotation", is_running(daemon, stack, names.ROTATE), "may be encrypted with an old data key"),
         (names.ENCRYPT, "an encryption", is_running(daemon, stack, names.ENCRYPT), "may be overwritten"),
     ):

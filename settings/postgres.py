@@ -4,6 +4,10 @@ from pydantic import Field
 
 from settings.base import Cpus, Port, Settings
 
+UID = 999
+"""UID of the user `postgres` in the Debian variant of the official image. In the Alpine variant it is 70, so that
+variant cannot take over the data."""
+
 
 class PostgresSettings(Settings):
     """The settings under `mlflow:postgres`."""

@@ -21,6 +21,8 @@ FOLDERS = Path("/source")
 """Where the folders of the Docker host are."""
 SAMPLE = WORK / "sample"
 SAMPLE_SECONDS = 4
+QUICK = ("--retries=1", "--low-level-retries=2", "--contimeout=10s")
+"""For the first questions: an address with a typing error must not be tried for minutes."""
 TRANSFERS = ("--transfers=16", "--checkers=16")
 """More than a backup has, because the server of the stack has nothing to do."""
 
@@ -75,7 +77,7 @@ def listed(place: str, rules: Iterable[str] = (), *, hashes: bool = True) -> dic
     options = ("--hash", "--hash-type=md5") if hashes else ()
     command = ("rclone", "lsjson", "--recursive", "--files-only", "--no-modtime", "--no-mimetype", *options)
     try:
-        printed = run(*command, *COMMON, *TRANSFERS, *old_options(), *rules, place)
+        printed = run(*command, *COMMON, *TRANSFERS, *(() if hashes else QUICK), *old_options(), *rules, place)
     except Failure as error:
         if "directory not found" in str(error) and not _bucket_is_missing(place):
             return {}
@@ -94,7 +96,7 @@ def _bucket_is_missing(place: str) -> bool:
         return False
     bucket = place.partition("/")[0]
     done = subprocess.run(
-        ["rclone", "lsf", "--max-depth=1", "--retries=1", *old_options(), bucket], capture_output=True, check=False
+        ["rclone", "lsf", "--max-depth=1", *QUICK, *old_options(), bucket], capture_output=True, check=False
     )
     return bool(done.returncode)
 

@@ -13,6 +13,7 @@ of this program), MLFLOW_BACKEND_STORE_URI and libpq's variables for the stack's
 import hashlib
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -32,6 +33,11 @@ ATTEMPTS = 5
 """How often the copy of a file that changes meanwhile is tried."""
 BESIDE = ("-wal", "-journal")
 """Files beside an SQLite database that belong to it. `-shm` is only an index of the first."""
+TRASH = ".trash"
+"""Folder of a file store with the deleted experiments."""
+PARTS = ("metrics", "params", "tags")
+"""Folders of a run in a file store, and the tables of what they hold."""
+RUN = re.compile("[0-9a-f]{32}")
 ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r", "\x00": None})
 """Of Postgres' COPY. A text in Postgres cannot have the character 0."""
 
@@ -96,7 +102,37 @@ def _convert() -> None:
     """Let MLflow convert a file store into SQLite. It only reads the folder, which is mounted read-only."""
     if not any(SOURCE.glob("*/meta.yaml")):
         raise Refused(f"{SOURCE}: is not a file store of MLflow: no folder in it has a meta.yaml")
-    _run("mlflow", "migrate-filestore", str(SOURCE), f"sqlite:///{COPY}")
+    (WORK / "revision").write_text("of a file store")
+    _run("mlflow", "migrate-filestore", "--no-progress", f"--source={SOURCE}", f"--target=sqlite:///{COPY}")
+
+    trash = [folder.name for folder in (SOURCE / TRASH).glob("*") if folder.is_dir()]
+    with sqlite3.connect(COPY) as session:
+        # MLflow believes the file of a deleted experiment, which says that it is active. The folder tells.
+        marks = ", ".join("?" * len(trash))
+        session.execute(f"UPDATE experiments SET lifecycle_stage = 'deleted' WHERE experiment_id IN ({marks})", trash)  # noqa: S608
+        found = {table: session.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("runs", *PARTS)}  # noqa: S608
+    wanted = _counted()
+    if wrong := [
+        f"{table}: {found[table]}, but {count} in the files" for table, count in wanted.items() if found[table] != count
+    ]:
+        raise Refused(f"MLflow did not convert everything: {'; '.join(wrong)}")
+
+
+def _counted() -> dict[str, int]:
+    """Count what the files of the runs hold: runs, and the lines and files of their metrics, parameters and tags."""
+    found = dict.fromkeys(("runs", *PARTS), 0)
+    for meta in (*SOURCE.glob("*/*/meta.yaml"), *SOURCE.glob(f"{TRASH}/*/*/meta.yaml")):
+        run = meta.parent
+        if not RUN.fullmatch(run.name):
+            continue
+        found["runs"] += 1
+        for part in PARTS:
+            files = [path for path in (run / part).rglob("*") if path.is_file()]
+            # A point that was logged twice is one row.
+            found[part] += (
+                sum(len(set(path.read_text().splitlines())) for path in files) if part == "metrics" else len(files)
+            )
+    return found
 
 
 def _migrate() -> None:
@@ -107,7 +143,8 @@ def _migrate() -> None:
     if revision not in known:
         version = (Path(sys.prefix) / "version").read_text().strip()
         raise Refused(f"the old database has the schema {revision}, which MLflow {version} of this stack does not know")
-    (WORK / "revision").write_text(revision)
+    if not (WORK / "revision").exists():
+        (WORK / "revision").write_text(revision)
     _run("mlflow", "db", "upgrade", f"sqlite:///{COPY}")
 
 

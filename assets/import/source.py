@@ -62,7 +62,8 @@ class Source:
         """Return the first column of every row, without holding all of them."""
         # A named cursor stays in the server, which an SQLite file does not have.
         cursor = self._session.cursor("import") if self.postgres else self._session.cursor()
-        cursor.itersize = BATCH
+        if self.postgres:
+            cursor.itersize = BATCH
         cursor.execute(query)
         for row in cursor:
             yield row[0]
@@ -95,6 +96,11 @@ class Source:
     def revision(self, table: str = "alembic_version") -> str | None:
         """Return the revision of the schema, or None if there is none."""
         return self.value(f"SELECT version_num FROM {table}") if table in self.tables() else None  # noqa: S608
+
+    def first_revision(self) -> str | None:
+        """Return the revision of the old schema. The copy of an SQLite file is migrated already."""
+        known = WORK / "revision"
+        return self.revision() if self.postgres else known.read_text()
 
     def version(self) -> str:
         """Return the version of the database server, in words."""

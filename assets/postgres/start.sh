@@ -49,7 +49,15 @@ use_key() {
     install -m 0600 "$SECRETS/internal-key.pem" "$SOCKETS/internal-key.pem"
 }
 
+# An interrupted upgrade leaves a folder beside an empty one: a new database there would hide the old one.
+require_no_incomplete_upgrade() {
+    [ ! -e "$PGDATA.incoming" ] ||
+        die "the move of the database to this Postgres version is not complete" \
+            "to complete it, type: make upgrade-postgres STACK=${STACK:-dev}, with TO= as before"
+}
+
 main() {
+    require_no_incomplete_upgrade
     [ -s "$PGDATA/PG_VERSION" ] || create_cluster
     reconcile_roles
     use_key

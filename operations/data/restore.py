@@ -13,7 +13,7 @@ from operations.common.console import (
     require_confirmation,
 )
 from operations.common.stack import Stack
-from operations.data import data_keys
+from operations.data import data_keys, migration
 from operations.data.backup import data_key, in_container, require_container, restore_plan
 from operations.deployment import deploy
 from operations.host.servers import servers
@@ -76,7 +76,7 @@ def restore(stack: Stack) -> None:
     others = [name for name in plan["other_keys"] if names.key_of(name) in NEXT_KEYS]
     if others:
         _encrypt_with_our_keys(stack, plan["id"], others, again)
-    start(stack)
+    _start(stack)
     progress(f"\n{stack.name} is restored from backup {plan['id'][:8]}")
     output(stack.settings.route.url)
 
@@ -218,12 +218,10 @@ def _run_restorer(stack: Stack, snapshot: str) -> int:
     return stack.daemon.once(names.docker_name(stack.name, names.RESTORE), body, relay_output, networks=networks)
 
 
-def start(stack: Stack) -> None:
+def _start(stack: Stack) -> None:
     """Migrate the restored database and start the server; raise `StopError` if that fails."""
-    daemon = stack.daemon
-    migrate = names.docker_name(stack.name, "migrate")
     deployed = servers(stack)
-    if daemon.inspect(migrate) is None or not deployed.deployed:
+    if not migration.exists(stack) or not deployed.deployed:
         # It was pruned, or removed by hand. A deployment creates it again, and it runs.
         try:
             deploy.up(stack)
@@ -233,15 +231,9 @@ def start(stack: Stack) -> None:
                 f"make up STACK={stack.name}\n{error}"
             ) from None
         return
-    progress("migrating the database if it is from an older MLflow")
-    daemon.start(migrate)
-    if code := daemon.api.wait(migrate, timeout=None)["StatusCode"]:
-        raise StopError(
-            f"{migrate} exited with code {code}:\n{daemon.logs(migrate)}\n"
-            f"  the backup is restored; fix the cause, then type: make up STACK={stack.name}"
-        )
-    progress("starting the server")
     try:
+        migration.migrate(stack)
+        progress("starting the server")
         deployed.start()
     except StopError as error:
         raise StopError(

@@ -1,14 +1,10 @@
 """`make import`: copy an old MLflow into the stack, and compare."""
 
 import os
-import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from operations.common.console import (
     StopError,
@@ -16,48 +12,24 @@ from operations.common.console import (
     flag,
     format_bytes,
     make,
-    output,
     progress,
     require_confirmation,
 )
 from operations.common.stack import Stack
-from operations.data import data_keys, restore
+from operations.data import data_keys, migration, restore
 from operations.data.backup import in_container, require_container
 from operations.host.servers import servers
 from operations.importing import locations
 from operations.importing.importer import Importer
-from operations.importing.locations import Mapped, Places
+from operations.importing.locations import Places
+from operations.importing.report import Plan, command, counted, describe, report
 from operations.importing.source import PAGE, Source, read
 from operations.observe.status import require_containers
 from preconditions import host as preconditions
 from settings import names
 
-SHOWN = ("experiments", "runs", "metrics", "params", "registered_models", "model_versions", "trace_info")
-"""Tables whose number of rows is shown. All are compared."""
 RESERVE_BYTES = 1 << 30
 """Space that stays free on the disk."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What an import will do."""
-
-    found: Mapping[str, Any]
-    """The old database, from assets/import/inspecting.py."""
-    mapped: Sequence[Mapped]
-    moves: Sequence[Mapping[str, Any]]
-    sizes: Sequence[Mapping[str, Any]]
-    """Files and bytes of each move."""
-
-    @property
-    def bytes(self) -> int:
-        """The size of the artifacts that the stack does not have yet."""
-        return sum(size["missing_bytes"] for size in self.sizes)
-
-    @property
-    def seconds(self) -> float:
-        """How long the copy of the artifacts will take, from a sample."""
-        return sum(_seconds(size) for size in self.sizes)
 
 
 def import_(stack: Stack) -> None:
@@ -69,28 +41,35 @@ def import_(stack: Stack) -> None:
     dry = flag("DRY_RUN")
     source = read(stack.name)
     require_containers(stack)
-    require_container(stack)
+    _require_backup(stack)
     _require_alone(stack)
     plan, importer = _planned(stack, source)
-    _describe(stack, source, plan)
+    describe(stack, source, plan)
     if dry:
         progress("nothing was changed")
         return
     _approve(stack, plan)
     started = time.monotonic()
     importer.run("copy")
-    # What is there now must arrive. What comes later is left to the next import.
-    importer.run("remember")
     _dump(importer, source)
+    # What is there now must arrive: every artifact of a run in the dump. What comes later is left to the next import.
+    importer.run("remember")
     importer.run("copy")
     compared = importer.ask("compare", shown=True)
-    away = _switch(stack, source, plan, importer)
-    report = importer.ask("finish")
-    late = dict(report["late"]) | ({"artifacts": compared["late_artifacts"]} if compared["late_artifacts"] else {})
+    found, away = _switch(stack, source, plan, importer)
+    late = dict(found["late"]) | ({"artifacts": compared["late_artifacts"]} if compared["late_artifacts"] else {})
     if source.file and not source.is_file_store and _written_meanwhile(importer):
         late["the SQLite file"] = 1
     importer.run("clean")
-    _report(stack, report, compared, late, (time.monotonic() - started, away))
+    report(stack, found, compared, late, (time.monotonic() - started, away))
+
+
+def _require_backup(stack: Stack) -> None:
+    """Raise `StopError` without a backup container: its image has the programs, and it backs up what is replaced."""
+    try:
+        require_container(stack)
+    except StopError as error:
+        raise StopError(f"make import works with the programs of the backup, and {error}") from None
 
 
 def _require_alone(stack: Stack) -> None:
@@ -106,6 +85,9 @@ def _require_alone(stack: Stack) -> None:
 def _planned(stack: Stack, source: Source) -> tuple[Plan, Importer]:
     """Look at the old deployment and return what is to be done; raise `StopError` with what cannot be done."""
     importer = Importer(stack, source, {})
+    if not servers(stack).running:
+        # An import that was killed may have left tables that are not migrated.
+        migration.migrate(stack)
     if source.file:
         progress(f"copying {source.file}, and migrating the copy")
         importer.sqlite("prepare")
@@ -184,53 +166,6 @@ def _database_problems(stack: Stack, source: Source, found: Mapping[str, Any]) -
     return problems
 
 
-def _describe(stack: Stack, source: Source, plan: Plan) -> None:
-    """Print the plan."""
-    found = plan.found
-    rows = ", ".join(f"{found['rows'][table]} {table}" for table in SHOWN if found["rows"].get(table))
-    progress(f"\nold database: {found['server']}, schema {found['revision']}")
-    progress(f"  {rows or 'no rows'}")
-    if found["foreign"]:
-        progress(f"  not MLflow's, not imported: {', '.join(found['foreign'])}")
-    progress("locations:")
-    for entry in plan.mapped:
-        counted = ", ".join(f"{number} {column}" for column, number in sorted(entry.rows.items()))
-        progress(f"  {entry.prefix} -> {entry.new}  ({counted})")
-    progress("artifacts:")
-    for move, size in zip(plan.moves, plan.sizes, strict=True):
-        progress(
-            f"  {move['source']}: {size['files']} files, {format_bytes(size['bytes'])}; "
-            f"to copy: {size['missing']}, {format_bytes(size['missing_bytes'])}"
-        )
-    progress(f"estimated time of the copy: {plan.seconds:.0f} s")
-    if route := source.compose.route:
-        progress(f"settings that correspond to the labels of Traefik, for {stack.path.name}:")
-        text = yaml.safe_dump({f"mlflow:{key}": value for key, value in route.items()}, sort_keys=False)
-        progress("\n".join(f"    {line}" for line in text.strip().splitlines()))
-    for line in _differences(source):
-        progress(line)
-    if plan.found["own"]:
-        progress(f"{stack.name} has data that the old deployment lacks: {_counted(plan.found['own'])}")
-
-
-def _differences(source: Source) -> list[str]:
-    """Return what will be different for the users of the old deployment."""
-    if source.destination or not source.s3:
-        return []
-    return [
-        "clients need no S3 credentials: the new server sends and receives artifacts. Remove MLFLOW_S3_ENDPOINT_URL "
-        "and AWS_* from their environment"
-    ]
-
-
-def _seconds(size: Mapping[str, Any]) -> float:
-    """Return how long a copy takes if all files are like those of the sample."""
-    if not size.get("sample_files"):
-        return 0.0
-    share = max(size["missing"] / size["sample_files"], size["missing_bytes"] / max(1, size["sample_bytes"]))
-    return float(size["sample_seconds"] * share)
-
-
 def _approve(stack: Stack, plan: Plan) -> None:
     """Check the space, ask, and back up what will be replaced; raise `StopError` without approval."""
     free = plan.found["free_bytes"]
@@ -243,8 +178,8 @@ def _approve(stack: Stack, plan: Plan) -> None:
     if plan.found["own"]:
         require_confirmation(
             stack.name,
-            f"This replaces {_counted(plan.found['own'])} of {stack.name}, after a backup of them.",
-            verb=f"import SOURCE={os.environ.get('SOURCE') or ''}",
+            f"This replaces {counted(plan.found['own'])} of {stack.name}, after a backup of them.",
+            verb=command(),
         )
         progress("taking a backup of the data of the stack first")
         in_container(stack, "safety")
@@ -264,8 +199,11 @@ def _dump(importer: Importer, source: Source) -> None:
         importer.run("assemble")
 
 
-def _switch(stack: Stack, source: Source, plan: Plan, importer: Importer) -> float:
-    """Replace the database while no server runs; return how long. If that fails, the stack is as it was before."""
+def _switch(stack: Stack, source: Source, plan: Plan, importer: Importer) -> tuple[dict[str, Any], float]:
+    """Replace the database while no server runs; return the report, and how long no server ran.
+
+    If that fails, the stack is as it was before.
+    """
     deployed = servers(stack)
     progress("stopping the server")
     began = time.monotonic()
@@ -277,17 +215,20 @@ def _switch(stack: Stack, source: Source, plan: Plan, importer: Importer) -> flo
         if source.file:
             importer.sqlite("compare")
         _encrypt(stack, source, plan)
-        deployed.resume()
-        restore.start(stack)
+        migration.migrate(stack)
+        # Before the server starts: as long as the previous tables exist, no server has used the new ones.
+        report: dict[str, Any] = importer.ask("finish")
         complete = True
+        progress("starting the server")
+        deployed.resume()
+        deployed.start()
     finally:
         if not complete and not preconditions.is_running(stack.daemon, stack.name, names.IMPORT):
             if loaded:
-                deployed.stop(for_good=True)
-            importer.run("recover")
+                importer.run("recover")
             deployed.resume()
-            progress("the stack has its previous data, and its server was started again")
-    return time.monotonic() - began
+            progress(f"{stack.name} has its previous data, and its server was started again")
+    return report, time.monotonic() - began
 
 
 def _encrypt(stack: Stack, source: Source, plan: Plan) -> None:
@@ -307,29 +248,3 @@ def _written_meanwhile(importer: Importer) -> bool:
     except StopError:
         return True
     return False
-
-
-def _report(
-    stack: Stack,
-    report: Mapping[str, Any],
-    compared: Mapping[str, Any],
-    late: Mapping[str, int],
-    seconds: tuple[float, float],
-) -> None:
-    """Print what was imported, and what came too late."""
-    rows = sum(report["rows"].values())
-    taken, away = seconds
-    output(f"imported into {stack.name}, and equal:")
-    for table, count in report["rows"].items():
-        if count:
-            output(f"  {count:>10} {table}")
-    output(f"  {compared['artifacts']:>10} artifacts, {format_bytes(compared['artifact_bytes'])}")
-    output(f"in {taken:.0f} s, {rows} rows; the server was stopped for {away:.0f} s")
-    if late:
-        output(f"written to the old deployment meanwhile, and not imported: {_counted(late)}")
-        output(f"  to import it as well, type again: {make('import', stack.name)} SOURCE=...")
-    output(f"the old deployment was only read\n{stack.settings.route.url}")
-
-
-def _counted(rows: Mapping[str, int]) -> str:
-    return ", ".join(f"{number} {re.sub('_', ' ', table)}" for table, number in rows.items())

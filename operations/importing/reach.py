@@ -79,11 +79,7 @@ def _names(container: Mapping[str, Any]) -> set[str]:
 
 
 def _inside(container: Mapping[str, Any], port: int) -> Address:
-    """Return the address of a container on one of its networks: by its name or, on Docker's default one, by its IP."""
+    """Return the address of a container on one of its networks. By its IP: not every name is in Docker's DNS."""
     networks: dict[str, Any] = container["NetworkSettings"]["Networks"]
-    named = next((name for name in networks if name not in (DEFAULT_NETWORK, "host", "none")), None)
-    if named:
-        return Address(container["Name"].lstrip("/"), port, named)
-    if DEFAULT_NETWORK in networks:
-        return Address(networks[DEFAULT_NETWORK]["IPAddress"], port, DEFAULT_NETWORK)
-    return Address(OUTSIDE, port)
+    found = next((name for name in networks if name not in ("host", "none")), None)
+    return Address(networks[found]["IPAddress"], port, found) if found else Address(OUTSIDE, port)

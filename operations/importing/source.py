@@ -32,11 +32,6 @@ VARIABLES = {
 of the usual compose files."""
 PAGE = "docs/operations/import.md"
 DRIVERS = ("postgresql", "postgres")
-DEFAULT_KEK = "mlflow-default-kek-passphrase-for-development-only"
-"""MLflow's public passphrase, used where none was set. Source: mlflow/utils/crypto.py."""
-LIBPQ_OPTIONS = ("sslmode", "sslrootcert", "options", "application_name", "connect_timeout")
-OURS = ("sslmode",)
-"""Options in the URL of a Postgres that are used. Others are about files on the old server, or its sessions."""
 
 
 @dataclass(frozen=True)

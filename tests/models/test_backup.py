@@ -824,7 +824,7 @@ def test_a_backup_with_other_data_keys_is_encrypted_with_those_of_the_stack(
         "_describe": lambda _: None,
         "supports_revision": lambda *_: True,
         "_replace_data": lambda *_: done.append("replaced"),
-        "start": lambda _: done.append("started"),
+        "_start": lambda _: done.append("started"),
         "data_key": lambda *_: "from-the-backup",
         "servers": lambda _: SimpleNamespace(secret=lambda _: b"of-the-stack"),
     }.items():
@@ -1029,7 +1029,7 @@ def test_a_failed_deployment_after_a_restore_says_that_data_is_restored(
     with pytest.raises(
         StopError, match=r"the backup is restored.*until this succeeds: make up STACK=prod\ndeploy prod\?"
     ):
-        restore.start(restorable)
+        restore._start(restorable)
 
 
 def test_safety_0_restores_when_the_backup_before_a_restore_fails(

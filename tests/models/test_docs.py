@@ -70,7 +70,7 @@ def test_every_page_and_section_named_by_a_message_exists() -> None:
 def test_every_make_verb_in_a_document_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for page in PAGES:
-        for verb in re.findall(r"^\$? ?make (?:-s )?([a-z]+)|`make (?:-s )?([a-z]+)", page.read_text(), re.MULTILINE):
+        for verb in re.findall(r"^\$? ?make (?:-s )?([a-z-]+)|`make (?:-s )?([a-z-]+)", page.read_text(), re.MULTILINE):
             assert (verb[0] or verb[1]) in targets, f"{page.name}: make {verb}"
     assert set(VERBS) <= targets
 

@@ -340,7 +340,7 @@ def test_an_alias_of_a_compose_service_is_reached_through_its_network() -> None:
 
 def test_localhost_is_reached_through_the_network_of_the_container_that_publishes_the_port() -> None:
     published = container("db", {"old_default": ["db"]}, {"5432/tcp": "15432"})
-    assert reach.reach(daemon(published), "127.0.0.1", 15432, None) == reach.Address("db", 5432, "old_default")
+    assert reach.reach(daemon(published), "127.0.0.1", 15432, None) == reach.Address("172.17.0.9", 5432, "old_default")
     on_bridge = container("db", {"bridge": []}, {"5432/tcp": "15432"})
     assert reach.reach(daemon(on_bridge), "localhost", 15432, None) == reach.Address("172.17.0.9", 5432, "bridge")
     assert reach.reach(daemon(), "localhost", 5432, None) == reach.Address(reach.OUTSIDE, 5432)

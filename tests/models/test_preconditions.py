@@ -52,7 +52,7 @@ class Host:
             return {"State": {"Running": self.restored}}
         if container == "mlflow-dev-export":
             return {"State": {"Running": self.exported}}
-        if container in ("mlflow-dev-rotate", "mlflow-dev-encrypt"):
+        if container in {f"mlflow-dev-{name}" for name in (names.ROTATE, names.ENCRYPT, names.IMPORT, names.UPGRADE)}:
             return None
         assert container.startswith("mlflow-dev-server")
         running = {"State": {"Running": self.running}, "HostConfig": {"RestartPolicy": {"Name": self.restart}}}

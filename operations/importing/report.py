@@ -1,0 +1,119 @@
+"""What `make import` says: the plan before, and the report at the end."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from operations.common.console import format_bytes, output, progress
+from operations.common.stack import Stack
+from operations.importing.locations import Mapped
+from operations.importing.source import Source
+
+SHOWN = ("experiments", "runs", "metrics", "params", "registered_models", "model_versions", "trace_info")
+"""Tables whose number of rows is shown. All are compared."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an import will do."""
+
+    found: Mapping[str, Any]
+    """The old database, from assets/import/inspecting.py."""
+    mapped: Sequence[Mapped]
+    moves: Sequence[Mapping[str, Any]]
+    sizes: Sequence[Mapping[str, Any]]
+    """Files and bytes of each move."""
+
+    @property
+    def bytes(self) -> int:
+        """The size of the artifacts that the stack does not have yet."""
+        return sum(size["missing_bytes"] for size in self.sizes)
+
+    @property
+    def seconds(self) -> float:
+        """How long the copy of the artifacts will take, from a sample."""
+        return sum(_seconds(size) for size in self.sizes)
+
+
+def describe(stack: Stack, source: Source, plan: Plan) -> None:
+    """Print the plan."""
+    found = plan.found
+    rows = ", ".join(f"{found['rows'][table]} {table}" for table in SHOWN if found["rows"].get(table))
+    progress(f"\nold database: {found['server']}, schema {found['revision']}")
+    progress(f"  {rows or 'no rows'}")
+    if found["foreign"]:
+        progress(f"  not MLflow's, not imported: {', '.join(found['foreign'])}")
+    progress("locations:")
+    for entry in plan.mapped:
+        columns = ", ".join(f"{number} {column}" for column, number in sorted(entry.rows.items()))
+        progress(f"  {entry.prefix} -> {entry.new}  ({columns})")
+    progress("artifacts:")
+    for move, size in zip(plan.moves, plan.sizes, strict=True):
+        progress(
+            f"  {move['source']}: {size['files']} files, {format_bytes(size['bytes'])}; "
+            f"to copy: {size['missing']}, {format_bytes(size['missing_bytes'])}"
+        )
+    progress(f"estimated time of the copy: {plan.seconds:.0f} s")
+    if route := source.compose.route:
+        progress(f"settings that correspond to the labels of Traefik, for {stack.path.name}:")
+        text = yaml.safe_dump({f"mlflow:{key}": value for key, value in route.items()}, sort_keys=False)
+        progress("\n".join(f"    {line}" for line in text.strip().splitlines()))
+    for line in _differences(source):
+        progress(line)
+    if plan.found["own"]:
+        progress(f"{stack.name} has data that the old deployment lacks: {counted(plan.found['own'])}")
+
+
+def _differences(source: Source) -> list[str]:
+    """Return what will be different for the users of the old deployment."""
+    if source.destination or not source.s3:
+        return []
+    return [
+        "clients need no S3 credentials: the new server sends and receives artifacts. Remove MLFLOW_S3_ENDPOINT_URL "
+        "and AWS_* from their environment"
+    ]
+
+
+def _seconds(size: Mapping[str, Any]) -> float:
+    """Return how long a copy takes if all files are like those of the sample."""
+    if not size.get("sample_files"):
+        return 0.0
+    share = max(size["missing"] / size["sample_files"], size["missing_bytes"] / max(1, size["sample_bytes"]))
+    return float(size["sample_seconds"] * share)
+
+
+def report(
+    stack: Stack,
+    found: Mapping[str, Any],
+    compared: Mapping[str, Any],
+    late: Mapping[str, int],
+    seconds: tuple[float, float],
+) -> None:
+    """Print what was imported, and what came too late."""
+    rows = sum(found["rows"].values())
+    taken, away = seconds
+    output(f"imported into {stack.name}, and equal:")
+    for table, count in found["rows"].items():
+        if count:
+            output(f"  {count:>10} {table}")
+    output(f"  {compared['artifacts']:>10} artifacts, {format_bytes(compared['artifact_bytes'])}")
+    output(f"in {taken:.0f} s, {rows} rows; the server was stopped for {away:.0f} s")
+    if late:
+        output(f"written to the old deployment meanwhile, and not imported: {counted(late)}")
+        output(f"  to import it as well, type again: make {command()} STACK={stack.name}")
+    output(f"the old deployment was only read\n{stack.settings.route.url}")
+
+
+def counted(rows: Mapping[str, int]) -> str:
+    """Return numbers of rows in words: 3 experiments, 12 runs."""
+    return ", ".join(f"{number} {re.sub('_', ' ', table)}" for table, number in rows.items())
+
+
+def command() -> str:
+    """Return the command of this import, without the stack."""
+    given = (f"{name}={os.environ[name]}" for name in ("SOURCE", "ARTIFACTS", "MAP") if os.environ.get(name))
+    return " ".join(["import", *given])

@@ -1,0 +1,406 @@
+"""Test the import of old deployments: equal through the new server, and the old ones unchanged."""
+
+import hashlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from settings import names
+from tests.stack.deployment import Deployment, free_port
+from tests.stack.edge import image
+from tests.stack.old import BUCKET, CLIENT, KEY, PASSWORD, SECRET_KEY, OldServer, Services
+
+LONG_FILL = ("20", "100000", "2000")
+FILL = ("4", "2000", "20")
+KILLS = int(os.environ.get("KILLS", "10"))
+
+
+def told(url: str, **variables: str) -> Any:  # noqa: ANN401 - JSON
+    """Return what a current client finds on a server."""
+    return json.loads(client(url, "tell", **variables))
+
+
+def client(url: str, *arguments: str, **variables: str) -> str:
+    environment = {**os.environ, **variables, "MLFLOW_TRACKING_URI": url, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(CLIENT), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def said(done: subprocess.CompletedProcess[str]) -> str:
+    return done.stdout + done.stderr
+
+
+@contextmanager
+def services(network: str) -> Iterator[Services]:
+    found = Services(network, image("postgres"), image("seaweedfs"))
+    try:
+        found.start()
+        yield found
+    finally:
+        found.remove()
+
+
+def env_file(folder: Path, **changes: str | None) -> Path:
+    values: dict[str, str | None] = {
+        "MLFLOW_BACKEND_STORE_URI": f'"postgresql://mlflow:{quote(PASSWORD, safe="")}@postgre:5432/mlflow"',
+        "MLFLOW_ARTIFACT_ROOT": f"s3://{BUCKET}/artifacts",
+        "MLFLOW_S3_ENDPOINT_URL": "'http://minio:9000'",
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": f"'{SECRET_KEY}'",
+        "MLFLOW_PORT": "5000",
+    }
+    path = folder / ".env"
+    path.write_text("".join(f"{key}={value}\n" for key, value in (values | changes).items() if value is not None))
+    return path
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    deployment = Deployment(tmp_path_factory.mktemp("import"), "dev")
+    deployment.set("server.port", free_port())
+    deployment.set("backup.enabled", value=True)
+    deployment.use(deployment.any_store)
+    try:
+        deployment.make("up")
+        yield deployment
+    finally:
+        deployment.remove()
+
+
+class Old:
+    """A deployment as a compose file makes it: Postgres, an S3 that clients use themselves, and the stack's MLflow."""
+
+    def __init__(self, target: Deployment, found: Services, folder: Path) -> None:
+        self.services, self.folder, self.port = found, folder, free_port()
+        api = target.api
+        # SQLAlchemy 2.1 has another default driver.
+        uri = f"postgresql+psycopg2://mlflow:{quote(PASSWORD, safe='')}@postgre:5432/mlflow"
+        options = ["--backend-store-uri", uri, "--default-artifact-root", f"s3://{BUCKET}/artifacts"]
+        self.container = api.create_container(
+            target.inspect("server")["Image"],
+            entrypoint=["mlflow", "server"],
+            command=[*options, "--no-serve-artifacts", "--host", "0.0.0.0"],
+            ports=[5000],
+            labels={"tests.old": found.network},
+            host_config=api.create_host_config(port_bindings={5000: ("127.0.0.1", self.port)}),
+            networking_config=api.create_networking_config(
+                {found.network: api.create_endpoint_config()}  # type: ignore[arg-type]
+            ),
+        )["Id"]
+        found.containers.append(self.container)
+        api.start(self.container)
+        deadline = time.monotonic() + 120
+        while not found.sql("SELECT to_regclass('public.experiments')"):
+            assert time.monotonic() < deadline, found.daemon.logs(self.container)
+            time.sleep(0.5)
+        self.ready()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def ready(self) -> None:
+        deadline = time.monotonic() + 60
+        while self.services.daemon.run(self.container, ["python", "-c", HEALTHY])[0]:
+            assert time.monotonic() < deadline, self.services.daemon.logs(self.container)
+            time.sleep(0.5)
+
+    def fill(self) -> None:
+        client(self.url, "fill", *FILL, **self.services.variables)
+
+    def told(self) -> Any:  # noqa: ANN401 - JSON
+        return told(self.url, **self.services.variables)
+
+    def fingerprint(self) -> str:
+        """Return what changes if anybody writes to the old database."""
+        return self.services.sql(
+            "SELECT string_agg(format('%s %s %s %s', relname, n_tup_ins, n_tup_upd, n_tup_del), ',' ORDER BY relname) "
+            "FROM pg_stat_user_tables"
+        )
+
+
+HEALTHY = "import urllib.request as r; r.urlopen('http://127.0.0.1:5000/health', timeout=2)"
+
+
+@pytest.fixture(scope="module")
+def old(target: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Old]:
+    with services(target.name("old")) as found:
+        server = Old(target, found, tmp_path_factory.mktemp("old"))
+        server.fill()
+        yield server
+
+
+NEWER = "UPDATE alembic_version SET version_num = 'ffffffffffff'"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"MLFLOW_BACKEND_STORE_URI": "postgresql://mlflow:wrong@postgre/mlflow"}, "password authentication failed"),
+        ({"MLFLOW_BACKEND_STORE_URI": "postgresql://mlflow:x@no-such-host/mlflow"}, "could not translate host name"),
+        ({"MLFLOW_S3_ENDPOINT_URL": "http://minio:9001"}, "connection refused"),
+        ({"MLFLOW_ARTIFACT_ROOT": None, "AWS_SECRET_ACCESS_KEY": None}, "AWS_SECRET_ACCESS_KEY: is missing"),
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "SignatureDoesNotMatch"),
+        ({"AWS_ACCESS_KEY_ID": "lister"}, "its files can be listed, but not read"),
+        ({"MLFLOW_BACKEND_STORE_URI": "mysql://mlflow:x@postgre/mlflow"}, "only Postgres, SQLite and a folder can"),
+    ],
+    ids=["password", "host", "endpoint", "half", "key", "no reading", "mysql"],
+)
+def test_a_source_that_cannot_be_read_is_refused_with_its_reason(
+    changes: dict[str, str | None], words: str, target: Deployment, old: Old
+) -> None:
+    since = target.inspect("server")["State"]["StartedAt"]
+    done = target.make("import", ok=False, SOURCE=str(env_file(old.folder, **changes)))
+    assert words in said(done)
+    assert "Traceback" not in said(done)
+    assert PASSWORD not in said(done)
+    assert SECRET_KEY not in said(done)
+    assert target.inspect("server")["State"]["StartedAt"] == since
+
+
+def test_a_database_that_mlflow_cannot_use_is_refused(target: Deployment, old: Old) -> None:
+    uri = f"postgresql://mlflow:{quote(PASSWORD, safe='')}@postgre/postgres"
+    done = target.make("import", ok=False, SOURCE=str(env_file(old.folder, MLFLOW_BACKEND_STORE_URI=uri)))
+    assert "the old database is not one of MLflow's" in said(done)
+    known = old.services.sql("SELECT version_num FROM alembic_version")
+    old.services.sql(NEWER)
+    try:
+        done = target.make("import", ok=False, SOURCE=str(env_file(old.folder)))
+        assert "has the schema ffffffffffff, which MLflow" in said(done)
+        assert "a newer MLflow has migrated it" in said(done)
+    finally:
+        old.services.sql(f"UPDATE alembic_version SET version_num = '{known}'")
+
+
+def test_a_bucket_that_is_missing_is_named(target: Deployment, old: Old) -> None:
+    moved = "UPDATE experiments SET artifact_location = 's3://gone/' || experiment_id"
+    back = f"UPDATE experiments SET artifact_location = 's3://{BUCKET}/artifacts/' || experiment_id"
+    old.services.sql(moved)
+    try:
+        done = target.make("import", ok=False, SOURCE=str(env_file(old.folder)))
+        assert re.search(r"gone: .*(NoSuchBucket|directory not found)", said(done), re.DOTALL)
+    finally:
+        old.services.sql(back)
+
+
+def test_a_dry_run_says_what_becomes_of_each_prefix_and_changes_nothing(target: Deployment, old: Old) -> None:
+    before, written = told(target.url), old.fingerprint()
+    done = target.make("import", SOURCE=str(env_file(old.folder)), DRY_RUN="1")
+    assert f"s3://{BUCKET}/artifacts -> mlflow-artifacts:/  (3 experiments.artifact_location" in said(done)
+    assert re.search(rf"{BUCKET}/artifacts: 2\d files, .* to copy: 2\d", said(done))
+    assert "estimated time of the copy" in said(done)
+    assert told(target.url) == before
+    assert old.fingerprint() == written
+
+
+def test_an_import_is_equal_through_the_new_server_and_leaves_the_old_one_as_it_was(
+    target: Deployment, old: Old
+) -> None:
+    before, written = old.told(), old.fingerprint()
+    done = target.make("import", SOURCE=str(env_file(old.folder)))
+    assert re.search(r"tables with \d+ rows are equal", said(done))
+    # Without the keys of the old store.
+    assert told(target.url) == before
+    assert len(before["runs"]) == 6
+    assert before["traces"]
+    assert old.fingerprint() == written
+    assert old.told() == before
+    # New runs get new artifacts beside the imported ones.
+    client(target.url, "fill", *FILL)
+    target.make("backup")
+
+
+def test_data_of_the_stack_are_replaced_only_by_name_and_after_a_backup(target: Deployment, old: Old) -> None:
+    own = told(target.url)
+    done = target.make("import", ok=False, SOURCE=str(env_file(old.folder)))
+    assert "This replaces 6 runs, 2 experiments" in said(done)
+    assert f"CONFIRM={target.stack}" in said(done)
+    assert told(target.url) == own
+    done = target.make("import", SOURCE=str(env_file(old.folder)), CONFIRM=target.stack)
+    assert "taking a backup" in said(done)
+    assert told(target.url) == old.told()
+    target.make("restore", FROM="latest", CONFIRM=target.stack)
+    assert told(target.url) == own
+    target.make("import", SOURCE=str(env_file(old.folder)), CONFIRM=target.stack)
+
+
+def test_a_second_import_copies_only_what_is_new(target: Deployment, old: Old) -> None:
+    old.fill()
+    done = target.make("import", SOURCE=str(env_file(old.folder)))
+    assert re.search(r"to copy: (2\d|30), ", said(done)), said(done)
+    assert told(target.url) == old.told()
+
+
+def test_an_import_whose_migration_fails_leaves_the_stack_as_it_was(target: Deployment, old: Old) -> None:
+    before = told(target.url)
+    known = old.services.sql("SELECT version_num FROM alembic_version")
+    # The first revision: its migrations would create tables that exist.
+    old.services.sql("UPDATE alembic_version SET version_num = '451aebb31d03'")
+    try:
+        done = target.make("import", ok=False, SOURCE=str(env_file(old.folder)))
+        assert "the previous tables of the stack are in use again" in said(done)
+    finally:
+        old.services.sql(f"UPDATE alembic_version SET version_num = '{known}'")
+    assert told(target.url) == before
+    target.make("import", SOURCE=str(env_file(old.folder)))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "server.log"
+    }
+
+
+def filled(server: OldServer, *, registry: bool = True) -> Any:  # noqa: ANN401 - JSON
+    with server.running():
+        server.client("fill", *LONG_FILL, *([] if registry else ["without a registry"]))
+        return server.told()
+
+
+def check(target: Deployment, server: OldServer, before: Any, source: Path) -> str:  # noqa: ANN401
+    """Import an old deployment, and compare it through the new server, with an old client and a new one."""
+    done = said(target.make("import", SOURCE=str(source), CONFIRM=target.stack))
+    assert server.told(target.url, {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}) == before
+    new = told(target.url)
+    assert {key: new[key] for key in before} == before
+    assert len(before["runs"]) == 22
+    return done
+
+
+@pytest.mark.long
+def test_a_compose_set_up_of_2_9_whose_clients_use_the_store_themselves(target: Deployment, tmp_path: Path) -> None:
+    with services(target.name("old-2-9")) as found:
+        uri = f"postgresql://mlflow:{quote(PASSWORD, safe='')}@127.0.0.1:{found.ports['postgre']}/mlflow"
+        options = ["--backend-store-uri", uri, "--default-artifact-root", f"s3://{BUCKET}/artifacts"]
+        server = OldServer("2.9.2", tmp_path, options, found.variables)
+        before = filled(server)
+        (tmp_path / "docker-compose.yml").write_text(COMPOSE)
+        done = check(target, server, before, env_file(tmp_path))
+        assert "mlflow:hostname: mlflow.example.com" in done
+        with server.running():
+            assert server.told() == before
+
+
+COMPOSE = """
+services:
+  mlflow:
+    command: mlflow server --backend-store-uri ${MLFLOW_BACKEND_STORE_URI} --host 0.0.0.0 --port ${MLFLOW_PORT}
+    labels:
+      - traefik.enable=true
+      - traefik.http.routers.mlflow.rule=Host(`mlflow.example.com`)
+      - traefik.http.routers.mlflow.entrypoints=websecure
+      - traefik.http.routers.mlflow.tls.certresolver=cloudflare
+      - traefik.http.routers.mlflow.middlewares=authelia@docker,secureHeaders@docker
+    networks: [shared-network]
+networks:
+  shared-network:
+    external: true
+"""
+
+
+@pytest.mark.long
+def test_sqlite_and_a_local_folder_of_2_22(target: Deployment, tmp_path: Path) -> None:
+    options = ["--backend-store-uri", "sqlite:///mlflow.db", "--default-artifact-root", "./mlruns"]
+    server = OldServer("2.22.1", tmp_path, [*options, "--no-serve-artifacts"], {})
+    before = filled(server)
+    files = digests(tmp_path)
+    check(target, server, before, tmp_path / "mlflow.db")
+    assert digests(tmp_path) == files
+
+
+@pytest.mark.long
+def test_postgres_and_served_artifacts_of_3_14(target: Deployment, tmp_path: Path) -> None:
+    with services(target.name("old-3-14")) as found:
+        port = found.ports["postgre"]
+        uri = f"postgresql://mlflow:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/mlflow"
+        options = ["--backend-store-uri", uri, "--artifacts-destination", f"s3://{BUCKET}/served"]
+        server = OldServer("3.14.0", tmp_path, options, found.variables)
+        before = filled(server)
+        source = env_file(
+            tmp_path,
+            # As published on this host.
+            MLFLOW_BACKEND_STORE_URI=f'"{uri}"',
+            MLFLOW_ARTIFACT_ROOT=None,
+            MLFLOW_ARTIFACTS_DESTINATION=f"s3://{BUCKET}/served",
+            MLFLOW_S3_ENDPOINT_URL=found.variables["MLFLOW_S3_ENDPOINT_URL"],
+        )
+        check(target, server, before, source)
+        with server.running():
+            assert server.told() == before
+
+
+@pytest.mark.long
+def test_a_file_store_of_1_30(target: Deployment, tmp_path: Path) -> None:
+    folder = tmp_path / "mlruns"
+    options = ["--backend-store-uri", "./mlruns", "--default-artifact-root", str(folder)]
+    server = OldServer("1.30.1", tmp_path, options, {})
+    before = filled(server, registry=False)
+    for run in before["runs"].values():
+        # A database of MLflow stores the largest number for an infinite one.
+        run["metrics"]["odd"] = [
+            [step, at, value.replace("inf", repr(sys.float_info.max))] for step, at, value in run["metrics"]["odd"]
+        ]
+        if run["experiment"] == "2":
+            # The old server does not find the artifacts of a deleted experiment, because it has moved them.
+            assert run["artifacts"] == {}
+            (moved,) = (folder / ".trash" / "2").glob("*/artifacts")
+            run["artifacts"] = digests(moved)
+    files = digests(folder)
+    check(target, server, before, folder)
+    assert digests(folder) == files
+
+
+@pytest.mark.long
+def test_an_import_that_is_killed_anywhere_completes_when_it_is_typed_again(target: Deployment, old: Old) -> None:
+    source = str(env_file(old.folder))
+    began = time.monotonic()
+    target.make("import", SOURCE=source, CONFIRM=target.stack)
+    whole = time.monotonic() - began
+    chosen = random.Random(27)
+    for number in range(KILLS):
+        old.fill()
+        with subprocess.Popen(
+            ["make", "-s", "import"],
+            cwd=target.checkout,
+            env={**target.environment, "SOURCE": source, "CONFIRM": target.stack},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as running:
+            time.sleep(whole * (number + chosen.random()) / KILLS)
+            os.killpg(running.pid, signal.SIGKILL)
+        if number % 2:
+            # Its container as well, at the same moment.
+            subprocess.run(
+                ["docker", "kill", names.docker_name(target.stack, names.IMPORT)], capture_output=True, check=False
+            )
+        deadline = time.monotonic() + 120
+        while (container := target.api.containers(filters={"name": f"^/{target.name(names.IMPORT)}$"})) and (
+            time.monotonic() < deadline
+        ):
+            time.sleep(0.5)
+        assert not container
+        target.make("import", SOURCE=source, CONFIRM=target.stack)
+        assert told(target.url) == old.told()
+        target.make("status")
