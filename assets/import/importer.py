@@ -1,6 +1,6 @@
 """Imports an old MLflow into a stack. Runs in the image of the backup, beside that program's modules.
 
-usage: importer.py inspect|survey|remember|copy|compare|dump|assemble|load|recover|finish|clean
+usage: importer.py inspect|survey|remember|copy|compare|dump|assemble|forget|load|recover|finish|clean
 
 Environment: that of the backup container, with the role of the server; FILES, the folder of this program, with
 source.json (access to the old Postgres; {} for an SQLite file), moves.json and locations.sql; WORK, a folder on disk.
@@ -32,6 +32,7 @@ VERBS: dict[str, Callable[[], Any]] = {
     "dump": loading.dump,
     "assemble": loading.assemble,
     "load": loading.load,
+    "forget": loading.forget,
     "recover": loading.recover,
     "finish": loading.finish,
     "clean": lambda: shutil.rmtree(WORK, ignore_errors=True),

@@ -91,11 +91,7 @@ def load() -> None:
     """Replace the stack's tables by those of `DUMP`, in one transaction; raise `Failure` if that changes nothing."""
     known = json.loads(ROWS.read_text())
     with database.locked("import", wait_s=60):
-        # An import that was killed leaves it. The tables in public are those in use since then.
-        script = [
-            f"DROP SCHEMA IF EXISTS {BEFORE} CASCADE;",
-            f"ALTER SCHEMA public RENAME TO {BEFORE}; CREATE SCHEMA public;",
-        ]
+        script = [f"ALTER SCHEMA public RENAME TO {BEFORE}; CREATE SCHEMA public;"]
         # from_sqlite.py compares the rows of an SQLite database.
         compared = {table: row for table, row in known["rows"].items() if known["columns"]}
         checks = [_must_be(table, known["columns"][table], row) for table, row in compared.items()]
@@ -140,8 +136,21 @@ def _psql(before: str, script: Path, after: str) -> None:
     )
 
 
+def forget() -> None:
+    """Drop what an import that was killed has left: since then, the tables in public are those in use."""
+    session = database.connect()
+    try:
+        with session, session.cursor() as cursor:
+            cursor.execute(f"DROP SCHEMA IF EXISTS {BEFORE} CASCADE")
+    finally:
+        session.close()
+
+
 def recover() -> None:
-    """Make the stack's previous tables the current ones again. Only while no server has used the new ones."""
+    """Make the stack's previous tables the current ones again, if `load` has replaced them.
+
+    Only while no server has used the new ones.
+    """
     session = database.connect()
     try:
         with session, session.cursor() as cursor:

@@ -22,7 +22,7 @@ WORK = "/staging/import"
 FOLDERS = "/source"
 """Where the folders of the Docker host are in the containers. As in assets/import/copying.py."""
 MEMORY_MB = 1024
-"""Rclone holds the list of all artifacts in memory, and MLflow migrates a copy of an SQLite file."""
+"""At least; more with a larger `mlflow:backup.memoryMb`. The list of all artifacts is held in memory."""
 READ_ALL = ("DAC_READ_SEARCH", "DAC_OVERRIDE")
 """Capabilities with which root reads folders of the Docker host that belong to any user. They are mounted read-only."""
 
@@ -130,6 +130,8 @@ class Importer:
     ) -> int:
         """Run a container as root, which may read any file of the old deployment, and write none of it."""
         host = body.pop("HostConfig")
+        backup = self.stack.daemon.api.inspect_container(names.docker_name(self.stack.name, "backup"))
+        memory = max(MEMORY_MB * 2**20, backup["HostConfig"]["Memory"])
         body |= {
             "User": "0:0",
             "Cmd": [],
@@ -139,8 +141,8 @@ class Importer:
                 "CapAdd": list(READ_ALL),
                 "SecurityOpt": ["no-new-privileges:true"],
                 "Init": True,
-                "Memory": MEMORY_MB * 2**20,
-                "MemorySwap": MEMORY_MB * 2**20,
+                "Memory": memory,
+                "MemorySwap": memory,
                 "ExtraHosts": [f"{OUTSIDE}:host-gateway"],
                 **host,
             },
@@ -162,7 +164,7 @@ class Importer:
     def _mounts(self) -> list[dict[str, object]]:
         """Return the mounts of the old folders. The folder of an SQLite file, because files beside it belong to it."""
         file = self.source.file
-        parent = [file if self.source.is_file_store else file.rpartition("/")[0]] if file else []
+        parent = [file if self.source.is_file_store else file.rpartition("/")[0] or "/"] if file else []
         folders = sorted({*self.folders, *parent})
         outer = [folder for folder in folders if not any(folder.startswith(f"{other}/") for other in folders)]
         # Not as Binds: for those, Docker creates a folder that is missing.

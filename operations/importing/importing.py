@@ -205,13 +205,13 @@ def _switch(stack: Stack, source: Source, plan: Plan, importer: Importer) -> tup
     If that fails, the stack is as it was before.
     """
     deployed = servers(stack)
+    importer.run("forget")
     progress("stopping the server")
     began = time.monotonic()
-    complete = loaded = False
+    complete = False
     try:
         deployed.stop(for_good=True)
         importer.run("load")
-        loaded = True
         if source.file:
             importer.sqlite("compare")
         _encrypt(stack, source, plan)
@@ -224,8 +224,8 @@ def _switch(stack: Stack, source: Source, plan: Plan, importer: Importer) -> tup
         deployed.start()
     finally:
         if not complete and not preconditions.is_running(stack.daemon, stack.name, names.IMPORT):
-            if loaded:
-                importer.run("recover")
+            # Also if `load` was interrupted: it may have committed at that moment.
+            importer.run("recover")
             deployed.resume()
             progress(f"{stack.name} has its previous data, and its server was started again")
     return report, time.monotonic() - began

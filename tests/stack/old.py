@@ -13,6 +13,7 @@ from typing import Any
 
 import urllib3
 
+from operations.importing.reach import FOLDER
 from runtime.address import resolve_host
 from runtime.daemon import Daemon
 from tests.stack.deployment import free_port
@@ -57,6 +58,8 @@ class Services:
     """A Postgres and an S3 in containers with the usual names of a compose file, on a network of their own."""
 
     network: str
+    folder: Path
+    """Where its compose file would be. Other tests have services of the same names at the same time."""
     image_of_postgres: str
     image_of_store: str
     containers: list[str] = field(default_factory=list)
@@ -111,7 +114,7 @@ class Services:
             environment=dict(environment),
             user=user,
             ports=[port],
-            labels={"tests.old": self.network},
+            labels={"tests.old": self.network, FOLDER: str(self.folder)},
             host_config=api.create_host_config(port_bindings={port: ("127.0.0.1", self.ports[alias])}),
             networking_config=api.create_networking_config(
                 {self.network: api.create_endpoint_config(aliases=[alias])}  # type: ignore[arg-type]

@@ -202,6 +202,30 @@ def test_a_failed_migration_runs_again_at_the_next_update(dev: Deployment) -> No
     works(dev)
 
 
+@pytest.mark.parametrize(
+    "ending",
+    ["raise SystemExit('broken on purpose')", pytest.param("os.kill(os.getpid(), 9)", marks=pytest.mark.long)],
+    ids=["failed", "killed"],
+)
+def test_the_old_server_serves_again_after_a_migration_that_did_not_complete(dev: Deployment, ending: str) -> None:
+    server = dev.inspect("server")["Id"]
+    dockerfile, script = dev.checkout / "mlflow" / "Dockerfile", dev.checkout / "mlflow" / "migrate.py"
+    # Another schema, so that the old server stops before the migration.
+    newer = "\nUSER 0\nRUN echo newer >/opt/mlflow/schema-revision\nUSER 10001\n"
+    kept = dockerfile.read_text()
+    dockerfile.write_text(kept + newer)
+    try:
+        with changed(script, '    uri = os.environ["MLFLOW_BACKEND_STORE_URI"]\n', f"    {ending}\n"):
+            said = refused(dev)
+    finally:
+        dockerfile.write_text(kept)
+    assert "the migration changed nothing; starting the old server again" in said
+    found = dev.inspect("server")
+    assert (found["Id"], found["State"]["Running"]) == (server, True)
+    assert found["HostConfig"]["RestartPolicy"]["Name"] == "always"
+    works(dev)
+
+
 @pytest.mark.engine
 def test_a_half_written_state_of_a_killed_update_is_repaired(dev: Deployment) -> None:
     notes = list((dev.folder / "state" / ".pulumi" / "stacks" / "mlflow").glob(f"{dev.stack}.json.attrs"))

@@ -50,8 +50,8 @@ def said(done: subprocess.CompletedProcess[str]) -> str:
 
 
 @contextmanager
-def services(network: str) -> Iterator[Services]:
-    found = Services(network, image("postgres"), image("seaweedfs"))
+def services(network: str, folder: Path) -> Iterator[Services]:
+    found = Services(network, folder, image("postgres"), image("seaweedfs"))
     try:
         found.start()
         yield found
@@ -143,8 +143,9 @@ HEALTHY = "import urllib.request as r; r.urlopen('http://127.0.0.1:5000/health',
 
 @pytest.fixture(scope="module")
 def old(target: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Old]:
-    with services(target.name("old")) as found:
-        server = Old(target, found, tmp_path_factory.mktemp("old"))
+    folder = tmp_path_factory.mktemp("old")
+    with services(target.name("old"), folder) as found:
+        server = Old(target, found, folder)
         server.fill()
         yield server
 
@@ -229,6 +230,7 @@ def test_an_import_is_equal_through_the_new_server_and_leaves_the_old_one_as_it_
     target.make("backup")
 
 
+@pytest.mark.long
 def test_data_of_the_stack_are_replaced_only_by_name_and_after_a_backup(target: Deployment, old: Old) -> None:
     own = told(target.url)
     done = target.make("import", ok=False, SOURCE=str(env_file(old.folder)))
@@ -250,6 +252,7 @@ def test_a_second_import_copies_only_what_is_new(target: Deployment, old: Old) -
     assert told(target.url) == old.told()
 
 
+@pytest.mark.long
 def test_an_import_whose_migration_fails_leaves_the_stack_as_it_was(target: Deployment, old: Old) -> None:
     before = told(target.url)
     known = old.services.sql("SELECT version_num FROM alembic_version")
@@ -290,7 +293,7 @@ def check(target: Deployment, server: OldServer, before: Any, source: Path) -> s
 
 @pytest.mark.long
 def test_a_compose_set_up_of_2_9_whose_clients_use_the_store_themselves(target: Deployment, tmp_path: Path) -> None:
-    with services(target.name("old-2-9")) as found:
+    with services(target.name("old-2-9"), tmp_path) as found:
         uri = f"postgresql://mlflow:{quote(PASSWORD, safe='')}@127.0.0.1:{found.ports['postgre']}/mlflow"
         options = ["--backend-store-uri", uri, "--default-artifact-root", f"s3://{BUCKET}/artifacts"]
         server = OldServer("2.9.2", tmp_path, options, found.variables)
@@ -331,7 +334,7 @@ def test_sqlite_and_a_local_folder_of_2_22(target: Deployment, tmp_path: Path) -
 
 @pytest.mark.long
 def test_postgres_and_served_artifacts_of_3_14(target: Deployment, tmp_path: Path) -> None:
-    with services(target.name("old-3-14")) as found:
+    with services(target.name("old-3-14"), tmp_path) as found:
         port = found.ports["postgre"]
         uri = f"postgresql://mlflow:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/mlflow"
         options = ["--backend-store-uri", uri, "--artifacts-destination", f"s3://{BUCKET}/served"]
