@@ -41,6 +41,10 @@ def wait_for_the_lock(uri):
             with session, session.cursor() as cursor:
                 cursor.execute(HOLDER, (LOCK >> 32, LOCK & 0xFFFF_FFFF, list(BLOCKING)))
                 holder = cursor.fetchone()
+                if holder is None:
+                    # From now on, an import cannot take the previous tables into use again: this server's writes would
+                    # be lost.
+                    cursor.execute("DROP SCHEMA IF EXISTS before_import CASCADE")
             session.close()
         except psycopg2.Error:
             return

@@ -17,10 +17,15 @@ from objects import COMMON, PREFIX, PROGRESS
 from shell import Failure, amount, first, run, say, show
 from source import FILES, WORK
 
+BEFORE = "before_import"
+"""Folder of the bucket, with the time of the import, for artifacts that it has overwritten."""
 FOLDERS = Path("/source")
 """Where the folders of the Docker host are."""
 SAMPLE = WORK / "sample"
-SAMPLE_SECONDS = 4
+SAMPLE_FILES, SAMPLE_BYTES = 200, 32 << 20
+"""What the dry run reads at most of each place: for its estimate, and to see whether the key may read."""
+SAMPLED = 3
+"""How many places the dry run reads from."""
 QUICK = ("--retries=1", "--low-level-retries=2", "--contimeout=10s")
 """For the first questions: an address with a typing error must not be tried for minutes."""
 TRANSFERS = ("--transfers=16", "--checkers=16")
@@ -50,8 +55,13 @@ class Move:
 
     @property
     def rules(self) -> list[str]:
-        """The filter rules as rclone's options."""
-        return [f"--filter={rule}" for rule in self.filters]
+        """Rclone's options for the files that belong to it."""
+        return [*self.links, *(f"--filter={rule}" for rule in self.filters)]
+
+    @property
+    def links(self) -> list[str]:
+        """Rclone's option for a folder: a symbolic link stands for what it points to."""
+        return ["--copy-links"] if self.source.startswith("/") else []
 
 
 def moves() -> list[Move]:
@@ -91,7 +101,8 @@ def listed(place: str, rules: Iterable[str] = (), *, hashes: bool = True) -> dic
 def _bucket_is_missing(place: str) -> bool:
     """Return whether the old bucket or folder itself does not exist: then nothing can be read."""
     if place.startswith("/"):
-        return not Path(place).is_dir()
+        # A file store has no trash if nothing was deleted.
+        return not Path(place).is_dir() and not place.endswith("/.trash")
     if not place.startswith("old:"):
         return False
     bucket = place.partition("/")[0]
@@ -124,7 +135,7 @@ def survey() -> list[dict[str, float]]:
                 "missing_bytes": sum(there[name].size for name in missing),
             }
         )
-        if there:
+        if there and len(found) <= SAMPLED:
             try:
                 found[-1] |= _sampled(move, there)
             except Failure as error:
@@ -135,45 +146,68 @@ def survey() -> list[dict[str, float]]:
 
 
 def _sampled(move: Move, there: Mapping[str, File]) -> dict[str, float]:
-    """Read files for some seconds; return how many, how many bytes, and how long it took."""
-    names = sorted(there, key=lambda name: hashlib.md5(name.encode(), usedforsecurity=False).hexdigest())[:200]
-    WORK.mkdir(parents=True, exist_ok=True)
-    chosen = WORK / "sample.names"
-    chosen.write_text("\n".join(names) + "\n")
+    """Read some files; return how many, how many bytes, and how long it took. Raises `Failure`."""
+    names = sorted(there, key=lambda name: hashlib.md5(name.encode(), usedforsecurity=False).hexdigest())
+    chosen, size = [], 0
+    for name in names[:SAMPLE_FILES]:
+        if size + there[name].size <= SAMPLE_BYTES:
+            chosen.append(name)
+            size += there[name].size
     started = time.monotonic()
-    command = [
-        *("rclone", "copy", "--no-traverse", "--retries=1", f"--max-duration={SAMPLE_SECONDS}s", "--cutoff-mode=soft"),
-        *(*COMMON, *TRANSFERS, *old_options(), f"--files-from-raw={chosen}", move.old, str(SAMPLE)),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if chosen:
+        listing = WORK / "sample.names"
+        listing.write_text("".join(f"{name}\n" for name in chosen))
+        command = ["copy", "--no-traverse", f"--files-from-raw={listing}", move.old, str(SAMPLE)]
+    else:
+        # All of them are large: the beginning of one.
+        chosen, size = names[:1], SAMPLE_BYTES
+        command = ["cat", f"--count={SAMPLE_BYTES}", f"{move.old}/{names[0]}"]
+    done = subprocess.run(
+        ["rclone", *command, *COMMON, *TRANSFERS, *QUICK, *move.links, *old_options()],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
     taken = time.monotonic() - started
-    read = [path for path in SAMPLE.rglob("*") if path.is_file()] if SAMPLE.is_dir() else []
-    sizes = [path.stat().st_size for path in read]
-    run("rm", "-rf", str(SAMPLE), str(chosen))
-    # 10 is the end of the duration.
-    if done.returncode not in (0, 10) and not sizes:
+    run("rm", "-rf", str(SAMPLE))
+    if done.returncode:
         raise Failure(f"    {first(done.stderr.strip().splitlines()[-3:])}")
-    return {"sample_files": len(sizes), "sample_bytes": sum(sizes), "sample_seconds": taken}
+    return {"sample_files": len(chosen), "sample_bytes": size, "sample_seconds": taken}
 
 
-def copy() -> None:
-    """Copy every file that the stack does not have with the same checksum. Raises `Failure`."""
+def copy(*, again: bool = False) -> None:
+    """Copy every file that the stack does not have with the same checksum. Raises `Failure`.
+
+    `again`: quietly, what came during the first copy.
+    """
     for move in moves():
-        say(f"copying the artifacts of {move.source}")
-        show(
+        if not again:
+            say(f"copying the artifacts of {move.source}")
+        (run if again else show)(
             *("rclone", "copy", "--checksum", *COMMON, *TRANSFERS, *PROGRESS, *old_options()),
+            # What the stack has under the same name, such as an artifact that was changed after an earlier import.
+            f"--backup-dir=store:{os.environ['BUCKET']}/{BEFORE}_{os.environ['STARTED']}/{move.target}".rstrip("/"),
             *(*move.rules, move.old, move.new),
         )
 
 
-def compare() -> dict[str, int]:
-    """Compare every file by its checksum. Return how many there are, their bytes, and how many came too late.
+def late() -> int:
+    """Return how many files came, or were changed, after the copy. The next import copies them."""
+    known: set[str] = set(json.loads((WORK / "artifacts.json").read_text()))
+    return sum(
+        _id(move, name, file) not in known for move in moves() for name, file in listed(move.old, move.rules).items()
+    )
 
-    A file that did not exist when the copy began, or was changed since, is too late: the next import copies it. Raises
-    `Failure` if any other file differs.
+
+def compare() -> dict[str, int]:
+    """Compare every file by its checksum. Return how many there are, and their bytes.
+
+    A file that did not exist when the copy began, or was changed since, is left to the next import. Raises `Failure` if
+    any other file differs.
     """
     known: set[str] = set(json.loads((WORK / "artifacts.json").read_text()))
-    total = size = late = 0
+    total = size = 0
     for move in moves():
         there, here = listed(move.old, move.rules), listed(move.new)
         wrong = [name for name, file in there.items() if not _equal(file, here.get(name))]
@@ -183,13 +217,23 @@ def compare() -> dict[str, int]:
             theirs, ours = _digests(move.old, unsure), _digests(move.new, unsure)
             wrong = [name for name in wrong if name not in ours or ours[name] != theirs.get(name)]
         missed = [name for name in wrong if _id(move, name, there[name]) not in known]
+        if wrong:
+            # Rclone does not copy a file again that has the same size, and no MD5.
+            again = WORK / "again.names"
+            again.write_text("".join(f"{name}\n" for name in wrong))
+            show(
+                *("rclone", "copy", "--ignore-times", "--no-traverse", *COMMON, *TRANSFERS, *old_options()),
+                *(f"--files-from-raw={again}", *move.links),
+                *(move.old, move.new),
+            )
+            theirs, ours = _digests(move.old, wrong), _digests(move.new, wrong)
+            wrong = [name for name in wrong if name not in ours or ours[name] != theirs.get(name)]
         if lost := [name for name in wrong if name not in set(missed)]:
             raise Failure(f"{len(lost)} artifacts of {move.source} are not in the object store:{first(lost)}")
-        late += len(missed)
         total += len(there) - len(missed)
         size += sum(file.size for name, file in there.items() if name not in set(missed))
     say(f"{total} artifacts, {amount(size)}: every checksum is equal")
-    return {"artifacts": total, "artifact_bytes": size, "late_artifacts": late}
+    return {"artifacts": total, "artifact_bytes": size}
 
 
 def remember() -> None:
@@ -215,4 +259,4 @@ def _digests(place: str, names: Sequence[str]) -> dict[str, str]:
         *("rclone", "hashsum", "sha256", "--download", *COMMON, *TRANSFERS, *old_options()),
         *(f"--files-from-raw={chosen}", place),
     )
-    return {name: digest for digest, _, name in (line.partition("  ") for line in printed.splitlines())}
+    return {name: digest for digest, _, name in (line.partition("  ") for line in printed.split("\n") if line)}

@@ -4,7 +4,7 @@ usage: from_sqlite.py prepare|dump|compare|late
 
 `prepare` copies the database, or lets MLflow convert the file store, and migrates the copy to this MLflow's schema.
 `dump` rewrites the locations in the copy, and writes its rows as SQL for Postgres. `compare` compares every row after
-the load. `late` fails if the SQLite file was changed since `prepare`.
+the load. `late` prints what the SQLite file got since `prepare`.
 
 Environment: SOURCE (the SQLite file, or the folder of the file store), WORK (a folder for the copy), FILES (the folder
 of this program), MLFLOW_BACKEND_STORE_URI and libpq's variables for the stack's own database.
@@ -23,12 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import psycopg2
+import psycopg2.extras
 from tables import columns, quoted
 
 WORK = Path(os.environ["WORK"])
 FILES = Path(os.environ["FILES"])
 SOURCE = Path(os.environ["SOURCE"])
-COPY, ROWS, DUMP = WORK / "source.db", WORK / "sqlite.json", WORK / "source.rows"
+COPY, LATER = WORK / "source.db", WORK / "later.db"
+ROWS, DUMP = WORK / "sqlite.json", WORK / "source.rows"
 ATTEMPTS = 5
 """How often the copy of a file that changes meanwhile is tried."""
 BESIDE = ("-wal", "-journal")
@@ -57,7 +59,7 @@ def prepare() -> None:
     _migrate()
 
 
-def _copy() -> None:
+def _copy(copy: Path = COPY) -> None:
     """Copy the file and what belongs to it. SQLite would write beside a file that it only reads."""
     if SOURCE.open("rb").read(16) != b"SQLite format 3\x00":
         raise Refused(f"{SOURCE.name}: is not an SQLite database")
@@ -65,7 +67,7 @@ def _copy() -> None:
     for _ in range(ATTEMPTS):
         before = [_digest(part) for part in parts]
         for part in parts:
-            target = COPY.with_name(part.name.replace(SOURCE.name, COPY.name))
+            target = copy.with_name(part.name.replace(SOURCE.name, copy.name))
             target.unlink(missing_ok=True)
             if part.exists():
                 shutil.copyfile(part, target)
@@ -74,7 +76,7 @@ def _copy() -> None:
             break
     else:
         raise Refused(f"{SOURCE.name}: is being written to all the time; stop the old server, then try again")
-    with sqlite3.connect(COPY) as session:
+    with sqlite3.connect(copy) as session:
         # Also takes in the changes of the file -wal.
         if (found := session.execute("PRAGMA integrity_check").fetchone()[0]) != "ok":
             raise Refused(f"{SOURCE.name}: is damaged: {found}")
@@ -84,11 +86,17 @@ def _copy() -> None:
 
 
 def late() -> None:
-    """Raise `Refused` if the file was written to since it was copied. Not for a file store, which has many."""
+    """Print how many rows the file has got since it was copied, by table, as JSON. Not for a file store."""
     parts = [SOURCE, *(SOURCE.with_name(SOURCE.name + end) for end in BESIDE)]
-    known = WORK / "digests.json"
-    if known.exists() and json.loads(known.read_text()) != [_digest(part) for part in parts]:
-        raise Refused("the old database was written to meanwhile")
+    found: dict[str, int] = {}
+    if json.loads((WORK / "digests.json").read_text()) != [_digest(part) for part in parts]:
+        known = json.loads(ROWS.read_text())
+        _copy(LATER)
+        with sqlite3.connect(LATER) as session:
+            for table in ("experiments", "runs", "metrics", "params", "tags", "model_versions"):
+                count = session.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608 - a constant
+                found |= {table: count - known[table][0]} if count != known[table][0] else {}
+    print(json.dumps(found))
 
 
 def _digest(path: Path) -> str | None:
@@ -101,7 +109,9 @@ def _digest(path: Path) -> str | None:
 def _convert() -> None:
     """Let MLflow convert a file store into SQLite. It only reads the folder, which is mounted read-only."""
     if not any(SOURCE.glob("*/meta.yaml")):
-        raise Refused(f"{SOURCE}: is not a file store of MLflow: no folder in it has a meta.yaml")
+        databases = [path.name for path in SOURCE.glob("*.db")]
+        hint = f"; there is {databases[0]} in it: name that file" if databases else ""
+        raise Refused(f"{SOURCE}: is not a file store of MLflow: no folder in it has a meta.yaml{hint}")
     (WORK / "revision").write_text("of a file store")
     _run("mlflow", "migrate-filestore", "--no-progress", f"--source={SOURCE}", f"--target=sqlite:///{COPY}")
 
@@ -187,6 +197,9 @@ def _tables(session: sqlite3.Connection) -> dict[str, list[tuple[str, str]]]:
 
 
 def _ours() -> Any:  # noqa: ANN401 - psycopg2 has no types
+    # As text: SQLite has no other type, and `null` is another value than none.
+    for register in (psycopg2.extras.register_default_json, psycopg2.extras.register_default_jsonb):
+        register(loads=lambda text: text, globally=True)
     return psycopg2.connect(os.environ["MLFLOW_BACKEND_STORE_URI"].replace("+psycopg2", ""), application_name="import")
 
 
@@ -275,8 +288,6 @@ def compare() -> None:
 
 def _read(value: Any, kind: str) -> Any:  # noqa: ANN401
     """Return a value of psycopg2 as `_value` returns one of SQLite."""
-    if kind in ("json", "jsonb") and value is not None and not isinstance(value, str):
-        return json.dumps(value)
     return _value(bytes(value) if isinstance(value, memoryview) else value, kind)
 
 
@@ -288,8 +299,8 @@ def main(command: str) -> int:
     except Refused as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+    except (OSError, sqlite3.Error) as error:
+        print(f"error: {SOURCE}: {error}", file=sys.stderr, flush=True)
         return 1
     return 0
 

@@ -1,9 +1,10 @@
 """Imports an old MLflow into a stack. Runs in the image of the backup, beside that program's modules.
 
-usage: importer.py inspect|survey|remember|copy|compare|dump|assemble|forget|load|recover|finish|clean
+usage: importer.py VERB, with the verbs below
 
 Environment: that of the backup container, with the role of the server; FILES, the folder of this program, with
-source.json (access to the old Postgres; {} for an SQLite file), moves.json and locations.sql; WORK, a folder on disk.
+source.json (access to the old Postgres; {} for an SQLite file), keys.json, moves.json and
+locations.sql; WORK, a folder on disk; STARTED, the time of the import as part of a name.
 A command that returns something prints it as the last line, as JSON.
 """
 
@@ -19,7 +20,7 @@ import copying
 import database
 import loading
 import psycopg2
-from inspecting import inspected
+from inspecting import inspected, own_now
 from shell import Failure
 from source import WORK
 
@@ -28,6 +29,7 @@ VERBS: dict[str, Callable[[], Any]] = {
     "survey": copying.survey,
     "remember": copying.remember,
     "copy": copying.copy,
+    "copy-again": lambda: copying.copy(again=True),
     "compare": copying.compare,
     "dump": loading.dump,
     "assemble": loading.assemble,
@@ -35,6 +37,9 @@ VERBS: dict[str, Callable[[], Any]] = {
     "forget": loading.forget,
     "recover": loading.recover,
     "finish": loading.finish,
+    "late": loading.late,
+    "own": own_now,
+    "wait": loading.wait,
     "clean": lambda: shutil.rmtree(WORK, ignore_errors=True),
 }
 PUBLIC = Path("/etc/ssl/certs/ca-certificates.crt")

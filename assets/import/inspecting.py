@@ -6,8 +6,10 @@ from typing import Any
 import database
 from prefixes import LOCATIONS
 from shell import Failure
-from source import IDS, WORK, Source
+from source import COPY, IDS, WORK, Source
 
+ADMINISTRATOR = "admin"
+"""MLflow's user whose password the stack generates. settings/server.py has the same."""
 CORE = ("alembic_version", "experiments", "runs", "metrics", "params", "tags")
 """Tables that every database of MLflow has."""
 
@@ -32,7 +34,7 @@ def inspected() -> dict[str, Any]:
             "foreign": [table for table in tables if table not in known],
             "prefixes": {prefix: dict(rows) for prefix, rows in old.prefixes().rows.items()},
             "encrypted": old.encrypted(),
-            "bytes": old.value("SELECT pg_database_size(current_database())") if old.postgres else 0,
+            "bytes": old.value("SELECT pg_database_size(current_database())") if old.postgres else COPY.stat().st_size,
             "used": database.used(),
             "own": own(old),
             "columns": {table: old.column_names(table) for table, _, _ in LOCATIONS if table in tables},
@@ -41,7 +43,7 @@ def inspected() -> dict[str, Any]:
 
 
 def known_tables() -> set[str]:
-    """Return the tables of MLflow: those of the stack, whose MLflow is not older, and those that it no longer has."""
+    """Return the tables of MLflow: those of the stack, whose MLflow is not older, and those of MLflow's users."""
     session = database.connect()
     try:
         cursor = session.cursor()
@@ -74,18 +76,30 @@ USERS = {
 def own(old: Source) -> dict[str, int]:
     """Return how many rows of the stack are not in the old database, by table, without zeros.
 
-    The default experiment of a new stack is not counted.
+    The default experiment of a new stack is not counted, and no users if the stack keeps its own.
     """
     theirs = old.ids()
     session = database.connect()
     try:
         cursor = session.cursor()
+        cursor.execute("SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'")
+        existing = {table for (table,) in cursor.fetchall()}
         found = {}
         for table, query in IDS.items():
+            if table not in existing or (table == "users" and table not in theirs):
+                continue
             cursor.execute(query)
             ours = {value for (value,) in cursor.fetchall() if value is not None}
+            # The administrator, whose name is always the same, is set again after the import.
+            ours -= {ADMINISTRATOR} if table == "users" else set()
             if extra := len(ours - theirs.get(table, set())):
                 found[table] = extra
     finally:
         session.close()
     return found
+
+
+def own_now() -> dict[str, int]:
+    """Return the same, asked again while no server runs: people may have used the stack during the copy."""
+    with Source() as old:
+        return own(old)

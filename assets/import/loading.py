@@ -5,14 +5,14 @@ schema `BEFORE` until the new ones are migrated and serve, so that a failure can
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import copying
 import database
 from inspecting import USERS, known_tables
 from shell import Failure, run, say
-from source import FILES, WORK, Source
+from source import FILES, WORK, Source, old_variables
 from tables import columns, quoted, sum_query, sums
 
 BEFORE = "before_import"
@@ -25,28 +25,38 @@ ROWS = WORK / "rows.json"
 
 
 def dump() -> None:
-    """Write the tables of MLflow in the old Postgres to `DUMP`, and their sums of the same moment to `ROWS`."""
+    """Write the tables of MLflow in the old Postgres to `DUMP`, and their sums of the same moment to `ROWS`.
+
+    Raises `Failure` if a value is encrypted with a data key that is not known: after the import nothing could read it.
+    """
     access = json.loads((FILES / "source.json").read_text())
     known = known_tables()
     with Source() as old:
         snapshot = old.value("SELECT pg_export_snapshot()")
         ours = {table: of for table, of in old.columns().items() if table in known}
-        foreign = [table for table in old.tables() if table not in known]
-        # The address of the old database, not of the stack's. The password is in no argument and in no file.
-        there = {f"PG{LIBPQ.get(key, key.upper())}": str(value) for key, value in access.items()}
-        outside = {key: os.environ.pop(key, None) for key in (*there, "PGPASSFILE", "PGSSLROOTCERT")}
-        os.environ.update(there)
-        try:
+        _require_keys(old)
+        foreign = [name for name in old.stream(RELATIONS) if name not in known]
+        # The password is in a file of this container and in the environment of pg_dump, and in no argument.
+        with old_variables({f"PG{LIBPQ.get(key, key.upper())}": str(value) for key, value in access.items()}):
             run(
                 *("pg_dump", "--format=plain", "--no-owner", "--no-privileges", "--no-comments", "--schema=public"),
-                *(f"--exclude-table=public.{quoted(table)}" for table in foreign),
+                *(f"--exclude-table=public.{quoted(name)}" for name in foreign),
                 *(f"--snapshot={snapshot}", f"--file={DUMP}"),
             )
-        finally:
-            for key in there:
-                del os.environ[key]
-            os.environ.update({key: value for key, value in outside.items() if value is not None})
         ROWS.write_text(json.dumps({"rows": sums(old.cursor(), ours), "columns": ours}))
+    run("sed", "-E", "-i", CORRECTIONS, str(DUMP))
+
+
+RELATIONS = (
+    "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v', 'm')"
+)
+"""Tables and views of the old database."""
+
+
+def _require_keys(old: Source) -> None:
+    given = json.loads((FILES / "keys.json").read_text())
+    if missing := {key: rows for key, rows in old.encrypted().items() if key not in given}:
+        raise Failure(f"the old server has encrypted values meanwhile ({missing}), and its data key is not given")
 
 
 def assemble() -> None:
@@ -67,6 +77,9 @@ def assemble() -> None:
                     *(*theirs, f"--section={part}"),
                 )
             )
+    run("sed", "-E", "-i", CORRECTIONS, str(DUMP))
+    with Source() as old:
+        _require_keys(old)
     ROWS.write_text(json.dumps({"rows": rows, "columns": {}}))
 
 
@@ -129,15 +142,20 @@ def _psql(before: str, script: Path, after: str) -> None:
     first, last = WORK / "before.sql", WORK / "after.sql"
     first.write_text(before)
     last.write_text(after)
-    run("sed", "-E", "-i", CORRECTIONS, str(script))
     run(
         *("psql", "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--single-transaction", "--output=/dev/null"),
         *(f"--file={first}", f"--file={script}", f"--file={last}"),
     )
 
 
+def wait() -> None:
+    """Wait until no backup or other operation holds the exclusive lock, while the server still runs."""
+    with database.locked("import"):
+        pass
+
+
 def forget() -> None:
-    """Drop what an import that was killed has left: since then, the tables in public are those in use."""
+    """Drop what an import that was killed has left: a server has used the tables in public since then."""
     session = database.connect()
     try:
         with session, session.cursor() as cursor:
@@ -149,48 +167,65 @@ def forget() -> None:
 def recover() -> None:
     """Make the stack's previous tables the current ones again, if `load` has replaced them.
 
-    Only while no server has used the new ones.
+    Only while no server has used the new ones: a server that starts drops the previous ones (mlflow/serve.py). Waits
+    for a migration that still runs.
     """
-    session = database.connect()
-    try:
-        with session, session.cursor() as cursor:
-            cursor.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (BEFORE,))
-            if cursor.fetchone() is None:
-                return
-            cursor.execute("SELECT obj_description(%s::regnamespace, 'pg_namespace')", (BEFORE,))
-            if cursor.fetchone()[0] == MOVED:
-                for table in sorted(USERS):
-                    cursor.execute(_move(table, "public", BEFORE))
-            cursor.execute(f"DROP SCHEMA public CASCADE; ALTER SCHEMA {BEFORE} RENAME TO public")
-    finally:
-        session.close()
+    with database.locked("import"):
+        session = database.connect()
+        try:
+            with session, session.cursor() as cursor:
+                cursor.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (BEFORE,))
+                if cursor.fetchone() is None:
+                    return
+                cursor.execute("SELECT obj_description(%s::regnamespace, 'pg_namespace')", (BEFORE,))
+                if cursor.fetchone()[0] == MOVED:
+                    for table in sorted(USERS):
+                        cursor.execute(_move(table, "public", BEFORE))
+                cursor.execute(f"DROP SCHEMA public CASCADE; ALTER SCHEMA {BEFORE} RENAME TO public")
+        finally:
+            session.close()
     say("the previous tables of the stack are in use again")
 
 
-def finish() -> dict[str, object]:
-    """Compare the number of rows after the migration, and drop the previous tables.
+def finish() -> dict[str, int]:
+    """Compare the number of rows after the migration, and drop the previous tables. Return the rows by table.
 
-    Returns the number of rows by table, and what the old database got since the dump. Raises `Failure`.
+    Raises `Failure`.
     """
-    rows = {table: count for table, (count, _) in json.loads(ROWS.read_text())["rows"].items() if table in COMPARED}
+    rows = _rows()
+    with database.locked("import"):
+        session = database.connect()
+        try:
+            with session, session.cursor() as cursor:
+                now = _counts(cursor, list(rows))
+                wrong = [
+                    f"{table}: {now.get(table)} rows, expected {count}"
+                    for table, count in rows.items()
+                    if now.get(table) != count
+                ]
+                if wrong:
+                    raise Failure("rows are missing after the migration: " + "; ".join(wrong))
+                cursor.execute(f"DROP SCHEMA IF EXISTS {BEFORE} CASCADE")
+        finally:
+            session.close()
+    return rows
+
+
+def late() -> dict[str, int]:
+    """Return what the old deployment has got since the dump, in rows by table, and in artifacts, without zeros."""
+    rows = _rows()
+    found = {"artifacts": copying.late()}
     with Source() as old:
-        later = old.counts(list(rows))
-    session = database.connect()
-    try:
-        with session, session.cursor() as cursor:
-            now = _counts(cursor, list(rows))
-            wrong = [
-                f"{table}: {now.get(table)} rows, expected {rows[table]}"
-                for table in rows
-                if now.get(table) != rows[table]
-            ]
-            if wrong:
-                raise Failure("rows are missing after the migration: " + "; ".join(wrong))
-            cursor.execute(f"DROP SCHEMA IF EXISTS {BEFORE} CASCADE")
-    finally:
-        session.close()
-    late = {table: count - rows[table] for table, count in later.items() if count != rows[table]}
-    return {"rows": rows, "late": late}
+        if old.postgres:
+            now = old.counts(list(rows))
+            found |= {table: count - rows[table] for table, count in now.items()}
+    return {what: number for what, number in found.items() if number}
+
+
+def _rows() -> dict[str, int]:
+    """Return the number of rows of the dump, of each table that is compared after the migration."""
+    known = json.loads(ROWS.read_text())["rows"]
+    return {table: count for table, (count, _) in known.items() if table in COMPARED}
 
 
 def _counts(cursor: object, tables: list[str]) -> Mapping[str, int]:

@@ -3,7 +3,8 @@
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +24,19 @@ ENCRYPTED = {"secrets": "cryptoKekPassphrase", "webhooks": "webhookEncryptionKey
 """The data key of the values in a table, by table."""
 
 
+@contextmanager
+def old_variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Let libpq use the address and the authorities of the old database, not those of the stack, during the block."""
+    stacks = {key: os.environ.pop(key) for key in [*os.environ] if key.startswith("PG") and key != "PGPASS"}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key in values:
+            os.environ.pop(key, None)
+        os.environ.update(stacks)
+
+
 class Source:
     """A read-only session with the old database, in which every query sees the same moment."""
 
@@ -34,9 +48,15 @@ class Source:
             self._session: Any = sqlite3.connect(f"file:{COPY}?mode=ro", uri=True)
             return
         try:
-            self._session = psycopg2.connect(**access, connect_timeout=10, application_name="import", options=SETTINGS)
+            with old_variables({}):
+                self._session = psycopg2.connect(
+                    **access, connect_timeout=10, application_name="import", options=SETTINGS
+                )
         except psycopg2.Error as error:
-            raise Failure(f"cannot use the old database: {' '.join(str(error).split())}") from None
+            raise Failure(
+                f"cannot use the old database: {' '.join(str(error).split())}\n"
+                "  if it is a container, start it; how this host's own services are reached: docs/operations/import.md"
+            ) from None
         self._session.set_session(isolation_level="REPEATABLE READ", readonly=True)
 
     def __enter__(self) -> Self:
@@ -143,5 +163,12 @@ IDS = {
     "registered_models": "SELECT name FROM registered_models",
     "model_versions": "SELECT name || ' ' || CAST(version AS VARCHAR) FROM model_versions",
     "trace_info": "SELECT request_id FROM trace_info",
+    "logged_models": "SELECT model_id FROM logged_models",
+    "evaluation_datasets": "SELECT dataset_id FROM evaluation_datasets",
+    "scorers": "SELECT scorer_id FROM scorers",
+    "webhooks": "SELECT webhook_id FROM webhooks",
+    "secrets": "SELECT secret_id FROM secrets",
+    "endpoints": "SELECT endpoint_id FROM endpoints",
+    "users": "SELECT username FROM users",
 }
 """Queries for what is the same in the old database and in an import of it. In SQL for Postgres and SQLite."""

@@ -4,8 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 QUOTE = '"'
-SETTINGS = "-c timezone=UTC -c datestyle=ISO -c bytea_output=hex"
-"""Options of a session, so that two Postgres servers print the same value as the same text."""
+SETTINGS = (
+    "-c timezone=UTC -c datestyle=ISO -c bytea_output=hex -c statement_timeout=0 "
+    "-c idle_in_transaction_session_timeout=0"
+)
+"""Options of a session, so that two Postgres servers print the same value as the same text, and none ends it."""
 FLOATS = ("double precision", "real")
 
 Rows = dict[str, tuple[int, int]]
@@ -37,7 +40,8 @@ def sum_query(table: str, of: Sequence[tuple[str, str]]) -> str:
     it when it prints it.
     """
     parts = [f"float8send({quoted(name)})" if kind in FLOATS else quoted(name) for name, kind in of]
-    row = f"md5(row({', '.join(parts)})::text)"
+    # In one encoding: that of the old database may be another.
+    row = f"md5(convert_to(row({', '.join(parts)})::text, 'UTF8'))"
     # As text: the sum is a numeric, and must be equal, not almost.
     return (
         f"SELECT count(*) AS count, coalesce(sum(('x' || substr({row}, 1, 15))::bit(60)::bigint), 0)::text AS total "  # noqa: S608

@@ -51,7 +51,7 @@ use_key() {
 
 # An interrupted upgrade leaves a folder beside an empty one: a new database there would hide the old one.
 require_no_incomplete_upgrade() {
-    [ ! -e "$PGDATA.incoming" ] ||
+    [ ! -e "$PGDATA.incoming" ] && [ ! -e "$PGDATA.incoming.new" ] ||
         die "the move of the database to this Postgres version is not complete" \
             "to complete it, type: make upgrade-postgres STACK=${STACK:-dev}, with TO= as before"
 }
@@ -60,6 +60,8 @@ main() {
     require_no_incomplete_upgrade
     [ -s "$PGDATA/PG_VERSION" ] || create_cluster
     reconcile_roles
+    # assets/upgrade/move.sh must not replace a database that was in use.
+    rm -f "$PGDATA.moved"
     use_key
     exec postgres "$@"
 }

@@ -1,6 +1,8 @@
 #!/bin/bash
 # Fills the data volume of a new Postgres with the database of the one that runs, and compares both. Runs in the new
-# image, with the volumes of the old container but its data. usage: move.sh
+# image, with the volumes of the old container but its data. usage: move.sh check|move
+#
+# `check` fails if the new volume has a database that was in use: after a way back, what was written to it is only there.
 # Environment: PGDATA, SOURCE_HOST, SOURCE_SSLMODE; beside this script are pgpass and, with TLS, authority.pem.
 set -Eeuo pipefail
 umask 077
@@ -10,6 +12,8 @@ FILES=$(dirname "$0")
 . /run/config/start.sh
 
 FINAL=$PGDATA
+# Beside a database that was moved here and that no server has used yet. start.sh removes it.
+UNUSED=$FINAL.moved
 # start.sh refuses to start while this folder exists: an incomplete move is never taken for a database.
 export PGDATA=$FINAL.incoming
 
@@ -46,8 +50,15 @@ transaction() {
     echo "COMMIT;"
 }
 
+check() {
+    [ ! -s "$FINAL/PG_VERSION" ] || [ -e "$UNUSED" ]
+}
+
 move() {
-    rm -rf "$PGDATA" "$FINAL"
+    # First: from now on, this volume is not taken for one with a database.
+    mkdir -p "$PGDATA"
+    rm -rf "$PGDATA.new" "$FINAL" "$UNUSED"
+    rm -rf "${PGDATA:?}"/*
     # Their output is that of a start, and only confuses if all goes well.
     exec 3>&1 4>&2 >/tmp/start.log 2>&1
     trap 'cat /tmp/start.log >&4' EXIT
@@ -56,7 +67,8 @@ move() {
     exec >&3 2>&4
     trap - EXIT
     pg_ctl --pgdata="$PGDATA" --wait --timeout=3600 --silent --log=/tmp/log \
-        --options="-c listen_addresses='' -c hba_file=$CONFIG/pg_hba.conf -c fsync=off" start
+        --options="-c listen_addresses='' -c hba_file=$CONFIG/pg_hba.conf -c fsync=off" start ||
+        { cat /tmp/log >&2 && die "the new database did not start"; }
     # As the owner of the database, who owns all its tables.
     transaction | PGOPTIONS="-c role=mlflow" new_db psql --quiet --no-psqlrc --set ON_ERROR_STOP=1 --output /dev/null
     export PGOPTIONS="-c timezone=UTC -c datestyle=ISO -c extra_float_digits=1"
@@ -68,9 +80,10 @@ move() {
     pg_ctl --pgdata="$PGDATA" --wait --mode=fast --silent stop
     # What was written without fsync, before the folder gets the name of a complete database.
     sync
+    touch "$UNUSED"
     mv "$PGDATA" "$FINAL"
     sync
     awk -F '|' '{rows += $2} END {print NR " tables with " rows " rows are equal in both versions"}' /tmp/old.rows
 }
 
-move
+"$1"

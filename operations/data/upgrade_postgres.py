@@ -25,12 +25,14 @@ from operations.deployment import deploy
 from operations.deployment.engine_for import engine_of
 from operations.deployment.pin import digest
 from operations.engine.engine import Engine
+from operations.host import containers
 from operations.host.once import backend, run_once
 from operations.host.servers import Servers, servers
 from operations.observe.status import require_containers
+from preconditions import host as preconditions
 from settings import names
 from settings.base import NO_DIGEST
-from settings.images import Image
+from settings.images import DEFAULTS, Image
 from settings.postgres import UID
 from settings.stack import major
 
@@ -49,33 +51,51 @@ def upgrade_postgres(stack: Stack) -> None:
     """
     dry = flag("DRY_RUN")
     require_containers(stack)
+    containers.require_no_operation(stack.daemon, stack.name)
     engine = engine_of(stack)
     ref = _wanted(stack)
     wanted = major(ref)
     assert wanted is not None, "_wanted() refuses it"  # noqa: S101
     if wanted == stack.settings.postgres_major:
-        _finish(stack, engine, ref, wanted)
+        _finish(stack, engine, ref, wanted, dry=dry)
         return
     volumes = {known for volume in stack.daemon.volumes() if (known := names.postgres_major(stack.name, volume))}
     if wanted < stack.settings.postgres_major:
         if wanted not in volumes:
+            gone = names.postgres_volume(stack.name, wanted)
             raise StopError(
-                f"TO={wanted}: there is no volume {names.postgres_volume(stack.name, wanted)} to go back to"
+                f"TO={os.environ['TO']}: is older than Postgres {stack.settings.postgres_major} of {stack.name}, and "
+                f"there is no volume {gone} to go back to; nothing was changed"
             )
         _go_back(stack, engine, ref, wanted, dry=dry)
         return
+    _go_forward(stack, engine, ref, wanted, volumes, dry=dry)
+
+
+def _go_forward(stack: Stack, engine: Engine, ref: str, wanted: int, volumes: set[int], *, dry: bool) -> None:
+    """Move the database to a newer version, for which there may be a volume already."""
     deployed = servers(stack)
     if not deployed.deployed:
         raise StopError(f"{stack.name} has no server; type: {make('up', stack.name)}")
     image = _image(stack, ref)
+    _require_valid(stack, image)
     size = _require_space(stack)
+    overwrites = wanted in volumes and _script(stack, image.name, wanted, "check") != 0
     if dry:
         progress(
             f"the database ({format_bytes(size)}) would be copied into {names.postgres_volume(stack.name, wanted)} and "
             "compared, while the server is stopped; nothing was changed"
         )
         return
-    if not confirmed(f"This stops the server of {stack.name} while its database moves to Postgres {wanted}."):
+    question = f"This stops the server of {stack.name} while its database moves to Postgres {wanted}."
+    if overwrites:
+        volume = names.postgres_volume(stack.name, wanted)
+        require_confirmation(
+            stack.name,
+            f"{volume} was in use before: what was written to it then is only there, and this deletes it.",
+            verb=f"upgrade-postgres TO={os.environ['TO']}",
+        )
+    elif not confirmed(question):
         raise StopError("nothing was changed")
     if stack.settings.backup.enabled:
         progress("taking a backup first")
@@ -96,16 +116,19 @@ def _wanted(stack: Stack) -> str:
     """Return the image of TO=; raise `StopError` if it is none."""
     given = os.environ.get("TO") or ""
     current = stack.settings.images.postgres.ref
-    example = f"{make('upgrade-postgres', stack.name)} TO={stack.settings.postgres_major + 1}"
+    packages = current.startswith(f"{names.LOCAL_REGISTRY}/")
+    example = f"{make('upgrade-postgres', stack.name)} TO=" + (
+        DEFAULTS["postgres"]["ref"] if packages else str(stack.settings.postgres_major + 1)
+    )
     if not given:
         raise StopError(f"TO= is not set: the new major version, or an image such as {current}\n  type: {example}")
     if re.fullmatch(r"\d+(\.\d+)*", given):
         if given == str(stack.settings.postgres_major):
             return current
-        if current.startswith(f"{names.LOCAL_REGISTRY}/"):
+        if packages:
             raise StopError(
                 f"TO={given}: Debian's packages have Postgres {stack.settings.postgres_major} only\n"
-                f"  name an image that is on the host, such as TO=docker.io/library/postgres:{given}; {PAGE}"
+                f"  name an image, such as: {example}; {PAGE}"
             )
         return f"{current.rpartition(':')[0]}:{given}"
     if major(given) is None:
@@ -148,58 +171,74 @@ def _require_space(stack: Stack) -> int:
     return size
 
 
-def _move(stack: Stack, deployed: Servers, image: str, wanted: int) -> None:
-    """Stop the server, and fill and compare the new volume; raise `StopError`, with the server started, if it fails."""
+def _require_valid(stack: Stack, image: Image) -> None:
+    """Raise `StopError` if the stack file would not be valid with this image, while nothing has changed."""
+    stack.settings_with(images={"postgres": {"ref": image.ref, "digest": image.digest}})
+    if stack.settings.images.backup is not None:
+        raise StopError(
+            f"mlflow:images.backup: {stack.settings.images.backup.ref} has the programs of Postgres "
+            f"{stack.settings.postgres_major}, which cannot read a newer one\n"
+            f"  remove it, or name one that was built on {image.ref}; nothing was changed; {PAGE}"
+        )
+
+
+def _script(stack: Stack, image: str, wanted: int, command: str) -> int:
+    """Run assets/upgrade/move.sh in the new image, with the volumes of the old container; return its exit code."""
+    deployed = servers(stack)
     old = stack.daemon.api.inspect_container(names.docker_name(stack.name, "postgres"))
     binds = [bind for bind in old["HostConfig"]["Binds"] if not bind.split(":")[1].startswith("/var/lib/postgresql")]
     trusted = deployed.scheme == "https"
     files = {"move.sh": (ROOT / "assets" / "upgrade" / "move.sh").read_text(), "pgpass": secret_of(deployed, "pgpass")}
     if trusted:
         files[names.AUTHORITY_FILE] = secret_of(deployed, names.AUTHORITY_FILE)
+    return run_once(
+        stack,
+        names.UPGRADE,
+        image=image,
+        command=["bash", f"{FILES}/move.sh", command],
+        environment={
+            "STACK": stack.name,
+            "SOURCE_HOST": names.docker_name(stack.name, "postgres"),
+            "SOURCE_SSLMODE": "verify-full" if trusted else "disable",
+        },
+        files={f"{FILES}/{name}": content for name, content in files.items()},
+        networks=backend(stack),
+        user=UID,
+        host={
+            "Binds": [*binds, f"{names.postgres_volume(stack.name, wanted)}:/var/lib/postgresql"],
+            "Tmpfs": old["HostConfig"]["Tmpfs"],
+            "Memory": old["HostConfig"]["Memory"],
+            "MemorySwap": old["HostConfig"]["Memory"],
+            "ShmSize": old["HostConfig"]["ShmSize"],
+        },
+    )
+
+
+def _move(stack: Stack, deployed: Servers, image: str, wanted: int) -> None:
+    """Stop the server, and fill and compare the new volume; raise `StopError`, with the server started, if it fails."""
     progress("stopping the server")
     complete = False
     try:
         deployed.stop(for_good=True)
         progress(f"copying the database into {names.postgres_volume(stack.name, wanted)}")
-        code = run_once(
-            stack,
-            names.UPGRADE,
-            image=image,
-            command=["bash", f"{FILES}/move.sh"],
-            environment={
-                "STACK": stack.name,
-                "SOURCE_HOST": names.docker_name(stack.name, "postgres"),
-                "SOURCE_SSLMODE": "verify-full" if trusted else "disable",
-            },
-            files={f"{FILES}/{name}": content for name, content in files.items()},
-            networks=backend(stack),
-            user=UID,
-            host={
-                "Binds": [*binds, f"{names.postgres_volume(stack.name, wanted)}:/var/lib/postgresql"],
-                "Tmpfs": old["HostConfig"]["Tmpfs"],
-                "Memory": old["HostConfig"]["Memory"],
-                "MemorySwap": old["HostConfig"]["Memory"],
-                "ShmSize": old["HostConfig"]["ShmSize"],
-            },
-        )
-        if code:
+        if _script(stack, image, wanted, "move"):
             raise StopError(
                 f"the database was not moved; the reason is above, and {stack.name} is as it was\n"
                 f"  fix the cause, then type again: {make('upgrade-postgres', stack.name)} TO={os.environ['TO']}"
             )
         complete = True
     finally:
-        if not complete:
+        if not complete and not preconditions.is_running(stack.daemon, stack.name, names.UPGRADE):
             deployed.resume()
+            deployed.start()
             progress("the server was started again")
 
 
 def _switch(stack: Stack, engine: Engine, image: Image) -> None:
     """Write the image into the stack file, and deploy."""
     engine.select()
-    engine.call("config", "set", "--path", f"{KEY}.ref", image.ref)
-    # A digest in the stack file is that of the old image.
-    engine.call("config", "set", "--path", f"{KEY}.digest", image.digest)
+    # Both at once: the digest of the old image with the new name would start the old Postgres on the new volume.
+    stack.set("images", postgres={"ref": image.ref, "digest": image.digest})
     _deploy(stack, engine)
 
 
@@ -212,7 +251,7 @@ def _deploy(stack: Stack, engine: Engine) -> None:
     deploy.up(stack, approved=True)
 
 
-def _finish(stack: Stack, engine: Engine, ref: str, wanted: int) -> None:
+def _finish(stack: Stack, engine: Engine, ref: str, wanted: int, *, dry: bool) -> None:
     """Complete an upgrade that was interrupted after the stack file was written. Does nothing if it is complete."""
     found = stack.daemon.inspect(names.docker_name(stack.name, "postgres"))
     volume = names.postgres_volume(stack.name, wanted)
@@ -224,6 +263,9 @@ def _finish(stack: Stack, engine: Engine, ref: str, wanted: int) -> None:
         )
     if mounted and servers(stack).running:
         output(f"{stack.name} has its database in Postgres {wanted} ({ref}) already")
+        return
+    if dry:
+        progress("an interrupted upgrade would be completed; nothing was changed")
         return
     progress("completing an interrupted upgrade")
     engine.select()
@@ -243,6 +285,14 @@ def _go_back(stack: Stack, engine: Engine, ref: str, wanted: int, *, dry: bool) 
         return
     require_confirmation(stack.name, question, verb=f"upgrade-postgres TO={os.environ['TO']}")
     image = _image(stack, ref)
-    servers(stack).stop(for_good=True)
-    _switch(stack, engine, image)
+    stack.settings_with(images={"postgres": {"ref": image.ref, "digest": image.digest}})
+    deployed, complete = servers(stack), False
+    try:
+        deployed.stop(for_good=True)
+        _switch(stack, engine, image)
+        complete = True
+    finally:
+        if not complete and stack.settings.images.postgres.ref != image.ref:
+            deployed.resume()
+            deployed.start()
     output(f"the database of {stack.name} is in Postgres {wanted} again, as it was before the upgrade")

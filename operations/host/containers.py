@@ -26,6 +26,8 @@ def require_no_operation(daemon: Daemon, stack: str) -> None:
     for what, service, running in (
         ("a restore", names.RESTORE, preconditions.restore_is_running(daemon, stack)),
         ("an export", names.EXPORT, preconditions.export_is_running(daemon, stack)),
+        ("an import", names.IMPORT, preconditions.is_running(daemon, stack, names.IMPORT)),
+        ("an upgrade of Postgres", names.UPGRADE, preconditions.is_running(daemon, stack, names.UPGRADE)),
         ("a rotation", names.ROTATE, preconditions.is_running(daemon, stack, names.ROTATE)),
         ("an encryption", names.ENCRYPT, preconditions.is_running(daemon, stack, names.ENCRYPT)),
     ):

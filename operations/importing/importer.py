@@ -2,19 +2,20 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from docker.errors import APIError
 
 from operations.common.checkout import ROOT
-from operations.common.console import StopError, relay_output
+from operations.common.console import StopError, make, relay_output
 from operations.common.stack import Stack
 from operations.data.data_keys import secret_of
 from operations.host.once import backend, packed
 from operations.host.servers import servers
 from operations.importing.reach import DEFAULT_NETWORK, OUTSIDE, endpoint, reach
-from operations.importing.source import Source
+from operations.importing.source import PAGE, Source
 from settings import names
 
 FILES = "/run/import"
@@ -23,6 +24,8 @@ FOLDERS = "/source"
 """Where the folders of the Docker host are in the containers. As in assets/import/copying.py."""
 MEMORY_MB = 1024
 """At least; more with a larger `mlflow:backup.memoryMb`. The list of all artifacts is held in memory."""
+KILLED = 137
+"""Exit code of a container whose process was killed, which the kernel does when memory runs out."""
 READ_ALL = ("DAC_READ_SEARCH", "DAC_OVERRIDE")
 """Capabilities with which root reads folders of the Docker host that belong to any user. They are mounted read-only."""
 
@@ -37,6 +40,7 @@ class Importer:
     """More files, by name: what to copy, and what to rewrite."""
     folders: Sequence[str] = ()
     """Folders of the Docker host that the commands read."""
+    started: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y%m%d_%H%M%S"))
 
     def with_plan(self, moves: Sequence[Mapping[str, object]], sql: str) -> "Importer":
         """Return one that copies and rewrites."""
@@ -44,7 +48,7 @@ class Importer:
         # One inside another is mounted with it.
         folders = [folder for folder in folders if not any(folder.startswith(f"{other}/") for other in folders)]
         files = {"moves.json": json.dumps(list(moves)), "locations.sql": sql}
-        return Importer(self.stack, self.source, files, folders)
+        return Importer(self.stack, self.source, files, folders, self.started)
 
     def run(self, command: str, tell: Callable[[str], None] = relay_output) -> None:
         """Run a command of assets/import/importer.py; raise `StopError` if it fails."""
@@ -73,6 +77,7 @@ class Importer:
             "PGPASS": f"{secrets}/pgpass",
             "RCLONE_CONFIG_STORE_SHARED_CREDENTIALS_FILE": f"{secrets}/aws-credentials",
             "TMPDIR": f"{WORK}/files",
+            "STARTED": self.started,
         }
         old, networks, files = self._access()
         binds = [*backup["HostConfig"]["Binds"], f"{names.docker_name(stack.name, 'server-secrets')}:{secrets}:ro"]
@@ -91,13 +96,15 @@ class Importer:
             tell(words)
 
         networks = [*backup["NetworkSettings"]["Networks"], *networks]
-        if self._once(body, everything, networks, pass_on):
+        if code := self._once(body, everything, networks, pass_on):
             reason = (
                 "".join(printed).strip().removeprefix("error: ") if quiet else "the reason is above, after 'error:'"
             )
+            if code == KILLED:
+                reason = f"memory ran out; raise mlflow:backup.memoryMb, then type: {make('up', stack.name)}"
             raise StopError(reason)
 
-    def sqlite(self, command: str) -> None:
+    def sqlite(self, command: str, tell: Callable[[str], None] = relay_output) -> None:
         """Run a command of assets/import/from_sqlite.py in the image of MLflow; raise `StopError` if it fails."""
         deployed = servers(self.stack)
         environment = {
@@ -122,8 +129,11 @@ class Importer:
                 "Mounts": self._mounts(),
             },
         }
-        if self._once(body, files, backend(self.stack), relay_output):
-            raise StopError("the old database cannot be imported; the reason is above, after 'error:'")
+        printed: list[str] = []
+        if self._once(body, files, backend(self.stack), printed.append):
+            said = "".join(printed).strip().removeprefix("error: ").replace(f"{FOLDERS}/", "/")
+            raise StopError(f"{said}\n  nothing was changed; {PAGE}")
+        tell("".join(printed))
 
     def _once(
         self, body: dict[str, Any], files: Mapping[str, str], networks: Sequence[str], tell: Callable[[str], None]
@@ -180,8 +190,13 @@ class Importer:
             address = reach(daemon, old.host, old.port, folder)
             access = {"host": address.host, "port": address.port, "user": old.user, "dbname": old.database}
             access |= {"password": old.password, "sslmode": old.sslmode}
+            if old.sslmode.startswith("verify"):
+                access["sslrootcert"] = f"{FILES}/old-authority.pem" if old.authority else "system"
             networks += [address.network] if address.network else []
-        environment, files = {}, {"source.json": json.dumps(access)}
+        environment: dict[str, str] = {}
+        files = {"source.json": json.dumps(access), "keys.json": json.dumps(sorted(source.keys))}
+        if source.postgres and source.postgres.authority:
+            files["old-authority.pem"] = source.postgres.authority
         if old_store := source.s3:
             url, network = endpoint(daemon, old_store.endpoint, folder) if old_store.endpoint else ("", None)
             networks += [network] if network else []

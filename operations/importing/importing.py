@@ -1,8 +1,11 @@
 """`make import`: copy an old MLflow into the stack, and compare."""
 
+import hashlib
+import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +21,21 @@ from operations.common.console import (
 from operations.common.stack import Stack
 from operations.data import data_keys, migration, restore
 from operations.data.backup import in_container, require_container
+from operations.host import containers
 from operations.host.servers import servers
 from operations.importing import locations
 from operations.importing.importer import Importer
-from operations.importing.locations import Places
+from operations.importing.locations import Mapped, Places
 from operations.importing.report import Plan, command, counted, describe, report
 from operations.importing.source import PAGE, Source, read
 from operations.observe.status import require_containers
 from preconditions import host as preconditions
 from settings import names
 
+TABLES = {"cryptoKekPassphrase": "secrets", "webhookEncryptionKey": "webhooks"}
+"""The table with the values that a data key encrypts."""
+MARK = "data key sha256:"
+"""Start of the comment on such a table. assets/rotation/data_keys.py has the same."""
 RESERVE_BYTES = 1 << 30
 """Space that stays free on the disk."""
 
@@ -43,25 +51,28 @@ def import_(stack: Stack) -> None:
     require_containers(stack)
     _require_backup(stack)
     _require_alone(stack)
-    plan, importer = _planned(stack, source)
+    plan, importer = _planned(stack, source, dry=dry)
     describe(stack, source, plan)
     if dry:
         progress("nothing was changed")
         return
     _approve(stack, plan)
     started = time.monotonic()
-    importer.run("copy")
-    _dump(importer, source)
-    # What is there now must arrive: every artifact of a run in the dump. What comes later is left to the next import.
-    importer.run("remember")
-    importer.run("copy")
-    compared = importer.ask("compare", shown=True)
-    found, away = _switch(stack, source, plan, importer)
-    late = dict(found["late"]) | ({"artifacts": compared["late_artifacts"]} if compared["late_artifacts"] else {})
-    if source.file and not source.is_file_store and _written_meanwhile(importer):
-        late["the SQLite file"] = 1
-    importer.run("clean")
-    report(stack, found, compared, late, (time.monotonic() - started, away))
+    try:
+        importer.run("copy")
+        _dump(importer, source)
+        # What is there now must arrive: every artifact of a run in the dump. What comes later is left to the next
+        # import.
+        importer.run("remember")
+        importer.run("copy-again")
+        compared = importer.ask("compare", shown=True)
+        rows, away = _switch(stack, source, plan, importer)
+        late = _late(importer, source)
+    finally:
+        # The copy of the old database must not stay, whatever happens.
+        with suppress(StopError):
+            importer.run("clean")
+    report(stack, rows, compared, late, (time.monotonic() - started, away))
 
 
 def _require_backup(stack: Stack) -> None:
@@ -76,18 +87,20 @@ def _require_alone(stack: Stack) -> None:
     """Raise `StopError` if there is no server, or if a restore, an export or another import runs."""
     if not servers(stack).deployed:
         raise StopError(f"{stack.name} has no server; type: {make('up', stack.name)}")
-    for name in (names.RESTORE, names.EXPORT, names.IMPORT):
-        if preconditions.is_running(stack.daemon, stack.name, name):
-            log = f"docker logs -f {names.docker_name(stack.name, name)}"
-            raise StopError(f"another {name} of {stack.name} is running; to see its progress: {log}")
+    containers.require_no_operation(stack.daemon, stack.name)
 
 
-def _planned(stack: Stack, source: Source) -> tuple[Plan, Importer]:
+def _planned(stack: Stack, source: Source, *, dry: bool) -> tuple[Plan, Importer]:
     """Look at the old deployment and return what is to be done; raise `StopError` with what cannot be done."""
     importer = Importer(stack, source, {})
-    if not servers(stack).running:
-        # An import that was killed may have left tables that are not migrated.
-        migration.migrate(stack)
+    if not servers(stack).running and not dry:
+        # An import that was killed may have left the tables half changed.
+        importer.run("recover")
+    if source.file and not stack.daemon.host.startswith("unix://"):
+        raise StopError(
+            f"{source.file}: is a file, and {stack.name} is on another machine ({stack.daemon.host})\n"
+            f"  copy this project and the stack file there, and import there; nothing was changed; {PAGE}"
+        )
     if source.file:
         progress(f"copying {source.file}, and migrating the copy")
         importer.sqlite("prepare")
@@ -98,6 +111,8 @@ def _planned(stack: Stack, source: Source) -> tuple[Plan, Importer]:
         destination=source.destination,
         given=_given(source),
         on_host=_on_host(source),
+        exists=lambda folder: not stack.daemon.host.startswith("unix://") or Path(folder).is_dir(),
+        asked=frozenset(locations.parsed_map(os.environ.get("MAP") or "")),
     )
     try:
         mapped = locations.mapped(found["prefixes"], places)
@@ -109,10 +124,23 @@ def _planned(stack: Stack, source: Source) -> tuple[Plan, Importer]:
         problems.append("  MLFLOW_S3_ENDPOINT_URL (not for AWS)")
     if problems:
         raise StopError("\n".join(problems) + f"\n  nothing was changed; {PAGE}")
-    importer = importer.with_plan(moves, locations.rewriting(mapped, found["columns"]))
+    importer = importer.with_plan(moves, _sql(source, found, mapped))
     progress("listing the artifacts")
     sizes = importer.ask("survey", shown=True)
     return Plan(found, mapped, moves, sizes), importer
+
+
+def _sql(source: Source, found: Mapping[str, Any], mapped: Sequence[Mapped]) -> str:
+    """Return what is changed in the loaded tables: the locations, and a note with which data key values are encrypted.
+
+    A backup that is taken before they are encrypted with the data key of the stack is then refused as what it is.
+    """
+    notes = [
+        f"COMMENT ON TABLE {TABLES[key]} IS '{MARK}{hashlib.sha256(source.keys[key].encode()).hexdigest()}';\n"
+        for key in found["encrypted"]
+        if source.postgres
+    ]
+    return "".join([locations.rewriting(mapped, found["columns"]), *notes])
 
 
 def _on_host(source: Source) -> Callable[[str], str]:
@@ -181,12 +209,13 @@ def _approve(stack: Stack, plan: Plan) -> None:
             f"This replaces {counted(plan.found['own'])} of {stack.name}, after a backup of them.",
             verb=command(),
         )
-        progress("taking a backup of the data of the stack first")
-        in_container(stack, "safety")
-    elif plan.found["used"] and not confirmed(
-        f"{stack.name} has an earlier import. This replaces it with the current state of the old deployment."
-    ):
-        raise StopError("nothing was changed")
+    elif plan.found["used"] and os.environ.get("CONFIRM") != stack.name:
+        question = (
+            f"{stack.name} is in use, by an earlier import at least. This replaces its database with the current state "
+            "of the old deployment, after a backup."
+        )
+        if not confirmed(question):
+            raise StopError("nothing was changed")
 
 
 def _dump(importer: Importer, source: Source) -> None:
@@ -199,25 +228,29 @@ def _dump(importer: Importer, source: Source) -> None:
         importer.run("assemble")
 
 
-def _switch(stack: Stack, source: Source, plan: Plan, importer: Importer) -> tuple[dict[str, Any], float]:
+def _switch(stack: Stack, source: Source, plan: Plan, importer: Importer) -> tuple[dict[str, int], float]:
     """Replace the database while no server runs; return the report, and how long no server ran.
 
     If that fails, the stack is as it was before.
     """
     deployed = servers(stack)
-    importer.run("forget")
+    progress("waiting for backups and other operations")
+    importer.run("wait")
+    if deployed.running:
+        importer.run("forget")
     progress("stopping the server")
     began = time.monotonic()
     complete = False
     try:
         deployed.stop(for_good=True)
+        _back_up(stack, plan, importer)
         importer.run("load")
         if source.file:
             importer.sqlite("compare")
-        _encrypt(stack, source, plan)
+        _encrypt(stack, source)
         migration.migrate(stack)
         # Before the server starts: as long as the previous tables exist, no server has used the new ones.
-        report: dict[str, Any] = importer.ask("finish")
+        rows: dict[str, int] = importer.ask("finish")
         complete = True
         progress("starting the server")
         deployed.resume()
@@ -227,24 +260,44 @@ def _switch(stack: Stack, source: Source, plan: Plan, importer: Importer) -> tup
             # Also if `load` was interrupted: it may have committed at that moment.
             importer.run("recover")
             deployed.resume()
+            deployed.start()
             progress(f"{stack.name} has its previous data, and its server was started again")
-    return report, time.monotonic() - began
+    return rows, time.monotonic() - began
 
 
-def _encrypt(stack: Stack, source: Source, plan: Plan) -> None:
-    """Encrypt the old secrets of MLflow with the data keys of the stack."""
-    if not plan.found["encrypted"]:
-        return
+def _back_up(stack: Stack, plan: Plan, importer: Importer) -> None:
+    """Back up what is replaced, while no server runs; raise `StopError` if that is more than was approved."""
+    own = importer.ask("own")
+    if more := {table: rows - plan.found["own"].get(table, 0) for table, rows in own.items()}:
+        more = {table: rows for table, rows in more.items() if rows > 0}
+    if more:
+        raise StopError(
+            f"{stack.name} was used during the copy, and has {counted(more)} that would be lost\n"
+            f"  to replace them as well, type: make {command()} STACK={stack.name} CONFIRM={stack.name}"
+        )
+    if plan.found["used"]:
+        progress("taking a backup of what is replaced")
+        in_container(stack, "safety")
+
+
+def _encrypt(stack: Stack, source: Source) -> None:
+    """Encrypt the old secrets of MLflow with the data keys of the stack; raise `StopError` if that fails."""
     deployed = servers(stack)
-    old = {key: source.keys[key] for key in plan.found["encrypted"]}
-    new = {key: data_keys.secret_of(deployed, names.generator_of(key)) for key in old}
-    if data_keys.encrypt_rows(stack, deployed, old, new):
+    new = {key: data_keys.secret_of(deployed, names.generator_of(key)) for key in source.keys}
+    code = data_keys.encrypt_rows(stack, deployed, source.keys, new)
+    if code == os.EX_TEMPFAIL:
+        raise StopError("another operation holds the exclusive lock; type the same command again")
+    if code:
         raise StopError("the old data keys do not decrypt the secrets in the old database; the reason is above")
 
 
-def _written_meanwhile(importer: Importer) -> bool:
-    try:
-        importer.sqlite("late")
-    except StopError:
-        return True
-    return False
+def _late(importer: Importer, source: Source) -> dict[str, int]:
+    """Return what was written to the old deployment meanwhile; empty if it does not answer any more."""
+    found: dict[str, int] = {}
+    with suppress(StopError):
+        if source.file and not source.is_file_store:
+            said: list[str] = []
+            importer.sqlite("late", said.append)
+            found = json.loads("".join(said))
+        found |= importer.ask("late")
+    return found

@@ -58,14 +58,18 @@ class Places:
     """MAP=: places by prefix."""
     on_host: Callable[[str], str]
     """Returns the path on the Docker host of a path on the old server."""
+    exists: Callable[[str], bool] = lambda _: True
+    """Returns whether a folder exists on the Docker host."""
+    asked: frozenset[str] = frozenset()
+    """The prefixes that MAP= names. Each must occur."""
 
     def of(self, prefix: str) -> str | None:
         """Return the place of a prefix; None if MAP= keeps it. Raises `ValueError` with the reason if it is unknown."""
         for start, place in sorted(self.given.items(), key=lambda entry: -len(entry[0])):
-            if prefix == start or prefix.startswith(start.rstrip("/") + "/"):
+            if is_below(prefix, start):
                 if place == KEEP:
                     return None
-                return joined(self._place(place), prefix.removeprefix(start))
+                return joined(self._place(place), plain(prefix).removeprefix(plain(start)))
         if match := SERVED.match(prefix):
             if not self.destination:
                 raise ValueError(
@@ -79,9 +83,19 @@ class Places:
             parts = urlsplit(location)
             return joined(parts.netloc, parts.path)
         if FOLDER.fullmatch(location):
-            return self.on_host(unquote(re.sub(r"^file:(//(localhost)?)?", "", location))).rstrip("/")
+            return self.on_host(unquote(plain(location))).rstrip("/")
         scheme = location.partition(":")[0]
         raise ValueError(f"{scheme}: cannot be read from here; copy the files to an S3 or a folder first")
+
+
+def plain(location: str) -> str:
+    """Return a location without the scheme of a file, which some versions of MLflow write and others do not."""
+    return re.sub(r"^file:(//(localhost)?)?(?=/)", "", location)
+
+
+def is_below(prefix: str, start: str) -> bool:
+    """Return whether a prefix is `start`, or below it."""
+    return plain(prefix) == plain(start) or plain(prefix).startswith(plain(start).rstrip("/") + "/")
 
 
 def joined(place: str, rest: str) -> str:
@@ -94,9 +108,10 @@ def parsed_map(text: str) -> dict[str, str]:
     found = {}
     for entry in filter(None, (part.strip() for part in text.split(","))):
         prefix, equals, place = entry.rpartition("=")
-        if not equals or not prefix or not place:
+        if not equals or not prefix or not re.match(rf"({KEEP}$|s3://|~|/|\./|\.\./)", place):
             raise StopError(
-                f"MAP=: must be prefix=place, such as /mlruns=/home/me/mlruns, or prefix={KEEP} (got {entry})"
+                f"MAP={text}: must be prefix=place, such as /mlruns=/home/me/mlruns or /mlruns=s3://bucket/folder, or "
+                f"prefix={KEEP} (got {entry})"
             )
         found[prefix.rstrip("/")] = place
     return found
@@ -105,17 +120,23 @@ def parsed_map(text: str) -> dict[str, str]:
 def mapped(prefixes: Mapping[str, Mapping[str, int]], places: Places) -> list[Mapped]:
     """Return what becomes of each prefix; raise `StopError` that names every prefix whose place is unknown."""
     known: dict[str, str | None] = {}
-    problems = []
+    problems = [
+        f"MAP={start}=...: no location begins so; the prefixes are: {', '.join(sorted(prefixes))}"
+        for start in sorted(places.asked)
+        if not any(is_below(prefix, start) for prefix in prefixes)
+    ]
     for prefix, rows in prefixes.items():
         try:
             known[prefix] = places.of(prefix)
+            if (place := known[prefix]) and place.startswith("/") and not places.exists(place):
+                raise ValueError(f"there is no folder {place} on the Docker host")  # noqa: TRY301 - handled as others
         except ValueError as error:
             problems.append(f"{prefix} ({sum(rows.values())} rows): {error}")
     if problems:
         raise StopError(
-            "these locations cannot be mapped:\n  "
+            "it is unknown where these artifacts are:\n  "
             + "\n  ".join(problems)
-            + f"\n  say where the files are: MAP=<prefix>=<place>, or leave them as they are: MAP=<prefix>={KEEP}"
+            + f"\n  say where the files are: MAP=<prefix>=<place>, or keep the locations: MAP=<prefix>={KEEP}"
         )
     main = _main(known, prefixes, places)
     targets: dict[str, str] = {}

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +58,7 @@ def describe(stack: Stack, source: Source, plan: Plan) -> None:
             f"  {move['source']}: {size['files']} files, {format_bytes(size['bytes'])}; "
             f"to copy: {size['missing']}, {format_bytes(size['missing_bytes'])}"
         )
-    progress(f"estimated time of the copy: {plan.seconds:.0f} s")
+    progress(f"estimated time to copy the artifacts: {plan.seconds:.0f} s")
     if route := source.compose.route:
         progress(f"settings that correspond to the labels of Traefik, for {stack.path.name}:")
         text = yaml.safe_dump({f"mlflow:{key}": value for key, value in route.items()}, sort_keys=False)
@@ -88,20 +89,19 @@ def _seconds(size: Mapping[str, Any]) -> float:
 
 def report(
     stack: Stack,
-    found: Mapping[str, Any],
+    rows: Mapping[str, int],
     compared: Mapping[str, Any],
     late: Mapping[str, int],
     seconds: tuple[float, float],
 ) -> None:
     """Print what was imported, and what came too late."""
-    rows = sum(found["rows"].values())
     taken, away = seconds
     output(f"imported into {stack.name}, and equal:")
-    for table, count in found["rows"].items():
+    for table, count in rows.items():
         if count:
             output(f"  {count:>10} {table}")
     output(f"  {compared['artifacts']:>10} artifacts, {format_bytes(compared['artifact_bytes'])}")
-    output(f"in {taken:.0f} s, {rows} rows; the server was stopped for {away:.0f} s")
+    output(f"in {taken:.0f} s; the server was stopped for {away:.0f} s")
     if late:
         output(f"written to the old deployment meanwhile, and not imported: {counted(late)}")
         output(f"  to import it as well, type again: make {command()} STACK={stack.name}")
@@ -115,5 +115,7 @@ def counted(rows: Mapping[str, int]) -> str:
 
 def command() -> str:
     """Return the command of this import, without the stack."""
-    given = (f"{name}={os.environ[name]}" for name in ("SOURCE", "ARTIFACTS", "MAP") if os.environ.get(name))
+    given = (
+        f"{name}={shlex.quote(os.environ[name])}" for name in ("SOURCE", "ARTIFACTS", "MAP") if os.environ.get(name)
+    )
     return " ".join(["import", *given])

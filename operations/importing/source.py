@@ -1,5 +1,6 @@
 """The old deployment: its database, where its artifacts are, and its data keys, from the usual variables or a path."""
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from dotenv import dotenv_values
 
 from operations.common.console import StopError, make
-from operations.importing.compose import Compose
+from operations.importing.compose import FILES, Compose
 
 VARIABLES = {
     "MLFLOW_BACKEND_STORE_URI": "backend_store",
@@ -31,6 +32,8 @@ VARIABLES = {
 """The variables of an old deployment. They are MLflow's and boto3's own, and `MLFLOW_ARTIFACT_ROOT` and `MLFLOW_PORT`
 of the usual compose files."""
 PAGE = "docs/operations/import.md"
+DEFAULT_KEK = "mlflow-default-kek-passphrase-for-development-only"
+"""The public passphrase of an MLflow for which none was set (`DEFAULT_KEK_PASSPHRASE` of its module utils.crypto)."""
 DRIVERS = ("postgresql", "postgres")
 
 
@@ -44,6 +47,8 @@ class Postgres:
     database: str
     password: str = field(repr=False)
     sslmode: str = "prefer"
+    authority: str = ""
+    """The content of the file `sslrootcert`; empty for the public authorities."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +101,16 @@ def read(stack: str) -> Source:
                 "SOURCE= is not set: the .env of the old deployment, its SQLite file, or its folder mlruns\n"
                 f"  type: {make('import', stack)} SOURCE=<path> DRY_RUN=1; {PAGE}"
             )
+    elif given.startswith(("http:", "https:")):
+        raise StopError(
+            f"SOURCE={given}: is the address of a server, which gives no database; name the .env of the old "
+            f"deployment, its SQLite file or its folder mlruns; {PAGE}"
+        )
     elif "://" in given:
-        if urlsplit(given).password:
+        # Before it is parsed: an error of the parser would print the password.
+        if re.match(r"[^/]*//[^/@]*:[^/@]*@", given):
             raise StopError(
-                f"SOURCE=: has a password, which other users of this host can read; write it into a file\n"
+                f"SOURCE= has a password, which other users of this host can read; write it into a file\n"
                 f"  MLFLOW_BACKEND_STORE_URI=... in old.env, then type: {make('import', stack)} SOURCE=old.env; {PAGE}"
             )
         values = {key: os.environ[key] for key in VARIABLES if os.environ.get(key)}
@@ -123,6 +134,8 @@ def _is_sqlite(path: Path) -> bool:
 
 def _of_file(path: Path) -> tuple[dict[str, str], Compose]:
     """Return the variables of a .env, completed by the compose file beside it."""
+    # It reports each line that it does not understand, and this function says what is wrong.
+    logging.getLogger("dotenv").setLevel(logging.ERROR)
     try:
         values = {key: value for key, value in dotenv_values(path, interpolate=True).items() if value}
     except UnicodeDecodeError:
@@ -131,6 +144,11 @@ def _of_file(path: Path) -> tuple[dict[str, str], Compose]:
         raise StopError(f"SOURCE={path}: {error.strerror}; {PAGE}") from None
     if not path.is_file():
         raise StopError(f"SOURCE={path}: there is no such file; {PAGE}")
+    if not values.keys() & VARIABLES.keys() and not any((path.parent / name).is_file() for name in FILES):
+        raise StopError(
+            f"SOURCE={path}: is neither an SQLite file nor a folder of runs nor a file with variables such as "
+            f"MLFLOW_BACKEND_STORE_URI; {PAGE}"
+        )
     compose = Compose.beside(path, values)
     found = {**compose.variables, **values}
     return {key: value for key, value in found.items() if key in VARIABLES}, compose
@@ -168,7 +186,8 @@ def _source(values: Mapping[str, str], compose: Compose, name: str) -> Source:
         artifact_root=root,
         destination=destination,
         s3=s3,
-        keys={key: known[key] for key in ("cryptoKekPassphrase", "webhookEncryptionKey") if key in known},
+        keys={"cryptoKekPassphrase": DEFAULT_KEK}
+        | {key: known[key] for key in ("cryptoKekPassphrase", "webhookEncryptionKey") if key in known},
         compose=compose,
         port=int(port) if port else None,
     )
@@ -192,7 +211,13 @@ def _postgres(uri: str, problems: list[str]) -> Postgres | None:
     if missing:
         problems.append(f"MLFLOW_BACKEND_STORE_URI: has no {', no '.join(missing)}; postgresql://user:pw@host/database")
         return None
-    return Postgres(host, port, user, database, password, query.get("sslmode", "prefer"))
+    authority = ""
+    if path := query.get("sslrootcert", ""):
+        try:
+            authority = Path(path).expanduser().read_text()
+        except OSError as error:
+            problems.append(f"MLFLOW_BACKEND_STORE_URI: sslrootcert={path}: {error.strerror}")
+    return Postgres(host, port, user, database, password, query.get("sslmode", "prefer"), authority)
 
 
 def _file(backend: str, compose: Compose, problems: list[str]) -> str:

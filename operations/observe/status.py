@@ -111,11 +111,15 @@ def describe(stack: Stack) -> dict[str, Any]:
 
 
 def _operation(stack: Stack) -> str | None:
-    """Return the operation that runs and stops the server meanwhile: a restore, or an export in its last part."""
+    """Return the operation that runs and stops the server meanwhile: a restore, or another in its last part."""
     if preconditions.restore_is_running(stack.daemon, stack.name):
         return names.RESTORE
-    exporting = preconditions.export_is_running(stack.daemon, stack.name)
-    return names.EXPORT if exporting and not servers(stack).running else None
+    running = [
+        name
+        for name in (names.EXPORT, names.IMPORT, names.UPGRADE)
+        if preconditions.is_running(stack.daemon, stack.name, name)
+    ]
+    return running[0] if running and not servers(stack).running else None
 
 
 def _print(found: dict[str, Any]) -> None:

@@ -172,6 +172,30 @@ def test_a_file_of_sqlite_and_a_folder_of_runs_are_recognized(tmp_path: Path, mo
     assert (source.read("dev").file, source.read("dev").is_file_store) == (str(runs), True)
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("http://127.0.0.1:5000", "is the address of a server"),
+        ("text", "is neither an SQLite file nor a folder of runs"),
+    ],
+)
+def test_a_source_of_another_kind_is_refused(
+    given: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "text").write_text("import mlflow\nprint(1)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SOURCE", given)
+    with pytest.raises(StopError, match=words):
+        source.read("dev")
+
+
+def test_the_error_of_an_unusual_url_does_not_print_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE", "postgresql://mlflow:hidden\u2100@host/mlflow")
+    with pytest.raises(StopError) as error:
+        source.read("dev")
+    assert "hidden" not in str(error.value)
+
+
 def test_a_missing_env_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE", str(tmp_path / "none.env"))
     with pytest.raises(StopError, match="there is no such file"):
@@ -273,8 +297,29 @@ def test_map_names_a_place_or_keeps_a_prefix() -> None:
         "dbfs:/x": (None, "dbfs:/x"),
         "/mlruns": ("/home/me/mlruns", "mlflow-artifacts:/"),
     }
-    with pytest.raises(StopError, match="must be prefix=place"):
-        locations.parsed_map("/mlruns")
+    for wrong in ("/mlruns", "/mlruns=keeep", "=/home"):
+        with pytest.raises(StopError, match="must be prefix=place"):
+            locations.parsed_map(wrong)
+
+
+def test_a_prefix_in_map_must_occur() -> None:
+    asked = Places("", "", {"/mlrun": "/home/me"}, str, asked=frozenset({"/mlrun"}))
+    with pytest.raises(StopError, match=r"MAP=/mlrun=...: no location begins so; the prefixes are: /mlruns"):
+        locations.mapped({"/mlruns": ROWS}, asked)
+
+
+@pytest.mark.parametrize("start", ["/home/me/special", "file:///home/me/special"])
+def test_map_names_a_folder_with_or_without_its_scheme(start: str) -> None:
+    found = locations.mapped({"file:///home/me/special": ROWS}, places(**{start: "/elsewhere"}))
+    assert found[0].place == "/elsewhere"
+
+
+def test_a_folder_that_does_not_exist_is_named_with_the_way_out() -> None:
+    gone = Places("", "", {}, str, exists=lambda folder: folder != "/gone")
+    with pytest.raises(StopError) as error:
+        locations.mapped({"file:///gone": ROWS, "/there": ROWS}, gone)
+    assert "file:///gone (2 rows): there is no folder /gone on the Docker host" in str(error.value)
+    assert "MAP=<prefix>=<place>" in str(error.value)
 
 
 def test_a_file_store_copies_only_artifacts_and_those_of_deleted_experiments() -> None:

@@ -62,13 +62,13 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
         deployment.remove()
 
 
-def volumes(deployment: Deployment) -> dict[str, str]:
-    """Return when each volume with data was created."""
+def volumes(deployment: Deployment) -> set[str]:
+    """Return the volumes with data."""
+    found = (volume["Name"] for volume in deployment.api.volumes()["Volumes"])
     return {
-        volume["Name"]: volume["CreatedAt"]
-        for volume in deployment.api.volumes()["Volumes"]
-        if names.survives_down(deployment.stack, volume["Name"])
-        or names.is_backup_volume(deployment.stack, volume["Name"])
+        name
+        for name in found
+        if names.survives_down(deployment.stack, name) or names.is_backup_volume(deployment.stack, name)
     }
 
 

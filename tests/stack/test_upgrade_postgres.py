@@ -113,7 +113,7 @@ def test_the_old_volume_can_be_used_again(old: Deployment) -> None:
 def test_a_move_that_is_killed_anywhere_completes_when_it_is_typed_again(old: Deployment) -> None:
     chosen = random.Random(19)
     for number in range(KILLS):
-        inventory(old, "fill", 1, 100, 1, 1)
+        inventory(old, "fill", 2, 100, 2, 1)
         before = told(old)
         with subprocess.Popen(
             ["make", "-s", "upgrade-postgres"],
