@@ -174,11 +174,12 @@ def _require_space(stack: Stack) -> int:
 def _require_valid(stack: Stack, image: Image) -> None:
     """Raise `StopError` if the stack file would not be valid with this image, while nothing has changed."""
     stack.settings_with(images={"postgres": {"ref": image.ref, "digest": image.digest}})
-    if stack.settings.images.backup is not None:
+    backup = stack.settings.images.backup
+    if stack.settings.backup.enabled and backup is not None:
         raise StopError(
-            f"mlflow:images.backup: {stack.settings.images.backup.ref} has the programs of Postgres "
-            f"{stack.settings.postgres_major}, which cannot read a newer one\n"
-            f"  remove it, or name one that was built on {image.ref}; nothing was changed; {PAGE}"
+            f"mlflow:images.backup: {backup.ref} has the programs of Postgres {stack.settings.postgres_major}, which "
+            "cannot read a newer one\n"
+            f"  remove it (or source: packages), or name one that was built on {image.ref}; nothing was changed; {PAGE}"
         )
 
 

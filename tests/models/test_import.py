@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from operations.common.console import StopError
-from operations.importing import locations, reach, source
+from operations.importing import importing, locations, reach, source
 from operations.importing.compose import Compose
 from operations.importing.locations import Mapped, Places
+from settings import names
 
 IMPORT = Path(__file__).parents[2] / "assets" / "import"
 URI = "postgresql://mlflow:pass%40word@postgre:5432/mlflow"
@@ -402,6 +403,25 @@ def test_the_container_of_the_same_compose_project_is_preferred(tmp_path: Path) 
     ours["Config"]["Labels"][reach.FOLDER] = str(tmp_path)
     both = daemon(container("a-db-1", {"a": ["db"]}), ours)
     assert reach.reach(both, "db", 5432, tmp_path).network == "b"
+
+
+def test_what_was_written_during_the_copy_is_not_replaced_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+    monkeypatch.setattr(importing, "in_container", lambda _, verb: taken.append(verb))
+    stack: Any = SimpleNamespace(name="team")
+    plan: Any = SimpleNamespace(found={"own": {"runs": 1}, "used": True})
+    importer: Any = SimpleNamespace(ask=lambda _: {"runs": 3, "webhooks": 1})
+    with pytest.raises(StopError, match="was used during the copy, and has 2 runs, 1 webhooks that would be lost"):
+        importing._back_up(stack, plan, importer)
+    assert taken == []
+    importer.ask = lambda _: {"runs": 1}
+    importing._back_up(stack, plan, importer)
+    assert taken == ["safety"]
+
+
+def test_the_generator_of_a_secret_is_the_inverse_of_its_key() -> None:
+    for key in ("cryptoKekPassphrase", "webhookEncryptionKey"):
+        assert names.key_of(names.generator_of(key)) == key
 
 
 def test_a_compose_file_without_mlflow_says_nothing(tmp_path: Path) -> None:

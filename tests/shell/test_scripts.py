@@ -593,6 +593,25 @@ def test_a_half_created_cluster_is_discarded(sandbox: Sandbox) -> None:
     assert not (sandbox.path / "18" / "docker" / "rubbish").exists()
 
 
+@pytest.mark.parametrize("left", ["docker.incoming", "docker.incoming.new"])
+def test_an_incomplete_move_from_another_version_is_not_taken_for_an_empty_folder(sandbox: Sandbox, left: str) -> None:
+    postgres_programs(sandbox)
+    (sandbox.path / "18" / left).mkdir(parents=True)
+    done = start(sandbox)
+    assert done.returncode == 1
+    assert "the move of the database to this Postgres version is not complete" in done.stderr
+    assert not (sandbox.path / "18" / "docker").exists()
+
+
+def test_a_database_that_a_server_has_used_is_no_longer_marked_as_unused(sandbox: Sandbox) -> None:
+    postgres_programs(sandbox)
+    unused = sandbox.path / "18" / "docker.moved"
+    unused.parent.mkdir(parents=True)
+    unused.touch()
+    assert start(sandbox).returncode == 0
+    assert not unused.exists()
+
+
 def test_an_existing_cluster_is_not_initialized_again(sandbox: Sandbox) -> None:
     postgres_programs(sandbox)
     data = sandbox.path / "18" / "docker"
