@@ -48,7 +48,8 @@ fingerprint() {
 transaction() {
     echo "BEGIN;"
     # A Postgres before 17 does not know the parameter.
-    source_db pg_dump --no-owner --no-privileges --exclude-schema='before_restore*' --exclude-schema=monitoring |
+    source_db pg_dump --no-owner --no-privileges --exclude-schema='before_restore*' \
+        --exclude-schema='before_import*' --exclude-schema=monitoring |
         sed '1,30{/^SET transaction_timeout/d}'
     echo "COMMIT;"
 }

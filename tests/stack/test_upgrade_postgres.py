@@ -108,6 +108,10 @@ def test_the_old_volume_can_be_used_again(old: Deployment) -> None:
     assert "CONFIRM=" in said(old.make("upgrade-postgres", ok=False, TO=image("postgres")))
     old.make("upgrade-postgres", TO=image("postgres"), CONFIRM=old.stack)
     assert told(old) == before
+    # What was written before the way back is only in the newer volume.
+    done = said(old.make("upgrade-postgres", ok=False, TO=NEW))
+    assert f"{old.name('postgres-98-data')} was in use before" in done
+    assert mounted(old) != old.name("postgres-98-data")
 
 
 def test_a_move_that_is_killed_anywhere_completes_when_it_is_typed_again(old: Deployment) -> None:
@@ -118,14 +122,19 @@ def test_a_move_that_is_killed_anywhere_completes_when_it_is_typed_again(old: De
         with subprocess.Popen(
             ["make", "-s", "upgrade-postgres"],
             cwd=old.checkout,
-            env={**old.environment, "TO": NEW},
+            env={**old.environment, "TO": NEW, "CONFIRM": old.stack},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         ) as running:
             time.sleep(40 * (number + chosen.random()) / KILLS)
             os.killpg(running.pid, signal.SIGKILL)
-        old.make("upgrade-postgres", TO=NEW)
+        # The container of a killed command goes on, and is waited for.
+        deadline = time.monotonic() + 120
+        while old.api.containers(filters={"name": f"^/{old.name('upgrade-postgres')}$"}):
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        old.make("upgrade-postgres", TO=NEW, CONFIRM=old.stack)
         assert mounted(old) == old.name("postgres-98-data")
         assert told(old) == before
         old.make("upgrade-postgres", TO=image("postgres"), CONFIRM=old.stack)
