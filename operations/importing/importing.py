@@ -195,7 +195,7 @@ def _database_problems(stack: Stack, source: Source, found: Mapping[str, Any]) -
 
 
 def _approve(stack: Stack, plan: Plan) -> None:
-    """Check the space, ask, and back up what will be replaced; raise `StopError` without approval."""
+    """Check the space, and ask; raise `StopError` without approval."""
     free = plan.found["free_bytes"]
     wanted = plan.bytes + 3 * plan.found["bytes"] + RESERVE_BYTES
     if free < wanted:
