@@ -25,6 +25,7 @@ from operations.deployment import deploy
 from operations.deployment.engine_for import engine_of
 from operations.deployment.pin import digest
 from operations.engine.engine import Engine
+from operations.engine.recovery import recover
 from operations.host import containers
 from operations.host.once import backend, run_once
 from operations.host.servers import Servers, servers
@@ -245,6 +246,8 @@ def _switch(stack: Stack, engine: Engine, image: Image) -> None:
 
 def _deploy(stack: Stack, engine: Engine) -> None:
     """Deploy with the volume of the stack file's version. The state protects the one of the other version."""
+    # A killed update leaves its lock, with which the state cannot be changed.
+    recover(engine)
     for resource in engine.state.resources:
         if resource["type"] == VOLUME and resource["urn"].endswith("::postgres-data") and resource.get("protect"):
             engine.call("state", "unprotect", str(resource["urn"]), "--yes")
