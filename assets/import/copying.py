@@ -59,6 +59,11 @@ class Move:
         return [*self.links, *(f"--filter={rule}" for rule in self.filters)]
 
     @property
+    def aside(self) -> str:
+        """Rclone's option for what the stack has under the same name, such as an artifact that was changed there."""
+        return f"--backup-dir=store:{os.environ['BUCKET']}/{BEFORE}_{os.environ['STARTED']}/{self.target}".rstrip("/")
+
+    @property
     def links(self) -> list[str]:
         """Rclone's option for a folder: a symbolic link stands for what it points to."""
         return ["--copy-links"] if self.source.startswith("/") else []
@@ -186,9 +191,7 @@ def copy(*, again: bool = False) -> None:
             say(f"copying the artifacts of {move.source}")
         (run if again else show)(
             *("rclone", "copy", "--checksum", *COMMON, *TRANSFERS, *PROGRESS, *old_options()),
-            # What the stack has under the same name, such as an artifact that was changed after an earlier import.
-            f"--backup-dir=store:{os.environ['BUCKET']}/{BEFORE}_{os.environ['STARTED']}/{move.target}".rstrip("/"),
-            *(*move.rules, move.old, move.new),
+            *(move.aside, *move.rules, move.old, move.new),
         )
 
 
@@ -223,8 +226,7 @@ def compare() -> dict[str, int]:
             again.write_text("".join(f"{name}\n" for name in wrong))
             show(
                 *("rclone", "copy", "--ignore-times", "--no-traverse", *COMMON, *TRANSFERS, *old_options()),
-                *(f"--files-from-raw={again}", *move.links),
-                *(move.old, move.new),
+                *(move.aside, f"--files-from-raw={again}", *move.links, move.old, move.new),
             )
             theirs, ours = _digests(move.old, wrong), _digests(move.new, wrong)
             wrong = [name for name in wrong if name not in ours or ours[name] != theirs.get(name)]
@@ -257,6 +259,6 @@ def _digests(place: str, names: Sequence[str]) -> dict[str, str]:
     chosen.write_text("".join(f"{name}\n" for name in names))
     printed = run(
         *("rclone", "hashsum", "sha256", "--download", *COMMON, *TRANSFERS, *old_options()),
-        *(f"--files-from-raw={chosen}", place),
+        *(f"--files-from-raw={chosen}", *(["--copy-links"] if place.startswith("/") else []), place),
     )
     return {name: digest for digest, _, name in (line.partition("  ") for line in printed.split("\n") if line)}

@@ -225,13 +225,11 @@ def test_an_import_is_equal_through_the_new_server_and_leaves_the_old_one_as_it_
     assert before["traces"]
     assert old.fingerprint() == written
     assert old.told() == before
-    # New runs get new artifacts beside the imported ones.
-    client(target.url, "fill", *FILL)
-    target.make("backup")
 
 
 @pytest.mark.long
 def test_data_of_the_stack_are_replaced_only_by_name_and_after_a_backup(target: Deployment, old: Old) -> None:
+    client(target.url, "fill", *FILL)
     own = told(target.url)
     done = target.make("import", ok=False, SOURCE=str(env_file(old.folder)))
     assert "This replaces 6 runs, 2 experiments" in said(done)
