@@ -29,7 +29,6 @@ def inspected() -> dict[str, Any]:
             "server": old.version(),
             "major": int(old.version().split()[1].split(".")[0]) if old.postgres else None,
             "revision": old.first_revision(),
-            "users_revision": old.revision("alembic_version_auth"),
             "rows": old.counts(ours),
             "foreign": [table for table in tables if table not in known],
             "prefixes": {prefix: dict(rows) for prefix, rows in old.prefixes().rows.items()},

@@ -180,7 +180,8 @@ def _require_valid(stack: Stack, image: Image) -> None:
         raise StopError(
             f"mlflow:images.backup: {backup.ref} has the programs of Postgres {stack.settings.postgres_major}, which "
             "cannot read a newer one\n"
-            f"  remove it (or source: packages), or name one that was built on {image.ref}; nothing was changed; {PAGE}"
+            f"  name a backup image that was built on {image.ref}, or set mlflow:backup.enabled: false meanwhile; "
+            f"nothing was changed; {PAGE}"
         )
 
 

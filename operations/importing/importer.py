@@ -45,8 +45,6 @@ class Importer:
     def with_plan(self, moves: Sequence[Mapping[str, object]], sql: str) -> "Importer":
         """Return one that copies and rewrites."""
         folders = [str(move["source"]) for move in moves if str(move["source"]).startswith("/")]
-        # One inside another is mounted with it.
-        folders = [folder for folder in folders if not any(folder.startswith(f"{other}/") for other in folders)]
         files = {"moves.json": json.dumps(list(moves)), "locations.sql": sql}
         return Importer(self.stack, self.source, files, folders, self.started)
 
@@ -176,6 +174,7 @@ class Importer:
         file = self.source.file
         parent = [file if self.source.is_file_store else file.rpartition("/")[0] or "/"] if file else []
         folders = sorted({*self.folders, *parent})
+        # One inside another is mounted with it.
         outer = [folder for folder in folders if not any(folder.startswith(f"{other}/") for other in folders)]
         # Not as Binds: for those, Docker creates a folder that is missing.
         return [{"Type": "bind", "Source": path, "Target": FOLDERS + path, "ReadOnly": True} for path in outer]

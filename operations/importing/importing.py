@@ -131,9 +131,9 @@ def _planned(stack: Stack, source: Source, *, dry: bool) -> tuple[Plan, Importer
 
 
 def _sql(source: Source, found: Mapping[str, Any], mapped: Sequence[Mapped]) -> str:
-    """Return what is changed in the loaded tables: the locations, and a note with which data key values are encrypted.
+    """Return what is changed in the loaded tables: the locations, and notes with which data key values are encrypted.
 
-    A backup that is taken before they are encrypted with the data key of the stack is then refused as what it is.
+    Until they are encrypted with the data keys of the stack, a backup sees by the notes that it has other ones.
     """
     notes = [
         f"COMMENT ON TABLE {TABLES[key]} IS '{MARK}{hashlib.sha256(source.keys[key].encode()).hexdigest()}';\n"
@@ -182,15 +182,12 @@ def _database_problems(stack: Stack, source: Source, found: Mapping[str, Any]) -
                 f"the old database has the schema {found['revision']}, which MLflow {servers(stack).version or ''} of "
                 f"{stack.name} does not know: a newer MLflow has migrated it; set mlflow:images.mlflow to that version"
             )
-    for key, rows in found["encrypted"].items():
-        if key not in source.keys:
-            variable = {
-                "cryptoKekPassphrase": "MLFLOW_CRYPTO_KEK_PASSPHRASE",
-                "webhookEncryptionKey": "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY",
-            }[key]
-            problems.append(
-                f"the old database has {rows} values that are encrypted with the old server's {variable}; set it"
-            )
+    # The gateway's passphrase has a public default, so only this key can be missing.
+    if (rows := found["encrypted"].get("webhookEncryptionKey")) and "webhookEncryptionKey" not in source.keys:
+        problems.append(
+            f"the old database has {rows} webhooks with a secret; set MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY of the old "
+            "server, or remove these webhooks there"
+        )
     return problems
 
 

@@ -71,12 +71,17 @@ def describe(stack: Stack, source: Source, plan: Plan) -> None:
 
 def _differences(source: Source) -> list[str]:
     """Return what will be different for the users of the old deployment."""
-    if source.destination or not source.s3:
-        return []
-    return [
-        "clients need no S3 credentials: the new server sends and receives artifacts. Remove MLFLOW_S3_ENDPOINT_URL "
-        "and AWS_* from their environment"
-    ]
+    found = []
+    if source.port and not source.compose.route:
+        found.append(
+            f"to keep the address of the old server, set mlflow:server: {{port: {source.port}}} when that one has stopped"
+        )
+    if source.s3 and not source.destination:
+        found.append(
+            "clients need no S3 credentials: the new server sends and receives artifacts. Remove "
+            "MLFLOW_S3_ENDPOINT_URL and AWS_* from their environment"
+        )
+    return found
 
 
 def _seconds(size: Mapping[str, Any]) -> float:
