@@ -74,7 +74,7 @@ def _differences(source: Source) -> list[str]:
     found = []
     if source.port and not source.compose.route:
         found.append(
-            f"to keep the address of the old server, set mlflow:server: {{port: {source.port}}} when that one has stopped"
+            f"to keep the old server's address, set mlflow:server: {{port: {source.port}}} when that one has stopped"
         )
     if source.s3 and not source.destination:
         found.append(
