@@ -19,7 +19,7 @@ export TO SOURCE ARTIFACTS MAP SECRET STACK YES CONFIRM ARGS SERVICE FROM TARGET
 RUN := @sh operations/bootstrap.sh# If this file has Windows line endings (CRLF), the script reports it.
 
 .DEFAULT_GOAL := help
-.PHONY: help init up preview drift down destroy status logs open url images env client password scrape authority doctor backup backups restore drill gc import export upgrade-postgres encrypt rotate prune pin test bench docs lock
+.PHONY: help init up preview drift down destroy status logs open url images env client password scrape authority doctor backup backups restore drill gc import export upgrade upgrade-postgres encrypt rotate prune pin test bench docs lock
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -96,6 +96,9 @@ import: ## copy the data of an old MLflow into the stack, and compare: SOURCE=<i
 
 export: ## copy database and artifacts to another Postgres and S3, such as a cluster's: TARGET=<file>, DRY_RUN=1
 	$(RUN) export
+
+upgrade: ## list newer versions of MLflow and the images, and write them if told to; SERVICE= names one; DRY_RUN=1 only lists
+	$(RUN) upgrade
 
 upgrade-postgres: ## move the database to another major version of Postgres: TO=19; the old volume stays; DRY_RUN=1
 	$(RUN) upgrade-postgres

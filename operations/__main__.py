@@ -34,6 +34,7 @@ VERBS = {
     "gc": "data.gc:gc",
     "export": "data.export:export",
     "import": "importing.importing:import_",
+    "upgrade": "upgrading.upgrade:upgrade",
     "upgrade-postgres": "data.upgrade_postgres:upgrade_postgres",
     "encrypt": "data.encrypt:encrypt",
     "rotate": "rotation.rotate:rotate",
@@ -54,9 +55,9 @@ INTERRUPTED_MESSAGES = {
     "restore": "the database is unchanged unless the output above says otherwise; run the same command again",
 }
 """The state after an interruption of each verb that has one. Other verbs leave nothing incomplete."""
-CHANGES = {*INTERRUPTED_MESSAGES, "init", "pin", "prune", "bench"}
+CHANGES = {*INTERRUPTED_MESSAGES, "init", "pin", "prune", "bench", "upgrade"}
 """The verbs that change something. `env` and `preview` create the stack in the backend at most."""
-SUPPORT_DRY_RUN = {"upgrade-postgres", "restore", "import", "export", "encrypt", "rotate"}
+SUPPORT_DRY_RUN = {"upgrade", "upgrade-postgres", "restore", "import", "export", "encrypt", "rotate"}
 """The verbs that support DRY_RUN=1. For `up`, `preview` is the dry run."""
 
 

@@ -15,7 +15,7 @@ from operations.engine.engine import Engine
 from operations.engine.moments import renew_certificates, require_no_interrupted_rotation, start_counting
 from operations.engine.recovery import recover
 from operations.engine.write_back import report_what_to_keep, write_back_secrets
-from operations.host import capacity, checks, containers, docker_daemon, images, nodes
+from operations.host import capacity, checks, containers, docker_daemon, downtime, images, nodes
 from operations.observe import hostname, ingress
 from settings.stack import DEV
 
@@ -33,18 +33,21 @@ def up(stack: Stack, *, approved: bool = False) -> None:
     if disk := capacity.disk_problem(stack.daemon):
         progress(f"warning: {disk}")
     started, served = time.time(), fall_back.serves(stack)
-    try:
-        _deploy(stack, approved=approved)
-    except StopError:
-        _show_build_log(started)
-        if served:
-            fall_back.fall_back(stack)
-        raise
+    with downtime.watched(stack) as watch:
+        try:
+            _deploy(stack, approved=approved)
+        except StopError:
+            _show_build_log(started)
+            if served:
+                fall_back.fall_back(stack)
+            raise
     stack.remember_checkout()
     ingress.require_authentication(stack)
     settings = stack.settings
     for name, url in settings.monitoring_urls.items():
         progress(f"{name}: {url}")
+    if watch.words:
+        progress(watch.words)
     progress(f'\nMLflow is ready. Use it from Python: eval "$(make -s client STACK={stack.name})"')
     output(settings.route.url)
     if way := hostname.ssh_forward_hint(stack):

@@ -17,15 +17,11 @@ def pin(stack: Stack) -> None:
     """
     found: dict[str, tuple[str, str]] = {}
     unknown: list[str] = []
-    for name, field in ImagesSettings.model_fields.items():
-        image = getattr(stack.settings.images, name)
-        if not isinstance(image, Image) or image not in stack.settings.pulled_images or image.digest != NO_DIGEST:
-            continue
-        if image.ref.startswith(f"{names.LOCAL_REGISTRY}/"):
-            # Built here: no registry has it, and its tag is a hash of its sources.
+    for key, image in pullable(stack).items():
+        if image.digest != NO_DIGEST:
             continue
         try:
-            found[f"mlflow:images.{field.alias}"] = (image.ref, digest(stack, image.ref))
+            found[f"mlflow:images.{key}"] = (image.ref, digest(stack, image.ref))
         except APIError as error:
             unknown.append(f"  {image.ref}: {error.explanation}")
     if found:
@@ -40,6 +36,19 @@ def pin(stack: Stack) -> None:
         output(f"every image of {stack.name} has a digest or is built here")
     if unknown:
         raise StopError("could not look up the digest of these images; they are unchanged:\n" + "\n".join(unknown))
+
+
+def pullable(stack: Stack) -> dict[str, Image]:
+    """Return the images that the stack runs and a registry may have, by their key in the settings."""
+    images = {
+        field.alias or name: getattr(stack.settings.images, name) for name, field in ImagesSettings.model_fields.items()
+    }
+    return {
+        key: image
+        for key, image in images.items()
+        # An image of the local registry is built here: no registry has it, and its tag is a hash of its sources.
+        if image in stack.settings.pulled_images and not image.ref.startswith(f"{names.LOCAL_REGISTRY}/")
+    }
 
 
 def digest(stack: Stack, ref: str) -> str:

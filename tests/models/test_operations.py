@@ -146,7 +146,7 @@ def test_every_printed_make_command_names_its_stack(folder: str) -> None:
         for path in sorted((ROOT / folder).rglob("*"))
         if path.suffix in (".py", ".sh") and path.name not in ("reference.py", "lock.sh")
         for text in (spoken(path) if path.suffix == ".py" else path.read_text().splitlines())
-        if re.search(rf"(type|see|again|another|or): make ({'|'.join(VERBS)})\b(?! [A-Z_=$<>{{}}]*STACK=)", text)
+        if re.search(rf"(type|see|again|another|or): make ({'|'.join(VERBS)})(?![\w-])(?! [A-Z_=$<>{{}}]*STACK=)", text)
     ]
     assert found == []
 

@@ -1,0 +1,111 @@
+"""How long no replica of the server served during a deployment on one Docker host, from the events of the daemon."""
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from operations.common.stack import Stack
+from operations.host.servers import servers
+from runtime.daemon import UNREACHABLE_ERRORS
+from settings import names
+
+HEALTHY = "health_status: healthy"
+ENDS = ("kill", "die", "health_status: unhealthy")
+"""Events after which a replica does not serve: it is told to stop, it has ended, or its health check fails."""
+NANOSECONDS = 1e9
+
+
+class Downtime:
+    """Adds up the times in which no replica served. A replica serves when Docker's health check says so."""
+
+    def __init__(self, serving: Iterable[str], now: float) -> None:
+        """Begin with the names of the replicas that serve at the time `now`, in seconds since 1970."""
+        self._serving = set(serving)
+        self._since = None if self._serving else now
+        self._total = 0.0
+
+    def note(self, name: str, action: str, at: float) -> None:
+        """Take an event of a replica into account. It happened at the time `at`."""
+        if action == HEALTHY:
+            self._serving.add(name)
+            if self._since is not None:
+                self._total += max(0.0, at - self._since)
+                self._since = None
+        elif action in ENDS:
+            self._serving.discard(name)
+            if not self._serving and self._since is None:
+                self._since = at
+
+    def seconds(self, now: float) -> float:
+        """Return the total until `now`."""
+        return self._total + (max(0.0, now - self._since) if self._since is not None else 0.0)
+
+
+class Watch:
+    """What a deployment did to the server, as far as it is known."""
+
+    seconds: float | None = None
+    """How long no replica served. None: no server was there before, it runs on a cluster, or Docker did not tell."""
+
+    @property
+    def words(self) -> str | None:
+        """The downtime in words, or None if there was none or it is unknown."""
+        if not self.seconds:
+            return None
+        return f"the server did not serve for {max(1, round(self.seconds))} s of this deployment"
+
+
+@contextmanager
+def watched(stack: Stack) -> Iterator[Watch]:
+    """Measure the downtime of the server while the context is entered. Raises nothing of its own."""
+    watch = Watch()
+    try:
+        deployed = servers(stack).deployed
+        found = [state for name in deployed if (state := stack.daemon.inspect(name)) is not None]
+    except UNREACHABLE_ERRORS:
+        found = []
+    serving = {state["Name"].lstrip("/") for state in found if _serves(state["State"])}
+    if stack.settings.on_swarm or not serving:
+        yield watch
+        return
+    downtime = Downtime(serving, time.time())
+    stream: Any = None
+    with suppress(*UNREACHABLE_ERRORS):
+        # Live: the daemon keeps the last 256 events only, and each health check causes three.
+        stream = stack.daemon.api.events(decode=True, filters=_filters(stack))
+    if stream is None:
+        yield watch
+        return
+    reader = threading.Thread(target=_collect, args=(stack, stream, downtime), daemon=True)
+    reader.start()
+    try:
+        yield watch
+    finally:
+        ended = time.time()
+        stream.close()
+        reader.join(1)
+        watch.seconds = downtime.seconds(ended)
+
+
+def _filters(stack: Stack) -> dict[str, Any]:
+    return {
+        "type": "container",
+        "label": f"{names.STACK_LABEL}={stack.name}",
+        "event": ["kill", "die", "health_status"],
+    }
+
+
+def _serves(state: Mapping[str, Any]) -> bool:
+    """Return whether a container runs and Docker's health check says that it serves."""
+    return bool(state["Running"]) and state.get("Health", {}).get("Status") == "healthy"
+
+
+def _collect(stack: Stack, stream: Iterable[Mapping[str, Any]], downtime: Downtime) -> None:
+    """Take every event of a replica into account, until the stream is closed or cut off."""
+    with suppress(*UNREACHABLE_ERRORS, ValueError):
+        for event in stream:
+            name = event["Actor"]["Attributes"].get("name", "")
+            if names.is_replica(name.removeprefix(names.docker_name(stack.name, ""))):
+                downtime.note(name, event["Action"], event["timeNano"] / NANOSECONDS)
