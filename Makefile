@@ -1,6 +1,6 @@
 # All commands of this project. `make` lists them. Each recipe calls a script.
 STACK ?= dev
-VARIABLES := SECRET STACK YES CONFIRM ARGS SERVICE FROM OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY LONG KILLS SEED PYTHON PORT ENGINELESS TARGET TO SOURCE ARTIFACTS MAP \
+VARIABLES := SECRET STACK YES CONFIRM ARGS SERVICE FROM OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY LONG KILLS SEED PYTHON PORT ENGINELESS TARGET TO SOURCE ARTIFACTS MAP USERS \
 	REQUIRE_STACK
 # Refuse unknown variables: otherwise, `make up stack=acme` would ignore the variable and deploy dev.
 UNKNOWN := $(filter-out $(VARIABLES),$(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name))))
@@ -14,7 +14,7 @@ endif
 # Refuse words that are no command: `make down acme` would stop dev before it reports them.
 COMMANDS := $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' Makefile)
 $(foreach word,$(filter-out $(COMMANDS),$(MAKECMDGOALS)),$(error $(word): no such command; did you mean STACK=$(word)? To list the commands, type: make))
-export TO SOURCE ARTIFACTS MAP SECRET STACK YES CONFIRM ARGS SERVICE FROM TARGET OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY PORT
+export TO SOURCE ARTIFACTS MAP USERS SECRET STACK YES CONFIRM ARGS SERVICE FROM TARGET OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY PORT
 
 RUN := @sh operations/bootstrap.sh# If this file has Windows line endings (CRLF), the script reports it.
 

@@ -6,6 +6,8 @@ usage: from_sqlite.py prepare|dump|compare|late
 `dump` rewrites the locations in the copy, and writes its rows as SQL for Postgres. `compare` compares every row after
 the load. `late` prints what the SQLite file got since `prepare`.
 
+With ONLY_USERS=1, the file is the one in which MLflow's own authentication keeps its users (`basic_auth.db`).
+
 Environment: SOURCE (the SQLite file, or the folder of the file store), WORK (a folder for the copy), FILES (the folder
 of this program), MLFLOW_BACKEND_STORE_URI and libpq's variables for the stack's own database.
 """
@@ -30,7 +32,11 @@ WORK = Path(os.environ["WORK"])
 FILES = Path(os.environ["FILES"])
 SOURCE = Path(os.environ["SOURCE"])
 COPY, LATER = WORK / "source.db", WORK / "later.db"
+ONLY_USERS = bool(os.environ.get("ONLY_USERS"))
+REQUIRED = {"users"} if ONLY_USERS else {"alembic_version", "experiments", "runs", "metrics", "params", "tags"}
+"""Tables that the database must have."""
 ROWS, DUMP = WORK / "sqlite.json", WORK / "source.rows"
+REVISIONS = "known-revisions"
 ATTEMPTS = 5
 """How often the copy of a file that changes meanwhile is tried."""
 BESIDE = ("-wal", "-journal")
@@ -81,8 +87,9 @@ def _copy(copy: Path = COPY) -> None:
         if (found := session.execute("PRAGMA integrity_check").fetchone()[0]) != "ok":
             raise Refused(f"{SOURCE.name}: is damaged: {found}")
         tables = {name for (name,) in session.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if missing := {"alembic_version", "experiments", "runs", "metrics", "params", "tags"} - tables:
-        raise Refused(f"{SOURCE.name}: is not a database of MLflow: it has no table {', '.join(sorted(missing))}")
+    if missing := REQUIRED - tables:
+        what = "MLflow's users" if ONLY_USERS else "MLflow"
+        raise Refused(f"{SOURCE.name}: is not a database of {what}: it has no table {', '.join(sorted(missing))}")
 
 
 def late() -> None:
@@ -147,14 +154,20 @@ def _counted() -> dict[str, int]:
 
 def _migrate() -> None:
     """Migrate the copy to the schema of this MLflow, if it knows the copy's."""
-    known = (Path(sys.prefix) / "known-revisions").read_text().split()
+    table, file = ("alembic_version_auth", "users-known-revisions") if ONLY_USERS else ("alembic_version", REVISIONS)
+    known = (Path(sys.prefix) / file).read_text().split()
     with sqlite3.connect(COPY) as session:
-        revision = session.execute("SELECT version_num FROM alembic_version").fetchone()[0]
-    if revision not in known:
+        tables = {name for (name,) in session.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        # Before version 3.6, the database of the users has no revision.
+        revision = session.execute(f"SELECT version_num FROM {table}").fetchone()[0] if table in tables else None  # noqa: S608
+    if revision is not None and revision not in known:
         version = (Path(sys.prefix) / "version").read_text().strip()
         raise Refused(f"the old database has the schema {revision}, which MLflow {version} of this stack does not know")
+    if ONLY_USERS:
+        _run("python", "-m", "mlflow.server.auth", "db", "upgrade", f"--url=sqlite:///{COPY}")
+        return
     if not (WORK / "revision").exists():
-        (WORK / "revision").write_text(revision)
+        (WORK / "revision").write_text(str(revision))
     _run("mlflow", "db", "upgrade", f"sqlite:///{COPY}")
 
 
@@ -169,7 +182,8 @@ def _run(*command: str) -> None:
 def dump() -> None:
     """Rewrite the locations in the copy, and write its rows for Postgres' COPY, and their sums."""
     with sqlite3.connect(COPY) as session:
-        session.executescript((FILES / "locations.sql").read_text())
+        if not ONLY_USERS:
+            session.executescript((FILES / "locations.sql").read_text())
         tables = _tables(session)
         found = {}
         with DUMP.open("w") as file:

@@ -1,11 +1,11 @@
 """Imports an old MLflow into a stack. Runs in the image of the backup, beside that program's modules.
 
-usage: importer.py VERB, with the verbs below
+usage: importer.py VERB..., with the verbs below, one after another
 
 Environment: that of the backup container, with the role of the server; FILES, the folder of this program, with
 source.json (access to the old Postgres; {} for an SQLite file), keys.json, moves.json and
 locations.sql; WORK, a folder on disk; STARTED, the time of the import as part of a name.
-A command that returns something prints it as the last line, as JSON.
+A verb that returns something prints it as its last line, as JSON.
 """
 
 import json
@@ -55,25 +55,25 @@ def trust_both() -> None:
         os.environ["RCLONE_CA_CERT"] = str(both)
 
 
-def main(verb: str) -> int:
-    """Run a verb. Return the exit code: 0 success, 1 failure."""
+def main(verbs: list[str]) -> int:
+    """Run verbs until one fails. Return the exit code: 0 success, 1 failure."""
     os.umask(0o077)
     try:
         for folder in (WORK, Path(os.environ["TMPDIR"])):
             folder.mkdir(parents=True, exist_ok=True)
         database.use_pgpass()
         trust_both()
-        found = VERBS[verb]()
+        for verb in verbs:
+            if (found := VERBS[verb]()) is not None:
+                print(json.dumps(found), flush=True)
     except Failure as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
     except (psycopg2.Error, OSError) as error:
         print(f"error: {type(error).__name__}: {str(error).strip()}", file=sys.stderr, flush=True)
         return 1
-    if found is not None:
-        print(json.dumps(found), flush=True)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1:]))

@@ -6,7 +6,7 @@ from typing import Any
 import database
 from prefixes import LOCATIONS
 from shell import Failure
-from source import COPY, IDS, WORK, Source
+from source import COPY, IDS, WORK, Source, has_users_file, users_in_file
 
 ADMINISTRATOR = "admin"
 """MLflow's user whose password the stack generates. settings/server.py has the same."""
@@ -29,7 +29,8 @@ def inspected() -> dict[str, Any]:
             "server": old.version(),
             "major": int(old.version().split()[1].split(".")[0]) if old.postgres else None,
             "revision": old.first_revision(),
-            "rows": old.counts(ours),
+            "rows": old.counts(ours) | ({"users": len(users_in_file())} if has_users_file() else {}),
+            "users": "users" in ours,
             "foreign": [table for table in tables if table not in known],
             "prefixes": {prefix: dict(rows) for prefix, rows in old.prefixes().rows.items()},
             "encrypted": old.encrypted(),

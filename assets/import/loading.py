@@ -12,7 +12,7 @@ import copying
 import database
 from inspecting import USERS, known_tables
 from shell import Failure, run, say
-from source import FILES, WORK, Source, old_variables
+from source import FILES, USERS_COPY, WORK, Source, has_users_file, old_variables
 from tables import columns, quoted, sum_query, sums
 
 BEFORE = "before_import"
@@ -34,7 +34,7 @@ def dump() -> None:
     with Source() as old:
         snapshot = old.value("SELECT pg_export_snapshot()")
         ours = {table: of for table, of in old.columns().items() if table in known}
-        _require_keys(old)
+        encrypted = _require_keys(old)
         foreign = [name for name in old.stream(RELATIONS) if name not in known]
         # The password is in a file of this container and in the environment of pg_dump, and in no argument.
         with old_variables({f"PG{LIBPQ.get(key, key.upper())}": str(value) for key, value in access.items()}):
@@ -43,8 +43,9 @@ def dump() -> None:
                 *(f"--exclude-table=public.{quoted(name)}" for name in foreign),
                 *(f"--snapshot={snapshot}", f"--file={DUMP}"),
             )
-        ROWS.write_text(json.dumps({"rows": sums(old.cursor(), ours), "columns": ours}))
+        ROWS.write_text(json.dumps({"rows": sums(old.cursor(), ours), "columns": ours, "encrypted": encrypted}))
     run("sed", "-E", "-i", CORRECTIONS, str(DUMP))
+    _add_users()
 
 
 RELATIONS = (
@@ -53,10 +54,13 @@ RELATIONS = (
 """Tables and views of the old database."""
 
 
-def _require_keys(old: Source) -> None:
+def _require_keys(old: Source) -> dict[str, int]:
+    """Return how many values each data key has encrypted; raise `Failure` if a key is not known."""
+    found = old.encrypted()
     given = json.loads((FILES / "keys.json").read_text())
-    if missing := {key: rows for key, rows in old.encrypted().items() if key not in given}:
+    if missing := {key: rows for key, rows in found.items() if key not in given}:
         raise Failure(f"the old server has encrypted values meanwhile ({missing}), and its data key is not given")
+    return found
 
 
 def assemble() -> None:
@@ -79,8 +83,24 @@ def assemble() -> None:
             )
     run("sed", "-E", "-i", CORRECTIONS, str(DUMP))
     with Source() as old:
-        _require_keys(old)
-    ROWS.write_text(json.dumps({"rows": rows, "columns": {}}))
+        encrypted = _require_keys(old)
+    ROWS.write_text(json.dumps({"rows": rows, "columns": {}, "encrypted": encrypted}))
+    _add_users()
+
+
+def _add_users() -> None:
+    """Add the users in a file of their own to `DUMP`, between the parts of the stack's schema of these tables."""
+    folder = USERS_COPY.parent
+    if not has_users_file():
+        return
+    tables = [f"--table=public.{quoted(table)}" for table in sorted(USERS)]
+    options = ("--schema-only", "--no-owner", "--no-privileges", "--no-comments", *tables)
+    before, after = (run("pg_dump", *options, f"--section={part}") for part in ("pre-data", "post-data"))
+    with DUMP.open("a") as file:
+        file.write(before + (folder / "source.rows").read_text() + after)
+    known = json.loads(ROWS.read_text())
+    known["rows"] |= json.loads((folder / "sqlite.json").read_text())
+    ROWS.write_text(json.dumps(known))
 
 
 CORRECTIONS = r"""
@@ -100,13 +120,16 @@ LIBPQ = {"dbname": "DATABASE"}
 """Libpq's environment variables whose names are not those of its parameters."""
 
 
-def load() -> None:
-    """Replace the stack's tables by those of `DUMP`, in one transaction; raise `Failure` if that changes nothing."""
+def load() -> dict[str, int]:
+    """Replace the stack's tables by those of `DUMP`, in one transaction; raise `Failure` if that changes nothing.
+
+    Return how many values each old data key has encrypted.
+    """
     known = json.loads(ROWS.read_text())
     with database.locked("import", wait_s=60):
         script = [f"ALTER SCHEMA public RENAME TO {BEFORE}; CREATE SCHEMA public;"]
         # from_sqlite.py compares the rows of an SQLite database.
-        compared = {table: row for table, row in known["rows"].items() if known["columns"]}
+        compared = {table: row for table, row in known["rows"].items() if table in known["columns"]}
         checks = [_must_be(table, known["columns"][table], row) for table, row in compared.items()]
         # Without users in the old database, the stack keeps its own, also the administrator.
         keep = [] if "users" in known["rows"] else [_move(table, BEFORE, "public") for table in sorted(USERS)]
@@ -116,6 +139,8 @@ def load() -> None:
         _psql("\n".join(script), DUMP, "\n".join([*checks, rewriting, *keep]))
     if compared:
         say(f"{len(compared)} tables with {sum(count for count, _ in compared.values())} rows are equal")
+    encrypted: dict[str, int] = known["encrypted"]
+    return encrypted
 
 
 def _move(table: str, old: str, new: str) -> str:

@@ -19,6 +19,8 @@ WORK = Path(os.environ.get("WORK", "/staging/import"))
 """Folder with the copy of an SQLite file, and with the dump."""
 COPY = WORK / "source.db"
 """The copy of the SQLite file, with the schema of the new MLflow."""
+USERS_COPY = WORK / "users" / "source.db"
+"""The copy of the SQLite file with MLflow's own users, if they are in a file of their own."""
 BATCH = 10_000
 ENCRYPTED = {"secrets": "cryptoKekPassphrase", "webhooks": "webhookEncryptionKey"}
 """The data key of the values in a table, by table."""
@@ -153,7 +155,22 @@ class Source:
 
     def ids(self) -> dict[str, set[str]]:
         """Return what people create, by table: to tell the data of the stack's own from imported ones."""
-        return {table: set(self.stream(query)) for table, query in IDS.items() if table in self.tables()}
+        found = {table: set(self.stream(query)) for table, query in IDS.items() if table in self.tables()}
+        return found | ({"users": users_in_file()} if has_users_file() else {})
+
+
+def has_users_file() -> bool:
+    """Return whether the users are in a file of their own. The copy of an earlier import may be left."""
+    return bool(os.environ.get("WITH_USERS")) and USERS_COPY.exists()
+
+
+def users_in_file() -> set[str]:
+    """Return the names of the users in a file of their own."""
+    session = sqlite3.connect(f"file:{USERS_COPY}?mode=ro", uri=True)
+    try:
+        return {name for (name,) in session.execute(IDS["users"])}
+    finally:
+        session.close()
 
 
 IDS = {

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from types import MappingProxyType
 from typing import Any
 
 from operations.common.stack import Stack
@@ -11,24 +12,28 @@ from operations.host.servers import servers
 from runtime.daemon import UNREACHABLE_ERRORS
 from settings import names
 
-HEALTHY = "health_status: healthy"
+HEALTH_CHECK = "healthcheck.py"
+"""Part of the command with which Docker, and `make up` more often, ask a replica whether it serves."""
 ENDS = ("kill", "die", "health_status: unhealthy")
 """Events after which a replica does not serve: it is told to stop, it has ended, or its health check fails."""
 NANOSECONDS = 1e9
 
 
 class Downtime:
-    """Adds up the times in which no replica served. A replica serves when Docker's health check says so."""
+    """Adds up the times in which no replica served. A replica serves from its first health check that succeeds."""
 
     def __init__(self, serving: Iterable[str], now: float) -> None:
         """Begin with the names of the replicas that serve at the time `now`, in seconds since 1970."""
         self._serving = set(serving)
         self._since = None if self._serving else now
         self._total = 0.0
+        self._checks: set[str] = set()
 
-    def note(self, name: str, action: str, at: float) -> None:
+    def note(self, name: str, action: str, at: float, attributes: Mapping[str, str] = MappingProxyType({})) -> None:
         """Take an event of a replica into account. It happened at the time `at`."""
-        if action == HEALTHY:
+        if action.startswith("exec_create") and HEALTH_CHECK in action:
+            self._checks.add(attributes["execID"])
+        elif action == "exec_die" and attributes["execID"] in self._checks and attributes["exitCode"] == "0":
             self._serving.add(name)
             if self._since is not None:
                 self._total += max(0.0, at - self._since)
@@ -93,7 +98,7 @@ def _filters(stack: Stack) -> dict[str, Any]:
     return {
         "type": "container",
         "label": f"{names.STACK_LABEL}={stack.name}",
-        "event": ["kill", "die", "health_status"],
+        "event": ["kill", "die", "health_status", "exec_create", "exec_die"],
     }
 
 
@@ -106,6 +111,7 @@ def _collect(stack: Stack, stream: Iterable[Mapping[str, Any]], downtime: Downti
     """Take every event of a replica into account, until the stream is closed or cut off."""
     with suppress(*UNREACHABLE_ERRORS, ValueError):
         for event in stream:
-            name = event["Actor"]["Attributes"].get("name", "")
+            attributes = event["Actor"]["Attributes"]
+            name = attributes.get("name", "")
             if names.is_replica(name.removeprefix(names.docker_name(stack.name, ""))):
-                downtime.note(name, event["Action"], event["timeNano"] / NANOSECONDS)
+                downtime.note(name, event["Action"], event["timeNano"] / NANOSECONDS, attributes)

@@ -32,7 +32,7 @@ READ_ALL = ("DAC_READ_SEARCH", "DAC_OVERRIDE")
 
 @dataclass(frozen=True)
 class Importer:
-    """Runs one command after another, each in a container of its own."""
+    """Runs commands in containers. A container starts in a second, so that several commands may share one."""
 
     stack: Stack
     source: Source
@@ -48,24 +48,31 @@ class Importer:
         files = {"moves.json": json.dumps(list(moves)), "locations.sql": sql}
         return Importer(self.stack, self.source, files, folders, self.started)
 
-    def run(self, command: str, tell: Callable[[str], None] = relay_output) -> None:
-        """Run a command of assets/import/importer.py; raise `StopError` if it fails."""
-        self._started(command, tell)
+    def run(self, *commands: str) -> None:
+        """Run commands of assets/import/importer.py one after another; raise `StopError` if one fails."""
+        self._started(commands, relay_output)
 
-    def ask(self, command: str, *, shown: bool = False) -> Any:  # noqa: ANN401 - JSON
-        """Run a command that returns something, and return it; raise `StopError` with its output if it fails."""
+    def ask(self, *commands: str, shown: bool = False) -> Any:  # noqa: ANN401 - JSON
+        """Run commands, and return what the last one that returns something returns; raise `StopError` if one fails.
+
+        With `shown`, what else they print is passed on as it comes.
+        """
         printed: list[str] = []
+        relayed = 0
 
         def tell(words: str) -> None:
+            nonlocal relayed
             printed.append(words)
+            # The last line is the result, or the error.
+            lines = "".join(printed).splitlines(keepends=True)
+            if shown:
+                relay_output("".join(lines[relayed:-1]))
+                relayed = max(relayed, len(lines) - 1)
 
-        self._started(command, tell, quiet=True)
-        lines = "".join(printed).strip().splitlines()
-        if shown and lines[:-1]:
-            relay_output("\n".join(lines[:-1]) + "\n")
-        return json.loads(lines[-1])
+        self._started(commands, tell, quiet=True)
+        return json.loads("".join(printed).strip().splitlines()[-1])
 
-    def _started(self, command: str, tell: Callable[[str], None], *, quiet: bool = False) -> None:
+    def _started(self, commands: Sequence[str], tell: Callable[[str], None], *, quiet: bool = False) -> None:
         stack = self.stack
         backup = stack.daemon.api.inspect_container(names.docker_name(stack.name, "backup"))
         theirs = dict(entry.partition("=")[::2] for entry in backup["Config"]["Env"])
@@ -76,12 +83,13 @@ class Importer:
             "RCLONE_CONFIG_STORE_SHARED_CREDENTIALS_FILE": f"{secrets}/aws-credentials",
             "TMPDIR": f"{WORK}/files",
             "STARTED": self.started,
+            "WITH_USERS": "1" if self.source.users else "",
         }
         old, networks, files = self._access()
         binds = [*backup["HostConfig"]["Binds"], f"{names.docker_name(stack.name, 'server-secrets')}:{secrets}:ro"]
         body = {
             "Image": backup["Image"],
-            "Entrypoint": ["python3", f"{FILES}/importer.py", command],
+            "Entrypoint": ["python3", f"{FILES}/importer.py", *commands],
             "Env": [f"{key}={value}" for key, value in {**environment, **old}.items()],
             "HostConfig": {"Binds": binds, "Mounts": self._mounts(), "Tmpfs": backup["HostConfig"]["Tmpfs"]},
         }
@@ -102,8 +110,11 @@ class Importer:
                 reason = f"memory ran out; raise mlflow:backup.memoryMb, then type: {make('up', stack.name)}"
             raise StopError(reason)
 
-    def sqlite(self, command: str, tell: Callable[[str], None] = relay_output) -> None:
-        """Run a command of assets/import/from_sqlite.py in the image of MLflow; raise `StopError` if it fails."""
+    def sqlite(self, command: str, tell: Callable[[str], None] = relay_output, *, users: bool = False) -> None:
+        """Run a command of assets/import/from_sqlite.py in the image of MLflow; raise `StopError` if it fails.
+
+        `users`: for the file with MLflow's own users.
+        """
         deployed = servers(self.stack)
         environment = {
             key: value
@@ -112,6 +123,8 @@ class Importer:
         }
         environment |= {"PGPASSFILE": f"{FILES}/pgpass", "FILES": FILES, "WORK": WORK, "HOME": "/tmp"}  # noqa: S108
         environment |= {"SOURCE": FOLDERS + self.source.file, "PYTHONWARNINGS": "ignore"}
+        if users:
+            environment |= {"SOURCE": FOLDERS + self.source.users, "WORK": f"{WORK}/users", "ONLY_USERS": "1"}
         scripts = ("from_sqlite.py", "tables.py")
         files = {name: (ROOT / "assets" / "import" / name).read_text() for name in scripts} | dict(self.files)
         files["pgpass"] = secret_of(deployed, "pgpass")
@@ -173,6 +186,7 @@ class Importer:
         """Return the mounts of the old folders. The folder of an SQLite file, because files beside it belong to it."""
         file = self.source.file
         parent = [file if self.source.is_file_store else file.rpartition("/")[0] or "/"] if file else []
+        parent += [self.source.users.rpartition("/")[0] or "/"] if self.source.users else []
         folders = sorted({*self.folders, *parent})
         # One inside another is mounted with it.
         outer = [folder for folder in folders if not any(folder.startswith(f"{other}/") for other in folders)]

@@ -51,27 +51,27 @@ def import_(stack: Stack) -> None:
     require_containers(stack)
     _require_backup(stack)
     _require_alone(stack)
-    plan, importer = _planned(stack, source, dry=dry)
-    describe(stack, source, plan)
-    if dry:
-        progress("nothing was changed")
-        return
-    _approve(stack, plan)
-    started = time.monotonic()
+    importer, cleaned = Importer(stack, source, {}), False
     try:
+        plan, importer = _planned(stack, source, importer, dry=dry)
+        describe(stack, source, plan)
+        if dry:
+            progress("nothing was changed")
+            return
+        _approve(stack, plan)
+        started = time.monotonic()
         importer.run("copy")
-        _dump(importer, source)
+        progress("copying the old database")
         # What is there now must arrive: every artifact of a run in the dump. What comes later is left to the next
         # import.
-        importer.run("remember")
-        importer.run("copy-again")
-        compared = importer.ask("compare", shown=True)
+        compared = importer.ask(*_dump(importer, source), "remember", "copy-again", "compare", shown=True)
         rows, away = _switch(stack, source, plan, importer)
-        late = _late(importer, source)
+        late, cleaned = _late(importer, source)
     finally:
         # The copy of the old database must not stay, whatever happens.
-        with suppress(StopError):
-            importer.run("clean")
+        if not cleaned:
+            with suppress(StopError):
+                importer.run("clean")
     report(stack, rows, compared, late, (time.monotonic() - started, away))
 
 
@@ -90,9 +90,8 @@ def _require_alone(stack: Stack) -> None:
     containers.require_no_operation(stack.daemon, stack.name)
 
 
-def _planned(stack: Stack, source: Source, *, dry: bool) -> tuple[Plan, Importer]:
+def _planned(stack: Stack, source: Source, importer: Importer, *, dry: bool) -> tuple[Plan, Importer]:
     """Look at the old deployment and return what is to be done; raise `StopError` with what cannot be done."""
-    importer = Importer(stack, source, {})
     if not servers(stack).running and not dry:
         # An import that was killed may have left the tables half changed.
         importer.run("recover")
@@ -104,6 +103,7 @@ def _planned(stack: Stack, source: Source, *, dry: bool) -> tuple[Plan, Importer
     if source.file:
         progress(f"copying {source.file}, and migrating the copy")
         importer.sqlite("prepare")
+    _prepare_users(stack, source, importer)
     found = importer.ask("inspect")
     problems = _database_problems(stack, source, found)
     places = Places(
@@ -128,6 +128,19 @@ def _planned(stack: Stack, source: Source, *, dry: bool) -> tuple[Plan, Importer
     progress("listing the artifacts")
     sizes = importer.ask("survey", shown=True)
     return Plan(found, mapped, moves, sizes), importer
+
+
+def _prepare_users(stack: Stack, source: Source, importer: Importer) -> None:
+    """Copy and migrate the file with MLflow's own users; raise `StopError` if the stack has none."""
+    if not source.users:
+        return
+    if not stack.settings.route.by_mlflow:
+        raise StopError(
+            f"{source.users}: has users of MLflow's own authentication, which {stack.name} does not use\n"
+            f"  set mlflow:authentication: mlflow, then type: {make('up', stack.name)}\n"
+            f"  or leave the users out: {make(command(), stack.name)} USERS=none; {PAGE}"
+        )
+    importer.sqlite("prepare", users=True)
 
 
 def _sql(source: Source, found: Mapping[str, Any], mapped: Sequence[Mapped]) -> str:
@@ -171,6 +184,8 @@ def _given(source: Source) -> dict[str, str]:
 def _database_problems(stack: Stack, source: Source, found: Mapping[str, Any]) -> list[str]:
     """Return everything that keeps the old database from being imported."""
     problems = []
+    if source.users and found["users"]:
+        problems.append(f"{source.users}: the old database has users as well; leave those of the file out: USERS=none")
     if source.postgres:
         if found["major"] > stack.settings.postgres_major:
             problems.append(
@@ -215,14 +230,15 @@ def _approve(stack: Stack, plan: Plan) -> None:
             raise StopError("nothing was changed")
 
 
-def _dump(importer: Importer, source: Source) -> None:
-    progress("copying the old database")
-    if source.postgres:
-        importer.run("dump")
-    else:
+def _dump(importer: Importer, source: Source) -> list[str]:
+    """Copy an SQLite database; return the commands that write the old database as SQL, after that."""
+    if source.file:
         importer.sqlite("prepare")
         importer.sqlite("dump")
-        importer.run("assemble")
+    if source.users:
+        importer.sqlite("prepare", users=True)
+        importer.sqlite("dump", users=True)
+    return ["dump" if source.postgres else "assemble"]
 
 
 def _switch(stack: Stack, source: Source, plan: Plan, importer: Importer) -> tuple[dict[str, int], float]:
@@ -232,19 +248,20 @@ def _switch(stack: Stack, source: Source, plan: Plan, importer: Importer) -> tup
     """
     deployed = servers(stack)
     progress("waiting for backups and other operations")
-    importer.run("wait")
-    if deployed.running:
-        importer.run("forget")
+    importer.run("wait", *(["forget"] if deployed.running else []))
     progress("stopping the server")
     began = time.monotonic()
     complete = False
     try:
         deployed.stop(for_good=True)
         _back_up(stack, plan, importer)
-        importer.run("load")
+        encrypted: dict[str, int] = importer.ask("load", shown=True)
         if source.file:
             importer.sqlite("compare")
-        _encrypt(stack, source)
+        if source.users:
+            importer.sqlite("compare", users=True)
+        if encrypted:
+            _encrypt(stack, source)
         migration.migrate(stack)
         # Before the server starts: as long as the previous tables exist, no server has used the new ones.
         rows: dict[str, int] = importer.ask("finish")
@@ -288,13 +305,17 @@ def _encrypt(stack: Stack, source: Source) -> None:
         raise StopError("the old data keys do not decrypt the secrets in the old database; the reason is above")
 
 
-def _late(importer: Importer, source: Source) -> dict[str, int]:
-    """Return what was written to the old deployment meanwhile; empty if it does not answer any more."""
+def _late(importer: Importer, source: Source) -> tuple[dict[str, int], bool]:
+    """Return what was written to the old deployment meanwhile, and whether the copy of the database was deleted.
+
+    Nothing, if the old deployment does not answer any more.
+    """
     found: dict[str, int] = {}
     with suppress(StopError):
         if source.file and not source.is_file_store:
             said: list[str] = []
             importer.sqlite("late", said.append)
             found = json.loads("".join(said))
-        found |= importer.ask("late")
-    return found
+        found |= importer.ask("late", "clean")
+        return found, True
+    return found, False

@@ -14,7 +14,7 @@ from operations.common.stack import Stack
 from operations.importing.locations import Mapped
 from operations.importing.source import Source
 
-SHOWN = ("experiments", "runs", "metrics", "params", "registered_models", "model_versions", "trace_info")
+SHOWN = ("experiments", "runs", "metrics", "params", "registered_models", "model_versions", "trace_info", "users")
 """Tables whose number of rows is shown. All are compared."""
 
 
@@ -121,6 +121,8 @@ def counted(rows: Mapping[str, int]) -> str:
 def command() -> str:
     """Return the command of this import, without the stack."""
     given = (
-        f"{name}={shlex.quote(os.environ[name])}" for name in ("SOURCE", "ARTIFACTS", "MAP") if os.environ.get(name)
+        f"{name}={shlex.quote(os.environ[name])}"
+        for name in ("SOURCE", "ARTIFACTS", "MAP", "USERS")
+        if os.environ.get(name)
     )
     return " ".join(["import", *given])

@@ -4,6 +4,8 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from configparser import ConfigParser
+from configparser import Error as ConfigParserError
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -26,12 +28,15 @@ VARIABLES = {
     "AWS_DEFAULT_REGION": "region",
     "AWS_REGION": "region",
     "MLFLOW_PORT": "port",
+    "MLFLOW_AUTH_CONFIG_PATH": "auth_config",
     "MLFLOW_CRYPTO_KEK_PASSPHRASE": "cryptoKekPassphrase",
     "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": "webhookEncryptionKey",
 }
 """The variables of an old deployment. They are MLflow's and boto3's own, and `MLFLOW_ARTIFACT_ROOT` and `MLFLOW_PORT`
 of the usual compose files."""
 PAGE = "docs/operations/import.md"
+NO_USERS = "none"
+"""In USERS=: the users are not imported."""
 DEFAULT_KEK = "mlflow-default-kek-passphrase-for-development-only"
 """The public passphrase of an MLflow for which none was set (`DEFAULT_KEK_PASSPHRASE` of its module utils.crypto)."""
 DRIVERS = ("postgresql", "postgres")
@@ -81,6 +86,8 @@ class Source:
     """The data keys of the old server, by our names."""
     compose: Compose
     port: int | None
+    users: str = ""
+    """The SQLite file with MLflow's own users, on the Docker host; empty without one."""
 
     @property
     def is_file_store(self) -> bool:
@@ -175,6 +182,7 @@ def _source(values: Mapping[str, str], compose: Compose, name: str) -> Source:
         root = root or given
         destination = given
     s3 = _s3(known, [backend, root, destination], problems)
+    users = _users(known.get("auth_config", ""), backend, compose, problems)
     port = known.get("port", "")
     if port and not re.fullmatch(r"\d{1,5}", port):
         problems.append(f"MLFLOW_PORT: must be a port number (got {port})")
@@ -190,6 +198,7 @@ def _source(values: Mapping[str, str], compose: Compose, name: str) -> Source:
         | {key: known[key] for key in ("cryptoKekPassphrase", "webhookEncryptionKey") if key in known},
         compose=compose,
         port=int(port) if port else None,
+        users=users,
     )
 
 
@@ -235,6 +244,34 @@ def _file(backend: str, compose: Compose, problems: list[str]) -> str:
         return ""
     path = re.sub(r"^(sqlite:///|file://|file:)", "", backend).split("?")[0]
     return compose.on_host(path)
+
+
+def _users(config: str, backend: str, compose: Compose, problems: list[str]) -> str:
+    """Return the file of USERS=, or of the configuration of MLflow's authentication; empty with `USERS=none`."""
+    given = os.environ.get("USERS") or ""
+    if given == NO_USERS or not (given or config):
+        return ""
+    if given:
+        path = Path(given).expanduser().resolve()
+        if not path.is_file():
+            problems.append(f"USERS={given}: there is no such file")
+        return str(path)
+    uri, ways = "", "name the SQLite file of the users: USERS=<path>, or leave them out: USERS=none"
+    try:
+        parser = ConfigParser(interpolation=None)
+        parser.read_string(Path(compose.on_host(config)).read_text())
+        uri = parser.get("mlflow", "database_uri")
+    except (OSError, ConfigParserError) as error:
+        problems.append(f"MLFLOW_AUTH_CONFIG_PATH: {config}: {getattr(error, 'strerror', None) or error}\n    {ways}")
+        return ""
+    if uri == backend:
+        return ""
+    if not uri.startswith("sqlite:///"):
+        problems.append(
+            f"MLFLOW_AUTH_CONFIG_PATH: {config}: the users are in another database than the runs\n    {ways}"
+        )
+        return ""
+    return compose.on_host(uri.removeprefix("sqlite:///"))
 
 
 def _s3(known: Mapping[str, str], places: list[str], problems: list[str]) -> S3 | None:

@@ -2,9 +2,10 @@
 
 import pytest
 
-from operations.host.downtime import HEALTHY, Downtime, Watch
+from operations.host.downtime import Downtime, Watch
 
 Event = tuple[str, str, float]
+HEALTHY = "a health check that succeeds"
 
 
 @pytest.mark.parametrize(
@@ -23,9 +24,30 @@ def test_the_downtime_is_the_time_in_which_no_replica_serves(
     serving: list[str], events: list[Event], seconds: float
 ) -> None:
     downtime = Downtime(serving, now=0)
-    for name, action, at in events:
-        downtime.note(name, action, at)
+    for number, (name, action, at) in enumerate(events):
+        if action == HEALTHY:
+            check(downtime, name, at, number=str(number))
+        else:
+            downtime.note(name, action, at)
     assert downtime.seconds(now=100) == seconds
+
+
+def check(
+    downtime: Downtime, name: str, at: float, code: str = "0", command: str = "healthcheck.py", **ids: str
+) -> None:
+    """Let a command run in a replica and end, as Docker reports it."""
+    number = ids.get("number", "x")
+    downtime.note(name, f"exec_create: python /opt/mlflow-stack/{command}", at - 0.1, {"execID": number})
+    downtime.note(name, "exec_die", at, {"execID": number, "exitCode": code})
+
+
+def test_a_health_check_that_fails_and_another_command_do_not_end_a_downtime() -> None:
+    downtime = Downtime(["a"], now=0)
+    downtime.note("a", "kill", 10)
+    check(downtime, "a", 12, code="1")
+    check(downtime, "a", 13, command="gc.py")
+    check(downtime, "a", 20)
+    assert downtime.seconds(now=100) == 10
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ networks:
 
 @pytest.fixture(autouse=True)
 def without_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*source.VARIABLES, "SOURCE", "ARTIFACTS", "MAP"):
+    for name in (*source.VARIABLES, "SOURCE", "ARTIFACTS", "MAP", "USERS"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -106,6 +106,44 @@ def test_the_compose_file_beside_it_completes_the_variables(env: Path) -> None:
     }
     assert found.compose.on_host("/mlruns/1") == f"{env.parent}/runs/1"
     assert found.compose.on_host("./x") == f"{env.parent}/x"
+
+
+def test_the_file_of_the_users_is_found_by_the_configuration_of_the_old_server(env: Path) -> None:
+    assert source.read("dev").users == ""
+    config = env.parent / "auth.ini"
+    env.write_text(f"{ENV}MLFLOW_AUTH_CONFIG_PATH=auth.ini\n")
+    config.write_text("[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///users/basic_auth.db\n")
+    assert source.read("dev").users == f"{env.parent}/users/basic_auth.db"
+    config.write_text(f"[mlflow]\ndatabase_uri = {URI}\n")
+    assert source.read("dev").users == "", "they are in the database of the runs"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "auth.ini: No such file or directory"),
+        ("[mlflow]\ndatabase_uri = postgresql://a:secret@other/users\n", "the users are in another database"),
+        ("[other]\n", "No section: 'mlflow'"),
+    ],
+)
+def test_users_that_are_not_found_are_reported_with_a_way_out(
+    env: Path, content: str | None, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env.write_text(f"{ENV}MLFLOW_AUTH_CONFIG_PATH=auth.ini\n")
+    if content:
+        (env.parent / "auth.ini").write_text(content)
+    with pytest.raises(StopError, match=words) as caught:
+        source.read("dev")
+    assert "USERS=none" in str(caught.value)
+    assert "secret@" not in str(caught.value)
+    monkeypatch.setenv("USERS", "none")
+    assert source.read("dev").users == ""
+    (env.parent / "basic_auth.db").touch()
+    monkeypatch.setenv("USERS", str(env.parent / "basic_auth.db"))
+    assert source.read("dev").users == f"{env.parent}/basic_auth.db"
+    monkeypatch.setenv("USERS", str(env.parent / "gone.db"))
+    with pytest.raises(StopError, match=r"USERS=.*/gone\.db: there is no such file"):
+        source.read("dev")
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,25 @@ def environment_of(version: str) -> Path:
     return folder
 
 
+def told(url: str, **variables: str) -> Any:  # noqa: ANN401 - JSON
+    """Return what a current client finds on a server."""
+    return json.loads(client(url, "tell", **variables))
+
+
+def client(url: str, *arguments: str, **variables: str) -> str:
+    """Run a current client against a server; return what it prints."""
+    environment = {**os.environ, **variables, "MLFLOW_TRACKING_URI": url, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(CLIENT), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
 @dataclass
 class Services:
     """A Postgres and an S3 in containers with the usual names of a compose file, on a network of their own."""

@@ -1,7 +1,6 @@
 """Test the import of old deployments: equal through the new server, and the old ones unchanged."""
 
 import hashlib
-import json
 import os
 import random
 import re
@@ -16,33 +15,16 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+import urllib3
 
 from settings import names
 from tests.stack.deployment import Deployment, free_port
-from tests.stack.edge import image
-from tests.stack.old import BUCKET, CLIENT, KEY, PASSWORD, SECRET_KEY, OldServer, Services
+from tests.stack.edge import basic, image
+from tests.stack.old import BUCKET, KEY, PASSWORD, SECRET_KEY, OldServer, Services, client, told
 
 LONG_FILL = ("20", "100000", "2000")
 FILL = ("4", "2000", "20")
 KILLS = int(os.environ.get("KILLS", "10"))
-
-
-def told(url: str, **variables: str) -> Any:  # noqa: ANN401 - JSON
-    """Return what a current client finds on a server."""
-    return json.loads(client(url, "tell", **variables))
-
-
-def client(url: str, *arguments: str, **variables: str) -> str:
-    environment = {**os.environ, **variables, "MLFLOW_TRACKING_URI": url, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(CLIENT), *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 def said(done: subprocess.CompletedProcess[str]) -> str:
@@ -247,6 +229,74 @@ def test_a_second_import_copies_only_what_is_new(target: Deployment, old: Old) -
     done = target.make("import", SOURCE=str(env_file(old.folder)))
     assert re.search(r"to copy: (2\d|30), ", said(done)), said(done)
     assert told(target.url) == old.told()
+
+
+@pytest.fixture
+def with_users(target: Deployment) -> Iterator[Deployment]:
+    """The stack with MLflow's own users."""
+    before = target.file.read_text()
+    target.set("authentication", "mlflow")
+    target.make("up")
+    yield target
+    target.file.write_text(before)
+    target.make("up")
+
+
+CREATE_USERS = """
+import sqlite3, sys
+from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
+store = SqlAlchemyStore()
+store.init_db("sqlite:////tmp/basic_auth.db")
+store.create_user("admin", "old-admin-password", is_admin=True)
+store.create_user("ängström", "old-user-password", is_admin=False)
+store.create_user("bob", "old-bob-password", is_admin=False)
+store.create_experiment_permission(sys.argv[1], "bob", "NO_PERMISSIONS")
+sys.stdout.buffer.write(open("/tmp/basic_auth.db", "rb").read())
+"""
+
+
+def asked(target: Deployment, path: str, user: str, password: str) -> int:
+    url = f"{target.url}/api/2.0/mlflow/{path}"
+    headers = {"Authorization": basic(user, password)["Authorization"]}
+    return urllib3.request("GET", url, headers=headers, retries=False).status
+
+
+def users_file(target: Deployment, folder: Path, experiment: str) -> Path:
+    """Create a `basic_auth.db` as MLflow's authentication keeps one, in which bob must not read an experiment."""
+    command = ["docker", "exec", target.name("server"), "python", "-W", "ignore", "-c", CREATE_USERS, experiment]
+    path = folder / "basic_auth.db"
+    path.write_bytes(subprocess.run(command, capture_output=True, check=True).stdout)
+    return path
+
+
+def test_users_in_a_file_of_their_own_keep_their_passwords_and_permissions(
+    with_users: Deployment, old: Old, tmp_path: Path
+) -> None:
+    experiment = next(number for number, (_, stage, _) in old.told()["experiments"].items() if stage == "active")
+    users = users_file(with_users, tmp_path, experiment)
+    before = digests(tmp_path)
+    source = str(env_file(old.folder))
+    with_users.make("import", SOURCE=source, USERS=str(users), CONFIRM=with_users.stack)
+    assert digests(tmp_path) == before
+    search, get = "experiments/search?max_results=1", f"experiments/get?experiment_id={experiment}"
+    assert asked(with_users, get, "ängström", "old-user-password") == 200
+    assert asked(with_users, search, "ängström", "another-password") == 401
+    assert asked(with_users, get, "bob", "old-bob-password") == 403
+    assert asked(with_users, search, "admin", "old-admin-password") == 401
+    password = with_users.make("password").stdout.strip()
+    assert asked(with_users, get, "admin", password) == 200
+    variables = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": password}
+    assert told(with_users.url, **variables) == old.told()
+    # Again, now that the stack has these users.
+    with_users.make("import", SOURCE=source, USERS=str(users), CONFIRM=with_users.stack)
+    assert asked(with_users, get, "bob", "old-bob-password") == 403
+
+
+def test_a_stack_without_mlflow_users_refuses_to_import_them(target: Deployment, old: Old, tmp_path: Path) -> None:
+    (tmp_path / "basic_auth.db").write_bytes(b"")
+    users = str(tmp_path / "basic_auth.db")
+    done = target.make("import", ok=False, SOURCE=str(env_file(old.folder)), USERS=users)
+    assert "set mlflow:authentication: mlflow" in said(done)
 
 
 @pytest.mark.long

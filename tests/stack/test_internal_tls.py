@@ -51,13 +51,14 @@ assert mlflow.artifacts.load_text(run.info.artifact_uri + "/artifact.txt") == ma
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
-    """Deploy every service that this machine has an image of, with TLS between them."""
+    """Deploy every service that this machine has an image of, with TLS between them and encrypted artifacts."""
     deployment = Deployment(tmp_path_factory.mktemp("tls"), "dev")
     port = free_port()
     deployment.set("hostname", HOSTNAME)
     deployment.set("authentication", "password")
     deployment.set("images", NO_DIGESTS)
     deployment.use("seaweedfs")
+    deployment.set("objectStore.encryption", value=True)
     for key in ("traefik", "prometheus", "alertmanager", "postgresExporter", "blackboxExporter"):
         deployment.set(f"images.{key}", {"ref": image(key)})
     deployment.set("server", {"workers": 1, "memoryMb": 1024})
