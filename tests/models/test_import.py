@@ -457,6 +457,17 @@ def test_what_was_written_during_the_copy_is_not_replaced_unseen(monkeypatch: py
     assert taken == ["safety"]
 
 
+def test_a_disk_without_room_for_the_copy_is_refused_before_anything_changes() -> None:
+    stack: Any = SimpleNamespace(name="team")
+    found = {"free_bytes": 5 * 2**30, "bytes": 1 * 2**30, "own": {}, "used": False}
+    sizes = [{"missing_bytes": 2 * 2**30}]
+    with pytest.raises(
+        StopError, match=r"5\.4 GB are free on the Docker host, 6\.4 GB are needed\n  nothing was changed"
+    ):
+        importing._approve(stack, importing.Plan(found, [], [], sizes))
+    importing._approve(stack, importing.Plan(found | {"free_bytes": 7 * 2**30}, [], [], sizes))
+
+
 def test_the_generator_of_a_secret_is_the_inverse_of_its_key() -> None:
     for key in ("cryptoKekPassphrase", "webhookEncryptionKey"):
         assert names.key_of(names.generator_of(key)) == key

@@ -250,7 +250,7 @@ store.init_db("sqlite:////tmp/basic_auth.db")
 store.create_user("admin", "old-admin-password", is_admin=True)
 store.create_user("ängström", "old-user-password", is_admin=False)
 store.create_user("bob", "old-bob-password", is_admin=False)
-store.create_experiment_permission(sys.argv[1], "bob", "NO_PERMISSIONS")
+store.create_experiment_permission(sys.argv[1], "bob", "DENY")
 sys.stdout.buffer.write(open("/tmp/basic_auth.db", "rb").read())
 """
 
