@@ -6,6 +6,7 @@ schema `BEFORE` until the new ones are migrated and serve, so that a failure can
 
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import copying
@@ -37,13 +38,18 @@ def dump() -> None:
         encrypted = _require_keys(old)
         foreign = [name for name in old.stream(RELATIONS) if name not in known]
         # The password is in a file of this container and in the environment of pg_dump, and in no argument.
-        with old_variables({f"PG{LIBPQ.get(key, key.upper())}": str(value) for key, value in access.items()}):
-            run(
+        environment = {f"PG{LIBPQ.get(key, key.upper())}": str(value) for key, value in access.items()}
+        # Both at the same time: the sums take half as long as the dump.
+        with old_variables(environment), ThreadPoolExecutor(1) as thread:
+            dumped = thread.submit(
+                run,
                 *("pg_dump", "--format=plain", "--no-owner", "--no-privileges", "--no-comments", "--schema=public"),
                 *(f"--exclude-table=public.{quoted(name)}" for name in foreign),
                 *(f"--snapshot={snapshot}", f"--file={DUMP}"),
             )
-        ROWS.write_text(json.dumps({"rows": sums(old.cursor(), ours), "columns": ours, "encrypted": encrypted}))
+            rows = sums(old.cursor(), ours)
+            dumped.result()
+        ROWS.write_text(json.dumps({"rows": rows, "columns": ours, "encrypted": encrypted}))
     run("sed", "-E", "-i", CORRECTIONS, str(DUMP))
     _add_users()
 
