@@ -26,7 +26,7 @@ from typing import Any
 
 import psycopg2
 import psycopg2.extras
-from tables import columns, quoted
+from tables import USERS, columns, leaves_users_out, quoted
 
 WORK = Path(os.environ["WORK"])
 FILES = Path(os.environ["FILES"])
@@ -36,7 +36,6 @@ ONLY_USERS = bool(os.environ.get("ONLY_USERS"))
 REQUIRED = {"users"} if ONLY_USERS else {"alembic_version", "experiments", "runs", "metrics", "params", "tags"}
 """Tables that the database must have."""
 ROWS, DUMP = WORK / "sqlite.json", WORK / "source.rows"
-REVISIONS = "known-revisions"
 ATTEMPTS = 5
 """How often the copy of a file that changes meanwhile is tried."""
 BESIDE = ("-wal", "-journal")
@@ -152,23 +151,40 @@ def _counted() -> dict[str, int]:
     return found
 
 
+SCHEMAS = (
+    ("experiments", "alembic_version", "known-revisions", ("mlflow", "db", "upgrade", f"sqlite:///{COPY}")),
+    (
+        "users",
+        "alembic_version_auth",
+        "users-known-revisions",
+        ("python", "-m", "mlflow.server.auth", "db", "upgrade", f"--url=sqlite:///{COPY}"),
+    ),
+)
+"""For the runs and for MLflow's own users, which may be in the same file: a table, the table with the revision, the
+file with the revisions that this MLflow knows, and the command that migrates."""
+
+
 def _migrate() -> None:
     """Migrate the copy to the schema of this MLflow, if it knows the copy's."""
-    table, file = ("alembic_version_auth", "users-known-revisions") if ONLY_USERS else ("alembic_version", REVISIONS)
-    known = (Path(sys.prefix) / file).read_text().split()
     with sqlite3.connect(COPY) as session:
         tables = {name for (name,) in session.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        # Before version 3.6, the database of the users has no revision.
-        revision = session.execute(f"SELECT version_num FROM {table}").fetchone()[0] if table in tables else None  # noqa: S608
-    if revision is not None and revision not in known:
-        version = (Path(sys.prefix) / "version").read_text().strip()
-        raise Refused(f"the old database has the schema {revision}, which MLflow {version} of this stack does not know")
-    if ONLY_USERS:
-        _run("python", "-m", "mlflow.server.auth", "db", "upgrade", f"--url=sqlite:///{COPY}")
-        return
-    if not (WORK / "revision").exists():
-        (WORK / "revision").write_text(str(revision))
-    _run("mlflow", "db", "upgrade", f"sqlite:///{COPY}")
+    for table, versions, file, command in SCHEMAS:
+        if table not in tables:
+            continue
+        revision = None
+        # Before version 3.6, the users have no revision.
+        if versions in tables:
+            with sqlite3.connect(COPY) as session:
+                revision = session.execute(f"SELECT version_num FROM {versions}").fetchone()[0]  # noqa: S608
+        if revision is not None and revision not in (Path(sys.prefix) / file).read_text().split():
+            version = (Path(sys.prefix) / "version").read_text().strip()
+            raise Refused(
+                f"the old database has the schema {revision} ({versions}), which MLflow {version} of this stack does "
+                "not know"
+            )
+        if table == "experiments" and not (WORK / "revision").exists():
+            (WORK / "revision").write_text(str(revision))
+        _run(*command)
 
 
 def _run(*command: str) -> None:
@@ -176,7 +192,7 @@ def _run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=WORK)
     if done.returncode:
         last = "\n".join(f"    {line}" for line in (done.stderr or done.stdout).strip().splitlines()[-12:])
-        raise Refused(f"{command[0]} {command[1]} failed with exit code {done.returncode}\n{last}")
+        raise Refused(f"{' '.join(command[:3])} failed with exit code {done.returncode}\n{last}")
 
 
 def dump() -> None:
@@ -204,7 +220,8 @@ def _tables(session: sqlite3.Connection) -> dict[str, list[tuple[str, str]]]:
         known = columns(cursor)
     existing = {name for (name,) in session.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     found = {}
-    for table in sorted(existing & set(known)):
+    left_out = USERS if leaves_users_out() else set()
+    for table in sorted((existing & set(known)) - left_out):
         there = {name for (name,) in session.execute(f"SELECT name FROM pragma_table_info('{table}')")}  # noqa: S608
         found[table] = [(name, kind) for name, kind in known[table] if name in there]
     return found

@@ -30,7 +30,7 @@ VERBS: dict[str, Callable[[], Any]] = {
     "remember": copying.remember,
     "copy": copying.copy,
     "copy-again": lambda: copying.copy(again=True),
-    "compare": copying.compare,
+    "compare": lambda: {**copying.compare(), "encrypted": loading.encrypted()},
     "dump": loading.dump,
     "assemble": loading.assemble,
     "load": loading.load,

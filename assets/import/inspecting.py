@@ -7,6 +7,7 @@ import database
 from prefixes import LOCATIONS
 from shell import Failure
 from source import COPY, IDS, WORK, Source, has_users_file, users_in_file
+from tables import USERS, leaves_users_out
 
 ADMINISTRATOR = "admin"
 """MLflow's user whose password the stack generates. settings/server.py has the same."""
@@ -24,7 +25,8 @@ def inspected() -> dict[str, Any]:
                 + (f" (but {', '.join(tables[:5])}, ...)" if tables else "; it is empty")
             )
         known = known_tables()
-        ours = [table for table in tables if table in known]
+        left_out = USERS if leaves_users_out() else set()
+        ours = [table for table in tables if table in known - left_out]
         return {
             "server": old.version(),
             "major": int(old.version().split()[1].split(".")[0]) if old.postgres else None,
@@ -54,23 +56,6 @@ def known_tables() -> set[str]:
     if not found:
         raise Failure("the stack's own database has no tables")
     return found | USERS
-
-
-USERS = {
-    "alembic_version_auth",
-    "users",
-    "experiment_permissions",
-    "registered_model_permissions",
-    "scorer_permissions",
-    "gateway_endpoint_permissions",
-    "gateway_model_definition_permissions",
-    "gateway_secret_permissions",
-    "workspace_permissions",
-    "roles",
-    "role_permissions",
-    "user_role_assignments",
-}
-"""Tables of MLflow's own users. A stack without them does not have these."""
 
 
 def own(old: Source) -> dict[str, int]:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import copying
 import database
-from inspecting import USERS, known_tables
+from inspecting import known_tables
 from shell import Failure, run, say
 from source import FILES, USERS_COPY, WORK, Source, has_users_file, old_variables
-from tables import columns, quoted, sum_query, sums
+from tables import USERS, columns, leaves_users_out, quoted, sum_query, sums
 
 BEFORE = "before_import"
 """Schema of the stack's previous tables while an import runs."""
@@ -31,11 +31,11 @@ def dump() -> None:
     Raises `Failure` if a value is encrypted with a data key that is not known: after the import nothing could read it.
     """
     access = json.loads((FILES / "source.json").read_text())
-    known = known_tables()
+    known = known_tables() - (USERS if leaves_users_out() else set())
     with Source() as old:
         snapshot = old.value("SELECT pg_export_snapshot()")
         ours = {table: of for table, of in old.columns().items() if table in known}
-        encrypted = _require_keys(old)
+        values = _require_keys(old)
         foreign = [name for name in old.stream(RELATIONS) if name not in known]
         # The password is in a file of this container and in the environment of pg_dump, and in no argument.
         environment = {f"PG{LIBPQ.get(key, key.upper())}": str(value) for key, value in access.items()}
@@ -49,7 +49,7 @@ def dump() -> None:
             )
             rows = sums(old.cursor(), ours)
             dumped.result()
-        ROWS.write_text(json.dumps({"rows": rows, "columns": ours, "encrypted": encrypted}))
+        ROWS.write_text(json.dumps({"rows": rows, "columns": ours, "encrypted": values}))
     run("sed", "-E", "-i", CORRECTIONS, str(DUMP))
     _add_users()
 
@@ -89,8 +89,8 @@ def assemble() -> None:
             )
     run("sed", "-E", "-i", CORRECTIONS, str(DUMP))
     with Source() as old:
-        encrypted = _require_keys(old)
-    ROWS.write_text(json.dumps({"rows": rows, "columns": {}, "encrypted": encrypted}))
+        values = _require_keys(old)
+    ROWS.write_text(json.dumps({"rows": rows, "columns": {}, "encrypted": values}))
     _add_users()
 
 
@@ -126,11 +126,14 @@ LIBPQ = {"dbname": "DATABASE"}
 """Libpq's environment variables whose names are not those of its parameters."""
 
 
-def load() -> dict[str, int]:
-    """Replace the stack's tables by those of `DUMP`, in one transaction; raise `Failure` if that changes nothing.
+def encrypted() -> dict[str, int]:
+    """Return how many values in the dump each old data key has encrypted."""
+    found: dict[str, int] = json.loads(ROWS.read_text())["encrypted"]
+    return found
 
-    Return how many values each old data key has encrypted.
-    """
+
+def load() -> None:
+    """Replace the stack's tables by those of `DUMP`, in one transaction; raise `Failure` if that changes nothing."""
     known = json.loads(ROWS.read_text())
     with database.locked("import", wait_s=60):
         script = [f"ALTER SCHEMA public RENAME TO {BEFORE}; CREATE SCHEMA public;"]
@@ -145,8 +148,6 @@ def load() -> dict[str, int]:
         _psql("\n".join(script), DUMP, "\n".join([*checks, rewriting, *keep]))
     if compared:
         say(f"{len(compared)} tables with {sum(count for count, _ in compared.values())} rows are equal")
-    encrypted: dict[str, int] = known["encrypted"]
-    return encrypted
 
 
 def _move(table: str, old: str, new: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Self
 import psycopg2
 from prefixes import LOCATIONS, Prefixes
 from shell import Failure
-from tables import SETTINGS, columns, quoted
+from tables import SETTINGS, USERS, columns, leaves_users_out, quoted
 
 FILES = Path(os.environ.get("FILES", "/run/import"))
 """Folder with this program, the access to the old database, and what is to be rewritten."""
@@ -155,7 +155,8 @@ class Source:
 
     def ids(self) -> dict[str, set[str]]:
         """Return what people create, by table: to tell the data of the stack's own from imported ones."""
-        found = {table: set(self.stream(query)) for table, query in IDS.items() if table in self.tables()}
+        tables = set(self.tables()) - (USERS if leaves_users_out() else set())
+        found = {table: set(self.stream(query)) for table, query in IDS.items() if table in tables}
         return found | ({"users": users_in_file()} if has_users_file() else {})
 
 

@@ -1,5 +1,6 @@
 """The tables of a database of MLflow: a name that is safe in SQL, row counts, and a sum over all rows."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,29 @@ SETTINGS = (
 """Options of a session, so that two Postgres servers print the same value as the same text, and none ends it."""
 FLOATS = ("double precision", "real")
 
+USERS = {
+    "alembic_version_auth",
+    "users",
+    "experiment_permissions",
+    "registered_model_permissions",
+    "scorer_permissions",
+    "gateway_endpoint_permissions",
+    "gateway_model_definition_permissions",
+    "gateway_secret_permissions",
+    "workspace_permissions",
+    "roles",
+    "role_permissions",
+    "user_role_assignments",
+}
+"""Tables of MLflow's own users. A stack without them does not have these."""
+
 Rows = dict[str, tuple[int, int]]
 """Number of rows, and a sum over all rows that does not depend on their order, by table."""
+
+
+def leaves_users_out() -> bool:
+    """Return whether the users in the old database are not imported (`USERS=none`)."""
+    return bool(os.environ.get("WITHOUT_USERS"))
 
 
 def quoted(name: str) -> str:

@@ -27,13 +27,13 @@ class Downtime:
         self._serving = set(serving)
         self._since = None if self._serving else now
         self._total = 0.0
-        self._checks: set[str] = set()
+        self._checks: set[str | None] = set()
 
     def note(self, name: str, action: str, at: float, attributes: Mapping[str, str] = MappingProxyType({})) -> None:
         """Take an event of a replica into account. It happened at the time `at`."""
         if action.startswith("exec_create") and HEALTH_CHECK in action:
-            self._checks.add(attributes["execID"])
-        elif action == "exec_die" and attributes["execID"] in self._checks and attributes["exitCode"] == "0":
+            self._checks.add(attributes.get("execID"))
+        elif action == "exec_die" and attributes.get("execID") in self._checks and attributes.get("exitCode") == "0":
             self._serving.add(name)
             if self._since is not None:
                 self._total += max(0.0, at - self._since)
@@ -52,7 +52,7 @@ class Watch:
     """What a deployment did to the server, as far as it is known."""
 
     seconds: float | None = None
-    """How long no replica served. None: no server was there before, it runs on a cluster, or Docker did not tell."""
+    """How long no replica served. None: none served before, it runs on a cluster, or Docker did not tell."""
 
     @property
     def words(self) -> str | None:
@@ -89,9 +89,14 @@ def watched(stack: Stack) -> Iterator[Watch]:
         yield watch
     finally:
         ended = time.time()
-        stream.close()
+        # A stream that was cut off, as by a restart of the daemon, lacks what happened since.
+        complete = reader.is_alive()
+        # docker-py raises several errors if the connection has just ended.
+        with suppress(Exception):
+            stream.close()
         reader.join(1)
-        watch.seconds = downtime.seconds(ended)
+        if complete:
+            watch.seconds = downtime.seconds(ended)
 
 
 def _filters(stack: Stack) -> dict[str, Any]:
@@ -109,7 +114,8 @@ def _serves(state: Mapping[str, Any]) -> bool:
 
 def _collect(stack: Stack, stream: Iterable[Mapping[str, Any]], downtime: Downtime) -> None:
     """Take every event of a replica into account, until the stream is closed or cut off."""
-    with suppress(*UNREACHABLE_ERRORS, ValueError):
+    # Also what docker-py raises when another thread closes the stream.
+    with suppress(Exception):
         for event in stream:
             attributes = event["Actor"]["Attributes"]
             name = attributes.get("name", "")

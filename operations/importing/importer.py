@@ -1,6 +1,7 @@
 """The containers of an import: they run assets/import beside the stack, with access to the old deployment."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -70,7 +71,11 @@ class Importer:
                 relayed = max(relayed, len(lines) - 1)
 
         self._started(commands, tell, quiet=True)
-        return json.loads("".join(printed).strip().splitlines()[-1])
+        try:
+            return json.loads("".join(printed).strip().splitlines()[-1])
+        except (IndexError, ValueError):
+            # The daemon was restarted: the container went on, and its last lines were not passed on.
+            raise StopError(f"the answer of {commands[-1]} was lost; type the same command again") from None
 
     def _started(self, commands: Sequence[str], tell: Callable[[str], None], *, quiet: bool = False) -> None:
         stack = self.stack
@@ -83,7 +88,7 @@ class Importer:
             "RCLONE_CONFIG_STORE_SHARED_CREDENTIALS_FILE": f"{secrets}/aws-credentials",
             "TMPDIR": f"{WORK}/files",
             "STARTED": self.started,
-            "WITH_USERS": "1" if self.source.users else "",
+            **self._users,
         }
         old, networks, files = self._access()
         binds = [*backup["HostConfig"]["Binds"], f"{names.docker_name(stack.name, 'server-secrets')}:{secrets}:ro"]
@@ -103,9 +108,9 @@ class Importer:
 
         networks = [*backup["NetworkSettings"]["Networks"], *networks]
         if code := self._once(body, everything, networks, pass_on):
-            reason = (
-                "".join(printed).strip().removeprefix("error: ") if quiet else "the reason is above, after 'error:'"
-            )
+            # What was printed before the error has been passed on.
+            said = re.split(r"^error: ", "".join(printed).strip(), flags=re.MULTILINE)[-1]
+            reason = said if quiet else "the reason is above, after 'error:'"
             if code == KILLED:
                 reason = f"memory ran out; raise mlflow:backup.memoryMb, then type: {make('up', stack.name)}"
             raise StopError(reason)
@@ -122,7 +127,7 @@ class Importer:
             if key in ("MLFLOW_BACKEND_STORE_URI", "PGSSLMODE")
         }
         environment |= {"PGPASSFILE": f"{FILES}/pgpass", "FILES": FILES, "WORK": WORK, "HOME": "/tmp"}  # noqa: S108
-        environment |= {"SOURCE": FOLDERS + self.source.file, "PYTHONWARNINGS": "ignore"}
+        environment |= {"SOURCE": FOLDERS + self.source.file, "PYTHONWARNINGS": "ignore", **self._users}
         if users:
             environment |= {"SOURCE": FOLDERS + self.source.users, "WORK": f"{WORK}/users", "ONLY_USERS": "1"}
         scripts = ("from_sqlite.py", "tables.py")
@@ -181,6 +186,14 @@ class Importer:
                     f"another import of {self.stack.name} is running; to see its progress: docker logs -f {name}"
                 ) from None
             raise
+
+    @property
+    def _users(self) -> dict[str, str]:
+        """The variables that say which users are imported: of the file, none, or those of the database."""
+        return {
+            "WITH_USERS": "1" if self.source.users else "",
+            "WITHOUT_USERS": "1" if self.source.without_users else "",
+        }
 
     def _mounts(self) -> list[dict[str, object]]:
         """Return the mounts of the old folders. The folder of an SQLite file, because files beside it belong to it."""

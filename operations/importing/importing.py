@@ -65,7 +65,7 @@ def import_(stack: Stack) -> None:
         # What is there now must arrive: every artifact of a run in the dump. What comes later is left to the next
         # import.
         compared = importer.ask(*_dump(importer, source), "remember", "copy-again", "compare", shown=True)
-        rows, away = _switch(stack, source, plan, importer)
+        rows, away = _switch(stack, source, plan, importer, compared["encrypted"])
         late, cleaned = _late(importer, source)
     finally:
         # The copy of the old database must not stay, whatever happens.
@@ -92,18 +92,20 @@ def _require_alone(stack: Stack) -> None:
 
 def _planned(stack: Stack, source: Source, importer: Importer, *, dry: bool) -> tuple[Plan, Importer]:
     """Look at the old deployment and return what is to be done; raise `StopError` with what cannot be done."""
+    if (file := source.file or source.users) and not stack.daemon.host.startswith("unix://"):
+        raise StopError(
+            f"{file}: is a file, and {stack.name} is on another machine ({stack.daemon.host})\n"
+            f"  copy this project and the stack file there, and import there; nothing was changed; {PAGE}"
+        )
+    _require_users(stack, source)
     if not servers(stack).running and not dry:
         # An import that was killed may have left the tables half changed.
         importer.run("recover")
-    if source.file and not stack.daemon.host.startswith("unix://"):
-        raise StopError(
-            f"{source.file}: is a file, and {stack.name} is on another machine ({stack.daemon.host})\n"
-            f"  copy this project and the stack file there, and import there; nothing was changed; {PAGE}"
-        )
     if source.file:
         progress(f"copying {source.file}, and migrating the copy")
         importer.sqlite("prepare")
-    _prepare_users(stack, source, importer)
+    if source.users:
+        importer.sqlite("prepare", users=True)
     found = importer.ask("inspect")
     problems = _database_problems(stack, source, found)
     places = Places(
@@ -130,17 +132,14 @@ def _planned(stack: Stack, source: Source, importer: Importer, *, dry: bool) -> 
     return Plan(found, mapped, moves, sizes), importer
 
 
-def _prepare_users(stack: Stack, source: Source, importer: Importer) -> None:
-    """Copy and migrate the file with MLflow's own users; raise `StopError` if the stack has none."""
-    if not source.users:
-        return
-    if not stack.settings.route.by_mlflow:
+def _require_users(stack: Stack, source: Source) -> None:
+    """Raise `StopError` if a file with users is to be imported, and the deployed stack has no users of MLflow's."""
+    if source.users and "MLFLOW_AUTH_CONFIG_PATH" not in servers(stack).environment:
         raise StopError(
             f"{source.users}: has users of MLflow's own authentication, which {stack.name} does not use\n"
             f"  set mlflow:authentication: mlflow, then type: {make('up', stack.name)}\n"
-            f"  or leave the users out: {make(command(), stack.name)} USERS=none; {PAGE}"
+            f"  or leave the users out, with USERS=none instead; {PAGE}"
         )
-    importer.sqlite("prepare", users=True)
 
 
 def _sql(source: Source, found: Mapping[str, Any], mapped: Sequence[Mapped]) -> str:
@@ -185,7 +184,7 @@ def _database_problems(stack: Stack, source: Source, found: Mapping[str, Any]) -
     """Return everything that keeps the old database from being imported."""
     problems = []
     if source.users and found["users"]:
-        problems.append(f"{source.users}: the old database has users as well; leave those of the file out: USERS=none")
+        problems.append(f"{source.users}: the old database has users as well; import without USERS= to take those")
     if source.postgres:
         if found["major"] > stack.settings.postgres_major:
             problems.append(
@@ -241,10 +240,12 @@ def _dump(importer: Importer, source: Source) -> list[str]:
     return ["dump" if source.postgres else "assemble"]
 
 
-def _switch(stack: Stack, source: Source, plan: Plan, importer: Importer) -> tuple[dict[str, int], float]:
+def _switch(
+    stack: Stack, source: Source, plan: Plan, importer: Importer, encrypted: Mapping[str, int]
+) -> tuple[dict[str, int], float]:
     """Replace the database while no server runs; return the report, and how long no server ran.
 
-    If that fails, the stack is as it was before.
+    `encrypted` is how many values each old data key has encrypted. If it fails, the stack is as it was before.
     """
     deployed = servers(stack)
     progress("waiting for backups and other operations")
@@ -255,12 +256,13 @@ def _switch(stack: Stack, source: Source, plan: Plan, importer: Importer) -> tup
     try:
         deployed.stop(for_good=True)
         _back_up(stack, plan, importer)
-        encrypted: dict[str, int] = importer.ask("load", shown=True)
+        importer.run("load")
         if source.file:
             importer.sqlite("compare")
         if source.users:
             importer.sqlite("compare", users=True)
-        if encrypted:
+        # Also if the last such value was deleted after the plan: the tables have a note of the old key.
+        if encrypted or plan.found["encrypted"]:
             _encrypt(stack, source)
         migration.migrate(stack)
         # Before the server starts: as long as the previous tables exist, no server has used the new ones.

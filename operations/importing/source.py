@@ -88,6 +88,8 @@ class Source:
     port: int | None
     users: str = ""
     """The SQLite file with MLflow's own users, on the Docker host; empty without one."""
+    without_users: bool = False
+    """Whether users of the old deployment are left out, also those in its database."""
 
     @property
     def is_file_store(self) -> bool:
@@ -199,6 +201,7 @@ def _source(values: Mapping[str, str], compose: Compose, name: str) -> Source:
         compose=compose,
         port=int(port) if port else None,
         users=users,
+        without_users=os.environ.get("USERS") == NO_USERS,
     )
 
 
@@ -249,29 +252,59 @@ def _file(backend: str, compose: Compose, problems: list[str]) -> str:
 def _users(config: str, backend: str, compose: Compose, problems: list[str]) -> str:
     """Return the file of USERS=, or of the configuration of MLflow's authentication; empty with `USERS=none`."""
     given = os.environ.get("USERS") or ""
-    if given == NO_USERS or not (given or config):
-        return ""
-    if given:
+    if given and given != NO_USERS:
         path = Path(given).expanduser().resolve()
         if not path.is_file():
             problems.append(f"USERS={given}: there is no such file")
         return str(path)
-    uri, ways = "", "name the SQLite file of the users: USERS=<path>, or leave them out: USERS=none"
+    if given or not config:
+        return ""
     try:
-        parser = ConfigParser(interpolation=None)
-        parser.read_string(Path(compose.on_host(config)).read_text())
-        uri = parser.get("mlflow", "database_uri")
-    except (OSError, ConfigParserError) as error:
-        problems.append(f"MLFLOW_AUTH_CONFIG_PATH: {config}: {getattr(error, 'strerror', None) or error}\n    {ways}")
-        return ""
-    if uri == backend:
-        return ""
-    if not uri.startswith("sqlite:///"):
+        return _configured_users(config, backend, compose)
+    except ValueError as error:
         problems.append(
-            f"MLFLOW_AUTH_CONFIG_PATH: {config}: the users are in another database than the runs\n    {ways}"
+            f"MLFLOW_AUTH_CONFIG_PATH: {config}: {error}\n"
+            "    name the SQLite file of the users: USERS=<path>, or leave them out: USERS=none"
         )
         return ""
-    return compose.on_host(uri.removeprefix("sqlite:///"))
+
+
+def _configured_users(config: str, backend: str, compose: Compose) -> str:
+    """Return the file of a configuration of MLflow's authentication, or nothing if the users are in `backend`.
+
+    Raises `ValueError` with the reason if there is no such file. The reason never quotes the configuration, which has
+    passwords.
+    """
+    parser = ConfigParser(interpolation=None)
+    try:
+        parser.read_string(Path(compose.on_host(config)).read_text())
+        uri = parser.get("mlflow", "database_uri")
+    except OSError as error:
+        raise ValueError(error.strerror) from None
+    except (ConfigParserError, UnicodeDecodeError):
+        raise ValueError("has no database_uri in a section [mlflow]") from None
+    if same_database(uri, backend):
+        return ""
+    if not re.match(r"sqlite(\+\w+)?:///", uri):
+        raise ValueError("the users are in another database than the runs")
+    file = Path(compose.on_host(uri.partition(":///")[2].split("?")[0])).resolve()
+    if not file.is_file():
+        raise ValueError(f"there is no file {file} on this machine, which database_uri names")
+    return str(file)
+
+
+def same_database(one: str, other: str) -> bool:
+    """Return whether two URLs of SQLAlchemy name the same database, with any driver, role and options."""
+
+    def parts(url: str) -> tuple[str, str | None, int, str]:
+        split = urlsplit(url)
+        scheme = split.scheme.partition("+")[0].replace("postgresql", "postgres")
+        return scheme, split.hostname, split.port or 5432, split.path
+
+    try:
+        return parts(one) == parts(other)
+    except ValueError:
+        return False
 
 
 def _s3(known: Mapping[str, str], places: list[str], problems: list[str]) -> S3 | None:

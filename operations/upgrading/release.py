@@ -4,7 +4,7 @@ import hashlib
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.parser import HeaderParser
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,11 +19,14 @@ from operations.common.checkout import ROOT
 PIN = Path("mlflow") / "mlflow.in"
 LOCK = Path("mlflow") / "mlflow.txt"
 REQUIREMENTS = Path("mlflow") / "requirements.txt"
+PYTHON = "3.13"
+"""The Python of the MLflow image, for which a release is looked up and its requirements are read."""
 DOWNLOAD = ("-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:")
-MIGRATION = re.compile(r"mlflow/(?:store/db_migrations|server/auth/db/migrations)/versions/([^/]+)\.py")
-"""A migration of the database, or of MLflow's own users."""
-IMAGE = {"python_version": "3.13", "python_full_version": "3.13.0", "sys_platform": "linux", "extra": ""}
-"""The environment markers of the MLflow image, for which the requirements of a release are read."""
+DATABASE = re.compile(r"mlflow/store/db_migrations/versions/([^/]+)\.py")
+USERS = re.compile(r"mlflow/server/auth/db/migrations/versions/([^/]+)\.py")
+"""A migration of the database, and one of MLflow's own users."""
+IMAGE = {"python_version": PYTHON, "python_full_version": f"{PYTHON}.0", "sys_platform": "linux", "extra": ""}
+"""The environment markers of the MLflow image."""
 TIMEOUT_S = 300
 """For a download of 10 MB."""
 
@@ -40,6 +43,8 @@ class Release:
     sha256: str
     """Of the wheel. It has no compiled code, so that the same one is for every architecture."""
     migrations: frozenset[str]
+    user_migrations: frozenset[str]
+    """Those of MLflow's own users."""
     requirements: dict[str, Requirement]
     """By normalized name; those that MLflow needs on the MLflow image, without extras."""
 
@@ -52,15 +57,33 @@ def pinned() -> str:
 def release(requirement: str) -> Release:
     """Return the newest release that satisfies `requirement`, such as `mlflow<4`; raise `PackageIndexError`."""
     with TemporaryDirectory() as folder:
-        command = [sys.executable, *DOWNLOAD, f"--dest={folder}", requirement]
+        command = [sys.executable, *DOWNLOAD, f"--python-version={PYTHON}", f"--dest={folder}", requirement]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
         except subprocess.TimeoutExpired:
             raise PackageIndexError(f"no answer in {TIMEOUT_S} s") from None
-        if done.returncode:
-            raise PackageIndexError(done.stderr.strip().splitlines()[-1].removeprefix("ERROR: "))
-        (wheel,) = Path(folder).glob("*.whl")
-        return read(wheel)
+        wheels = list(Path(folder).glob("*.whl"))
+        if done.returncode or not wheels:
+            said = done.stderr.strip().splitlines() or [f"pip exited with code {done.returncode}"]
+            raise PackageIndexError(said[-1].removeprefix("ERROR: "))
+        return read(wheels[0])
+
+
+def completed(found: Release) -> tuple[Release, list[str]]:
+    """Return the release with the requirements of its companions, such as mlflow-skinny; and those not found.
+
+    The package `mlflow` names only a part of what it needs: mlflow-skinny has the rest.
+    """
+    requirements, missing = dict(found.requirements), []
+    for name in [name for name in requirements if name.startswith("mlflow-")]:
+        needed = requirements.pop(name)
+        try:
+            theirs = release(f"{name}{needed.specifier}").requirements
+        except PackageIndexError:
+            missing.append(f"{name}{needed.specifier}")
+            continue
+        requirements |= {key: one for key, one in theirs.items() if not key.startswith("mlflow-")}
+    return replace(found, requirements=requirements), missing
 
 
 def read(wheel: Path) -> Release:
@@ -73,7 +96,8 @@ def read(wheel: Path) -> Release:
     return Release(
         version=str(headers["Version"]),
         sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
-        migrations=frozenset(found[1] for found in map(MIGRATION.fullmatch, files) if found),
+        migrations=frozenset(found[1] for found in map(DATABASE.fullmatch, files) if found),
+        user_migrations=frozenset(found[1] for found in map(USERS.fullmatch, files) if found),
         requirements={
             canonicalize_name(one.name): one for one in requirements if not one.marker or one.marker.evaluate(IMAGE)
         },
@@ -108,5 +132,12 @@ def new_requirements(old: Release, new: Release, installed: dict[str, str]) -> l
 def pin(new: Release) -> None:
     """Write the release into `mlflow.in` and `mlflow.txt`."""
     header = "".join(f"{line}\n" for line in (ROOT / LOCK).read_text().splitlines() if line.startswith("#"))
-    (ROOT / LOCK).write_text(f"{header}mlflow=={new.version} \\\n    --hash=sha256:{new.sha256}\n")
-    (ROOT / PIN).write_text(f"mlflow=={new.version}\n")
+    contents = {
+        LOCK: f"{header}mlflow=={new.version} \\\n    --hash=sha256:{new.sha256}\n",
+        PIN: f"mlflow=={new.version}\n",
+    }
+    parts = {path: (ROOT / path).with_name(f"{path.name}.part") for path in contents}
+    for path, part in parts.items():
+        part.write_text(contents[path])
+    for path, part in parts.items():
+        part.rename(ROOT / path)

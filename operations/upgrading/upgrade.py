@@ -27,7 +27,7 @@ PYTHON = "python"
 WHAT_RESTARTS = {
     MLFLOW: "the server restarts",
     PYTHON: "the MLflow image is built again; the server restarts",
-    "postgres": "Postgres restarts, and no request succeeds meanwhile",
+    "postgres": "Postgres restarts, and no request succeeds meanwhile; the backup image is built again",
     "minio": "MinIO restarts, and no artifact is read or written meanwhile",
     "seaweedfs": "SeaweedFS restarts, and no artifact is read or written meanwhile",
     "minioClient": "the job that creates the bucket runs again",
@@ -39,19 +39,19 @@ WHAT_RESTARTS = {
 
 @dataclass(frozen=True)
 class Proposal:
-    """A newer version, and how to write its pin."""
+    """A newer version, and how to write it."""
 
     name: str
     now: str
     newer: str
     changes: str
     write: Callable[[], str]
-    """Write the pin, and return where."""
+    """Write the version, and return where."""
 
 
 @dataclass(frozen=True)
 class Looked:
-    """What was found about one pin."""
+    """What was found about one version."""
 
     proposal: Proposal | None = None
     notes: tuple[str, ...] = ()
@@ -60,34 +60,35 @@ class Looked:
 
 
 def upgrade(stack: Stack) -> None:
-    """List what is newer; write the pins if `YES=1` is set or a person says yes. `SERVICE=` names one of them.
+    """List what is newer; write it if `YES=1` is set or a person says yes. `SERVICE=` names one of them.
 
-    Deploys nothing. `DRY_RUN=1` only lists. Raises `StopError` if no registry and no index could be asked.
+    Deploys nothing. `DRY_RUN=1` only lists. Raises `StopError` if nothing could be looked up.
     """
     dry = flag("DRY_RUN")
     looks = _looks(stack)
+    command = f"{make('upgrade', stack.name)} YES=1"
     if only := os.environ.get("SERVICE"):
         if only not in looks:
-            raise StopError(f"SERVICE={only}: no such pin in {stack.name} (pins: {', '.join(looks)})")
+            raise StopError(f"SERVICE={only}: {stack.name} has no such version (it has: {', '.join(looks)})")
         looks = {only: looks[only]}
-    progress(f"asking the package index and the registries about {len(looks)} versions")
-    with ThreadPoolExecutor(len(looks)) as threads:
-        found = list(threads.map(lambda look: look(), looks.values()))
-    proposals = [one.proposal for one in found if one.proposal]
+        command += f" SERVICE={only}"
+    progress(f"asking for newer versions of: {', '.join(looks) or 'nothing'}")
+    with ThreadPoolExecutor(max(1, len(looks))) as threads:
+        found = dict(zip(looks, threads.map(lambda look: look(), looks.values()), strict=True))
+    proposals = [one.proposal for one in found.values() if one.proposal]
     _print(proposals)
-    notes = [note for one in found for note in one.notes]
+    notes = [note for one in found.values() for note in one.notes]
     if stack.settings.images.source == "packages":
         notes.append("packages images are not looked up: newer ones come with a newer checkout of this project")
     for note in notes:
         progress(f"note: {note}")
-    if all(one.failed for one in found):
-        raise StopError(
-            "nothing could be asked: neither the package index nor a registry answers\n"
-            "  a checkout of a newer release of this project has newer versions: docs/operations/upgrade.md"
-        )
-    command = f"{make('upgrade', stack.name)} YES=1"
+    failed = [name for name, one in found.items() if one.failed]
+    if failed and len(failed) == len(found):
+        raise StopError(f"nothing could be looked up: {', '.join(failed)}; the reasons are above")
+    if failed:
+        progress(f"not looked up: {', '.join(failed)}; the reasons are above")
     if not proposals:
-        output("no newer version was found")
+        output(f"no newer version was found of: {', '.join(name for name in found if name not in failed)}")
     elif dry or (os.environ.get("YES") != "1" and not interactive()):
         progress(f"nothing was changed; to write these versions, type: {command}")
     elif not confirmed("Write these versions? Nothing is deployed."):
@@ -97,33 +98,41 @@ def upgrade(stack: Stack) -> None:
 
 
 def _looks(stack: Stack) -> dict[str, Callable[[], Looked]]:
-    """Return what asks for newer versions of each pin, by name."""
+    """Return what asks for a newer version, by name."""
     images = pullable(stack)
     looks: dict[str, Callable[[], Looked]] = {}
     if stack.settings.images.mlflow is None:
-        looks[MLFLOW] = _look_for_mlflow
+        looks[MLFLOW] = lambda: _look_for_mlflow(users=stack.settings.route.by_mlflow)
     for key, image in images.items():
+        if key == PYTHON and image.digest == NO_DIGEST:
+            # Its tag stays, and without a digest the tag decides.
+            continue
         looks[key] = lambda key=key, image=image: _look_for_image(stack, key, image)  # type: ignore[misc]
     return looks
 
 
-def _look_for_mlflow() -> Looked:
-    """Ask the package index for a newer MLflow."""
+def _look_for_mlflow(*, users: bool) -> Looked:
+    """Ask the package index for a newer MLflow. `users`: whether the stack has MLflow's own users."""
     now = release.pinned()
+    notes = []
     try:
         newest = release.release("mlflow")
-        notes = []
         if Version(newest.version).major != Version(now).major:
             notes.append(
                 f"MLflow {newest.version} is another major version, and not proposed: read its release notes, then "
                 f"set it in {release.PIN}"
             )
             newest = release.release(f"mlflow<{Version(now).major + 1}")
-        if not release.is_newer(newest.version, than=now):
-            return Looked(notes=tuple(notes))
-        current = release.release(f"mlflow=={now}")
     except PackageIndexError as error:
-        return Looked(notes=(f"{MLFLOW}: the package index does not tell: {error}",), failed=True)
+        return Looked(notes=(*notes, f"{MLFLOW}: the package index does not tell: {error}"), failed=True)
+    if not release.is_newer(newest.version, than=now):
+        return Looked(notes=tuple(notes))
+    newest, unread = release.completed(newest)
+    if unread:
+        notes.append(
+            f"the package index does not have {', '.join(unread)}, so that it is unknown whether MLflow "
+            f"{newest.version} accepts every package of the image; the build of the image tries it"
+        )
     installed = release.locked()
     if problems := release.conflicts(newest, installed):
         listed = "\n".join(f"    {problem}" for problem in problems)
@@ -132,17 +141,27 @@ def _look_for_mlflow() -> Looked:
             f"    set it in {release.PIN}, change the bounds in mlflow/requirements.in, then type: make lock"
         )
         return Looked(notes=tuple(notes))
+    try:
+        current = release.completed(release.release(f"mlflow=={now}"))[0]
+    except PackageIndexError as error:
+        notes.append(f"MLflow {now} cannot be compared with {newest.version}: {error}")
+        return Looked(Proposal(MLFLOW, now, newest.version, UNKNOWN, lambda: _pin(newest)), tuple(notes))
     if missing := release.new_requirements(current, newest, installed):
         notes.append(
             f"MLflow {newest.version} has new requirements: {', '.join(missing)}. If the build of the image fails, add "
             "them to mlflow/requirements.in, then type: make lock"
         )
-    return Looked(Proposal(MLFLOW, now, newest.version, _migrations(current, newest), lambda: _pin(newest)), (*notes,))
+    changes = _migrations(current, newest, users=users)
+    return Looked(Proposal(MLFLOW, now, newest.version, changes, lambda: _pin(newest)), tuple(notes))
 
 
-def _migrations(current: Release, newest: Release) -> str:
+UNKNOWN = "the MLflow image is built again; the database may be migrated, which cannot be undone"
+
+
+def _migrations(current: Release, newest: Release, *, users: bool) -> str:
     """Return what a release does to the database, in words."""
     added = len(newest.migrations - current.migrations)
+    added += len(newest.user_migrations - current.user_migrations) if users else 0
     if not added:
         return "the MLflow image is built again, the server restarts; the database schema stays"
     return (
@@ -159,6 +178,7 @@ def _pin(newest: Release) -> str:
 def _look_for_image(stack: Stack, key: str, image: Image) -> Looked:
     """Ask a registry for newer tags of an image, or for a newer image of the same tag if it has a digest."""
     repository, _, tag = image.ref.rpartition(":")
+    ref = image.ref
     try:
         known = newer(tag, tags(repository))
         # A tag of Python names the version that the requirements are locked for: only its digest is renewed.
@@ -174,7 +194,10 @@ def _look_for_image(stack: Stack, key: str, image: Image) -> Looked:
     notes = [_major_note(stack, key, repository, known.next_major)] if known.next_major and key != PYTHON else []
     if newest == tag and found == image.digest:
         return Looked(notes=tuple(notes))
-    new = {"ref": ref} | ({"digest": found} if found != NO_DIGEST else {})
+    new = {"ref": ref}
+    typed = (stack.values.get("mlflow:images") or {}).get(key) or {}
+    if found != NO_DIGEST or "digest" in typed:
+        new["digest"] = found
 
     def write() -> str:
         stack.set("images", **{key: new})
@@ -200,7 +223,7 @@ def _major_note(stack: Stack, key: str, repository: str, tag: str) -> str:
 
 def _print(proposals: Iterable[Proposal]) -> None:
     """Print the proposals, in columns."""
-    rows = [("pin", "now", "newer", "what it changes")]
+    rows = [("what", "now", "newer", "what it changes")]
     rows += [(one.name, one.now, one.newer, one.changes) for one in proposals]
     if not rows[1:]:
         return
@@ -210,7 +233,7 @@ def _print(proposals: Iterable[Proposal]) -> None:
 
 
 def _write(stack: Stack, proposals: Iterable[Proposal]) -> None:
-    """Write the pins, and say what to type next."""
+    """Write the versions, and say what to type next."""
     for one in proposals:
         output(f"{one.name} {one.newer}: written to {one.write()}")
     output(

@@ -1,8 +1,14 @@
 """Test the measured downtime of a deployment: what counts, from the events of the daemon."""
 
+import threading
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from operations.host.downtime import Downtime, Watch
+from operations.host.downtime import Downtime, Watch, watched
 
 Event = tuple[str, str, float]
 HEALTHY = "a health check that succeeds"
@@ -44,9 +50,9 @@ def check(
 def test_a_health_check_that_fails_and_another_command_do_not_end_a_downtime() -> None:
     downtime = Downtime(["a"], now=0)
     downtime.note("a", "kill", 10)
-    check(downtime, "a", 12, code="1")
-    check(downtime, "a", 13, command="gc.py")
-    check(downtime, "a", 20)
+    check(downtime, "a", 12, code="1", number="1")
+    check(downtime, "a", 13, command="gc.py", number="2")
+    check(downtime, "a", 20, number="3")
     assert downtime.seconds(now=100) == 10
 
 
@@ -63,3 +69,56 @@ def test_a_downtime_is_printed_in_seconds_and_none_is_not(seconds: float | None,
     watch = Watch()
     watch.seconds = seconds
     assert watch.words == words
+
+
+class Stream:
+    """Docker's events: some, and then none until the stream is closed, or its end if the connection is cut off."""
+
+    def __init__(self, *events: dict[str, Any], cut_off: bool = False) -> None:
+        self.events, self.cut_off = events, cut_off
+        self.read, self.closed = threading.Event(), threading.Event()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        yield from self.events
+        self.read.set()
+        if not self.cut_off:
+            self.closed.wait(10)
+
+    def close(self) -> None:
+        self.closed.set()
+        raise OSError("transport endpoint is not connected")
+
+
+def event(action: str, at: float, **attributes: str) -> dict[str, Any]:
+    actor = {"Attributes": {"name": "mlflow-dev-server", **attributes}}
+    return {"Action": action, "timeNano": int(at * 1e9), "Actor": actor}
+
+
+@pytest.mark.parametrize(
+    ("cut_off", "health", "seconds"), [(False, "healthy", 7), (True, "healthy", None), (False, "starting", None)]
+)
+def test_the_events_of_a_deployment_are_watched_and_an_incomplete_record_says_nothing(
+    cut_off: bool,  # noqa: FBT001
+    health: str,
+    seconds: int | None,
+) -> None:
+    state = {"Running": True, "Health": {"Status": health}}
+    stream = Stream(
+        event("kill", 100),
+        event("exec_create: python healthcheck.py", 106, execID="1"),
+        event("exec_die", 107, execID="1", exitCode="0"),
+        event("exec_die", 109),
+        cut_off=cut_off,
+    )
+    api = SimpleNamespace(events=lambda **_: stream)
+    daemon = SimpleNamespace(
+        api=api,
+        inspect=lambda name: {"Name": f"/{name}", "State": state},
+        services=lambda _, *, stopped: {"server": "mlflow-dev-server"} if stopped else {},
+    )
+    stack: Any = SimpleNamespace(name="dev", daemon=daemon, settings=SimpleNamespace(on_swarm=False))
+    with watched(stack) as watch:
+        if seconds is not None or cut_off:
+            assert stream.read.wait(10)
+            time.sleep(0.1)
+    assert watch.seconds == seconds

@@ -14,6 +14,7 @@ from operations.common.console import StopError
 from operations.importing import importing, locations, reach, source
 from operations.importing.compose import Compose
 from operations.importing.locations import Mapped, Places
+from operations.importing.report import Plan
 from settings import names
 
 IMPORT = Path(__file__).parents[2] / "assets" / "import"
@@ -112,10 +113,14 @@ def test_the_file_of_the_users_is_found_by_the_configuration_of_the_old_server(e
     assert source.read("dev").users == ""
     config = env.parent / "auth.ini"
     env.write_text(f"{ENV}MLFLOW_AUTH_CONFIG_PATH=auth.ini\n")
-    config.write_text("[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///users/basic_auth.db\n")
-    assert source.read("dev").users == f"{env.parent}/users/basic_auth.db"
-    config.write_text(f"[mlflow]\ndatabase_uri = {URI}\n")
-    assert source.read("dev").users == "", "they are in the database of the runs"
+    (env.parent / "users").mkdir()
+    (env.parent / "users" / "basic_auth.db").touch()
+    for uri in ("sqlite:///users/basic_auth.db", "sqlite+pysqlite:///users/basic_auth.db?timeout=5"):
+        config.write_text(f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {uri}\n")
+        assert source.read("dev").users == f"{env.parent}/users/basic_auth.db"
+    for uri in (URI, URI.replace("postgresql:", "postgresql+psycopg2:").replace(":5432", "")):
+        config.write_text(f"[mlflow]\ndatabase_uri = {uri}\n")
+        assert source.read("dev").users == "", "they are in the database of the runs"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +128,10 @@ def test_the_file_of_the_users_is_found_by_the_configuration_of_the_old_server(e
     [
         (None, "auth.ini: No such file or directory"),
         ("[mlflow]\ndatabase_uri = postgresql://a:secret@other/users\n", "the users are in another database"),
-        ("[other]\n", "No section: 'mlflow'"),
+        ("[other]\n", "has no database_uri in a section"),
+        ("admin_password = secret@word\n[mlflow]\n", "has no database_uri in a section"),
+        ("[mlflow]\nsecret@line without a value\n", "has no database_uri in a section"),
+        ("[mlflow]\ndatabase_uri = sqlite:///gone.db\n", "there is no file .*/gone.db on this machine"),
     ],
 )
 def test_users_that_are_not_found_are_reported_with_a_way_out(
@@ -137,7 +145,7 @@ def test_users_that_are_not_found_are_reported_with_a_way_out(
     assert "USERS=none" in str(caught.value)
     assert "secret@" not in str(caught.value)
     monkeypatch.setenv("USERS", "none")
-    assert source.read("dev").users == ""
+    assert (source.read("dev").users, source.read("dev").without_users) == ("", True)
     (env.parent / "basic_auth.db").touch()
     monkeypatch.setenv("USERS", str(env.parent / "basic_auth.db"))
     assert source.read("dev").users == f"{env.parent}/basic_auth.db"
@@ -464,8 +472,8 @@ def test_a_disk_without_room_for_the_copy_is_refused_before_anything_changes() -
     with pytest.raises(
         StopError, match=r"5\.4 GB are free on the Docker host, 6\.4 GB are needed\n  nothing was changed"
     ):
-        importing._approve(stack, importing.Plan(found, [], [], sizes))
-    importing._approve(stack, importing.Plan(found | {"free_bytes": 7 * 2**30}, [], [], sizes))
+        importing._approve(stack, Plan(found, [], [], sizes))
+    importing._approve(stack, Plan(found | {"free_bytes": 7 * 2**30}, [], [], sizes))
 
 
 def test_the_generator_of_a_secret_is_the_inverse_of_its_key() -> None:

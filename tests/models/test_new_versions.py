@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import parse_qs
 from zipfile import ZipFile
 
 import pytest
@@ -48,6 +49,7 @@ class Registry(http.server.ThreadingHTTPServer):
     def __init__(self, asks: str, tags: list[str], password: str | None) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
         self.asks, self.tags, self.password = asks, tags, password
+        self.links = ""
         self.host = f"127.0.0.1:{self.server_port}"
 
 
@@ -55,6 +57,11 @@ class Answer(http.server.BaseHTTPRequestHandler):
     """One answer of the registry."""
 
     server: Registry
+
+    def do_POST(self) -> None:
+        form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        allowed = form["grant_type"] == ["refresh_token"] and form["refresh_token"] == ["an identity"]
+        self.answer(200 if allowed else 401, {"access_token": "t"})
 
     def do_GET(self) -> None:
         given = self.headers.get("Authorization", "")
@@ -75,7 +82,11 @@ class Answer(http.server.BaseHTTPRequestHandler):
             return
         start = int(query.partition("last=")[2] or 0)
         more = start + 2 < len(self.server.tags)
-        link = {"Link": f'</v2/ours/postgres/tags/list?n=2&last={start + 2}>; rel="next"'} if more else {}
+        link = (
+            {"Link": f'<{self.server.links}/v2/ours/postgres/tags/list?n=2&last={start + 2}>; rel="next"'}
+            if more
+            else {}
+        )
         self.answer(200, {"tags": self.server.tags[start : start + 2] or None}, **link)
 
     def answer(self, code: int, body: object, **headers: str) -> None:
@@ -94,13 +105,17 @@ def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
     """Start registries, and return their addresses. `docker login` has been typed with the password `right`."""
     started: list[Registry] = []
 
-    def start(asks: str, tags: list[str], password: str | None = None, *, login: str | None = None) -> str:
+    def start(
+        asks: str, tags: list[str], password: str | None = None, *, login: str | None = None, links: str = ""
+    ) -> str:
         server = Registry(asks, tags, password)
+        server.links = links
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         started.append(server)
         if login:
             auth = base64.b64encode(f"me:{login}".encode()).decode()
-            (tmp_path / "config.json").write_text(json.dumps({"auths": {server.host: {"auth": auth}}}))
+            entry = {"identitytoken": login} if login == "an identity" else {"auth": auth}
+            (tmp_path / "config.json").write_text(json.dumps({"auths": {server.host: entry}}))
         return server.host
 
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
@@ -139,6 +154,43 @@ def test_a_missing_repository_and_a_registry_without_an_answer_are_reported(serv
         registry.tags("127.0.0.1:1/ours/postgres")
 
 
+def test_an_identity_token_is_exchanged_for_a_token(serve: Callable[..., str]) -> None:
+    host = serve("bearer", ["18.6"], password="right", login="an identity")
+    assert registry.tags(f"{host}/ours/postgres") == ["18.6"]
+
+
+def test_a_login_goes_to_no_other_host_than_the_registry(serve: Callable[..., str]) -> None:
+    # A connection to port 1 would fail.
+    host = serve("basic", ["18.5", "18.6", "18.7"], password="right", login="right", links="http://127.0.0.1:1")
+    assert registry.tags(f"{host}/ours/postgres") == ["18.5", "18.6", "18.7"]
+
+
+def test_a_netrc_file_does_not_replace_the_login_of_docker(
+    serve: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("default login other password wrong\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    host = serve("bearer", ["18.6"], password="right", login="right")
+    assert registry.tags(f"{host}/ours/postgres") == ["18.6"]
+    assert registry.tags(f"{serve('bearer', ['18.7'])}/ours/postgres") == ["18.7"]
+
+
+@pytest.mark.parametrize(
+    ("repository", "variables", "words"),
+    [
+        ("registry.example.com/x", {"REQUESTS_CA_BUNDLE": "/no/such/file.pem"}, "/no/such/file.pem"),
+        ("https://registry.example.com/x", {}, "cannot contain a scheme"),
+    ],
+)
+def test_whatever_keeps_a_registry_from_being_asked_is_an_error_of_that_registry(
+    repository: str, variables: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, value in variables.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(RegistryError, match=words):
+        registry.tags(repository)
+
+
 def test_the_names_of_docker_hub_are_completed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
@@ -153,14 +205,22 @@ def test_the_names_of_docker_hub_are_completed(monkeypatch: pytest.MonkeyPatch) 
     assert asked == [hub, hub, "https://quay.io/v2/org/image/tags/list?n=1000"]
 
 
-def wheel(folder: Path, version: str, *, migrations: tuple[str, ...] = (), requires: tuple[str, ...] = ()) -> Path:
-    """Write a wheel of MLflow with these migrations and requirements."""
-    path = folder / f"mlflow-{version}-py3-none-any.whl"
+def wheel(
+    folder: Path,
+    version: str,
+    *,
+    migrations: tuple[str, ...] = (),
+    requires: tuple[str, ...] = (),
+    name: str = "mlflow",
+) -> Path:
+    """Write a wheel of MLflow, or of a companion, with these migrations and requirements."""
+    path = folder / f"{name}-{version}-py3-none-any.whl"
     with ZipFile(path, "w") as archive:
-        for name in migrations:
-            archive.writestr(f"mlflow/store/db_migrations/versions/{name}.py", "")
-        lines = ["Name: mlflow", f"Version: {version}", *(f"Requires-Dist: {one}" for one in requires)]
-        archive.writestr(f"mlflow-{version}.dist-info/METADATA", "\n".join(lines))
+        for migration in migrations:
+            archive.writestr(f"mlflow/store/db_migrations/versions/{migration}.py", "")
+        archive.writestr(f"mlflow/server/auth/db/migrations/versions/user_{version}.py", "")
+        lines = [f"Name: {name}", f"Version: {version}", *(f"Requires-Dist: {one}" for one in requires)]
+        archive.writestr(f"{name}-{version}.dist-info/METADATA", "\n".join(lines))
     return path
 
 
@@ -176,11 +236,16 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def offer(monkeypatch: pytest.MonkeyPatch, *wheels: Path) -> None:
-    """Let the package index have these releases of MLflow, the newest last."""
-    releases = [release.read(path) for path in wheels]
+    """Let the package index have these releases, the newest last."""
+    releases = [(path.name.partition("-")[0], release.read(path)) for path in wheels]
 
     def find(requirement: str) -> release.Release:
-        kept = [one for one in releases if Requirement(requirement).specifier.contains(one.version)]
+        wanted = Requirement(requirement)
+        kept = [
+            one
+            for name, one in releases
+            if name == wanted.name.replace("-", "_") and wanted.specifier.contains(one.version)
+        ]
         if not kept:
             raise PackageIndexError(f"No matching distribution found for {requirement}")
         return kept[-1]
@@ -198,7 +263,12 @@ class Pins:
         self, host: str = "127.0.0.1:1", tag: str = "18.6", digest: str = "none", key: str = "postgres"
     ) -> None:
         self.images = ImagesSettings.model_validate({key: {"ref": f"{host}/ours/postgres:{tag}", "digest": digest}})
-        self.settings = SimpleNamespace(images=self.images, pulled_images=[self.images.postgres, self.images.python])
+        self.values = {"mlflow:images": {key: {"digest": digest}}} if digest != "none" else {}
+        self.settings = SimpleNamespace(
+            images=self.images,
+            pulled_images=[self.images.postgres, self.images.python],
+            route=SimpleNamespace(by_mlflow=False),
+        )
         if key == "postgres":
             self.settings.pulled_images.pop()
         else:
@@ -251,6 +321,43 @@ def test_a_newer_mlflow_that_refuses_a_package_of_the_image_is_named_and_not_wri
     assert (checkout / release.PIN).read_text() == "mlflow==3.18.0\n"
 
 
+@pytest.mark.parametrize(
+    ("companion", "words"),
+    [
+        (("flask>=3.2",), "it needs flask>=3.2, and mlflow/requirements.txt has 3.1.2"),
+        (None, "the package index does not have mlflow-skinny==3.19.0, so that it is unknown whether"),
+    ],
+)
+def test_the_requirements_of_the_companions_of_mlflow_count(
+    checkout: Path,
+    companion: tuple[str, ...] | None,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wheels = [wheel(tmp_path, "3.18.0"), wheel(tmp_path, "3.19.0", requires=("mlflow-skinny==3.19.0",))]
+    if companion:
+        wheels.append(wheel(tmp_path, "3.19.0", requires=companion, name="mlflow_skinny"))
+    offer(monkeypatch, *wheels)
+    monkeypatch.setenv("YES", "1")
+    upgraded(Pins())
+    assert words in capsys.readouterr().err
+    assert (checkout / release.PIN).read_text() == f"mlflow=={'3.18.0' if companion else '3.19.0'}\n"
+
+
+@pytest.mark.usefixtures("checkout")
+def test_an_explicit_digest_of_none_stays(
+    tmp_path: Path, serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer(monkeypatch, wheel(tmp_path, "3.18.0"))
+    monkeypatch.setenv("YES", "1")
+    stack = Pins(serve("nothing", ["18.7"]))
+    stack.values = {"mlflow:images": {"postgres": {"digest": "none"}}}
+    upgraded(stack)
+    assert stack.written["postgres"] == {"ref": stack.images.postgres.ref.replace("18.6", "18.7"), "digest": "none"}
+
+
 @pytest.mark.usefixtures("checkout")
 def test_a_newer_image_is_written_with_its_digest_if_the_old_one_has_one(
     tmp_path: Path,
@@ -284,7 +391,7 @@ def test_a_tag_with_a_new_digest_is_proposed_and_python_keeps_its_version(
     assert moved.written == {"python": {"ref": f"{host}/ours/postgres:3.13-slim", "digest": NEW_DIGEST}}
     upgraded(same)
     assert same.written == {}
-    assert "no newer version was found" in capsys.readouterr().out
+    assert "no newer version was found of: mlflow, python" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("checkout")
@@ -309,15 +416,19 @@ def test_nothing_is_written_without_approval(
 
 
 @pytest.mark.usefixtures("checkout")
-def test_one_pin_can_be_named(serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_version_can_be_named(
+    serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     offer(monkeypatch)
     stack = Pins(serve("nothing", ["18.7"]))
-    monkeypatch.setenv("YES", "1")
     monkeypatch.setenv("SERVICE", "postgres")
+    upgraded(stack)
+    assert "type: make upgrade STACK=prod YES=1 SERVICE=postgres\n" in capsys.readouterr().err
+    monkeypatch.setenv("YES", "1")
     upgraded(stack)
     assert "postgres" in stack.written
     monkeypatch.setenv("SERVICE", "traefik")
-    with pytest.raises(StopError, match=r"SERVICE=traefik: no such pin in prod \(pins: mlflow, postgres\)"):
+    with pytest.raises(StopError, match=r"SERVICE=traefik: prod has no such version \(it has: mlflow, postgres\)"):
         upgraded(stack)
 
 
@@ -326,7 +437,7 @@ def test_an_error_is_reported_if_nothing_answers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     offer(monkeypatch)
-    with pytest.raises(StopError, match="neither the package index nor a registry answers"):
+    with pytest.raises(StopError, match="nothing could be looked up: mlflow, postgres"):
         upgraded(Pins())
     assert "mlflow: the package index does not tell: No matching distribution found" in capsys.readouterr().err
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import urllib3
 
-from settings.parsing import parse_settings
+from settings.images import ImagesSettings
 from tests.stack.deployment import Deployment, free_port
 from tests.stack.old import NEEDS, PINS, OldServer, told
 
@@ -22,8 +22,8 @@ DOCKERFILE = """
 ARG BUILDER
 ARG SERVER
 FROM ${BUILDER} AS old
-ARG PACKAGES
-RUN python -m venv /opt/old && /opt/old/bin/pip install -q --only-binary :all: ${PACKAGES}
+COPY packages.txt /
+RUN python -m venv /opt/old && /opt/old/bin/pip install -q --only-binary :all: -r /packages.txt
 FROM ${SERVER}
 USER 0
 COPY --from=old /opt/old /opt/old
@@ -47,11 +47,12 @@ SERVE = (
 def old_image(version: str, server: str, builder: str, folder: Path) -> str:
     """Build an image of this stack's contract in which an old MLflow serves and migrates; return its name."""
     name = f"localhost/mlflow-tests-old:{version}"
+    folder.mkdir()
     (folder / "Dockerfile").write_text(DOCKERFILE)
+    (folder / "packages.txt").write_text("\n".join([f"mlflow=={version}", *NEEDS, *PINS.get(version, ())]))
     arguments = {
         "BUILDER": builder,
         "SERVER": server,
-        "PACKAGES": " ".join([f"mlflow=={version}", *(f"'{one}'" for one in (*NEEDS, *PINS.get(version, ())))]),
         "COMMAND": SERVE,
     }
     options = [part for key, value in arguments.items() for part in ("--build-arg", f"{key}={value}")]
@@ -98,9 +99,9 @@ def test_mlflow_is_upgraded_over_a_live_stack_and_everything_is_equal(version: s
         deployment.make("up")
         server = deployment.inspect("server")["Config"]["Image"]
         deployment.make("destroy", CONFIRM=deployment.stack)
-        settings = parse_settings({"images": deployment.values.get("mlflow:images", {})}, stack="dev")
-        image = old_image(version, server, settings.images.builder.name, tmp_path)
         images = deployment.values.get("mlflow:images", {})
+        builder = ImagesSettings.model_validate(images).builder.name
+        image = old_image(version, server, builder, tmp_path / "image")
         deployment.set("images", {**images, "mlflow": {"ref": image, "digest": "none"}})
         deployment.make("up")
         old = OldServer(version, tmp_path, [], {}, deployment.values["mlflow:server"]["port"])
