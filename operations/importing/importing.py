@@ -1,14 +1,16 @@
 """`make import`: copy an old MLflow into the stack, and compare."""
 
+import fcntl
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from operations.common.checkout import state_home
 from operations.common.console import (
     StopError,
     confirmed,
@@ -51,7 +53,30 @@ def import_(stack: Stack) -> None:
     require_containers(stack)
     _require_backup(stack)
     _require_alone(stack)
-    importer, cleaned = Importer(stack, source, {}), False
+    importer = Importer(stack, source, {})
+    with _alone(stack):
+        _import(stack, source, importer, dry=dry)
+
+
+@contextmanager
+def _alone(stack: Stack) -> Iterator[None]:
+    """Raise `StopError` if another import of this stack runs on this machine: both would use the same folder.
+
+    Between its containers, an import has none, so that `require_no_operation` does not see it.
+    """
+    path = state_home() / "locks" / f"import-{stack.name}"
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StopError(f"another import of {stack.name} is running; nothing was changed") from None
+        yield
+
+
+def _import(stack: Stack, source: Source, importer: Importer, *, dry: bool) -> None:
+    """Look, ask, copy, compare, replace the database, report; delete the copy of the old database at the end."""
+    cleaned = False
     try:
         plan, importer = _planned(stack, source, importer, dry=dry)
         describe(stack, source, plan)
@@ -72,6 +97,8 @@ def import_(stack: Stack) -> None:
         if not cleaned:
             with suppress(StopError):
                 importer.run("clean")
+    if source.users:
+        rows |= {"users": plan.found["rows"]["users"]}
     report(stack, rows, compared, late, (time.monotonic() - started, away))
 
 

@@ -20,7 +20,7 @@ import urllib3
 from settings import names
 from tests.stack.deployment import Deployment, free_port
 from tests.stack.edge import basic, image
-from tests.stack.old import BUCKET, KEY, PASSWORD, SECRET_KEY, OldServer, Services, client, told
+from tests.stack.old import BUCKET, KEY, PASSWORD, SECRET_KEY, OldServer, Services, client, environment_of, told
 
 LONG_FILL = ("20", "100000", "2000")
 FILL = ("4", "2000", "20")
@@ -290,6 +290,47 @@ def test_users_in_a_file_of_their_own_keep_their_passwords_and_permissions(
     # Again, now that the stack has these users.
     with_users.make("import", SOURCE=source, USERS=str(users), CONFIRM=with_users.stack)
     assert asked(with_users, get, "bob", "old-bob-password") == 403
+
+
+CREATE_OLD_USERS = """
+import os
+from mlflow.server import get_app_client
+client = get_app_client("basic-auth", tracking_uri=os.environ["MLFLOW_TRACKING_URI"])
+client.create_user("alice", "alice-secret-password")
+client.create_experiment_permission("0", "alice", "MANAGE")
+"""
+
+
+@pytest.mark.long
+def test_users_of_2_22_in_the_sqlite_file_of_the_runs_are_migrated(with_users: Deployment, tmp_path: Path) -> None:
+    (tmp_path / "auth.ini").write_text(AUTH_INI)
+    options = ["--backend-store-uri", "sqlite:///mlflow.db", "--app-name", "basic-auth"]
+    administrator = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "old-admin-password"}
+    variables = {"MLFLOW_AUTH_CONFIG_PATH": str(tmp_path / "auth.ini"), "MLFLOW_FLASK_SERVER_SECRET_KEY": "x"}
+    server = OldServer("2.22.1", tmp_path, options, variables | administrator)
+    with server.running():
+        server.client("fill", *FILL)
+        python = str(environment_of("2.22.1") / "bin" / "python")
+        environment = {**os.environ, **administrator, "MLFLOW_TRACKING_URI": server.url}
+        subprocess.run([python, "-W", "ignore", "-c", CREATE_OLD_USERS], env=environment, check=True)
+    source = str(tmp_path / "mlflow.db")
+    with_users.make("import", SOURCE=source, CONFIRM=with_users.stack)
+    get, password = "experiments/get?experiment_id=0", with_users.make("password").stdout.strip()
+    assert asked(with_users, get, "alice", "alice-secret-password") == 200
+    assert asked(with_users, get, "admin", "old-admin-password") == 401
+    assert asked(with_users, get, "admin", password) == 200
+    # Left out, the stack keeps the users that it has.
+    with_users.make("import", SOURCE=source, CONFIRM=with_users.stack, USERS="none")
+    assert asked(with_users, get, "alice", "alice-secret-password") == 200
+
+
+AUTH_INI = """[mlflow]
+default_permission = READ
+database_uri = sqlite:///mlflow.db
+admin_username = admin
+admin_password = old-admin-password
+authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+"""
 
 
 def test_a_stack_without_mlflow_users_refuses_to_import_them(target: Deployment, old: Old, tmp_path: Path) -> None:
