@@ -49,7 +49,9 @@ def old_image(version: str, server: str, builder: str, folder: Path) -> str:
     name = f"localhost/mlflow-tests-old:{version}"
     folder.mkdir()
     (folder / "Dockerfile").write_text(DOCKERFILE)
-    (folder / "packages.txt").write_text("\n".join([f"mlflow=={version}", *NEEDS, *PINS.get(version, ())]))
+    (folder / "packages.txt").write_text(
+        "\n".join([f"mlflow=={version}", "prometheus-flask-exporter", *NEEDS, *PINS.get(version, ())])
+    )
     arguments = {
         "BUILDER": builder,
         "SERVER": server,
