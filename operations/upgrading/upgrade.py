@@ -78,7 +78,7 @@ def upgrade(stack: Stack) -> None:
     proposals = [one.proposal for one in found.values() if one.proposal]
     _print(proposals)
     notes = [note for one in found.values() for note in one.notes]
-    if stack.settings.images.source == "packages":
+    if stack.settings.images.source == "packages" and not only:
         notes.append("packages images are not looked up: newer ones come with a newer checkout of this project")
     for note in notes:
         progress(f"note: {note}")

@@ -27,16 +27,24 @@ RUN python -m venv /opt/old && /opt/old/bin/pip install -q --only-binary :all: -
 FROM ${SERVER}
 USER 0
 COPY --from=old /opt/old /opt/old
+COPY create.py /opt/old/
 ARG COMMAND
 RUN sed -i "s#exec python /opt/mlflow-stack/serve.py\\$#exec ${COMMAND}#" /usr/local/bin/docker-entrypoint.sh \\
     && grep -q /opt/old /usr/local/bin/docker-entrypoint.sh \\
-    && sed -i 's#execvp("mlflow"#execvp("/opt/old/bin/mlflow"#' /opt/mlflow-stack/migrate.py \\
+    && sed -i 's#execvp("mlflow", .*#execv("/opt/old/bin/python", ["python", "/opt/old/create.py", uri])#' \\
+        /opt/mlflow-stack/migrate.py \\
     && grep -q /opt/old /opt/mlflow-stack/migrate.py \\
     && /opt/old/bin/python -W ignore -c "from alembic.script import ScriptDirectory as s; \\
         from mlflow.store.db import utils; c = s.from_config(utils._get_alembic_config('sqlite://')); \\
         open('/opt/mlflow/schema-revision', 'w').write(c.get_current_head() + chr(10)); \\
         open('/opt/mlflow/known-revisions', 'w').write(' '.join(r.revision for r in c.walk_revisions()))"
 USER 10001:10001
+"""
+CREATE = """
+import sys
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+# An old `mlflow db upgrade` creates no tables.
+SqlAlchemyStore(sys.argv[1], "/tmp")
 """
 SERVE = (
     "/opt/old/bin/mlflow server --backend-store-uri $MLFLOW_BACKEND_STORE_URI --artifacts-destination "
