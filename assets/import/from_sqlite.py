@@ -67,7 +67,7 @@ def prepare() -> None:
 def _copy(copy: Path = COPY) -> None:
     """Copy the file and what belongs to it. SQLite would write beside a file that it only reads."""
     if SOURCE.open("rb").read(16) != b"SQLite format 3\x00":
-        raise Refused(f"{SOURCE.name}: is not an SQLite database")
+        raise Refused(f"{SOURCE}: is not an SQLite database")
     parts = [SOURCE, *(SOURCE.with_name(SOURCE.name + end) for end in BESIDE)]
     for _ in range(ATTEMPTS):
         before = [_digest(part) for part in parts]
@@ -80,15 +80,15 @@ def _copy(copy: Path = COPY) -> None:
             (WORK / "digests.json").write_text(json.dumps(before))
             break
     else:
-        raise Refused(f"{SOURCE.name}: is being written to all the time; stop the old server, then try again")
+        raise Refused(f"{SOURCE}: is being written to all the time; stop the old server, then try again")
     with sqlite3.connect(copy) as session:
         # Also takes in the changes of the file -wal.
         if (found := session.execute("PRAGMA integrity_check").fetchone()[0]) != "ok":
-            raise Refused(f"{SOURCE.name}: is damaged: {found}")
+            raise Refused(f"{SOURCE}: is damaged: {found}")
         tables = {name for (name,) in session.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if missing := REQUIRED - tables:
         what = "MLflow's users" if ONLY_USERS else "MLflow"
-        raise Refused(f"{SOURCE.name}: is not a database of {what}: it has no table {', '.join(sorted(missing))}")
+        raise Refused(f"{SOURCE}: is not a database of {what}: it has no table {', '.join(sorted(missing))}")
 
 
 def late() -> None:

@@ -33,6 +33,7 @@ def inspected() -> dict[str, Any]:
             "revision": old.first_revision(),
             "rows": old.counts(ours) | ({"users": len(users_in_file())} if has_users_file() else {}),
             "users": "users" in ours,
+            "has_users": has_users(),
             "foreign": [table for table in tables if table not in known],
             "prefixes": {prefix: dict(rows) for prefix, rows in old.prefixes().rows.items()},
             "encrypted": old.encrypted(),
@@ -42,6 +43,17 @@ def inspected() -> dict[str, Any]:
             "columns": {table: old.column_names(table) for table, _, _ in LOCATIONS if table in tables},
             "free_bytes": shutil.disk_usage(WORK).free,
         }
+
+
+def has_users() -> bool:
+    """Return whether the stack has tables of MLflow's own users."""
+    session = database.connect()
+    try:
+        cursor = session.cursor()
+        cursor.execute("SELECT to_regclass('public.users')")
+        return cursor.fetchone()[0] is not None
+    finally:
+        session.close()
 
 
 def known_tables() -> set[str]:

@@ -14,7 +14,7 @@ import database
 from inspecting import known_tables
 from shell import Failure, run, say
 from source import FILES, USERS_COPY, WORK, Source, has_users_file, old_variables
-from tables import USERS, columns, leaves_users_out, quoted, sum_query, sums
+from tables import USERS, columns, leaves_users_out, quoted, sum_query, sums, with_sequences
 
 BEFORE = "before_import"
 """Schema of the stack's previous tables while an import runs."""
@@ -36,7 +36,7 @@ def dump() -> None:
         snapshot = old.value("SELECT pg_export_snapshot()")
         ours = {table: of for table, of in old.columns().items() if table in known}
         values = _require_keys(old)
-        foreign = [name for name in old.stream(RELATIONS) if name not in known]
+        foreign = with_sequences(old.cursor(), [name for name in old.stream(RELATIONS) if name not in known])
         # The password is in a file of this container and in the environment of pg_dump, and in no argument.
         environment = {f"PG{LIBPQ.get(key, key.upper())}": str(value) for key, value in access.items()}
         # Both at the same time: the sums take half as long as the dump.
@@ -75,7 +75,7 @@ def assemble() -> None:
     The copy has the schema of the stack's MLflow, so the stack's own tables have the right columns.
     """
     rows: dict[str, tuple[int, int]] = json.loads((WORK / "sqlite.json").read_text())
-    theirs = () if "users" in rows else tuple(f"--exclude-table=public.{quoted(table)}" for table in sorted(USERS))
+    theirs = () if "users" in rows else tuple(f"--exclude-table=public.{quoted(name)}" for name in _users_and_theirs())
     with DUMP.open("w") as file:
         for part in ("pre-data", "", "post-data"):
             if not part:
@@ -92,6 +92,15 @@ def assemble() -> None:
         values = _require_keys(old)
     ROWS.write_text(json.dumps({"rows": rows, "columns": {}, "encrypted": values}))
     _add_users()
+
+
+def _users_and_theirs() -> list[str]:
+    """Return the tables of MLflow's users in the stack, and their sequences."""
+    session = database.connect()
+    try:
+        return with_sequences(session.cursor(), USERS)
+    finally:
+        session.close()
 
 
 def _add_users() -> None:

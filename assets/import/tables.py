@@ -1,7 +1,7 @@
 """The tables of a database of MLflow: a name that is safe in SQL, row counts, and a sum over all rows."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 QUOTE = '"'
@@ -40,6 +40,17 @@ def leaves_users_out() -> bool:
 def quoted(name: str) -> str:
     """Return an identifier for SQL."""
     return QUOTE + name.replace(QUOTE, 2 * QUOTE) + QUOTE
+
+
+def with_sequences(cursor: Any, tables: Iterable[str]) -> list[str]:  # noqa: ANN401
+    """Return tables of Postgres and the sequences of their columns: pg_dump excludes those only by their own names."""
+    cursor.execute(
+        "SELECT s.relname FROM pg_class s JOIN pg_depend d ON d.objid = s.oid AND d.deptype IN ('a', 'i') "
+        "JOIN pg_class t ON t.oid = d.refobjid "
+        "WHERE s.relkind = 'S' AND t.relnamespace = 'public'::regnamespace AND t.relname = ANY(%s)",
+        (sorted(tables),),
+    )
+    return sorted({*tables, *(name for (name,) in cursor.fetchall())})
 
 
 def columns(cursor: Any) -> dict[str, list[tuple[str, str]]]:  # noqa: ANN401 - psycopg2 has no types

@@ -30,9 +30,9 @@ def interactive() -> bool:
 def confirmed(question: str) -> bool:
     """Ask for approval of something that deletes nothing. `YES=1` approves.
 
-    Raises `StopError` if `YES=1` is not set and there is no terminal.
+    Raises `StopError` if `YES=1` is not set and there is no terminal, or `YES=` has another value than 0 and 1.
     """
-    if os.environ.get("YES") == "1":
+    if flag("YES"):
         return True
     if not interactive():
         raise StopError(f"{question}\n  without a terminal, approve with YES=1")

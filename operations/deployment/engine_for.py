@@ -1,8 +1,6 @@
 """The engine for a command, the approval that it needs, and what a stack has on the host."""
 
-import os
-
-from operations.common.console import StopError, interactive, make, progress
+from operations.common.console import StopError, flag, interactive, make, progress
 from operations.common.stack import Stack
 from operations.engine.cli import NoEngineError
 from operations.engine.engine import Engine
@@ -80,7 +78,7 @@ def approval(stack: Stack, verb: str, engine: Engine | None = None) -> list[str]
 
     Without a terminal, print the plan of `engine`, if given, and raise `StopError`.
     """
-    if stack.name == DEV or os.environ.get("YES") == "1":
+    if flag("YES") or stack.name == DEV:
         return ["--yes"]
     if not interactive():
         if engine:

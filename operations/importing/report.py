@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -63,10 +64,22 @@ def describe(stack: Stack, source: Source, plan: Plan) -> None:
         progress(f"settings that correspond to the labels of Traefik, for {stack.path.name}:")
         text = yaml.safe_dump({f"mlflow:{key}": value for key, value in route.items()}, sort_keys=False)
         progress("\n".join(f"    {line}" for line in text.strip().splitlines()))
-    for line in _differences(source):
+    for line in [*_users(source, found), *_differences(source)]:
         progress(line)
     if plan.found["own"]:
         progress(f"{stack.name} has data that the old deployment lacks: {counted(plan.found['own'])}")
+
+
+def _users(source: Source, found: Mapping[str, Any]) -> list[str]:
+    """Return what is said about users of MLflow's own authentication: that none are imported, if there may be some."""
+    beside = Path(source.file).with_name("basic_auth.db") if source.file else None
+    if source.users or source.without_users or found["users"]:
+        return []
+    if beside and beside.is_file():
+        return [f"the users in {beside} are not imported; to import them, add: USERS={shlex.quote(str(beside))}"]
+    if found["has_users"]:
+        return ["no users are imported, and the stack keeps its own; to import users, name their file: USERS=<path>"]
+    return []
 
 
 def _differences(source: Source) -> list[str]:

@@ -254,8 +254,10 @@ def _users(config: str, backend: str, compose: Compose, problems: list[str]) -> 
     given = os.environ.get("USERS") or ""
     if given and given != NO_USERS:
         path = Path(given).expanduser().resolve()
-        if not path.is_file():
-            problems.append(f"USERS={given}: there is no such file")
+        if not path.exists():
+            problems.append(f"USERS={given}: there is no such file; to leave the users out: USERS={NO_USERS}")
+        elif not _is_sqlite(path):
+            problems.append(f"USERS={given}: is not an SQLite file, such as basic_auth.db")
         return str(path)
     if given or not config:
         return ""

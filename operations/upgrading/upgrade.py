@@ -20,6 +20,7 @@ from settings.base import NO_DIGEST
 from settings.images import Image
 from settings.stack import major
 
+PACKAGES = "packages images are not looked up: newer ones come with a newer checkout of this project"
 MLFLOW = "mlflow"
 """MLflow itself, which is a Python package. With a set `mlflow:images.mlflow`, it is that image."""
 PYTHON = "python"
@@ -69,7 +70,10 @@ def upgrade(stack: Stack) -> None:
     command = f"{make('upgrade', stack.name)} YES=1"
     if only := os.environ.get("SERVICE"):
         if only not in looks:
-            raise StopError(f"SERVICE={only}: {stack.name} has no such version (it has: {', '.join(looks)})")
+            raise StopError(
+                f"SERVICE={only}: {stack.name} has nothing of this name to look up (it has: {', '.join(looks)})"
+                + (f"\n  {PACKAGES}" if stack.settings.images.source == "packages" else "")
+            )
         looks = {only: looks[only]}
         command += f" SERVICE={only}"
     progress(f"asking for newer versions of: {', '.join(looks) or 'nothing'}")
@@ -79,7 +83,7 @@ def upgrade(stack: Stack) -> None:
     _print(proposals)
     notes = [note for one in found.values() for note in one.notes]
     if stack.settings.images.source == "packages" and not only:
-        notes.append("packages images are not looked up: newer ones come with a newer checkout of this project")
+        notes.append(PACKAGES)
     for note in notes:
         progress(f"note: {note}")
     failed = [name for name, one in found.items() if one.failed]
@@ -89,7 +93,7 @@ def upgrade(stack: Stack) -> None:
         progress(f"not looked up: {', '.join(failed)}; the reasons are above")
     if not proposals:
         output(f"no newer version was found of: {', '.join(name for name in found if name not in failed)}")
-    elif dry or (os.environ.get("YES") != "1" and not interactive()):
+    elif dry or (not flag("YES") and not interactive()):
         progress(f"nothing was changed; to write these versions, type: {command}")
     elif not confirmed("Write these versions? Nothing is deployed."):
         progress("nothing was changed")
@@ -131,7 +135,7 @@ def _look_for_mlflow(*, users: bool) -> Looked:
     if unread:
         notes.append(
             f"the package index does not have {', '.join(unread)}, so that it is unknown whether MLflow "
-            f"{newest.version} accepts every package of the image; the build of the image tries it"
+            f"{newest.version} accepts every package of the image; if not, make up fails, and changes nothing"
         )
     installed = release.locked()
     if problems := release.conflicts(newest, installed):

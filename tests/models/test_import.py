@@ -146,12 +146,16 @@ def test_users_that_are_not_found_are_reported_with_a_way_out(
     assert "secret@" not in str(caught.value)
     monkeypatch.setenv("USERS", "none")
     assert (source.read("dev").users, source.read("dev").without_users) == ("", True)
-    (env.parent / "basic_auth.db").touch()
+    sqlite3.connect(env.parent / "basic_auth.db").execute("CREATE TABLE users (id)").connection.close()
     monkeypatch.setenv("USERS", str(env.parent / "basic_auth.db"))
     assert source.read("dev").users == f"{env.parent}/basic_auth.db"
     monkeypatch.setenv("USERS", str(env.parent / "gone.db"))
     with pytest.raises(StopError, match=r"USERS=.*/gone\.db: there is no such file"):
         source.read("dev")
+    for other in (env, env.parent):
+        monkeypatch.setenv("USERS", str(other))
+        with pytest.raises(StopError, match=r"USERS=.*: is not an SQLite file"):
+            source.read("dev")
 
 
 @pytest.mark.parametrize(

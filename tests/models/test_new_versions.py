@@ -428,7 +428,9 @@ def test_one_version_can_be_named(
     upgraded(stack)
     assert "postgres" in stack.written
     monkeypatch.setenv("SERVICE", "traefik")
-    with pytest.raises(StopError, match=r"SERVICE=traefik: prod has no such version \(it has: mlflow, postgres\)"):
+    with pytest.raises(
+        StopError, match=r"SERVICE=traefik: prod has nothing of this name to look up \(it has: mlflow, postgres\)"
+    ):
         upgraded(stack)
 
 

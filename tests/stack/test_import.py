@@ -261,32 +261,60 @@ def asked(target: Deployment, path: str, user: str, password: str) -> int:
     return urllib3.request("GET", url, headers=headers, retries=False).status
 
 
-def users_file(target: Deployment, folder: Path, experiment: str) -> Path:
-    """Create a `basic_auth.db` as MLflow's authentication keeps one, in which bob must not read an experiment."""
-    command = ["docker", "exec", target.name("server"), "python", "-W", "ignore", "-c", CREATE_USERS, experiment]
-    path = folder / "basic_auth.db"
+KEPT = "gone:/=keep"
+CREATE_RUNS = """
+import sys
+import mlflow
+mlflow.set_tracking_uri("sqlite:////tmp/mlflow.db")
+experiment = mlflow.create_experiment("in a file", artifact_location="gone:/x")
+with mlflow.start_run(experiment_id=experiment):
+    mlflow.log_metric("loss", 1)
+sys.stdout.buffer.write(open("/tmp/mlflow.db", "rb").read())
+"""
+
+
+def written(target: Deployment, path: Path, script: str, *arguments: str) -> Path:
+    """Write the file that a script prints that runs in the server's container."""
+    command = ["docker", "exec", target.name("server"), "python", "-W", "ignore", "-c", script, *arguments]
     path.write_bytes(subprocess.run(command, capture_output=True, check=True).stdout)
     return path
 
 
+def imported_with_users(target: Deployment, users: Path, experiment: str, source: Path, where: str = "") -> None:
+    """Import, and check that bob must not read an experiment, while others may, each with the old password."""
+    before = digests(users.parent)
+    done = target.make("import", SOURCE=str(source), USERS=str(users), CONFIRM=target.stack, MAP=where)
+    assert re.search(r" 3 users\b", said(done))
+    assert digests(users.parent) == before
+    search, get = "experiments/search?max_results=1", f"experiments/get?experiment_id={experiment}"
+    assert asked(target, get, "ängström", "old-user-password") == 200
+    assert asked(target, search, "ängström", "another-password") == 401
+    assert asked(target, get, "bob", "old-bob-password") == 403
+    assert asked(target, search, "admin", "old-admin-password") == 401
+    assert asked(target, get, "admin", target.make("password").stdout.strip()) == 200
+
+
 def test_users_in_a_file_of_their_own_keep_their_passwords_and_permissions(
+    with_users: Deployment, tmp_path: Path
+) -> None:
+    source = written(with_users, tmp_path / "mlflow.db", CREATE_RUNS)
+    done = with_users.make("import", SOURCE=str(source), MAP=KEPT, DRY_RUN="1", CONFIRM=with_users.stack)
+    assert "no users are imported, and the stack keeps its own" in said(done)
+    users = written(with_users, tmp_path / "basic_auth.db", CREATE_USERS, "1")
+    imported_with_users(with_users, users, "1", source, KEPT)
+
+
+@pytest.mark.long
+def test_users_beside_an_old_postgres_keep_their_passwords_and_permissions(
     with_users: Deployment, old: Old, tmp_path: Path
 ) -> None:
     experiment = next(number for number, (_, stage, _) in old.told()["experiments"].items() if stage == "active")
-    users = users_file(with_users, tmp_path, experiment)
-    before = digests(tmp_path)
-    source = str(env_file(old.folder))
-    done = with_users.make("import", SOURCE=source, USERS=str(users), CONFIRM=with_users.stack)
-    assert re.search(r" 3 users\b", said(done))
-    assert digests(tmp_path) == before
-    search, get = "experiments/search?max_results=1", f"experiments/get?experiment_id={experiment}"
-    assert asked(with_users, get, "ängström", "old-user-password") == 200
-    assert asked(with_users, search, "ängström", "another-password") == 401
-    assert asked(with_users, get, "bob", "old-bob-password") == 403
-    assert asked(with_users, search, "admin", "old-admin-password") == 401
-    password = with_users.make("password").stdout.strip()
-    assert asked(with_users, get, "admin", password) == 200
-    variables = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": password}
+    users = written(with_users, tmp_path / "basic_auth.db", CREATE_USERS, experiment)
+    imported_with_users(with_users, users, experiment, env_file(old.folder))
+    variables = {
+        "MLFLOW_TRACKING_USERNAME": "admin",
+        "MLFLOW_TRACKING_PASSWORD": with_users.make("password").stdout.strip(),
+    }
     assert told(with_users.url, **variables) == old.told()
 
 
@@ -332,8 +360,7 @@ authorization_function = mlflow.server.auth:authenticate_request_basic_auth
 
 
 def test_a_stack_without_mlflow_users_refuses_to_import_them(target: Deployment, old: Old, tmp_path: Path) -> None:
-    (tmp_path / "basic_auth.db").write_bytes(b"")
-    users = str(tmp_path / "basic_auth.db")
+    users = str(written(target, tmp_path / "basic_auth.db", CREATE_USERS, "0"))
     done = target.make("import", ok=False, SOURCE=str(env_file(old.folder)), USERS=users)
     assert "set mlflow:authentication: mlflow" in said(done)
 

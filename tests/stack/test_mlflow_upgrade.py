@@ -31,7 +31,8 @@ COPY create.py /opt/old/
 ARG COMMAND
 RUN sed -i "s#exec python /opt/mlflow-stack/serve.py\\$#exec ${COMMAND}#" /usr/local/bin/docker-entrypoint.sh \\
     && grep -q /opt/old /usr/local/bin/docker-entrypoint.sh \\
-    && sed -i 's#execvp("mlflow", .*#execv("/opt/old/bin/python", ["python", "/opt/old/create.py", uri])#' \\
+    && sed -i 's#execvp("mlflow", .*#execv("/opt/old/bin/python", \
+            ["/opt/old/bin/python", "/opt/old/create.py", uri])#' \\
         /opt/mlflow-stack/migrate.py \\
     && grep -q /opt/old /opt/mlflow-stack/migrate.py \\
     && /opt/old/bin/python -W ignore -c "from alembic.script import ScriptDirectory as s; \\
@@ -57,6 +58,7 @@ def old_image(version: str, server: str, builder: str, folder: Path) -> str:
     name = f"localhost/mlflow-tests-old:{version}"
     folder.mkdir()
     (folder / "Dockerfile").write_text(DOCKERFILE)
+    (folder / "create.py").write_text(CREATE)
     (folder / "packages.txt").write_text(
         "\n".join([f"mlflow=={version}", "prometheus-flask-exporter", *NEEDS, *PINS.get(version, ())])
     )
