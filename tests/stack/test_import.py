@@ -261,7 +261,7 @@ def asked(target: Deployment, path: str, user: str, password: str) -> int:
     return urllib3.request("GET", url, headers=headers, retries=False).status
 
 
-KEPT = "gone:/=keep"
+KEPT = "gone:/=keep,/tmp/mlruns=keep"
 CREATE_RUNS = """
 import sys
 import mlflow
