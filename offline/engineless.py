@@ -1,10 +1,8 @@
 """Engine-less deployment of dev, and the handover to the engine once it is available."""
 
-import fcntl
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import yaml
@@ -13,6 +11,7 @@ from offline.engineless_state import credentials, generated_secrets, passwords_o
 from offline.host import Host
 from operations.common.checkout import ROOT
 from operations.common.console import StopError, confirmed, make, progress, require_confirmation
+from operations.common.lock import exclusive
 from operations.common.stack import Stack
 from operations.engine.engine import Engine
 from operations.engine.write_back import report_kept_backups
@@ -108,17 +107,10 @@ def _encode_value(value: Any) -> str:  # noqa: ANN401 - YAML
     return value if isinstance(value, str) else json.dumps(value)
 
 
-@contextmanager
-def _exclusive_lock(stack: Stack) -> Iterator[None]:
-    """Hold the stack's lock, which ends with the process; raise `StopError` if another process holds it."""
-    path = passwords_of(stack).path.with_suffix(".lock")
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StopError(f"stack {stack.name} is being changed by another run; wait for it") from None
-        yield
+def _exclusive_lock(stack: Stack) -> AbstractContextManager[None]:
+    """Hold the stack's lock; raise `StopError` if another process holds it."""
+    held = f"stack {stack.name} is being changed by another run; wait for it"
+    return exclusive(passwords_of(stack).path.with_suffix(".lock"), held)
 
 
 def down(stack: Stack) -> None:

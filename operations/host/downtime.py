@@ -22,10 +22,10 @@ NANOSECONDS = 1e9
 class Downtime:
     """Adds up the times in which no replica served. A replica serves from its first health check that succeeds."""
 
-    def __init__(self, serving: Iterable[str], now: float) -> None:
-        """Begin with the names of the replicas that serve at the time `now`, in seconds since 1970."""
+    def __init__(self, serving: Iterable[str]) -> None:
+        """Begin with the names of the replicas that serve: at least one."""
         self._serving = set(serving)
-        self._since = None if self._serving else now
+        self._since: float | None = None
         self._total = 0.0
         self._checks: set[str | None] = set()
 
@@ -75,7 +75,7 @@ def watched(stack: Stack) -> Iterator[Watch]:
     if stack.settings.on_swarm or not serving:
         yield watch
         return
-    downtime = Downtime(serving, time.time())
+    downtime = Downtime(serving)
     stream: Any = None
     with suppress(*UNREACHABLE_ERRORS):
         # Live: the daemon keeps the last 256 events only, and each health check causes three.

@@ -1,12 +1,11 @@
 """`make import`: copy an old MLflow into the stack, and compare."""
 
-import fcntl
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from operations.common.console import (
     progress,
     require_confirmation,
 )
+from operations.common.lock import exclusive
 from operations.common.stack import Stack
 from operations.data import data_keys, migration, restore
 from operations.data.backup import in_container, require_container
@@ -54,24 +54,10 @@ def import_(stack: Stack) -> None:
     _require_backup(stack)
     _require_alone(stack)
     importer = Importer(stack, source, {})
-    with _alone(stack):
+    # Between its containers, an import has none, so that `_require_alone` does not see it.
+    held = f"another import of {stack.name} is running; nothing was changed"
+    with exclusive(state_home() / "locks" / f"import-{stack.name}", held):
         _import(stack, source, importer, dry=dry)
-
-
-@contextmanager
-def _alone(stack: Stack) -> Iterator[None]:
-    """Raise `StopError` if another import of this stack runs on this machine: both would use the same folder.
-
-    Between its containers, an import has none, so that `require_no_operation` does not see it.
-    """
-    path = state_home() / "locks" / f"import-{stack.name}"
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StopError(f"another import of {stack.name} is running; nothing was changed") from None
-        yield
 
 
 def _import(stack: Stack, source: Source, importer: Importer, *, dry: bool) -> None:

@@ -185,6 +185,9 @@ def _source(values: Mapping[str, str], compose: Compose, name: str) -> Source:
         destination = given
     s3 = _s3(known, [backend, root, destination], problems)
     users = _users(known.get("auth_config", ""), backend, compose, problems)
+    if users and file and Path(users) == Path(file).resolve():
+        # In the database of the runs, with which they are imported.
+        users = ""
     port = known.get("port", "")
     if port and not re.fullmatch(r"\d{1,5}", port):
         problems.append(f"MLFLOW_PORT: must be a port number (got {port})")

@@ -22,14 +22,13 @@ HEALTHY = "a health check that succeeds"
         (["a", "b"], [("a", "kill", 10), ("b", "die", 11), ("b", HEALTHY, 15), ("a", HEALTHY, 20)], 4),
         (["a"], [("a", "health_status: unhealthy", 5), ("a", HEALTHY, 8), ("a", "kill", 50)], 3 + 50),
         (["a"], [], 0),
-        ([], [("a", HEALTHY, 4)], 4),
     ],
-    ids=["one replica", "one after another", "both at once", "two times, the second still lasts", "nothing", "stopped"],
+    ids=["one replica", "one after another", "both at once", "two times, the second still lasts", "nothing"],
 )
 def test_the_downtime_is_the_time_in_which_no_replica_serves(
     serving: list[str], events: list[Event], seconds: float
 ) -> None:
-    downtime = Downtime(serving, now=0)
+    downtime = Downtime(serving)
     for number, (name, action, at) in enumerate(events):
         if action == HEALTHY:
             check(downtime, name, at, number=str(number))
@@ -48,7 +47,7 @@ def check(
 
 
 def test_a_health_check_that_fails_and_another_command_do_not_end_a_downtime() -> None:
-    downtime = Downtime(["a"], now=0)
+    downtime = Downtime(["a"])
     downtime.note("a", "kill", 10)
     check(downtime, "a", 12, code="1", number="1")
     check(downtime, "a", 13, command="gc.py", number="2")

@@ -123,6 +123,17 @@ def test_the_file_of_the_users_is_found_by_the_configuration_of_the_old_server(e
         assert source.read("dev").users == "", "they are in the database of the runs"
 
 
+def test_users_in_the_sqlite_file_of_the_runs_are_no_file_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sqlite3.connect(tmp_path / "mlflow.db").execute("CREATE TABLE users (id)").connection.close()
+    (tmp_path / "auth.ini").write_text("[mlflow]\ndatabase_uri = sqlite:///mlflow.db\n")
+    (tmp_path / ".env").write_text("MLFLOW_BACKEND_STORE_URI=sqlite:///mlflow.db\nMLFLOW_AUTH_CONFIG_PATH=auth.ini\n")
+    monkeypatch.setenv("SOURCE", str(tmp_path / ".env"))
+    found = source.read("dev")
+    assert (found.file, found.users) == (f"{tmp_path}/mlflow.db", "")
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
