@@ -96,9 +96,11 @@ serve() {
     server=$!
     # A signal ends `wait`, not the server.
     while kill -0 "$server" 2>/dev/null; do
-        wait "$server" && code=0 || code=$?
+        wait "$server" || true
     done
-    exit "$code"
+    # bash remembers the exit code of a server that ended before this line, or before the loop.
+    wait "$server"
+    exit
 }
 
 # Replaces this process, or a subshell, by the server: no other process has the data keys.

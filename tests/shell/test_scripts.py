@@ -535,6 +535,14 @@ def test_a_replica_that_ends_by_itself_ends_its_container(sandbox: Sandbox) -> N
         assert running.wait(10) == 3
 
 
+def test_a_replica_that_ends_before_it_is_watched_ends_with_its_exit_code(sandbox: Sandbox) -> None:
+    # The stand-in for `kill` reports each process as gone, as after a server that ends at once.
+    done = sandbox.source(
+        ENTRYPOINT, "serve_until_stopped() { return 3; }; kill() { return 1; }; serve", LEAVE_SECONDS="1"
+    )
+    assert (done.returncode, done.stderr) == (3, "")
+
+
 def test_a_replica_starts_outside_the_balance(sandbox: Sandbox) -> None:
     for name in ("draining", "in-balance"):
         (sandbox.path / "private" / name).touch()

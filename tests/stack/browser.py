@@ -1,10 +1,13 @@
 """A real browser for the acceptance tests: the Chromium of this host, driven by Playwright."""
 
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from pathlib import Path
 
 from playwright.sync_api import ConsoleMessage, Page, Response, sync_playwright
 
@@ -37,14 +40,43 @@ class Tab:
             self.answers.append(f"{answer.status} {answer.url}")
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where the browser runs: in the network namespace of a container that serves the page.
+
+    A browser aborts its requests with ERR_NETWORK_CHANGED when a network interface comes or goes, as on this host with
+    every container that another test starts. Without root, which entering a namespace requires, it runs on this host.
+    """
+
+    namespace: str
+    """The `SandboxKey` of the container."""
+    port: int
+    """The port on which the container listens."""
+
+    @property
+    def address(self) -> str:
+        """The address of the page, without a port where that of the URL is the right one."""
+        return f"127.0.0.1:{self.port}" if os.geteuid() == 0 else "127.0.0.1"
+
+    @contextmanager
+    def browser(self) -> Iterator[str]:
+        """Yield the path of an executable that starts Chromium in this place."""
+        enter = f"nsenter --net={self.namespace} " if os.geteuid() == 0 else ""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "chromium"
+            path.write_text(f'#!/bin/sh\nexec {enter}{CHROMIUM} "$@"\n')
+            path.chmod(0o700)
+            yield str(path)
+
+
 @contextmanager
-def tab(hostname: str, user: str, password: str) -> Iterator[Tab]:
-    """Open a tab whose `hostname` is this host, and which answers a login with `user` and `password`."""
-    with sync_playwright() as playwright:
+def tab(place: Place, hostname: str, user: str, password: str) -> Iterator[Tab]:
+    """Open a tab that finds `hostname` in `place`, and answers a login with `user` and `password`."""
+    with place.browser() as path, sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
+            executable_path=path,
             # The sandbox of Chromium does not work for root, as which CI runs.
-            args=["--no-sandbox", f"--host-resolver-rules=MAP {hostname} 127.0.0.1"],
+            args=["--no-sandbox", f"--host-resolver-rules=MAP {hostname} {place.address}"],
         )
         context = browser.new_context(
             ignore_https_errors=True,

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack.browser import CHROMIUM, tab
+from components.traefik import HTTPS_PORT
+from tests.stack.browser import CHROMIUM, Place, tab
 from tests.stack.deployment import Deployment, free_port
 from tests.stack.edge import (
     ALICE,
@@ -121,11 +122,12 @@ def test_a_browser_shows_a_run_its_chart_and_its_artifact(bundled: Edge) -> None
     listener, password = bundled.listener, bundled.password
     points = 20
     run, experiment = a_run_with_an_artifact(listener, password, points)
-    with tab(HOSTNAME, "mlflow", "wrong") as refused:
+    place = Place(bundled.deployment.inspect("traefik")["NetworkSettings"]["SandboxKey"], HTTPS_PORT)
+    with tab(place, HOSTNAME, "mlflow", "wrong") as refused:
         answer = refused.page.goto(f"{listener.url}/")
         assert answer is not None
         assert answer.status == 401
-    with tab(HOSTNAME, "mlflow", password) as opened:
+    with tab(place, HOSTNAME, "mlflow", password) as opened:
         page = opened.page
         of_the_run = f"{listener.url}/#/experiments/{experiment}/runs/{run}"
         page.goto(of_the_run)
