@@ -36,7 +36,7 @@ def inspected() -> dict[str, Any]:
             "has_users": has_users(),
             "foreign": [table for table in tables if table not in known],
             "prefixes": {prefix: dict(rows) for prefix, rows in old.prefixes().rows.items()},
-            "encrypted": old.encrypted(),
+            "encrypted": old.encrypted_values(),
             "bytes": old.value("SELECT pg_database_size(current_database())") if old.postgres else COPY.stat().st_size,
             "used": database.used(),
             "own": own(old),

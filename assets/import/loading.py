@@ -145,7 +145,7 @@ def load() -> None:
     """Replace the stack's tables by those of `DUMP`, in one transaction; raise `Failure` if that changes nothing."""
     known = json.loads(ROWS.read_text())
     with database.locked("import", wait_s=60):
-        script = [f"ALTER SCHEMA public RENAME TO {BEFORE}; CREATE SCHEMA public;"]
+        script = [MEMORY, f"ALTER SCHEMA public RENAME TO {BEFORE}; CREATE SCHEMA public;"]
         # from_sqlite.py compares the rows of an SQLite database.
         compared = {table: row for table, row in known["rows"].items() if table in known["columns"]}
         checks = [_must_be(table, known["columns"][table], row) for table, row in compared.items()]
@@ -159,6 +159,11 @@ def load() -> None:
         say(f"{len(compared)} tables with {sum(count for count, _ in compared.values())} rows are equal")
 
 
+MEMORY = """SELECT set_config('maintenance_work_mem',
+    least(pg_size_bytes(current_setting('shared_buffers')), pg_size_bytes('1GB')) / 1024 || 'kB', true);"""
+"""For the indexes, in this transaction: as much as the cache has, a quarter of the server's. No other session works."""
+
+
 def _move(table: str, old: str, new: str) -> str:
     """Return the statement that moves a table of MLflow's users, if it exists, from one schema to another."""
     return f"ALTER TABLE IF EXISTS {old}.{quoted(table)} SET SCHEMA {new};"
@@ -166,11 +171,12 @@ def _move(table: str, old: str, new: str) -> str:
 
 def _must_be(table: str, of: list[tuple[str, str]], row: tuple[int, int]) -> str:
     """Return a statement that fails if a table does not have these rows."""
+    # Not SELECT INTO: only as a query of its own, Postgres runs it with several processes.
     return f"""
 DO $$
 DECLARE found record;
 BEGIN
-    {sum_query(table, of).replace(" FROM public.", " INTO found FROM public.")};
+    EXECUTE $query$ {sum_query(table, of)} $query$ INTO found;
     IF found.count <> {row[0]} OR found.total <> '{row[1]}' THEN
         RAISE EXCEPTION 'table {table} differs after the copy: % rows, expected {row[0]}', found.count;
     END IF;

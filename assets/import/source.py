@@ -22,8 +22,11 @@ COPY = WORK / "source.db"
 USERS_COPY = WORK / "users" / "source.db"
 """The copy of the SQLite file with MLflow's own users, if they are in a file of their own."""
 BATCH = 10_000
-ENCRYPTED = {"secrets": "cryptoKekPassphrase", "webhooks": "webhookEncryptionKey"}
-"""The data key of the values in a table, by table."""
+ENCRYPTED = {
+    "secrets": ("cryptoKekPassphrase", "wrapped_dek", "kek_version"),
+    "webhooks": ("webhookEncryptionKey", "secret", "1"),
+}
+"""The data key of the values in a table, their column, and the expression for the version of the key, by table."""
 
 
 @contextmanager
@@ -144,12 +147,19 @@ class Source:
 
     def encrypted(self) -> dict[str, int]:
         """Return how many values each data key has encrypted, without zeros."""
-        columns_of = {"secrets": "wrapped_dek", "webhooks": "secret"}
-        found: dict[str, int] = {}
-        for table, key in ENCRYPTED.items():
-            column = columns_of[table]
-            if self.has_columns(table, column):
-                rows = self.value(f"SELECT count(*) FROM {table} WHERE {column} IS NOT NULL")  # noqa: S608
+        return {key: len(values) for key, values in self.encrypted_values().items()}
+
+    def encrypted_values(self) -> dict[str, list[tuple[str, int]]]:
+        """Return the values that each data key has encrypted, in hex, and the version of the key, without empty lists.
+
+        Of a secret of the gateway, that is the key by which its value is encrypted.
+        """
+        found: dict[str, list[tuple[str, int]]] = {}
+        for table, (key, value, version) in ENCRYPTED.items():
+            if self.has_columns(table, value):
+                cursor = self.cursor()
+                cursor.execute(f"SELECT {value}, {version} FROM {table} WHERE {value} IS NOT NULL")  # noqa: S608
+                rows = [(_bytes(content).hex(), int(of)) for content, of in cursor.fetchall()]
                 found |= {key: rows} if rows else {}
         return found
 
@@ -158,6 +168,10 @@ class Source:
         tables = set(self.tables()) - (USERS if leaves_users_out() else set())
         found = {table: set(self.stream(query)) for table, query in IDS.items() if table in tables}
         return found | ({"users": users_in_file()} if has_users_file() else {})
+
+
+def _bytes(value: Any) -> bytes:  # noqa: ANN401 - a text or binary column
+    return value.encode() if isinstance(value, str) else bytes(value)
 
 
 def has_users_file() -> bool:

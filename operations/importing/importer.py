@@ -151,6 +151,25 @@ class Importer:
             raise StopError(f"{said}\n  nothing was changed; {PAGE}")
         tell("".join(printed))
 
+    def undecrypted(self, values: Mapping[str, Sequence[object]]) -> dict[str, int]:
+        """Return how many values the data keys of the old server do not decrypt, by data key; raise `StopError`."""
+        files = {
+            "old_keys.py": (ROOT / "assets" / "import" / "old_keys.py").read_text(),
+            "values.json": json.dumps(values),
+        }
+        files |= {f"{key}.old": self.source.keys[key] for key in values}
+        body = {
+            "Image": servers(self.stack).images[0],
+            "Entrypoint": ["python", "-W", "ignore", f"{FILES}/old_keys.py"],
+            "Env": [f"FILES={FILES}", "HOME=/tmp"],
+            "HostConfig": {},
+        }
+        printed: list[str] = []
+        if self._once(body, files, backend(self.stack), printed.append):
+            raise StopError("".join(printed).strip())
+        found: dict[str, int] = json.loads("".join(printed).strip().splitlines()[-1])
+        return found
+
     def _once(
         self, body: dict[str, Any], files: Mapping[str, str], networks: Sequence[str], tell: Callable[[str], None]
     ) -> int:

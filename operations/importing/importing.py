@@ -1,6 +1,5 @@
 """`make import`: copy an old MLflow into the stack, and compare."""
 
-import hashlib
 import json
 import os
 import time
@@ -21,11 +20,11 @@ from operations.common.console import (
 )
 from operations.common.lock import exclusive
 from operations.common.stack import Stack
-from operations.data import data_keys, migration, restore
+from operations.data import migration, restore
 from operations.data.backup import in_container, require_container
 from operations.host import containers
 from operations.host.servers import servers
-from operations.importing import locations
+from operations.importing import locations, old_keys
 from operations.importing.importer import Importer
 from operations.importing.locations import Mapped, Places
 from operations.importing.report import Plan, command, counted, describe, report
@@ -34,10 +33,6 @@ from operations.observe.status import require_containers
 from preconditions import host as preconditions
 from settings import names
 
-TABLES = {"cryptoKekPassphrase": "secrets", "webhookEncryptionKey": "webhooks"}
-"""The table with the values that a data key encrypts."""
-MARK = "data key sha256:"
-"""Start of the comment on such a table. assets/rotation/data_keys.py has the same."""
 RESERVE_BYTES = 1 << 30
 """Space that stays free on the disk."""
 
@@ -121,6 +116,7 @@ def _planned(stack: Stack, source: Source, importer: Importer, *, dry: bool) -> 
         importer.sqlite("prepare", users=True)
     found = importer.ask("inspect")
     problems = _database_problems(stack, source, found)
+    problems += old_keys.problems(importer, source, found["encrypted"])
     places = Places(
         main=source.artifact_root,
         destination=source.destination,
@@ -156,15 +152,8 @@ def _require_users(stack: Stack, source: Source) -> None:
 
 
 def _sql(source: Source, found: Mapping[str, Any], mapped: Sequence[Mapped]) -> str:
-    """Return what is changed in the loaded tables: the locations, and notes with which data key values are encrypted.
-
-    Until they are encrypted with the data keys of the stack, a backup sees by the notes that it has other ones.
-    """
-    notes = [
-        f"COMMENT ON TABLE {TABLES[key]} IS '{MARK}{hashlib.sha256(source.keys[key].encode()).hexdigest()}';\n"
-        for key in found["encrypted"]
-        if source.postgres
-    ]
+    """Return what is changed in the loaded tables: the locations, and notes on the data keys of their values."""
+    notes = old_keys.notes(source, found["encrypted"])
     return "".join([locations.rewriting(mapped, found["columns"]), *notes])
 
 
@@ -209,12 +198,6 @@ def _database_problems(stack: Stack, source: Source, found: Mapping[str, Any]) -
                 f"the old database has the schema {found['revision']}, which MLflow {servers(stack).version or ''} of "
                 f"{stack.name} does not know: a newer MLflow has migrated it; set mlflow:images.mlflow to that version"
             )
-    # The gateway's passphrase has a public default, so only this key can be missing.
-    if (rows := found["encrypted"].get("webhookEncryptionKey")) and "webhookEncryptionKey" not in source.keys:
-        problems.append(
-            f"the old database has {rows} webhooks with a secret; set MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY of the old "
-            "server, or remove these webhooks there"
-        )
     return problems
 
 
@@ -276,7 +259,7 @@ def _switch(
             importer.sqlite("compare", users=True)
         # Also if the last such value was deleted after the plan: the tables have a note of the old key.
         if encrypted or plan.found["encrypted"]:
-            _encrypt(stack, source)
+            old_keys.encrypt(stack, source)
         migration.migrate(stack)
         # Before the server starts: as long as the previous tables exist, no server has used the new ones.
         rows: dict[str, int] = importer.ask("finish")
@@ -307,17 +290,6 @@ def _back_up(stack: Stack, plan: Plan, importer: Importer) -> None:
     if plan.found["used"]:
         progress("taking a backup of what is replaced")
         in_container(stack, "safety")
-
-
-def _encrypt(stack: Stack, source: Source) -> None:
-    """Encrypt the old secrets of MLflow with the data keys of the stack; raise `StopError` if that fails."""
-    deployed = servers(stack)
-    new = {key: data_keys.secret_of(deployed, names.generator_of(key)) for key in source.keys}
-    code = data_keys.encrypt_rows(stack, deployed, source.keys, new)
-    if code == os.EX_TEMPFAIL:
-        raise StopError("another operation holds the exclusive lock; type the same command again")
-    if code:
-        raise StopError("the old data keys do not decrypt the secrets in the old database; the reason is above")
 
 
 def _late(importer: Importer, source: Source) -> tuple[dict[str, int], bool]:

@@ -72,6 +72,23 @@ def client(url: str, *arguments: str, **variables: str) -> str:
     return done.stdout
 
 
+DATA_KEYS = {
+    "MLFLOW_CRYPTO_KEK_PASSPHRASE": "the passphrase of an old server's gateway",
+    "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": "b2xkIHdlYmhvb2sga2V5LCAzMiBieXRlcyBsb25nISE=",
+}
+GATEWAY_SECRET, WEBHOOK_SECRET = "a key of a provider", "a word for signatures"
+
+
+def keep_secrets(url: str) -> None:
+    """Store a secret of the AI gateway and one of a webhook: the server encrypts each with one of its data keys."""
+    secret = {"secret_name": "provider", "provider": "openai", "secret_value": {"api_key": GATEWAY_SECRET}}
+    events = [{"entity": "REGISTERED_MODEL", "action": "CREATED"}]
+    webhook = {"name": "hook", "url": "https://example.com/hook", "events": events, "secret": WEBHOOK_SECRET}
+    for path, body in (("3.0/mlflow/gateway/secrets/create", secret), ("2.0/mlflow/webhooks", webhook)):
+        answer = urllib3.request("POST", f"{url}/api/{path}", json=body, retries=False)
+        assert answer.status == 200, answer.data
+
+
 @dataclass
 class Services:
     """A Postgres and an S3 in containers with the usual names of a compose file, on a network of their own."""

@@ -1,6 +1,7 @@
 """Scripts that run inside a deployment, to see it as its containers do."""
 
 import ipaddress
+from pathlib import Path
 
 import docker
 
@@ -67,6 +68,12 @@ def with_s3(deployment: Deployment, script: str) -> tuple[int, str]:
     identity = "AWS_SHARED_CREDENTIALS_FILE=/run/secrets/aws-credentials"
     environment = dict(entry.split("=", 1) for entry in deployment.inspect("server")["Config"]["Env"])
     return deployment.run("server", "env", identity, "python", "-c", script, environment["MLFLOW_S3_ENDPOINT_URL"])
+
+
+def is_on_disk(deployment: Deployment, part: bytes) -> bool:
+    """Return whether a file in the volume of SeaweedFS has these bytes."""
+    volume = deployment.api.inspect_volume(deployment.name("seaweedfs-data"))["Mountpoint"]
+    return any(part in path.read_bytes() for path in Path(volume).rglob("*") if path.is_file())
 
 
 GATEWAY_SECRET = """

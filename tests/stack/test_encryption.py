@@ -4,13 +4,13 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import urllib3
 
 from tests.stack.backups import newest
 from tests.stack.deployment import Deployment, free_port
+from tests.stack.probes import is_on_disk
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or sys.platform != "linux", reason="needs root on Linux to read the volume of the object store"
@@ -50,24 +50,18 @@ def read(deployment: Deployment, name: str) -> bytes:
     return bytes(answer.data)
 
 
-def is_on_disk(deployment: Deployment, content: bytes) -> bool:
-    """Return whether a file in the volume of the object store has a part of an artifact as it is."""
-    volume = deployment.api.inspect_volume(deployment.name("seaweedfs-data"))["Mountpoint"]
-    return any(content[NEEDLE] in path.read_bytes() for path in Path(volume).rglob("*") if path.is_file())
-
-
 def test_encryption_covers_new_artifacts_at_once_and_all_others_after_make_encrypt(stored: Deployment) -> None:
     before = uploaded(stored, "before.bin")
-    assert is_on_disk(stored, before), "the search does not find what it must find"
+    assert is_on_disk(stored, before[NEEDLE]), "the search does not find what it must find"
     assert "mlflow:objectStore.encryption is false" in stored.make("encrypt", ok=False).stderr
     stored.set("objectStore.encryption", value=True)
     stored.make("up")
     after = uploaded(stored, "after.bin")
-    assert not is_on_disk(stored, after)
-    assert is_on_disk(stored, before)
+    assert not is_on_disk(stored, after[NEEDLE])
+    assert is_on_disk(stored, before[NEEDLE])
     assert "1 of them not encrypted" in stored.make("encrypt", DRY_RUN="1").stderr
     stored.make("encrypt")
-    assert not is_on_disk(stored, before)
+    assert not is_on_disk(stored, before[NEEDLE])
     assert "0 of them not encrypted" in stored.make("encrypt").stderr
     assert (read(stored, "before.bin"), read(stored, "after.bin")) == (before, after)
     assert not stored.plan()

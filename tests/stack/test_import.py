@@ -20,7 +20,21 @@ import urllib3
 from settings import names
 from tests.stack.deployment import Deployment, free_port
 from tests.stack.edge import basic, image
-from tests.stack.old import BUCKET, KEY, PASSWORD, SECRET_KEY, OldServer, Services, client, environment_of, told
+from tests.stack.old import (
+    BUCKET,
+    DATA_KEYS,
+    GATEWAY_SECRET,
+    KEY,
+    PASSWORD,
+    SECRET_KEY,
+    WEBHOOK_SECRET,
+    OldServer,
+    Services,
+    client,
+    environment_of,
+    keep_secrets,
+    told,
+)
 
 LONG_FILL = ("20", "100000", "2000")
 FILL = ("4", "2000", "20")
@@ -49,6 +63,7 @@ def env_file(folder: Path, **changes: str | None) -> Path:
         "AWS_ACCESS_KEY_ID": KEY,
         "AWS_SECRET_ACCESS_KEY": f"'{SECRET_KEY}'",
         "MLFLOW_PORT": "5000",
+        **{key: f"'{value}'" if "'" not in value else f'"{value}"' for key, value in DATA_KEYS.items()},
     }
     path = folder / ".env"
     path.write_text("".join(f"{key}={value}\n" for key, value in (values | changes).items() if value is not None))
@@ -81,6 +96,7 @@ class Old:
             target.inspect("server")["Image"],
             entrypoint=["mlflow", "server"],
             command=[*options, "--no-serve-artifacts", "--host", "0.0.0.0"],
+            environment=DATA_KEYS,
             ports=[5000],
             labels={"tests.old": found.network},
             host_config=api.create_host_config(port_bindings={5000: ("127.0.0.1", self.port)}),
@@ -127,6 +143,7 @@ def old(target: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with services(target.name("old"), folder) as found:
         server = Old(target, found, folder)
         server.fill()
+        keep_secrets(server.url)
         yield server
 
 
@@ -143,8 +160,15 @@ NEWER = "UPDATE alembic_version SET version_num = 'ffffffffffff'"
         ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "SignatureDoesNotMatch"),
         ({"AWS_ACCESS_KEY_ID": "lister"}, "its files can be listed, but not read"),
         ({"MLFLOW_BACKEND_STORE_URI": "mysql://mlflow:x@postgre/mlflow"}, "only Postgres, SQLite and a folder can"),
+        ({"MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": None}, "has 1 secrets of webhooks; set MLFLOW_WEBHOOK_SECRET"),
+        (
+            {"MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": "A" * 43 + "=", "MLFLOW_CRYPTO_KEK_PASSPHRASE": "wrong" * 8},
+            "MLFLOW_CRYPTO_KEK_PASSPHRASE does not decrypt 1 of 1 secrets of the AI gateway in the old database; the "
+            "right one is in the environment of the old server\nMLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY does not decrypt",
+        ),
+        ({"MLFLOW_CRYPTO_KEK_PASSPHRASE": None}, "MLflow's default passphrase does not decrypt 1 of 1 secrets"),
     ],
-    ids=["password", "host", "endpoint", "half", "key", "no reading", "mysql"],
+    ids=["password", "host", "endpoint", "half", "key", "no reading", "mysql", "no key", "wrong keys", "default key"],
 )
 def test_a_source_that_cannot_be_read_is_refused_with_its_reason(
     changes: dict[str, str | None], words: str, target: Deployment, old: Old
@@ -205,6 +229,44 @@ def test_an_import_is_equal_through_the_new_server_and_leaves_the_old_one_as_it_
     assert before["traces"]
     assert old.fingerprint() == written
     assert old.told() == before
+    assert opened(target) == f"{GATEWAY_SECRET}\n{WEBHOOK_SECRET}\n"
+
+
+OPENED = """
+import os
+for variable in ("CRYPTO_KEK_PASSPHRASE", "WEBHOOK_SECRET_ENCRYPTION_KEY"):
+    name = variable.lower().replace("secret_", "").replace("_", "-")
+    os.environ["MLFLOW_" + variable] = open("/run/secrets/" + name).read()
+from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as Registry
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as Tracking
+tracking = Tracking(os.environ["MLFLOW_BACKEND_STORE_URI"], "/tmp")
+(secret,) = tracking.list_secret_infos()
+print(tracking._get_decrypted_secret(secret.secret_id)["api_key"])
+(hook,) = Registry(os.environ["MLFLOW_BACKEND_STORE_URI"]).list_webhooks()
+print(hook.secret)
+"""
+
+
+def opened(target: Deployment) -> str:
+    """Return the secrets of the gateway and of the webhook, as MLflow decrypts them with the data keys of the stack."""
+    command = ("env", "PGPASSFILE=/run/mlflow/pgpass", "python", "-W", "ignore", "-c", OPENED)
+    code, printed = target.run("server", *command)
+    assert code == 0, printed
+    return printed
+
+
+@pytest.mark.long
+def test_an_import_with_tls_between_the_services_is_equal(target: Deployment, old: Old) -> None:
+    before = target.file.read_text()
+    target.set("tls.internal", value=True)
+    target.make("up")
+    try:
+        target.make("import", SOURCE=str(env_file(old.folder)))
+        assert told(target.url, MLFLOW_TRACKING_INSECURE_TLS="true") == old.told()
+        assert opened(target) == f"{GATEWAY_SECRET}\n{WEBHOOK_SECRET}\n"
+    finally:
+        target.file.write_text(before)
+        target.make("up")
 
 
 @pytest.mark.long

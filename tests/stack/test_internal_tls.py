@@ -1,12 +1,19 @@
 """Test TLS between the services on a real deployment: what is on the wire, and who is refused."""
 
+import hashlib
 import json
+import os
+import re
 import socket
+import sqlite3
 import ssl
+import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -15,6 +22,7 @@ from components.certificates import CertificateAuthority
 from tests.stack.capture import CAN_CAPTURE, recorded
 from tests.stack.deployment import NO_DIGESTS, Deployment, free_port
 from tests.stack.edge import HOSTNAME, Edge, Listener, image
+from tests.stack.probes import is_on_disk
 from tests.stack.writer import Writer
 
 PORTS = {
@@ -231,6 +239,46 @@ def test_a_restore_and_a_garbage_collection_work_by_tls(secured: Edge) -> None:
     deployment.make("backup")
     deployment.make("restore", FROM="latest", CONFIRM=deployment.stack)
     assert "nothing to delete" in deployment.make("gc", CONFIRM=deployment.stack, OLDER_THAN="1s").stderr
+
+
+def test_an_import_arrives_by_tls_and_is_encrypted(secured: Edge, tmp_path: Path) -> None:
+    deployment, content = secured.deployment, os.urandom(100_000)
+    database, folder = tmp_path / "mlflow.db", tmp_path / "artifacts"
+    command = ("python", "-W", "ignore", "-c", IMPORTED, str(folder))
+    database.write_bytes(
+        subprocess.run(["docker", "exec", deployment.name("server"), *command], capture_output=True, check=True).stdout
+    )
+    with closing(sqlite3.connect(database)) as old:
+        run, address = old.execute("SELECT run_uuid, artifact_uri FROM runs").fetchone()
+    where = Path(urlsplit(address).path) / "model.bin"
+    where.parent.mkdir(parents=True)
+    where.write_bytes(content)
+    said = deployment.make("import", SOURCE=str(database), CONFIRM=deployment.stack).stdout
+    assert re.search(r"\b1 artifacts?\b", said), said
+    script = tmp_path / "read.py"
+    script.write_text(READ)
+    done = secured.listener.client(
+        str(script), run, MLFLOW_TRACKING_USERNAME="mlflow", MLFLOW_TRACKING_PASSWORD=secured.password
+    )
+    assert done.stdout == f"0.25 {hashlib.sha256(content).hexdigest()}", done.stderr
+    if CAN_CAPTURE:
+        assert not is_on_disk(deployment, content[1000:1064])
+
+
+IMPORTED = """
+import sys, mlflow
+mlflow.set_tracking_uri("sqlite:////tmp/imported.db")
+experiment = mlflow.create_experiment("of a laptop", artifact_location=f"file://{sys.argv[1]}")
+with mlflow.start_run(experiment_id=experiment):
+    mlflow.log_metric("loss", 0.25)
+sys.stdout.buffer.write(open("/tmp/imported.db", "rb").read())
+"""
+READ = """
+import hashlib, sys, mlflow
+run = mlflow.MlflowClient().get_run(sys.argv[1])
+content = open(mlflow.artifacts.download_artifacts(run.info.artifact_uri + "/model.bin"), "rb").read()
+print(run.data.metrics["loss"], hashlib.sha256(content).hexdigest(), end="")
+"""
 
 
 @pytest.mark.engine

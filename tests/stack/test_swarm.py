@@ -97,6 +97,7 @@ def swarm(dev: Deployment, nodes: list[Node], tmp_path_factory: pytest.TempPathF
     built = next(name for name in dev.make("images").stdout.split() if "/mlflow-server:" in name)
     deployment.set("runtime", "swarm")
     deployment.set("swarm", {"encrypted": False})
+    deployment.set("tls.internal", value=True)
     deployment.set("hostname", HOSTNAME)
     deployment.set("authentication", "password")
     deployment.set("traefik", {"mode": "bundled", "httpPort": 80, "httpsPort": HTTPS, "bindAddress": "0.0.0.0"})
