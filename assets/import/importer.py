@@ -38,7 +38,7 @@ VERBS: dict[str, Callable[[], Any]] = {
     "recover": loading.recover,
     "finish": loading.finish,
     "late": loading.late,
-    "own": own_now,
+    "own": lambda: {"rows": own_now(), "unchanged": loading.unchanged()},
     "wait": loading.wait,
     "clean": lambda: shutil.rmtree(WORK, ignore_errors=True),
 }
