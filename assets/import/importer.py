@@ -38,7 +38,7 @@ VERBS: dict[str, Callable[[], Any]] = {
     "recover": loading.recover,
     "finish": loading.finish,
     "late": loading.late,
-    "own": lambda: {"rows": own_now(), "unchanged": loading.unchanged()},
+    "own": own_now,
     "wait": loading.wait,
     "clean": lambda: shutil.rmtree(WORK, ignore_errors=True),
 }

@@ -4,7 +4,6 @@ The locations are rewritten in the same transaction, after the comparison. The s
 schema `BEFORE` until the new ones are migrated and serve, so that a failure can be taken back.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -254,32 +253,9 @@ def finish() -> dict[str, int]:
                 if wrong:
                     raise Failure("rows are missing after the migration: " + "; ".join(wrong))
                 cursor.execute(f"DROP SCHEMA IF EXISTS {BEFORE} CASCADE")
-                cursor.execute(f"COMMENT ON TABLE public.{MARKED} IS %s", (IMPORTED + _digest(cursor),))
         finally:
             session.close()
     return rows
-
-
-def unchanged() -> bool:
-    """Return whether the stack's database is as the last import left it, so that it needs no backup."""
-    session = database.connect()
-    try:
-        with session, session.cursor() as cursor:
-            cursor.execute("SELECT obj_description(to_regclass(%s), 'pg_class')", (f"public.{MARKED}",))
-            note = cursor.fetchone()[0] or ""
-            return note.startswith(IMPORTED) and note == IMPORTED + _digest(cursor)
-    finally:
-        session.close()
-
-
-MARKED, IMPORTED = "alembic_version", "import sha256:"
-"""The table with a note of the rows that an import has left, and the start of this note."""
-
-
-def _digest(cursor: object) -> str:
-    """Return a hash of the rows of all tables."""
-    rows = sums(cursor, columns(cursor))
-    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
 def late() -> dict[str, int]:

@@ -219,7 +219,7 @@ def _approve(stack: Stack, plan: Plan) -> None:
     elif plan.found["used"] and os.environ.get("CONFIRM") != stack.name:
         question = (
             f"{stack.name} is in use, by an earlier import at least. This replaces its database with the current state "
-            "of the old deployment, after a backup if it was changed since that import."
+            "of the old deployment, after a backup."
         )
         if not confirmed(question):
             raise StopError("nothing was changed")
@@ -280,16 +280,14 @@ def _switch(
 def _back_up(stack: Stack, plan: Plan, importer: Importer) -> None:
     """Back up what is replaced, while no server runs; raise `StopError` if that is more than was approved."""
     own = importer.ask("own")
-    if more := {table: rows - plan.found["own"].get(table, 0) for table, rows in own["rows"].items()}:
+    if more := {table: rows - plan.found["own"].get(table, 0) for table, rows in own.items()}:
         more = {table: rows for table, rows in more.items() if rows > 0}
     if more:
         raise StopError(
             f"{stack.name} was used during the copy, and has {counted(more)} that would be lost\n"
             f"  to replace them as well, type: make {command()} STACK={stack.name} CONFIRM={stack.name}"
         )
-    if own["unchanged"]:
-        progress("the database is as the last import left it, and needs no backup")
-    elif plan.found["used"]:
+    if plan.found["used"]:
         progress("taking a backup of what is replaced")
         in_container(stack, "safety")
 

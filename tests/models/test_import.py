@@ -471,23 +471,13 @@ def test_what_was_written_during_the_copy_is_not_replaced_unseen(monkeypatch: py
     monkeypatch.setattr(importing, "in_container", lambda _, verb: taken.append(verb))
     stack: Any = SimpleNamespace(name="team")
     plan: Any = SimpleNamespace(found={"own": {"runs": 1}, "used": True})
-    importer: Any = SimpleNamespace(ask=lambda _: {"rows": {"runs": 3, "webhooks": 1}, "unchanged": False})
+    importer: Any = SimpleNamespace(ask=lambda _: {"runs": 3, "webhooks": 1})
     with pytest.raises(StopError, match="was used during the copy, and has 2 runs, 1 webhooks that would be lost"):
         importing._back_up(stack, plan, importer)
     assert taken == []
-    importer.ask = lambda _: {"rows": {"runs": 1}, "unchanged": False}
+    importer.ask = lambda _: {"runs": 1}
     importing._back_up(stack, plan, importer)
     assert taken == ["safety"]
-
-
-def test_a_database_that_is_as_the_last_import_left_it_is_not_backed_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken: list[str] = []
-    monkeypatch.setattr(importing, "in_container", lambda _, verb: taken.append(verb))
-    plan: Any = SimpleNamespace(found={"own": {}, "used": True})
-    importer: Any = SimpleNamespace(ask=lambda _: {"rows": {}, "unchanged": True})
-    stack: Any = SimpleNamespace(name="team")
-    importing._back_up(stack, plan, importer)
-    assert taken == []
 
 
 def test_a_disk_without_room_for_the_copy_is_refused_before_anything_changes() -> None:
