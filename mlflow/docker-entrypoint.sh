@@ -119,7 +119,8 @@ leave() {
     touch "$PRIVATE/draining"
     echo "docker-entrypoint: the server stops in $LEAVE_SECONDS s, when the proxy sends no more requests" >&2
     sleep "$LEAVE_SECONDS"
-    kill -TERM "$server"
+    # It may have ended by itself meanwhile.
+    kill -TERM "$server" 2>/dev/null || true
 }
 
 _main() {

@@ -65,7 +65,10 @@ def _require_keys(old: Source) -> dict[str, int]:
     found = old.encrypted()
     given = json.loads((FILES / "keys.json").read_text())
     if missing := {key: rows for key, rows in found.items() if key not in given}:
-        raise Failure(f"the old server has encrypted values meanwhile ({missing}), and its data key is not given")
+        raise Failure(
+            f"the old server has got secrets meanwhile whose data key is not given: {', '.join(sorted(missing))}; type "
+            "the same command again, which says what to do"
+        )
     return found
 
 
@@ -159,9 +162,10 @@ def load() -> None:
         say(f"{len(compared)} tables with {sum(count for count, _ in compared.values())} rows are equal")
 
 
-MEMORY = """SELECT set_config('maintenance_work_mem',
-    least(pg_size_bytes(current_setting('shared_buffers')), pg_size_bytes('1GB')) / 1024 || 'kB', true);"""
-"""For the indexes, in this transaction: as much as the cache has, a quarter of the server's. No other session works."""
+MEMORY = """SELECT set_config('maintenance_work_mem', greatest(
+    pg_size_bytes(current_setting('maintenance_work_mem')),
+    least(pg_size_bytes(current_setting('shared_buffers')), pg_size_bytes('1GB'))) / 1024 || 'kB', true);"""
+"""For the indexes, in this transaction: as much as the cache has, a quarter of the server's. No MLflow is connected."""
 
 
 def _move(table: str, old: str, new: str) -> str:
@@ -211,8 +215,8 @@ def forget() -> None:
         session.close()
 
 
-def recover() -> None:
-    """Make the stack's previous tables the current ones again, if `load` has replaced them.
+def recover() -> bool:
+    """Make the stack's previous tables the current ones again, if `load` has replaced them. Return whether it had.
 
     Only while no server has used the new ones: a server that starts drops the previous ones (mlflow/serve.py). Waits
     for a migration that still runs.
@@ -223,7 +227,7 @@ def recover() -> None:
             with session, session.cursor() as cursor:
                 cursor.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (BEFORE,))
                 if cursor.fetchone() is None:
-                    return
+                    return False
                 cursor.execute("SELECT obj_description(%s::regnamespace, 'pg_namespace')", (BEFORE,))
                 if cursor.fetchone()[0] == MOVED:
                     for table in sorted(USERS):
@@ -232,10 +236,13 @@ def recover() -> None:
         finally:
             session.close()
     say("the previous tables of the stack are in use again")
+    return True
 
 
 def finish() -> dict[str, int]:
     """Compare the number of rows after the migration, and drop the previous tables. Return the rows by table.
+
+    The users in a file of their own were compared before: the migration may add the administrator.
 
     Raises `Failure`.
     """
@@ -255,7 +262,8 @@ def finish() -> dict[str, int]:
                 cursor.execute(f"DROP SCHEMA IF EXISTS {BEFORE} CASCADE")
         finally:
             session.close()
-    return rows
+    known = json.loads(ROWS.read_text())["rows"]
+    return rows | ({"users": known["users"][0]} if has_users_file() else {})
 
 
 def late() -> dict[str, int]:

@@ -1,9 +1,9 @@
 """Prints how many values of the old database its data keys do not decrypt. Runs in the image of MLflow.
 
-usage: FILES=<folder> old_keys.py
+usage: FILES=<folder> VALUES=<file> old_keys.py
 
-The folder has `values.json`, with the encrypted values by data key as `inspecting.py` returns them, and the data keys
-`cryptoKekPassphrase.old` and `webhookEncryptionKey.old`.
+The folder has the data keys, as the files `<key>.old`. The other file has the values, as source.py writes them. Values
+of a data key without a file are left out.
 """
 
 import json
@@ -50,5 +50,10 @@ def wrong_in_webhooks(key: str, values: list[tuple[str, int]]) -> int:
 CHECKS = {"cryptoKekPassphrase": wrong_in_the_gateway, "webhookEncryptionKey": wrong_in_webhooks}
 
 if __name__ == "__main__":
-    found = json.loads((FILES / "values.json").read_text())
-    print(json.dumps({key: CHECKS[key]((FILES / f"{key}.old").read_text(), values) for key, values in found.items()}))
+    found = json.loads(Path(os.environ["VALUES"]).read_text())
+    wrong = {
+        key: CHECKS[key](path.read_text(), values)
+        for key, values in found.items()
+        if (path := FILES / f"{key}.old").exists()
+    }
+    print(json.dumps(wrong))

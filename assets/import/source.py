@@ -23,10 +23,14 @@ USERS_COPY = WORK / "users" / "source.db"
 """The copy of the SQLite file with MLflow's own users, if they are in a file of their own."""
 BATCH = 10_000
 ENCRYPTED = {
-    "secrets": ("cryptoKekPassphrase", "wrapped_dek", "kek_version"),
-    "webhooks": ("webhookEncryptionKey", "secret", "1"),
+    "secrets": ("cryptoKekPassphrase", "wrapped_dek", "kek_version", "TRUE"),
+    # MLflow only marks a webhook as deleted. Its secret is not imported.
+    "webhooks": ("webhookEncryptionKey", "secret", "1", "deleted_timestamp IS NULL"),
 }
-"""The data key of the values in a table, their column, and the expression for the version of the key, by table."""
+"""The data key of the values in a table, their column, and the expressions for the version of the key and for the rows
+that count, by table."""
+VALUES = WORK / "values.json"
+"""The encrypted values. Not in the output of a container, which Docker may keep."""
 
 
 @contextmanager
@@ -146,19 +150,22 @@ class Source:
         return found
 
     def encrypted(self) -> dict[str, int]:
-        """Return how many values each data key has encrypted, without zeros."""
-        return {key: len(values) for key, values in self.encrypted_values().items()}
+        """Return how many values each data key has encrypted, without zeros. Writes the values to `VALUES`."""
+        found = self._encrypted_values()
+        VALUES.write_text(json.dumps(found))
+        return {key: len(values) for key, values in found.items()}
 
-    def encrypted_values(self) -> dict[str, list[tuple[str, int]]]:
+    def _encrypted_values(self) -> dict[str, list[tuple[str, int]]]:
         """Return the values that each data key has encrypted, in hex, and the version of the key, without empty lists.
 
-        Of a secret of the gateway, that is the key by which its value is encrypted.
+        For a secret of the gateway this is its wrapped key, not its value.
         """
         found: dict[str, list[tuple[str, int]]] = {}
-        for table, (key, value, version) in ENCRYPTED.items():
+        for table, (key, value, version, condition) in ENCRYPTED.items():
             if self.has_columns(table, value):
                 cursor = self.cursor()
-                cursor.execute(f"SELECT {value}, {version} FROM {table} WHERE {value} IS NOT NULL")  # noqa: S608
+                where = f"{value} IS NOT NULL AND {condition}"
+                cursor.execute(f"SELECT {value}, {version} FROM {table} WHERE {where}")  # noqa: S608
                 rows = [(_bytes(content).hex(), int(of)) for content, of in cursor.fetchall()]
                 found |= {key: rows} if rows else {}
         return found

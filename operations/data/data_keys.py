@@ -103,7 +103,7 @@ def encrypt_rows(stack: Stack, deployed: Servers, old: Mapping[str, str], new: M
     for key, value in new.items():
         if not old[key] or not value:
             raise UnchangedError(f"mlflow:{key}: a value is empty; nothing was changed")
-        files |= {f"{key}.old": _as_used(key, old[key]), f"{key}.new": _as_used(key, value)}
+        files |= {f"{key}.old": as_used(key, old[key]), f"{key}.new": as_used(key, value)}
     return _run(stack, deployed, ["python", f"{FILES}/data_keys.py"], files)
 
 
@@ -136,7 +136,7 @@ def secret_of(deployed: Servers, name: str) -> str:
     return found.decode()
 
 
-def _as_used(key: str, value: str) -> str:
+def as_used(key: str, value: str) -> str:
     """Return a value as MLflow gets it: Fernet's keys are encoded."""
     if key != "webhookEncryptionKey" or len(value) == FERNET_KEY_LENGTH:
         return value

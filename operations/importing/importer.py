@@ -151,23 +151,32 @@ class Importer:
             raise StopError(f"{said}\n  nothing was changed; {PAGE}")
         tell("".join(printed))
 
-    def undecrypted(self, values: Mapping[str, Sequence[object]]) -> dict[str, int]:
-        """Return how many values the data keys of the old server do not decrypt, by data key; raise `StopError`."""
-        files = {
-            "old_keys.py": (ROOT / "assets" / "import" / "old_keys.py").read_text(),
-            "values.json": json.dumps(values),
-        }
-        files |= {f"{key}.old": self.source.keys[key] for key in values}
+    def undecrypted(self) -> dict[str, int]:
+        """Return how many encrypted values the data keys of the old server do not decrypt, by data key.
+
+        Raises `StopError`.
+        """
+        files = {"old_keys.py": (ROOT / "assets" / "import" / "old_keys.py").read_text()}
+        files |= {f"{key}.old": value for key, value in self.source.keys.items()}
         body = {
             "Image": servers(self.stack).images[0],
             "Entrypoint": ["python", "-W", "ignore", f"{FILES}/old_keys.py"],
-            "Env": [f"FILES={FILES}", "HOME=/tmp"],
-            "HostConfig": {},
+            "Env": [f"FILES={FILES}", f"VALUES={WORK}/values.json", "HOME=/tmp"],
+            "HostConfig": {
+                "Binds": [f"{names.docker_name(self.stack.name, 'backup-staging')}:/staging:ro"],
+                "NetworkMode": "none",
+                "ExtraHosts": [],
+            },
         }
         printed: list[str] = []
-        if self._once(body, files, backend(self.stack), printed.append):
-            raise StopError("".join(printed).strip())
-        found: dict[str, int] = json.loads("".join(printed).strip().splitlines()[-1])
+        code = self._once(body, files, (), printed.append)
+        answers = [line for line in "".join(printed).splitlines() if line.startswith("{")]
+        if code or not answers:
+            said = "memory ran out" if code == KILLED else "".join(printed).strip().rpartition("\n")[2]
+            raise StopError(
+                f"the data keys of the old server could not be tried: {said}\n  nothing was changed; {PAGE}"
+            )
+        found: dict[str, int] = json.loads(answers[-1])
         return found
 
     def _once(

@@ -78,8 +78,6 @@ def _import(stack: Stack, source: Source, importer: Importer, *, dry: bool) -> N
         if not cleaned:
             with suppress(StopError):
                 importer.run("clean")
-    if source.users:
-        rows |= {"users": plan.found["rows"]["users"]}
     report(stack, rows, compared, late, (time.monotonic() - started, away))
 
 
@@ -108,7 +106,7 @@ def _planned(stack: Stack, source: Source, importer: Importer, *, dry: bool) -> 
     _require_users(stack, source)
     if not servers(stack).running and not dry:
         # An import that was killed may have left the tables half changed.
-        importer.run("recover")
+        importer.ask("recover", shown=True)
     if source.file:
         progress(f"copying {source.file}, and migrating the copy")
         importer.sqlite("prepare")
@@ -154,7 +152,8 @@ def _require_users(stack: Stack, source: Source) -> None:
 def _sql(source: Source, found: Mapping[str, Any], mapped: Sequence[Mapped]) -> str:
     """Return what is changed in the loaded tables: the locations, and notes on the data keys of their values."""
     notes = old_keys.notes(source, found["encrypted"])
-    return "".join([locations.rewriting(mapped, found["columns"]), *notes])
+    deleted = old_keys.FORGET_DELETED if found["webhooks"] else ""
+    return "".join([locations.rewriting(mapped, found["columns"]), deleted, *notes])
 
 
 def _on_host(source: Source) -> Callable[[str], str]:
@@ -248,7 +247,7 @@ def _switch(
     importer.run("wait", *(["forget"] if deployed.running else []))
     progress("stopping the server")
     began = time.monotonic()
-    complete = False
+    complete = finishing = False
     try:
         deployed.stop(for_good=True)
         _back_up(stack, plan, importer)
@@ -262,6 +261,7 @@ def _switch(
             old_keys.encrypt(stack, source)
         migration.migrate(stack)
         # Before the server starts: as long as the previous tables exist, no server has used the new ones.
+        finishing = True
         rows: dict[str, int] = importer.ask("finish")
         complete = True
         progress("starting the server")
@@ -269,12 +269,30 @@ def _switch(
         deployed.start()
     finally:
         if not complete and not preconditions.is_running(stack.daemon, stack.name, names.IMPORT):
-            # Also if `load` was interrupted: it may have committed at that moment.
-            importer.run("recover")
+            _take_back(stack, importer, finishing=finishing)
             deployed.resume()
             deployed.start()
-            progress(f"{stack.name} has its previous data, and its server was started again")
+            progress("the server was started again")
     return rows, time.monotonic() - began
+
+
+def _take_back(stack: Stack, importer: Importer, *, finishing: bool) -> None:
+    """Take the previous tables into use again after a failure, and say which data the stack has; raise `StopError`.
+
+    `finishing`: the last step may have deleted them already, and then the import is complete.
+    """
+    try:
+        # Also if `load` was interrupted: it may have committed at that moment.
+        recovered = importer.ask("recover", shown=True)
+    except StopError as error:
+        raise StopError(
+            f"{error}\n  {stack.name} has no server, and its previous data are kept aside. Type the same import again: "
+            "it begins by taking them back. Do not type make up before that: a server that starts deletes them"
+        ) from None
+    if finishing and not recovered:
+        progress(f"{stack.name} has the data of the old deployment; only the report is lost")
+    else:
+        progress(f"{stack.name} has its previous data")
 
 
 def _back_up(stack: Stack, plan: Plan, importer: Importer) -> None:

@@ -5,6 +5,7 @@ A prefix of the locations in the old database names a place: a bucket, a folder,
 `imported/`. Every location becomes `mlflow-artifacts:/...`, which the new server serves.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -147,11 +148,20 @@ def mapped(prefixes: Mapping[str, Mapping[str, int]], places: Places) -> list[Ma
         elif place == main:
             targets[place] = ""
         else:
-            targets[place] = joined("imported", re.sub(r"[^\w./-]", "-", place))
+            targets[place] = _target(place, targets.values())
     return [
         Mapped(prefix, prefixes[prefix], place, targets[place] if place is not None else "")
         for prefix, place in known.items()
     ]
+
+
+def _target(place: str, taken: Iterable[str]) -> str:
+    """Return the folder of a place below `imported`: its own name, or that and a hash if another has the same name."""
+    target = joined("imported", re.sub(r"[^\w./-]", "-", place))
+    others = [other for other in taken if other]
+    if any(f"{target}/".startswith(f"{other}/") or f"{other}/".startswith(f"{target}/") for other in others):
+        return f"{target}-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
+    return target
 
 
 def _main(known: Mapping[str, str | None], prefixes: Mapping[str, Mapping[str, int]], places: Places) -> str | None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from operations.common.console import StopError
 from operations.common.stack import Stack
@@ -16,37 +16,41 @@ TABLES = {"cryptoKekPassphrase": "secrets", "webhookEncryptionKey": "webhooks"}
 """The table with the values that a data key encrypts."""
 MARK = "data key sha256:"
 """Start of the comment on such a table. assets/rotation/data_keys.py has the same."""
-WHAT = {"cryptoKekPassphrase": "secrets of the AI gateway", "webhookEncryptionKey": "secrets of webhooks"}
+WHAT = {"cryptoKekPassphrase": "the AI gateway", "webhookEncryptionKey": "webhooks"}
+WITHOUT = {
+    "cryptoKekPassphrase": "if it is lost, delete these secrets in the old server: nothing can read them",
+    "webhookEncryptionKey": "if it is lost, nothing can read them; type in the old database: "
+    "UPDATE webhooks SET secret = NULL",
+}
+"""What to do without a data key. MLflow only marks webhooks as deleted, and cannot read one without its key."""
+FORGET_DELETED = "UPDATE webhooks SET secret = NULL WHERE deleted_timestamp IS NOT NULL;\n"
+"""SQL for the loaded copy: a deleted webhook may have another data key."""
 VARIABLES = {
     "cryptoKekPassphrase": "MLFLOW_CRYPTO_KEK_PASSPHRASE",
     "webhookEncryptionKey": "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY",
 }
 
 
-def problems(importer: Importer, source: Source, values: Mapping[str, Sequence[object]]) -> list[str]:
+def problems(importer: Importer, source: Source, encrypted: Mapping[str, int]) -> list[str]:
     """Return what is wrong with the data keys of `SOURCE=`: one is missing, or does not decrypt a value.
 
-    `values` are the encrypted values in the old database, by data key.
+    `encrypted` is how many values each data key has encrypted in the old database.
     """
     # The gateway's passphrase has a public default, so only the other key can be missing.
     found = [
-        f"the old database has {len(values[key])} {WHAT[key]}; set {VARIABLES[key]} of the old server, or remove these "
-        "webhooks there"
-        for key in values
+        f"the old database has {count} secrets of {WHAT[key]}; set {VARIABLES[key]} of the old server\n  {WITHOUT[key]}"
+        for key, count in encrypted.items()
         if key not in source.keys
     ]
-    given = {key: of for key, of in values.items() if key in source.keys}
-    wrong = importer.undecrypted(given) if given else {}
+    wrong = importer.undecrypted() if source.keys.keys() & encrypted.keys() else {}
     for key, count in wrong.items():
         if not count:
             continue
-        key_is = f"{VARIABLES[key]} does not decrypt {count} of {len(values[key])} {WHAT[key]} in the old database"
-        if source.keys[key] == DEFAULT_KEK:
-            key_is = (
-                f"MLflow's default passphrase does not decrypt {count} of {len(values[key])} {WHAT[key]} in the old "
-                f"database; set {VARIABLES[key]}"
-            )
-        found.append(f"{key_is}; the right one is in the environment of the old server")
+        given = f"MLflow's default for {VARIABLES[key]}" if source.keys[key] == DEFAULT_KEK else VARIABLES[key]
+        found.append(
+            f"{given} does not decrypt {count} of {encrypted[key]} secrets of {WHAT[key]} in the old database; set the "
+            f"one in the environment of the old server\n  {WITHOUT[key]}"
+        )
     return found
 
 

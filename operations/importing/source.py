@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from dotenv import dotenv_values
 
 from operations.common.console import StopError, make
+from operations.data.data_keys import as_used
 from operations.importing.compose import FILES, Compose
 
 VARIABLES = {
@@ -200,7 +201,7 @@ def _source(values: Mapping[str, str], compose: Compose, name: str) -> Source:
         destination=destination,
         s3=s3,
         keys={"cryptoKekPassphrase": DEFAULT_KEK}
-        | {key: known[key] for key in ("cryptoKekPassphrase", "webhookEncryptionKey") if key in known},
+        | {key: as_used(key, known[key]) for key in ("cryptoKekPassphrase", "webhookEncryptionKey") if key in known},
         compose=compose,
         port=int(port) if port else None,
         users=users,

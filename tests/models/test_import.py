@@ -453,6 +453,17 @@ def test_localhost_is_reached_through_the_network_of_the_container_that_publishe
     assert reach.reach(daemon(), "localhost", 5432, None) == reach.Address(reach.OUTSIDE, 5432)
 
 
+def test_places_whose_folders_would_have_the_same_name_get_different_ones() -> None:
+    known = ["/data/a b", "/data/a-b", "s3://data/a-b", "/data/a-b-c"]
+    found = {
+        entry.prefix: entry.target for entry in locations.mapped(dict.fromkeys(known, ROWS), places("/none", "/none"))
+    }
+    assert len(set(found.values())) == len(known)
+    for one in found.values():
+        assert not any(other.startswith(f"{one}/") for other in found.values())
+    assert found["/data/a-b-c"] == "imported/data/a-b-c"
+
+
 def test_a_name_that_several_containers_have_is_refused() -> None:
     both = daemon(container("a-db-1", {"a": ["db"]}), container("b-db-1", {"b": ["db"]}))
     with pytest.raises(StopError, match=r"db: several containers have this name \(a-db-1, b-db-1\)"):

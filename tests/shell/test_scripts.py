@@ -543,6 +543,13 @@ def test_a_replica_that_ends_before_it_is_watched_ends_with_its_exit_code(sandbo
     assert (done.returncode, done.stderr) == (3, "")
 
 
+def test_a_replica_that_ends_while_it_leaves_ends_with_its_exit_code(sandbox: Sandbox) -> None:
+    sandbox.program("python", "sleep 0.5; exit 7")
+    with started(sandbox, LEAVE_SECONDS="1") as running:
+        running.terminate()
+        assert running.wait(10) == 7
+
+
 def test_a_replica_starts_outside_the_balance(sandbox: Sandbox) -> None:
     for name in ("draining", "in-balance"):
         (sandbox.path / "private" / name).touch()

@@ -80,21 +80,26 @@ GATEWAY_SECRET, WEBHOOK_SECRET = "a key of a provider", "a word for signatures"
 
 
 def keep_secrets(url: str) -> None:
-    """Store a secret of the AI gateway and one of a webhook: the server encrypts each with one of its data keys."""
+    """Store a secret of the AI gateway and of two webhooks: the server encrypts each with one of its data keys.
+
+    The second webhook is deleted again. MLflow keeps its row, with the secret.
+    """
     secret = {"secret_name": "provider", "provider": "openai", "secret_value": {"api_key": GATEWAY_SECRET}}
-    events = [{"entity": "PROMPT", "action": "CREATED"}]
+    _asked("POST", f"{url}/api/3.0/mlflow/gateway/secrets/create", secret)
     # MLflow resolves the name, and refuses a private address. Off: nothing is ever sent there.
-    webhook = {
-        "name": "hook",
-        "url": "https://8.8.8.8/",
-        "events": events,
-        "secret": WEBHOOK_SECRET,
-        "status": "DISABLED",
-    }
-    for path, body in (("3.0/mlflow/gateway/secrets/create", secret), ("2.0/mlflow/webhooks", webhook)):
-        # Deriving the first key takes seconds.
-        answer = urllib3.request("POST", f"{url}/api/{path}", json=body, retries=False, timeout=60)
-        assert answer.status == 200, answer.data
+    events = [{"entity": "PROMPT", "action": "CREATED"}]
+    webhook = {"url": "https://8.8.8.8/", "events": events, "secret": WEBHOOK_SECRET, "status": "DISABLED"}
+    webhooks = f"{url}/api/2.0/mlflow/webhooks"
+    _asked("POST", webhooks, {**webhook, "name": "hook"})
+    deleted = _asked("POST", webhooks, {**webhook, "name": "deleted"})["webhook"]["webhook_id"]
+    _asked("DELETE", f"{webhooks}/{deleted}")
+
+
+def _asked(method: str, url: str, body: object = None) -> Any:  # noqa: ANN401 - JSON
+    # Deriving the first key takes seconds.
+    answer = urllib3.request(method, url, json=body, retries=False, timeout=60)
+    assert answer.status == 200, answer.data
+    return answer.json()
 
 
 @dataclass

@@ -241,6 +241,7 @@ def test_a_restore_and_a_garbage_collection_work_by_tls(secured: Edge) -> None:
     assert "nothing to delete" in deployment.make("gc", CONFIRM=deployment.stack, OLDER_THAN="1s").stderr
 
 
+@pytest.mark.skipif(not CAN_CAPTURE, reason="needs root on Linux to record packets and to read a volume")
 def test_an_import_arrives_by_tls_and_is_encrypted(secured: Edge, tmp_path: Path) -> None:
     deployment, content = secured.deployment, os.urandom(100_000)
     database, folder = tmp_path / "mlflow.db", tmp_path / "artifacts"
@@ -253,16 +254,21 @@ def test_an_import_arrives_by_tls_and_is_encrypted(secured: Edge, tmp_path: Path
     where = Path(urlsplit(address).path) / "model.bin"
     where.parent.mkdir(parents=True)
     where.write_bytes(content)
-    said = deployment.make("import", SOURCE=str(database), CONFIRM=deployment.stack).stdout
+    with recorded(tmp_path / "packets"):
+        said = deployment.make("import", SOURCE=str(database), CONFIRM=deployment.stack).stdout
     assert re.search(r"\b1 artifacts?\b", said), said
+    packets = (tmp_path / "packets").read_bytes()
+    assert len(packets) > len(content), "the record lacks the copy of the artifact"
+    assert content[1000:1064] not in packets
     script = tmp_path / "read.py"
     script.write_text(READ)
     done = secured.listener.client(
         str(script), run, MLFLOW_TRACKING_USERNAME="mlflow", MLFLOW_TRACKING_PASSWORD=secured.password
     )
     assert done.stdout == f"0.25 {hashlib.sha256(content).hexdigest()}", done.stderr
-    if CAN_CAPTURE:
-        assert not is_on_disk(deployment, content[1000:1064])
+    # What is not encrypted, such as the names of its files, shows that this is the disk of the store.
+    assert is_on_disk(deployment, where.name.encode())
+    assert not is_on_disk(deployment, content[1000:1064])
 
 
 IMPORTED = """
