@@ -1,7 +1,11 @@
 """Test what `make import` reads from an old deployment, and what becomes of the locations of its artifacts."""
 
+import base64
 import importlib.util
+import json
+import os
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +13,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
+from mlflow.utils import crypto
 
 from operations.common.console import StopError
 from operations.importing import importing, locations, reach, source
@@ -510,3 +516,53 @@ def test_the_generator_of_a_secret_is_the_inverse_of_its_key() -> None:
 def test_a_compose_file_without_mlflow_says_nothing(tmp_path: Path) -> None:
     (tmp_path / "compose.yaml").write_text("services: {web: {image: nginx}}\n")
     assert Compose.beside(tmp_path / ".env", {}).variables == {}
+
+
+def test_every_value_is_tried_with_the_data_key_of_the_old_server(tmp_path: Path) -> None:
+    wrapped = [
+        (crypto.wrap_dek(bytes(32), crypto.KEKManager(passphrase, version).get_kek()).hex(), version)
+        for passphrase, version in (("right", 1), ("right", 2), ("wrong", 1))
+    ]
+    right, wrong = Fernet.generate_key(), Fernet.generate_key()
+    secrets = [(Fernet(key).encrypt(b"of a webhook").hex(), 1) for key in (right, wrong, wrong)]
+    (tmp_path / "values.json").write_text(json.dumps({"cryptoKekPassphrase": wrapped, "webhookEncryptionKey": secrets}))
+    (tmp_path / "cryptoKekPassphrase.old").write_text("right")
+
+    def tried() -> object:
+        environment = {**os.environ, "FILES": str(tmp_path), "VALUES": str(tmp_path / "values.json")}
+        command = [sys.executable, "-W", "ignore", str(IMPORT / "old_keys.py")]
+        return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
+
+    assert tried() == {"cryptoKekPassphrase": 1}
+    (tmp_path / "webhookEncryptionKey.old").write_bytes(right)
+    assert tried() == {"cryptoKekPassphrase": 1, "webhookEncryptionKey": 2}
+    (tmp_path / "webhookEncryptionKey.old").write_text("not a key of Fernet")
+    assert tried() == {"cryptoKekPassphrase": 1, "webhookEncryptionKey": 3}
+
+
+def test_a_data_key_as_in_a_stack_file_is_used_as_mlflow_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", URI)
+    monkeypatch.setenv("MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY", "a" * 32)
+    monkeypatch.delenv("SOURCE", raising=False)
+    key = source.read("team").keys["webhookEncryptionKey"]
+    assert base64.urlsafe_b64decode(key) == b"a" * 32
+
+
+def test_a_failed_import_says_which_data_the_stack_has(capsys: pytest.CaptureFixture[str]) -> None:
+    stack: Any = SimpleNamespace(name="team")
+    for finishing, recovered, words in (
+        (False, True, "team has its previous data"),
+        (False, False, "team has its previous data"),
+        (True, True, "team has its previous data"),
+        (True, False, "team has the data of the old deployment; only the report is lost"),
+    ):
+        importer: Any = SimpleNamespace(ask=lambda *_, answer=recovered, **__: answer)
+        importing._take_back(stack, importer, finishing=finishing)
+        assert words in capsys.readouterr().err
+
+    def fails(*_: object, **__: object) -> bool:
+        raise StopError("the database does not answer")
+
+    broken: Any = SimpleNamespace(ask=fails)
+    with pytest.raises(StopError, match=r"(?s)does not answer.*has no server.*Do not type make up before that"):
+        importing._take_back(stack, broken, finishing=False)

@@ -271,9 +271,8 @@ from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as Regi
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as Tracking
 tracking = Tracking(os.environ["MLFLOW_BACKEND_STORE_URI"], "/tmp")
 (secret,) = tracking.list_secret_infos()
-print(tracking._get_decrypted_secret(secret.secret_id)["api_key"])
 (hook,) = Registry(os.environ["MLFLOW_BACKEND_STORE_URI"]).list_webhooks()
-print(hook.secret)
+print(tracking._get_decrypted_secret(secret.secret_id)["api_key"], hook.secret, sep="\\n")
 """
 
 
