@@ -18,13 +18,20 @@ CORE = ("alembic_version", "experiments", "runs", "metrics", "params", "tags")
 def inspected() -> dict[str, Any]:
     """Return the old database in numbers, and how much the stack has that the old database lacks."""
     with Source() as old:
+        known = known_tables()
+        if unreadable := old.unreadable(known):
+            raise Failure(
+                f"the role of the old database may not read {', '.join(unreadable[:5])}"
+                + (f" and {len(unreadable) - 5} more" if len(unreadable) > 5 else "")  # noqa: PLR2004
+                + "\n  as the owner, type there: GRANT SELECT ON ALL TABLES IN SCHEMA public TO <role>; "
+                "GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO <role>"
+            )
         tables = old.tables()
         if missing := [table for table in CORE if table not in tables]:
             raise Failure(
                 f"the old database is not one of MLflow's: it has no table {', '.join(missing)}"
                 + (f" (but {', '.join(tables[:5])}, ...)" if tables else "; it is empty")
             )
-        known = known_tables()
         left_out = USERS if leaves_users_out() else set()
         ours = [table for table in tables if table in known - left_out]
         return {

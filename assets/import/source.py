@@ -11,7 +11,7 @@ from typing import Any, Self
 import psycopg2
 from prefixes import LOCATIONS, Prefixes
 from shell import Failure
-from tables import SETTINGS, USERS, columns, leaves_users_out, quoted
+from tables import SETTINGS, USERS, columns, leaves_users_out, quoted, with_sequences
 
 FILES = Path(os.environ.get("FILES", "/run/import"))
 """Folder with this program, the access to the old database, and what is to be rewritten."""
@@ -107,6 +107,21 @@ class Source:
     def columns(self) -> dict[str, list[tuple[str, str]]]:
         """Return the columns and types of every table of a Postgres."""
         return columns(self.cursor())
+
+    def unreadable(self, known: set[str]) -> list[str]:
+        """Return which of these tables and their sequences this role may not read. Postgres hides them in `tables`."""
+        if not self.postgres:
+            return []
+        ours = with_sequences(self.cursor(), known)
+        return [
+            name
+            for name in self.stream(
+                "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND CASE relkind "
+                "WHEN 'S' THEN NOT has_sequence_privilege(oid, 'SELECT') ELSE relkind IN ('r', 'p') "
+                "AND NOT has_table_privilege(oid, 'SELECT') END ORDER BY relname"
+            )
+            if name in ours
+        ]
 
     def counts(self, tables: list[str]) -> dict[str, int]:
         """Return the number of rows of each table."""

@@ -226,6 +226,19 @@ def test_a_database_that_mlflow_cannot_use_is_refused(target: Deployment, old: O
         old.services.sql(f"UPDATE alembic_version SET version_num = '{known}'")
 
 
+def test_a_role_that_may_not_read_a_table_is_refused_and_one_that_may_is_not(target: Deployment, old: Old) -> None:
+    source = str(env_file(old.folder, MLFLOW_BACKEND_STORE_URI="postgresql://reader:reader@postgre/mlflow"))
+    old.services.sql("CREATE ROLE reader LOGIN PASSWORD 'reader'")
+    old.services.sql("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
+    old.services.sql("REVOKE SELECT ON webhooks, secrets FROM reader")
+    done = target.make("import", ok=False, SOURCE=source, DRY_RUN="1")
+    assert re.search(r"the role of the old database may not read \w+, \w+", said(done)), said(done)
+    assert "GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO <role>" in said(done)
+    for kind in ("TABLES", "SEQUENCES"):
+        old.services.sql(f"GRANT SELECT ON ALL {kind} IN SCHEMA public TO reader")
+    target.make("import", SOURCE=source, DRY_RUN="1")
+
+
 def test_a_bucket_that_is_missing_is_named(target: Deployment, old: Old) -> None:
     moved = "UPDATE experiments SET artifact_location = 's3://gone/' || experiment_id"
     back = f"UPDATE experiments SET artifact_location = 's3://{BUCKET}/artifacts/' || experiment_id"
