@@ -5,7 +5,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 LAST_LINES = 12
 PROGRESS_SECONDS = 10
@@ -72,8 +72,11 @@ def run(*command: str, stdin: str | None = None) -> str:
     return done.stdout
 
 
-def show(*command: str) -> None:
-    """Run a program and show its output; raise `Failure` with its last lines if it fails."""
+def show(*command: str, check: Callable[[], None] = lambda: None) -> None:
+    """Run a program and show its output; raise `Failure` with its last lines if it fails.
+
+    `check` is called after each line. The program ends if that raises.
+    """
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
         assert running.stdout  # noqa: S101 - it is a pipe
         lines: list[str] = []
@@ -81,6 +84,11 @@ def show(*command: str) -> None:
             sys.stdout.write(line)
             sys.stdout.flush()
             lines = [*lines, line][-LAST_LINES:]
+            try:
+                check()
+            except Failure:
+                running.kill()
+                raise
     if running.returncode:
         raise Failure(_failed(command, running.returncode, "".join(lines)))
 

@@ -7,6 +7,7 @@ Rclone's remote `old` is the old object store; a folder of the Docker host is be
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +23,9 @@ BEFORE = "before_import"
 FOLDERS = Path("/source")
 """Where the folders of the Docker host are."""
 SAMPLE = WORK / "sample"
-SAMPLE_FILES, SAMPLE_BYTES = 200, 32 << 20
+FULL_BYTES = 256 << 20
+"""With less free space, Postgres will soon stop."""
+SAMPLE_FILES, SAMPLE_BYTES, SMALL_BYTES = 200, 32 << 20, 1 << 20
 """What the dry run reads at most of each place: for its estimate, and to see whether the key may read."""
 SAMPLED = 3
 """How many places the dry run reads from."""
@@ -151,22 +154,30 @@ def survey() -> list[dict[str, float]]:
 
 
 def _sampled(move: Move, there: Mapping[str, File]) -> dict[str, float]:
-    """Read some files; return how many, how many bytes, and how long it took. Raises `Failure`."""
-    names = sorted(there, key=lambda name: hashlib.md5(name.encode(), usedforsecurity=False).hexdigest())
-    chosen, size = [], 0
-    for name in names[:SAMPLE_FILES]:
-        if size + there[name].size <= SAMPLE_BYTES:
-            chosen.append(name)
-            size += there[name].size
-    started = time.monotonic()
+    """Read some small files, and the beginning of the largest one; return how long each took. Raises `Failure`.
+
+    A small file costs a request, a large one its bytes.
+    """
+    small = [name for name, file in there.items() if file.size <= SMALL_BYTES]
+    names = sorted(small, key=lambda name: hashlib.md5(name.encode(), usedforsecurity=False).hexdigest())
+    chosen = names[:SAMPLE_FILES]
+    found: dict[str, float] = {"sample_files": len(chosen), "sample_bytes": 0}
     if chosen:
         listing = WORK / "sample.names"
         listing.write_text("".join(f"{name}\n" for name in chosen))
-        command = ["copy", "--no-traverse", f"--files-from-raw={listing}", move.old, str(SAMPLE)]
-    else:
-        # All of them are large: the beginning of one.
-        chosen, size = names[:1], SAMPLE_BYTES
-        command = ["cat", f"--count={SAMPLE_BYTES}", f"{move.old}/{names[0]}"]
+        command = ("copy", "--no-traverse", f"--files-from-raw={listing}", move.old, str(SAMPLE))
+        found["sample_seconds"] = _timed(move, *command)
+        run("rm", "-rf", str(SAMPLE))
+    largest = max(there, key=lambda name: there[name].size)
+    if (size := min(there[largest].size, SAMPLE_BYTES)) > SMALL_BYTES:
+        seconds = _timed(move, "cat", f"--count={size}", f"{move.old}/{largest}")
+        found |= {"sample_bytes": size, "sample_byte_seconds": seconds}
+    return found
+
+
+def _timed(move: Move, *command: str) -> float:
+    """Run a command of rclone that reads old files, and return how many seconds it took. Raises `Failure`."""
+    started = time.monotonic()
     done = subprocess.run(
         ["rclone", *command, *COMMON, *TRANSFERS, *QUICK, *move.links, *old_options()],
         stdout=subprocess.DEVNULL,
@@ -174,11 +185,9 @@ def _sampled(move: Move, there: Mapping[str, File]) -> dict[str, float]:
         text=True,
         check=False,
     )
-    taken = time.monotonic() - started
-    run("rm", "-rf", str(SAMPLE))
     if done.returncode:
         raise Failure(f"    {first(done.stderr.strip().splitlines()[-3:])}")
-    return {"sample_files": len(chosen), "sample_bytes": size, "sample_seconds": taken}
+    return time.monotonic() - started
 
 
 def copy(*, again: bool = False) -> None:
@@ -187,11 +196,21 @@ def copy(*, again: bool = False) -> None:
     `again`: quietly, what came during the first copy.
     """
     for move in moves():
-        if not again:
+        command = ("rclone", "copy", "--checksum", *COMMON, *TRANSFERS, *PROGRESS, *old_options(), move.aside)
+        command = (*command, *move.rules, move.old, move.new)
+        if again:
+            run(*command)
+        else:
             say(f"copying the artifacts of {move.source}")
-        (run if again else show)(
-            *("rclone", "copy", "--checksum", *COMMON, *TRANSFERS, *PROGRESS, *old_options()),
-            *(move.aside, *move.rules, move.old, move.new),
+            show(*command, check=require_space)
+
+
+def require_space() -> None:
+    """Raise `Failure` if the disk of the Docker host is almost full: rclone would try again for hours."""
+    if (free := shutil.disk_usage(WORK).free) < FULL_BYTES:
+        raise Failure(
+            f"the disk of the Docker host is full ({amount(free)} are free), and the copy was stopped. The stack has "
+            "its previous data\n  free space: docs/operations/capacity.md#disk-full, then type the same command again"
         )
 
 

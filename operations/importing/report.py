@@ -98,11 +98,13 @@ def _differences(source: Source) -> list[str]:
 
 
 def _seconds(size: Mapping[str, Any]) -> float:
-    """Return how long a copy takes if all files are like those of the sample."""
-    if not size.get("sample_files"):
-        return 0.0
-    share = max(size["missing"] / size["sample_files"], size["missing_bytes"] / max(1, size["sample_bytes"]))
-    return float(size["sample_seconds"] * share)
+    """Return how long a copy takes if each file costs as much as a small one, and each byte as in a large one."""
+    seconds = 0.0
+    if size.get("sample_files"):
+        seconds += size["missing"] * size["sample_seconds"] / size["sample_files"]
+    if size.get("sample_bytes"):
+        seconds += size["missing_bytes"] * size["sample_byte_seconds"] / size["sample_bytes"]
+    return seconds
 
 
 def report(

@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,6 +62,16 @@ def a_manifest(**more: object) -> Any:  # noqa: ANN401 - loaded at run time
         "data_keys": {"key": "k"},
     }
     return manifests.Manifest(**(values | more))
+
+
+def test_a_program_ends_when_a_check_of_its_progress_fails() -> None:
+    def full() -> None:
+        raise shell.Failure("the disk is full")
+
+    began = time.monotonic()
+    with pytest.raises(shell.Failure, match="the disk is full"):
+        shell.show(sys.executable, "-c", "import time; print('copying', flush=True); time.sleep(60)", check=full)
+    assert time.monotonic() - began < 30
 
 
 def test_a_manifest_survives_writing_and_reading() -> None:

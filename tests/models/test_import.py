@@ -566,3 +566,19 @@ def test_a_failed_import_says_which_data_the_stack_has(capsys: pytest.CaptureFix
     broken: Any = SimpleNamespace(ask=fails)
     with pytest.raises(StopError, match=r"(?s)does not answer.*has no server.*Do not type make up before that"):
         importing._take_back(stack, broken, finishing=False)
+
+
+@pytest.mark.parametrize(
+    ("sample", "seconds"),
+    [
+        ({}, 0),
+        ({"sample_files": 10, "sample_seconds": 0.5, "sample_bytes": 0}, 1.5),
+        # One large file among small ones: 400 MB at 40 MB/s.
+        ({"sample_files": 29, "sample_seconds": 0.29, "sample_bytes": 4e6, "sample_byte_seconds": 0.1}, 10.3),
+        ({"sample_files": 0, "sample_bytes": 4e6, "sample_byte_seconds": 0.1}, 10),
+    ],
+    ids=["no files", "small files", "one large file", "large files"],
+)
+def test_the_estimate_counts_files_and_bytes_apart(sample: dict[str, float], seconds: float) -> None:
+    size = {"missing": 30, "missing_bytes": 400e6, **sample}
+    assert Plan({}, [], [], [size]).seconds == pytest.approx(seconds)

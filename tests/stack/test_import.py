@@ -95,7 +95,8 @@ class Old:
         self.container = api.create_container(
             target.inspect("server")["Image"],
             entrypoint=["mlflow", "server"],
-            command=[*options, "--no-serve-artifacts", "--host", "0.0.0.0"],
+            # One worker: uvicorn ends each of several that takes 5 s to start, which a busy machine does.
+            command=[*options, "--no-serve-artifacts", "--host", "0.0.0.0", "--workers", "1"],
             environment=DATA_KEYS,
             ports=[5000],
             labels={"tests.old": found.network},
@@ -117,7 +118,7 @@ class Old:
         return f"http://127.0.0.1:{self.port}"
 
     def ready(self) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while self.services.daemon.run(self.container, ["python", "-c", HEALTHY])[0]:
             assert time.monotonic() < deadline, self.services.daemon.logs(self.container)
             time.sleep(0.5)
@@ -541,7 +542,7 @@ def test_postgres_and_served_artifacts_of_3_14(target: Deployment, tmp_path: Pat
     with services(target.name("old-3-14"), tmp_path) as found:
         port = found.ports["postgre"]
         uri = f"postgresql://mlflow:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/mlflow"
-        options = ["--backend-store-uri", uri, "--artifacts-destination", f"s3://{BUCKET}/served"]
+        options = ["--backend-store-uri", uri, "--artifacts-destination", f"s3://{BUCKET}/served", "--workers", "1"]
         server = OldServer("3.14.0", tmp_path, options, found.variables)
         before = filled(server)
         source = env_file(
