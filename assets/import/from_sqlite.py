@@ -221,7 +221,9 @@ def _tables(session: sqlite3.Connection) -> dict[str, list[tuple[str, str]]]:
     existing = {name for (name,) in session.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     found = {}
     left_out = USERS if leaves_users_out() else set()
-    for table in sorted((existing & set(known)) - left_out):
+    # Before version 3.6, a file of users has a table with the name of the one that holds the revision of the runs.
+    taken = USERS if ONLY_USERS else set(known) - left_out
+    for table in sorted(existing & set(known) & taken):
         there = {name for (name,) in session.execute(f"SELECT name FROM pragma_table_info('{table}')")}  # noqa: S608
         found[table] = [(name, kind) for name, kind in known[table] if name in there]
     return found

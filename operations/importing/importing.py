@@ -62,7 +62,7 @@ def _import(stack: Stack, source: Source, importer: Importer, *, dry: bool) -> N
         plan, importer = _planned(stack, source, importer, dry=dry)
         describe(stack, source, plan)
         if dry:
-            progress("nothing was changed")
+            progress(f"nothing was changed; to import, type: make {command()} STACK={stack.name}")
             return
         _approve(stack, plan)
         started = time.monotonic()

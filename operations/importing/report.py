@@ -59,7 +59,10 @@ def describe(stack: Stack, source: Source, plan: Plan) -> None:
             f"  {move['source']}: {size['files']} files, {format_bytes(size['bytes'])}; "
             f"to copy: {size['missing']}, {format_bytes(size['missing_bytes'])}"
         )
-    progress(f"estimated time to copy the artifacts: {plan.seconds:.0f} s")
+    progress(
+        f"estimated time to copy the artifacts: {plan.seconds:.0f} s; after that, {stack.name} has no server for about "
+        "a minute, or longer with a large database"
+    )
     if route := source.compose.route:
         progress(f"settings that correspond to the labels of Traefik, for {stack.path.name}:")
         text = yaml.safe_dump({f"mlflow:{key}": value for key, value in route.items()}, sort_keys=False)

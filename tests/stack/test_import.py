@@ -5,11 +5,12 @@ import os
 import random
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -393,6 +394,11 @@ def test_users_in_a_file_of_their_own_keep_their_passwords_and_permissions(
     done = with_users.make("import", SOURCE=str(source), MAP=KEPT, DRY_RUN="1", CONFIRM=with_users.stack)
     assert "no users are imported, and the stack keeps its own" in said(done)
     users = written(with_users, tmp_path / "basic_auth.db", CREATE_USERS, "1")
+    with closing(sqlite3.connect(users)) as file:
+        # As in a file that MLflow before 3.6 has created.
+        file.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+        file.execute("INSERT INTO alembic_version VALUES ('8606fa83a998')")
+        file.commit()
     imported_with_users(with_users, users, "1", source, KEPT)
 
 
@@ -420,8 +426,12 @@ client.create_experiment_permission("0", "alice", "MANAGE")
 
 
 @pytest.mark.long
-def test_users_of_2_22_in_the_sqlite_file_of_the_runs_are_migrated(with_users: Deployment, tmp_path: Path) -> None:
-    (tmp_path / "auth.ini").write_text(AUTH_INI)
+@pytest.mark.parametrize("file", ["mlflow.db", "basic_auth.db"])
+def test_users_of_2_22_in_the_file_of_the_runs_or_their_own_are_migrated(
+    file: str, with_users: Deployment, tmp_path: Path
+) -> None:
+    (tmp_path / "auth.ini").write_text(AUTH_INI.replace("mlflow.db", file))
+    users = "" if file == "mlflow.db" else str(tmp_path / file)
     options = ["--backend-store-uri", "sqlite:///mlflow.db", "--app-name", "basic-auth"]
     administrator = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "old-admin-password"}
     variables = {"MLFLOW_AUTH_CONFIG_PATH": str(tmp_path / "auth.ini"), "MLFLOW_FLASK_SERVER_SECRET_KEY": "x"}
@@ -432,7 +442,7 @@ def test_users_of_2_22_in_the_sqlite_file_of_the_runs_are_migrated(with_users: D
         environment = {**os.environ, **administrator, "MLFLOW_TRACKING_URI": server.url}
         subprocess.run([python, "-W", "ignore", "-c", CREATE_OLD_USERS], env=environment, check=True)
     source = str(tmp_path / "mlflow.db")
-    with_users.make("import", SOURCE=source, CONFIRM=with_users.stack)
+    with_users.make("import", SOURCE=source, CONFIRM=with_users.stack, USERS=users)
     get, password = "experiments/get?experiment_id=0", with_users.make("password").stdout.strip()
     assert asked(with_users, get, "alice", "alice-secret-password") == 200
     assert asked(with_users, get, "admin", "old-admin-password") == 401
