@@ -21,8 +21,9 @@ from tests.stack.deployment import free_port
 CLIENT = Path(__file__).with_name("old_client.py")
 CACHE = Path(os.environ.get("OLD_MLFLOW", Path.home() / ".cache" / "mlflow-old"))
 """Virtual environments with old versions of MLflow, one folder for each."""
-NEEDS = ("psycopg2-binary", "boto3", "setuptools<81", "sqlalchemy<2.1")
-"""What a server needs besides. MLflow 1.30 imports pkg_resources, and 2.9 a class that SQLAlchemy has removed."""
+NEEDS = ("psycopg2-binary", "boto3", "setuptools<81", "sqlalchemy<2.1", "Flask-WTF")
+"""What a server needs besides. MLflow's own users need Flask-WTF, MLflow 1.30 imports pkg_resources, and 2.9 a class
+that SQLAlchemy has removed."""
 PASSWORD = "it's a: p@ss wörd/%"
 KEY, BUCKET = "AKIAOLD", "mlflow"
 SECRET_KEY = "an old/secret+key"
