@@ -32,7 +32,9 @@ def reach(daemon: Daemon, host: str, port: int, folder: Path | None) -> Address:
     A name that no container has is left to DNS. A port of this host that a container publishes is reached through the
     network of that container, because it may be published for this host only.
     """
-    running = [daemon.api.inspect_container(entry["Id"]) for entry in daemon.api.containers()]
+    # Others may start and remove containers meanwhile.
+    listed = [daemon.inspect(entry["Id"]) for entry in daemon.api.containers()]
+    running = [container for container in listed if container is not None]
     if host in HERE:
         for container in running:
             if inside := _published(container, port):

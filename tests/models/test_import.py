@@ -439,16 +439,19 @@ def container(name: str, networks: dict[str, list[str]], ports: dict[str, str] |
 
 def daemon(*containers: Any) -> Any:  # noqa: ANN401
     return SimpleNamespace(
-        api=SimpleNamespace(
-            containers=lambda: [{"Id": number} for number in range(len(containers))],
-            inspect_container=lambda number: containers[number],
-        )
+        api=SimpleNamespace(containers=lambda: [{"Id": number} for number in range(len(containers))]),
+        inspect=lambda number: containers[number],
     )
 
 
 def test_an_alias_of_a_compose_service_is_reached_through_its_network() -> None:
     found = reach.reach(daemon(container("old-postgre-1", {"old_default": ["postgre"]})), "postgre", 5432, None)
     assert found == reach.Address("postgre", 5432, "old_default")
+
+
+def test_a_container_that_is_removed_meanwhile_is_not_considered() -> None:
+    running = daemon(None, container("old-postgre-1", {"old_default": ["postgre"]}))
+    assert reach.reach(running, "postgre", 5432, None) == reach.Address("postgre", 5432, "old_default")
 
 
 def test_localhost_is_reached_through_the_network_of_the_container_that_publishes_the_port() -> None:
