@@ -426,19 +426,18 @@ client.create_experiment_permission("0", "alice", "MANAGE")
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("file", ["mlflow.db", "basic_auth.db"])
-def test_users_of_2_22_in_the_file_of_the_runs_or_their_own_are_migrated(
-    file: str, with_users: Deployment, tmp_path: Path
-) -> None:
+# Before version 3.6, users cannot be in the database of the runs: both have the same table for their revision.
+@pytest.mark.parametrize(("version", "file"), [("2.22.1", "basic_auth.db"), ("3.14.0", "mlflow.db")])
+def test_users_of_an_old_version_are_migrated(version: str, file: str, with_users: Deployment, tmp_path: Path) -> None:
     (tmp_path / "auth.ini").write_text(AUTH_INI.replace("mlflow.db", file))
     users = "" if file == "mlflow.db" else str(tmp_path / file)
-    options = ["--backend-store-uri", "sqlite:///mlflow.db", "--app-name", "basic-auth"]
+    options = ["--backend-store-uri", "sqlite:///mlflow.db", "--app-name", "basic-auth", "--workers", "1"]
     administrator = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "old-admin-password"}
     variables = {"MLFLOW_AUTH_CONFIG_PATH": str(tmp_path / "auth.ini"), "MLFLOW_FLASK_SERVER_SECRET_KEY": "x"}
-    server = OldServer("2.22.1", tmp_path, options, variables | administrator)
+    server = OldServer(version, tmp_path, options, variables | administrator)
     with server.running():
         server.client("fill", *FILL)
-        python = str(environment_of("2.22.1") / "bin" / "python")
+        python = str(environment_of(version) / "bin" / "python")
         environment = {**os.environ, **administrator, "MLFLOW_TRACKING_URI": server.url}
         subprocess.run([python, "-W", "ignore", "-c", CREATE_OLD_USERS], env=environment, check=True)
     source = str(tmp_path / "mlflow.db")
