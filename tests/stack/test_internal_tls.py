@@ -254,8 +254,9 @@ def test_an_import_arrives_by_tls_and_is_encrypted(secured: Edge, tmp_path: Path
     where = Path(urlsplit(address).path) / "model.bin"
     where.parent.mkdir(parents=True)
     where.write_bytes(content)
+    default = "/tmp/mlruns=keep"  # noqa: S108 - where the default experiment was
     with recorded(tmp_path / "packets"):
-        said = deployment.make("import", SOURCE=str(database), CONFIRM=deployment.stack).stdout
+        said = deployment.make("import", SOURCE=str(database), CONFIRM=deployment.stack, MAP=default).stdout
     assert re.search(r"\b1 artifacts?\b", said), said
     packets = (tmp_path / "packets").read_bytes()
     assert len(packets) > len(content), "the record lacks the copy of the artifact"
