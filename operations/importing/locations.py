@@ -156,11 +156,12 @@ def mapped(prefixes: Mapping[str, Mapping[str, int]], places: Places) -> list[Ma
 
 
 def _target(place: str, taken: Iterable[str]) -> str:
-    """Return the folder of a place below `imported`: its own name, or that and a hash if another has the same name."""
-    target = joined("imported", re.sub(r"[^\w./-]", "-", place))
+    """Return the folder of a place below `imported`. A hash is before its name if it would be that of another place."""
+    name = re.sub(r"[^\w./-]", "-", place)
+    target = joined("imported", name)
     others = [other for other in taken if other]
     if any(f"{target}/".startswith(f"{other}/") or f"{other}/".startswith(f"{target}/") for other in others):
-        return f"{target}-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
+        return joined(f"imported/{hashlib.sha256(place.encode()).hexdigest()[:8]}", name)
     return target
 
 

@@ -1,6 +1,7 @@
 """Test what `make import` reads from an old deployment, and what becomes of the locations of its artifacts."""
 
 import base64
+import contextlib
 import importlib.util
 import json
 import os
@@ -462,8 +463,9 @@ def test_localhost_is_reached_through_the_network_of_the_container_that_publishe
     assert reach.reach(daemon(), "localhost", 5432, None) == reach.Address(reach.OUTSIDE, 5432)
 
 
-def test_places_whose_folders_would_have_the_same_name_get_different_ones() -> None:
-    known = ["/data/a b", "/data/a-b", "s3://data/a-b", "/data/a-b-c"]
+@pytest.mark.parametrize("more", [["/data/a-b", "s3://data/a-b"], ["s3://data/a-b/c"]], ids=["equal", "one in another"])
+def test_places_whose_folders_would_be_the_same_get_different_ones(more: list[str]) -> None:
+    known = ["/data/a b", *more, "/data/a-b-c"]
     found = {
         entry.prefix: entry.target for entry in locations.mapped(dict.fromkeys(known, ROWS), places("/none", "/none"))
     }
@@ -585,3 +587,14 @@ def test_a_failed_import_says_which_data_the_stack_has(capsys: pytest.CaptureFix
 def test_the_estimate_counts_files_and_bytes_apart(sample: dict[str, float], seconds: float) -> None:
     size = {"missing": 30, "missing_bytes": 400e6, **sample}
     assert Plan({}, [], [], [size]).seconds == pytest.approx(seconds)
+
+
+def test_the_secret_of_a_deleted_webhook_is_not_imported() -> None:
+    origin: Any = SimpleNamespace(postgres=None, keys={})
+    found = {"encrypted": {}, "columns": {}, "webhooks": True}
+    with contextlib.closing(sqlite3.connect(":memory:")) as session:
+        session.execute("CREATE TABLE webhooks (secret TEXT, deleted_timestamp INTEGER)")
+        session.execute("INSERT INTO webhooks VALUES ('of a deleted one', 1), ('in use', NULL)")
+        session.executescript(importing._sql(origin, found, []))
+        assert session.execute("SELECT secret FROM webhooks").fetchall() == [(None,), ("in use",)]
+    assert importing._sql(origin, {**found, "webhooks": False}, []) == ""
