@@ -11,6 +11,7 @@ not enough: Docker starts the container again when the daemon restarts.
 import os
 import sys
 import time
+from itertools import pairwise
 
 import mlflow.server
 import psycopg2
@@ -66,6 +67,7 @@ def become(command, *, extra_env=None, synchronous=True, **options):
         environment = os.environ | (extra_env or {})
         if os.environ.get("LEAVE_SECONDS"):
             command, environment["APPLICATION"] = draining(command)
+        command = idle(command)
         os.execvpe(command[0], command, environment)  # noqa: S606 - a list of MLflow's own
     return start(command, extra_env=extra_env, **options)
 
@@ -75,6 +77,11 @@ def draining(command):
     application = command[-1] + ("()" if "--factory" in command else "")
     options = [word for word in command[:-1] if word != "--factory"]
     return [*options, "--factory", "draining:create"], application
+
+
+def idle(command):
+    """Return the command that runs uvicorn by plugins/idle.py."""
+    return ["idle" if before == "-m" and word == "uvicorn" else word for before, word in pairwise(["", *command])]
 
 
 wait_for_the_lock(os.environ["MLFLOW_BACKEND_STORE_URI"])

@@ -440,8 +440,36 @@ def test_the_server_runs_without_capabilities_on_a_read_only_root(dev: Deploymen
 def test_the_start_script_is_replaced_by_the_server_process(dev: Deployment) -> None:
     processes = dev.api.top(dev.name("server"))["Processes"]
     commands = [process[-1] for process in processes]
-    assert any("uvicorn" in command for command in commands)
+    # uvicorn, by mlflow/plugins/idle.py.
+    assert any("-m idle" in command for command in commands)
     assert not [command for command in commands if "serve.py" in command]
+
+
+IDLE = """
+import time
+from pathlib import Path
+def wakeups():
+    found = {}
+    for status in Path("/proc").glob("[0-9]*/status"):
+        command = (status.parent / "cmdline").read_bytes()
+        if b"multiprocessing.spawn" in command or b"\\0idle\\0" in command:
+            lines = status.read_text().splitlines()
+            found[status.parent.name] = int(next(line for line in lines if line.startswith("voluntary")).split()[1])
+    return found
+before = wakeups()
+time.sleep(10)
+print(*[number - before[pid] for pid, number in wakeups().items()])
+"""
+"""Prints how often the main thread of each process of uvicorn woke up in ten seconds."""
+
+
+def test_an_idle_worker_wakes_up_about_once_a_second(dev: Deployment) -> None:
+    code, said = dev.run("server", "python", "-c", IDLE)
+    assert code == 0, said
+    workers = [int(number) for number in said.split()]
+    assert workers
+    # uvicorn's own loop: 100. A health check may come in between.
+    assert all(8 <= number < 50 for number in workers), said
 
 
 def test_the_server_stops_on_sigterm(dev: Deployment) -> None:
