@@ -1,19 +1,14 @@
 """Test TLS between the services on a real deployment: what is on the wire, and who is refused."""
 
-import hashlib
 import json
 import os
 import re
 import socket
-import sqlite3
 import ssl
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -22,6 +17,7 @@ from components.certificates import CertificateAuthority
 from tests.stack.capture import CAN_CAPTURE, recorded
 from tests.stack.deployment import NO_DIGESTS, Deployment, free_port
 from tests.stack.edge import HOSTNAME, Edge, Listener, image
+from tests.stack.laptop import MAP, laptop
 from tests.stack.probes import is_on_disk
 from tests.stack.writer import Writer
 
@@ -244,48 +240,17 @@ def test_a_restore_and_a_garbage_collection_work_by_tls(secured: Edge) -> None:
 @pytest.mark.skipif(not CAN_CAPTURE, reason="needs root on Linux to record packets and to read a volume")
 def test_an_import_arrives_by_tls_and_is_encrypted(secured: Edge, tmp_path: Path) -> None:
     deployment, content = secured.deployment, os.urandom(100_000)
-    database, folder = tmp_path / "mlflow.db", tmp_path / "artifacts"
-    command = ("python", "-W", "ignore", "-c", IMPORTED, str(folder))
-    database.write_bytes(
-        subprocess.run(["docker", "exec", deployment.name("server"), *command], capture_output=True, check=True).stdout
-    )
-    with closing(sqlite3.connect(database)) as old:
-        run, address = old.execute("SELECT run_uuid, artifact_uri FROM runs").fetchone()
-    where = Path(urlsplit(address).path) / "model.bin"
-    where.parent.mkdir(parents=True)
-    where.write_bytes(content)
-    default = "/tmp/mlruns=keep"  # noqa: S108 - where the default experiment was
+    old = laptop(tmp_path, deployment.name("server"), content)
     with recorded(tmp_path / "packets"):
-        said = deployment.make("import", SOURCE=str(database), CONFIRM=deployment.stack, MAP=default).stdout
+        said = deployment.make("import", SOURCE=str(old.database), CONFIRM=deployment.stack, MAP=MAP).stdout
     assert re.search(r"\b1 artifacts?\b", said), said
     packets = (tmp_path / "packets").read_bytes()
     assert len(packets) > len(content), "the record lacks the copy of the artifact"
     assert content[1000:1064] not in packets
-    script = tmp_path / "read.py"
-    script.write_text(READ)
-    done = secured.listener.client(
-        str(script), run, MLFLOW_TRACKING_USERNAME="mlflow", MLFLOW_TRACKING_PASSWORD=secured.password
-    )
-    assert done.stdout == f"0.25 {hashlib.sha256(content).hexdigest()}", done.stderr
+    old.require_equal(secured.listener, tmp_path, secured.password)
     # What is not encrypted, such as the names of its files, shows that this is the disk of the store.
-    assert is_on_disk(deployment, where.name.encode())
+    assert is_on_disk(deployment, old.artifact.name.encode())
     assert not is_on_disk(deployment, content[1000:1064])
-
-
-IMPORTED = """
-import sys, mlflow
-mlflow.set_tracking_uri("sqlite:////tmp/imported.db")
-experiment = mlflow.create_experiment("of a laptop", artifact_location=f"file://{sys.argv[1]}")
-with mlflow.start_run(experiment_id=experiment):
-    mlflow.log_metric("loss", 0.25)
-sys.stdout.buffer.write(open("/tmp/imported.db", "rb").read())
-"""
-READ = """
-import hashlib, sys, mlflow
-run = mlflow.MlflowClient().get_run(sys.argv[1])
-content = open(mlflow.artifacts.download_artifacts(run.info.artifact_uri + "/model.bin"), "rb").read()
-print(run.data.metrics["loss"], hashlib.sha256(content).hexdigest(), end="")
-"""
 
 
 @pytest.mark.engine

@@ -12,6 +12,8 @@ from operations.engine import cli
 from tests.stack.deployment import Deployment, free_port
 from tests.stack.edge import HOSTNAME, SEARCH, Edge, Listener, basic, image, operators_traefik, until
 from tests.stack.load import Load
+from tests.stack.rotations import proofs
+from tests.stack.writer import Writer
 
 # The certificates of the tests are self-signed.
 pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
@@ -213,6 +215,29 @@ def test_the_number_of_replicas_changes_without_touching_the_others(edge: Edge) 
     assert ids(edge) == before
     assert edge.deployment.name("server-3") not in edge.deployment.containers()
     assert not [name for name in edge.deployment.api.volumes()["Volumes"] if "server-3" in name["Name"]]
+
+
+@pytest.mark.long
+def test_every_secret_is_rotated_with_replicas_while_a_client_writes(edge: Edge) -> None:
+    before = ids(edge)
+
+    def password() -> str:
+        return edge.deployment.make("password").stdout.strip()
+
+    with Writer(f"https://127.0.0.1:{edge.listener.port}", HOSTNAME, "mlflow", password) as writer:
+        time.sleep(3)
+        proved = proofs(edge.deployment.make("rotate").stdout)
+        time.sleep(5)
+    edge.opened()
+    untried = {key for key, found in proved.items() if found[0].startswith("not tried")}
+    assert untried <= {"flaskSecretKey", "cryptoKekPassphrase", "webhookEncryptionKey"}
+    assert {proved[key] for key in set(proved) - untried} == {("refused", "accepted")}
+    assert {"postgresPassword", "clientPassword"} <= set(proved)
+    assert not set(before) & set(ids(edge))
+    assert len(writer.runs) > 10
+    assert writer.lost() == []
+    assert sum(end - start for start, end in writer.away) < 180
+    assert edge.deployment.plan() == {}
 
 
 @pytest.mark.long

@@ -14,6 +14,7 @@ import pytest
 from tests.stack.backups import newest
 from tests.stack.deployment import Deployment, free_port
 from tests.stack.probes import keep_a_gateway_secret
+from tests.stack.rotations import proofs
 from tests.stack.writer import Writer
 
 pytestmark = [pytest.mark.engine, pytest.mark.long]
@@ -74,15 +75,6 @@ def owned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
         deployment.remove()
 
 
-def table(printed: str) -> dict[str, tuple[str, str]]:
-    """Return the proof of a rotation: secret to what became of the old value and of the new one."""
-    return {
-        key: (old, new)
-        for key, old, new in re.findall(r"(?m)^\| (\w+) \| (.+) \| (.+) \|$", printed)
-        if new != "new value"
-    }
-
-
 def test_a_dry_run_tells_what_restarts_and_changes_nothing(owned: Deployment) -> None:
     before = owned.file.read_text()
     said = owned.make("rotate", DRY_RUN="1")
@@ -96,7 +88,7 @@ def test_a_dry_run_tells_what_restarts_and_changes_nothing(owned: Deployment) ->
 
 
 def test_a_rotation_before_the_first_backup_has_no_key_to_replace_there(owned: Deployment) -> None:
-    proved = table(owned.make("rotate", SECRET="backupPassword").stdout)
+    proved = proofs(owned.make("rotate", SECRET="backupPassword").stdout)
     assert set(proved) == {"backupPassword"}
     assert proved["backupPassword"][0] == "not tried: there is no backup yet"
 
@@ -109,7 +101,7 @@ def test_every_secret_is_rotated_while_a_client_writes(owned: Deployment) -> Non
     earlier, old = newest(owned), owned.credentials()
     with writing(owned) as writer:
         time.sleep(3)
-        proved = table(owned.make("rotate").stdout)
+        proved = proofs(owned.make("rotate").stdout)
         time.sleep(5)
     new = owned.credentials()
     assert {key for key in old if old[key] == new.get(key)} == set()
@@ -159,7 +151,7 @@ def test_a_rotation_that_is_killed_while_it_deploys_is_completed_by_the_next_one
     with owned.begun(lambda printed: line in printed, "rotate") as running:
         os.killpg(running.pid, signal.SIGKILL)
         running.wait()
-    proved = table(owned.make("rotate").stdout)
+    proved = proofs(owned.make("rotate").stdout)
     assert {found for found in proved.values() if not found[0].startswith("not tried")} == {("refused", "accepted")}
     assert decrypted(owned) == DECRYPTED
     assert not owned.plan()
@@ -228,7 +220,7 @@ def test_a_rotation_that_is_killed_anywhere_is_completed_by_the_next_one(owned: 
             time.sleep(moments.uniform(0.5, lasts))
             os.killpg(running.pid, signal.SIGKILL)
             running.wait()
-        proved = table(owned.make("rotate").stdout)
+        proved = proofs(owned.make("rotate").stdout)
         time.sleep(5)
     assert {found for found in proved.values() if not found[0].startswith("not tried")} == {("refused", "accepted")}
     assert writer.lost() == []

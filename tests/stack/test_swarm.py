@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +23,10 @@ from settings.parsing import parse_settings
 from tests.stack.cluster import Node, cluster, problem
 from tests.stack.deployment import ROOT, Deployment
 from tests.stack.edge import HOSTNAME, Listener, until
+from tests.stack.laptop import MAP, laptop
 from tests.stack.load import Load
+from tests.stack.rotations import proofs
+from tests.stack.writer import Writer
 
 pytestmark = [
     pytest.mark.engine,
@@ -103,6 +107,7 @@ def swarm(dev: Deployment, nodes: list[Node], tmp_path_factory: pytest.TempPathF
     deployment.set("traefik", {"mode": "bundled", "httpPort": 80, "httpsPort": HTTPS, "bindAddress": "0.0.0.0"})
     deployment.set("server", {"replicas": 2, "workers": 1, "memoryMb": 1024})
     deployment.set("postgres.maxConnections", 200)
+    deployment.set("backup.enabled", value=True)
     deployment.use(deployment.any_store)
     deployment.set("images.mlflow", {"ref": built, "digest": "none"})
     local, others = resolve_host(), [built]
@@ -282,6 +287,42 @@ def test_commands_find_the_server_on_the_cluster(swarm: OnCluster) -> None:
     assert "nothing to delete" in swarm.deployment.make("gc", CONFIRM=swarm.deployment.stack).stderr
     assert "2 of 2 tasks" in swarm.deployment.make("status").stdout
     assert "No changes" in swarm.deployment.make("drift").stdout
+
+
+@pytest.mark.long
+def test_every_secret_is_rotated_on_a_cluster_while_a_client_writes(swarm: OnCluster) -> None:
+    deployment, before = swarm.deployment, swarm.running()
+    deployment.make("backup")
+    old = deployment.credentials()
+    url = f"https://{swarm.nodes[0].address}:{HTTPS}"
+    with Writer(url, HOSTNAME, "mlflow", lambda: swarm.password) as writer:
+        time.sleep(3)
+        proved = proofs(deployment.make("rotate").stdout)
+        time.sleep(5)
+    new = deployment.credentials()
+    assert {key for key in old if old[key] == new.get(key)} == set()
+    untried = {key for key, found in proved.items() if found[0].startswith("not tried")}
+    assert untried <= {"flaskSecretKey", "cryptoKekPassphrase", "webhookEncryptionKey"}
+    assert {proved[key] for key in set(proved) - untried} == {("refused", "accepted")}
+    assert {"postgresPassword", "internalAuthority", "clientPassword", "backupPassword"} <= set(proved)
+    assert not before.keys() & swarm.running().keys()
+    assert len(writer.runs) > 10
+    assert writer.lost() == []
+    print(f"away: {sum(end - start for start, end in writer.away):.0f} s, {len(writer.runs)} runs")
+    assert sum(end - start for start, end in writer.away) < 180
+    assert deployment.plan() == {}
+    deployment.make("backup")
+    assert swarm.status()["problems"] == []
+
+
+@pytest.mark.long
+def test_an_import_replaces_the_data_on_a_cluster(swarm: OnCluster, dev: Deployment, tmp_path: Path) -> None:
+    old, deployment = laptop(tmp_path, dev.name("server")), swarm.deployment
+    said = deployment.make("import", SOURCE=str(old.database), CONFIRM=deployment.stack, MAP=MAP).stdout
+    assert re.search(r"\b1 artifacts?\b", said), said
+    old.require_equal(Listener(HTTPS, swarm.nodes[0].address), tmp_path, swarm.password)
+    assert len(swarm.running()) == 2
+    assert deployment.plan() == {}
 
 
 @pytest.mark.long
