@@ -192,7 +192,7 @@ def is_regular(entry: dict[str, Any]) -> bool:
 
 def described(entry: dict[str, Any]) -> str:
     """Return in words whether a snapshot is a safety backup or incomplete; empty if neither."""
-    words = {SAFETY: "before a restore", INCOMPLETE: "incomplete"}
+    words = {SAFETY: "before a restore or an import", INCOMPLETE: "incomplete"}
     return ", ".join(text for tag, text in words.items() if tag in entry["tags"])
 
 

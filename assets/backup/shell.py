@@ -28,11 +28,11 @@ def say(words: str) -> None:
 
 
 def amount(size: float) -> str:
-    """Return a number of bytes in words: 3.1 GB, 12 MB, or 7 kB."""
-    for unit, of_it, digits in (("GB", 1e9, 1), ("MB", 1e6, 0)):
+    """Return a number of bytes in words: 3.1 GB, 12 MB, 7 kB, or 800 bytes."""
+    for unit, of_it, digits in (("GB", 1e9, 1), ("MB", 1e6, 0), ("kB", 1e3, 0)):
         if size >= of_it:
             return f"{size / of_it:.{digits}f} {unit}"
-    return f"{size / 1e3:.0f} kB"
+    return f"{size:.0f} bytes"
 
 
 def first(names: Sequence[str]) -> str:

@@ -36,7 +36,7 @@ def report_what_to_keep(engine: Engine, saved: list[str]) -> None:
     path = engine.stack.path.name
     passphrase = engine.exports.get("PULUMI_CONFIG_PASSPHRASE_FILE")
     progress(
-        f"\n{path} now holds {len(saved)} generated secrets, encrypted. Commit it:\n"
+        f"\n{path} has new generated secrets ({len(saved)}), encrypted. Commit it:\n"
         f"  git add {path} && git commit -m 'Secrets' {path}"
     )
     if passphrase:

@@ -56,7 +56,7 @@ def describe(stack: Stack, source: Source, plan: Plan) -> None:
     progress("artifacts:")
     for move, size in zip(plan.moves, plan.sizes, strict=True):
         progress(
-            f"  {move['source']}: {size['files']} files, {format_bytes(size['bytes'])}; "
+            f"  {move['source']}: files: {size['files']}, {format_bytes(size['bytes'])}; "
             f"to copy: {size['missing']}, {format_bytes(size['missing_bytes'])}"
         )
     progress(
@@ -125,9 +125,12 @@ def report(
             output(f"  {count:>10} {table}")
     output(f"  {compared['artifacts']:>10} artifacts, {format_bytes(compared['artifact_bytes'])}")
     output(f"in {taken:.0f} s; the server was stopped for {away:.0f} s")
+    if written := {what: number for what, number in late.items() if number > 0}:
+        output(f"written to the old deployment meanwhile, and not imported: {counted(written)}")
+    if deleted := {what: -number for what, number in late.items() if number < 0}:
+        output(f"deleted from the old deployment meanwhile, and imported: {counted(deleted)}")
     if late:
-        output(f"written to the old deployment meanwhile, and not imported: {counted(late)}")
-        output(f"  to import it as well, type again: make {command()} STACK={stack.name}")
+        output(f"  for the current state, type again: make {command()} STACK={stack.name}")
     output(f"the old deployment was only read\n{stack.settings.route.url}")
 
 

@@ -1,5 +1,6 @@
 """`make logs`."""
 
+import difflib
 import os
 import re
 
@@ -36,7 +37,9 @@ def _log(stack: Stack, service: str, *, lines: int) -> str:
     known = services(stack)
     if service in known:
         raise StopError(f"{name} is missing; type: make up STACK={stack.name}")
-    raise StopError(f"there is no container {name}; set SERVICE to a job or one of: {', '.join(known)}")
+    close = difflib.get_close_matches(service, known, n=1)
+    hint = f"did you mean SERVICE={close[0]}? If not, " if close else ""
+    raise StopError(f"there is no container {name}; {hint}set SERVICE to a job or one of: {', '.join(known)}")
 
 
 def _is_health_check(line: str) -> bool:

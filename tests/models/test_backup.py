@@ -150,7 +150,10 @@ def test_json_messages_of_restic_become_plain_text(monkeypatch: pytest.MonkeyPat
         assert repository._message(line) == line
 
 
-@pytest.mark.parametrize(("size", "words"), [(7_400, "7 kB"), (12_345_678, "12 MB"), (3_140_000_000, "3.1 GB")])
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [(0, "0 bytes"), (800, "800 bytes"), (7_400, "7 kB"), (12_345_678, "12 MB"), (3_140_000_000, "3.1 GB")],
+)
 def test_sizes_are_printed_in_the_largest_fitting_unit(size: int, words: str) -> None:
     assert shell.amount(size) == console.format_bytes(size) == words
 
@@ -687,7 +690,7 @@ def test_latest_skips_incomplete_backups(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(repository, "snapshots", lambda: entries)
     assert repository.find("latest")["short_id"] == "a" * 8
     assert repository.find("b" * 8)["short_id"] == "b" * 8
-    with pytest.raises(shell.Failure, match=r"b{8} \(incomplete\), c{8} \(before a restore\)"):
+    with pytest.raises(shell.Failure, match=r"b{8} \(incomplete\), c{8} \(before a restore or an import\)"):
         repository.find("d" * 8)
 
 
@@ -1022,7 +1025,8 @@ def test_latest_skips_backups_taken_before_a_restore(monkeypatch: pytest.MonkeyP
     assert repository.find("latest")["id"] == "a" * 10
     del taken[0]
     with pytest.raises(
-        shell.Failure, match=r"FROM=latest: no backup matches; newest backups: bbbbbbbb \(before a restore\)"
+        shell.Failure,
+        match=r"FROM=latest: no backup matches; newest backups: bbbbbbbb \(before a restore or an import\)",
     ):
         repository.find("latest")
     assert repository.find("bbbbbbbb")["id"] == "b" * 10

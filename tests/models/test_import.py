@@ -21,7 +21,7 @@ from operations.common.console import StopError
 from operations.importing import importing, locations, reach, source
 from operations.importing.compose import Compose
 from operations.importing.locations import Mapped, Places
-from operations.importing.report import Plan
+from operations.importing.report import Plan, report
 from settings import names
 
 IMPORT = Path(__file__).parents[2] / "assets" / "import"
@@ -448,6 +448,22 @@ def daemon(*containers: Any) -> Any:  # noqa: ANN401
 def test_an_alias_of_a_compose_service_is_reached_through_its_network() -> None:
     found = reach.reach(daemon(container("old-postgre-1", {"old_default": ["postgre"]})), "postgre", 5432, None)
     assert found == reach.Address("postgre", 5432, "old_default")
+
+
+def test_what_the_old_deployment_got_and_lost_meanwhile_is_told_apart(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SOURCE", "/old/.env")
+    stack: Any = SimpleNamespace(name="team", settings=SimpleNamespace(route=SimpleNamespace(url="http://team")))
+    compared = {"artifacts": 1, "artifact_bytes": 100}
+    report(stack, {"runs": 5}, compared, {"metrics": 7, "runs": -2}, (10, 5))
+    told = capsys.readouterr().out
+    assert "1 artifacts, 100 bytes" in told
+    assert "written to the old deployment meanwhile, and not imported: 7 metrics\n" in told
+    assert "deleted from the old deployment meanwhile, and imported: 2 runs\n" in told
+    assert "make import SOURCE=/old/.env STACK=team" in told
+    report(stack, {"runs": 5}, compared, {}, (10, 5))
+    assert "meanwhile" not in capsys.readouterr().out
 
 
 def test_a_container_that_is_removed_meanwhile_is_not_considered() -> None:

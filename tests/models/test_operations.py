@@ -1555,7 +1555,10 @@ def test_logs_skip_health_checks_and_missing_containers(
     logs.logs(stack)
     assert PROBE.format(200) in capsys.readouterr().out
     monkeypatch.setenv("SERVICE", "sever")
-    with pytest.raises(StopError, match="no container mlflow-dev-sever; set SERVICE to a job or one of: server"):
+    with pytest.raises(
+        StopError,
+        match=r"mlflow-dev-sever; did you mean SERVICE=server\? If not, set SERVICE to a job or one of: server",
+    ):
         logs.logs(stack)
 
 

@@ -186,7 +186,7 @@ def test_the_engine_takes_over_with_all_data_and_equal_containers(engineless: De
     said = engineless.make("up")
     engineless.engineless = False
     assert "was deployed without the engine; handing it over to Pulumi" in said.stderr
-    assert "now holds 5 generated secrets, encrypted" in said.stderr
+    assert "has new generated secrets (5), encrypted" in said.stderr
     assert picture(engineless) == before
     # Do not compare IDs, because there may be two builders, nor all tags, because other stacks add and remove theirs.
     assert all(called[name] & tagged for name, tagged in tags(engineless).items())
