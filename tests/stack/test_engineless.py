@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import pytest
 
 from offline.host import FOLLOWS_LABEL, HASH_LABEL
 from tests.stack.deployment import Deployment, free_port
+from tests.stack.edge import HOSTNAME, Edge, Listener, until
+from tests.stack.probes import is_on_disk
 from tests.stack.test_deployment import search
+from tests.stack.writer import Writer
 
 
 def ids(deployment: Deployment) -> dict[str, str]:
@@ -100,6 +104,42 @@ def test_a_concurrent_engineless_deployment_is_refused(engineless: Deployment) -
         rest = first.communicate()[0]
         assert first.returncode == 0, rest
     works(engineless)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(
+    os.geteuid() != 0 or sys.platform != "linux", reason="needs root on Linux to read the volume of the object store"
+)
+def test_tls_and_encryption_work_without_the_engine(tmp_path_factory: pytest.TempPathFactory) -> None:
+    deployment, port = Deployment(tmp_path_factory.mktemp("sealed"), "dev", engineless=True), free_port()
+    deployment.set("hostname", HOSTNAME)
+    deployment.set("server", {"workers": 1, "memoryMb": 1024})
+    deployment.set("authentication", "password")
+    ports = {"bindAddress": "127.0.0.1", "httpPort": free_port(), "httpsPort": port}
+    deployment.set("traefik", {"mode": "bundled", **ports})
+    deployment.set("tls.internal", value=True)
+    deployment.use("seaweedfs")
+    deployment.set("objectStore.encryption", value=True)
+    deployment.set("images.source", "packages")
+    try:
+        deployment.make("up")
+        edge = Edge(deployment, Listener(port), "")
+        edge.opened()
+        before = ids(deployment)
+        with Writer(f"https://127.0.0.1:{port}", HOSTNAME, "mlflow", lambda: edge.password) as writer:
+            until(lambda: len(writer.runs) > 3, 60)
+        assert writer.lost() == []
+        server = json.dumps(deployment.inspect("server")["Config"]["Env"])
+        assert "verify-full" in server
+        artifact = os.urandom(100_000)
+        path = "/api/2.0/mlflow-artifacts/artifacts/0/sealed/artifacts/data.bin"
+        writer.asked("PUT", path, artifact)
+        assert writer.asked("GET", path) == artifact
+        assert not is_on_disk(deployment, artifact[1000:1064])
+        deployment.make("up")
+        assert ids(deployment) == before
+    finally:
+        deployment.remove()
 
 
 def test_a_stack_with_protected_data_requires_the_engine(engineless: Deployment) -> None:
