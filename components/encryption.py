@@ -9,7 +9,6 @@ import pulumi
 from components.platform import Platform
 from runtime.credentials import Credential, InUse, is_configured
 from settings.object_store import ObjectStoreSettings
-from settings.secrets import LENGTH
 
 KEY_FILE = "object-store-key"
 """Secret file with the data key: of the bucket job, and in a backup."""
@@ -44,19 +43,12 @@ class Encryption:
         """The secret files of SeaweedFS."""
         if self.key is None:
             return {}
-        return {"security.toml": self.key.value.apply(lambda key: f'[s3.sse]\nkek = "{_raw(key).hex()}"\n')}
+        return {"security.toml": self.key.value.apply(lambda key: f'[s3.sse]\nkek = "{key.encode().hex()}"\n')}
 
     @property
     def for_minio(self) -> dict[str, pulumi.Output[str]]:
         """The secret files of MinIO."""
         if self.key is None:
             return {}
-        encoded = self.key.value.apply(lambda key: f"mlflow:{base64.b64encode(_raw(key)).decode()}")
+        encoded = self.key.value.apply(lambda key: f"mlflow:{base64.b64encode(key.encode()).decode()}")
         return {"kms-secret-key": encoded}
-
-
-def _raw(key: str) -> bytes:
-    """Return the 256 bits of a key with 32 characters. Raises `RunError` for any other length."""
-    if len(key) != LENGTH:
-        raise pulumi.RunError(f"mlflow:objectStoreKey: must have {LENGTH} characters")
-    return key.encode()

@@ -10,7 +10,7 @@ from runtime.credentials import Credential, InUse
 from runtime.docker_host import DockerHost
 from settings import names
 from settings.ingress import Route
-from settings.secrets import FERNET_KEY_LENGTH, LENGTH
+from settings.secrets import FERNET_KEY_LENGTH
 
 KEK_FILE, WEBHOOK_FILE = "crypto-kek-passphrase", "webhook-encryption-key"
 """Secret files with the data keys."""
@@ -71,10 +71,8 @@ def secret_file(name: str, credential: Credential | None) -> dict[str, pulumi.Ou
 def fernet_key(value: str) -> str:
     """Return the Fernet key of a secret: 32 characters are encoded as URL-safe base64, 44 characters are one already.
 
-    Raises `RunError` for any other length.
+    It has no other length (settings/secrets.py).
     """
     if len(value) == FERNET_KEY_LENGTH:
         return value
-    if len(value) != LENGTH:
-        raise pulumi.RunError(f"mlflow:webhookEncryptionKey: must have {LENGTH} characters, or {FERNET_KEY_LENGTH}")
     return base64.urlsafe_b64encode(value.encode()).decode()

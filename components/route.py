@@ -13,7 +13,6 @@ import pulumi
 
 from runtime.credentials import Credential
 from settings.ingress import Route
-from settings.secrets import LENGTH
 from settings.server import READINESS_PATH
 from settings.traefik import CLIENT_USER, TraefikSettings
 
@@ -239,11 +238,9 @@ def _flat(path: str, value: Any) -> dict[str, pulumi.Input[str]]:  # noqa: ANN40
 
 
 def htpasswd_line(password: str) -> str:
-    """Return the line of a password file for the clients' user. Raises `RunError` if `password` is too short.
+    """Return the line of a password file for the clients' user.
 
     The hash is fast on purpose: Traefik computes it at every request. It is safe because the password must be as long
-    as a key; a password that a person can remember would need a slow hash.
+    as a key (settings/secrets.py); a password that a person can remember would need a slow hash.
     """
-    if len(password) < LENGTH:
-        raise pulumi.RunError(f"mlflow:clientPassword: must have {LENGTH} characters or more")
     return f"{CLIENT_USER}:{{SHA}}{base64.b64encode(hashlib.sha1(password.encode()).digest()).decode()}"  # noqa: S324

@@ -44,7 +44,7 @@ after that: `printf %s VALUE | pulumi config set --secret KEY`.
 | `mlflow:seaweedfsPassword` | secret key of its identity `mlflow`, which may use only its bucket |
 | `mlflow:cryptoKekPassphrase` | data key: encrypts MLflow's gateway secrets in the database |
 | `mlflow:webhookEncryptionKey` | data key: encrypts the secrets of MLflow's webhooks in the database |
-| `mlflow:clientPassword` | password that Traefik requires from browsers or clients; 32 characters or more |
+| `mlflow:clientPassword` | password that Traefik requires from browsers or clients; 32 to 64 characters |
 | `mlflow:adminPassword` | password of the user `admin`, with `mlflow:authentication: mlflow` |
 | `mlflow:flaskSecretKey` | signs MLflow's forms, with `mlflow:authentication: mlflow` |
 | `mlflow:postgresBackupPassword`, `minioBackupPassword`, `seaweedfsBackupPassword` | credentials for the backup |

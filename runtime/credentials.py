@@ -7,7 +7,6 @@ use it: see `DataKey`.
 
 import asyncio
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -19,7 +18,7 @@ from runtime.docker_host import DockerHost
 from runtime.workload import SECRETS
 from settings import names
 from settings.names import DATA_KEY, SAVES
-from settings.secrets import LENGTH, SECRET_PATTERN, SECRET_PATTERN_DESCRIPTION
+from settings.secrets import LENGTH, value_problem
 
 
 class DataKey(pulumi.ComponentResource):
@@ -139,9 +138,9 @@ class Credential:
             data_key.keep(self.value)
 
     def _checked(self, value: str) -> str:
-        """Return `value`. Raises `RunError`, without the value, if its characters could break a secret file."""
-        if re.fullmatch(SECRET_PATTERN, value) is None:
-            raise pulumi.RunError(f"mlflow:{self.key}: must be {SECRET_PATTERN_DESCRIPTION}")
+        """Return `value`. Raises `RunError`, without the value, if it is too short or could break a secret file."""
+        if problem := value_problem(self.key, value):
+            raise pulumi.RunError(problem)
         return value
 
 

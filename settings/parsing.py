@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from settings.checks import contradictions, missing_secrets
 from settings.errors import InvalidSettingsError, in_words
-from settings.secrets import GENERATED_KEYS, SECRET_KEYS, SECRET_PATTERN, SECRET_PATTERN_DESCRIPTION
+from settings.secrets import GENERATED_KEYS, SECRET_KEYS, value_problem
 from settings.stack import DEV, StackConfig
 
 
@@ -44,9 +44,9 @@ def parse_settings(
     if stack != DEV and not allow_plain_text:
         problems += [_encrypt(key, stack) for key in _plain_text_secrets(values, hidden or [])]
     problems += [
-        f"mlflow:{key}: must be {SECRET_PATTERN_DESCRIPTION}"
+        problem
         for key in GENERATED_KEYS
-        if isinstance(value := values.get(key), str) and value and not re.fullmatch(SECRET_PATTERN, value)
+        if isinstance(value := values.get(key), str) and value and (problem := value_problem(key, value))
     ]
     problems += [
         f'{words}; type: eval "$(make -s env STACK={stack})" && pulumi config set --stack {stack} --secret {key}'

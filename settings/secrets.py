@@ -1,12 +1,22 @@
 """The keys of secrets in a stack file: which are generated, which you bring, and what a value may be."""
 
+import re
+
 LENGTH = 32
 """Number of characters of A-Z, a-z and 0-9: 190 bits, and no character that a URL, a shell or an ini file escapes."""
-SECRET_PATTERN = r"[A-Za-z0-9_=-]{12,64}"  # noqa: S105 - a pattern
+SECRET_PATTERN = r"[A-Za-z0-9_=-]+"  # noqa: S105 - a pattern
 """Accepted values of a secret. They contain no separator of a password file, an ini file or JSON."""
-SECRET_PATTERN_DESCRIPTION = "12 to 64 letters, digits, hyphens, underscores or equals signs"  # noqa: S105 - words
 FERNET_KEY_LENGTH = 44
 """Number of characters of a Fernet key, such as one from an older deployment."""
+LENGTHS = range(12, 65)
+"""Accepted numbers of characters of a secret."""
+OTHER_LENGTHS = {
+    # Traefik computes a fast hash of it.
+    "clientPassword": range(LENGTH, 65),
+    "objectStoreKey": (LENGTH,),
+    "webhookEncryptionKey": (LENGTH, FERNET_KEY_LENGTH),
+}
+"""The same, of the secrets that accept fewer, by key."""
 TARGET_SECRET = "backupTargetSecretKey"  # noqa: S105 - a name
 """Key of the secret key of an S3 target, in the stack file. It cannot be generated."""
 WEBHOOK_SECRET, SWITCH_SECRET, MAIL_SECRET = "alertWebhookUrl", "deadMansSwitchUrl", "smtpPassword"
@@ -53,6 +63,15 @@ SECRET_KEYS = (
     MAIL_SECRET,
 )
 """Keys of all secrets: the generated ones, and those that only the operator can provide."""
+
+
+def value_problem(key: str, value: str) -> str | None:
+    """Return what is wrong with the value of a generated secret, without the value; None if nothing is."""
+    lengths = OTHER_LENGTHS.get(key, LENGTHS)
+    if len(value) in lengths and re.fullmatch(SECRET_PATTERN, value):
+        return None
+    numbers = f"{min(lengths)} to {max(lengths)}" if isinstance(lengths, range) else " or ".join(map(str, lengths))
+    return f"mlflow:{key}: must be {numbers} letters, digits, hyphens, underscores or equals signs"
 
 
 def interrupted_message(keys: list[str], stack: str) -> str:

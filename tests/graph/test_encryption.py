@@ -95,5 +95,5 @@ def test_a_key_that_was_refused_may_be_replaced(program: Program) -> None:
 
 
 def test_a_key_of_another_length_is_refused(program: Program) -> None:
-    with pytest.raises(pulumi.RunError, match="mlflow:objectStoreKey: must have 32 characters"):
+    with pytest.raises(pulumi.RunError, match="mlflow:objectStoreKey: must be 32 letters"):
         program("prod", values=settings("minio"), secrets={"objectStoreKey": "k" * 31})

@@ -377,7 +377,7 @@ def test_an_invalid_secret_is_refused_without_being_printed(program: Program, va
 
 
 def test_a_webhook_key_of_another_length_is_refused(program: Program) -> None:
-    with pytest.raises(pulumi.RunError, match="must have 32 characters, or 44"):
+    with pytest.raises(pulumi.RunError, match="webhookEncryptionKey: must be 32 or 44 letters"):
         program("dev", secrets={"webhookEncryptionKey": "x" * 20})
 
 

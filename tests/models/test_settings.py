@@ -557,7 +557,7 @@ def test_the_shipped_stack_files_hold_no_secret() -> None:
 
 
 def test_generated_secrets_are_accepted_in_the_stack_file() -> None:
-    parse_settings(dict.fromkeys(SECRET_KEYS, "anything-that-is-long-enough"))
+    parse_settings(dict.fromkeys(SECRET_KEYS, "anything-that-has-32-characters-"))
 
 
 def test_the_same_tag_from_a_mirror_keeps_the_default_digest() -> None:
@@ -701,6 +701,25 @@ def test_no_contradiction_is_derived_from_the_default_of_an_invalid_value() -> N
     with pytest.raises(InvalidSettingsError) as told:
         parse_settings({"server": {"workers": "many", "memoryMb": 600}})
     assert told.value.problems == ["mlflow:server.workers: must be a whole number, got 'many'"]
+
+
+@pytest.mark.parametrize(
+    ("key", "length", "accepted"),
+    [
+        ("clientPassword", 31, "32 to 64"),
+        ("objectStoreKey", 44, "32"),
+        ("webhookEncryptionKey", 33, "32 or 44"),
+        ("cryptoKekPassphrase", 65, "12 to 64"),
+    ],
+)
+def test_a_secret_of_another_length_is_refused_with_the_settings(key: str, length: int, accepted: str) -> None:
+    with pytest.raises(InvalidSettingsError) as told:
+        parse_settings({key: "k" * length, "server": {"workers": "many"}})
+    assert f"mlflow:{key}: must be {accepted} letters, digits, hyphens, underscores or equals signs" in (
+        told.value.problems
+    )
+    assert len(told.value.problems) == 2
+    parse_settings({key: "k" * 32})
 
 
 def test_a_secret_of_an_invalid_format_is_refused_with_the_settings() -> None:
