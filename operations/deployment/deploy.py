@@ -33,7 +33,7 @@ def up(stack: Stack, *, approved: bool = False) -> None:
     if disk := capacity.disk_problem(stack.daemon):
         progress(f"warning: {disk}")
     started, served = time.time(), fall_back.serves(stack)
-    with downtime.watched(stack) as watch:
+    with downtime.reported(stack):
         try:
             _deploy(stack, approved=approved)
         except StopError:
@@ -46,8 +46,6 @@ def up(stack: Stack, *, approved: bool = False) -> None:
     settings = stack.settings
     for name, url in settings.monitoring_urls.items():
         progress(f"{name}: {url}")
-    if watch.words:
-        progress(watch.words)
     progress(f'\nMLflow is ready. Use it from Python: eval "$(make -s client STACK={stack.name})"')
     output(settings.route.url)
     if way := hostname.ssh_forward_hint(stack):

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from types import MappingProxyType
 from typing import Any
 
+from operations.common.console import progress
 from operations.common.stack import Stack
 from operations.host.servers import servers
 from runtime.daemon import UNREACHABLE_ERRORS
@@ -97,6 +98,18 @@ def watched(stack: Stack) -> Iterator[Watch]:
         reader.join(1)
         if complete:
             watch.seconds = downtime.seconds(ended)
+
+
+@contextmanager
+def reported(stack: Stack) -> Iterator[None]:
+    """Print the downtime of the server at the end, also of a deployment that fails."""
+    watch = Watch()
+    try:
+        with watched(stack) as watch:
+            yield
+    finally:
+        if watch.words:
+            progress(watch.words)
 
 
 def _filters(stack: Stack) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from operations.host.downtime import Downtime, Watch, watched
+from operations.common.console import StopError
+from operations.host.downtime import Downtime, Watch, reported, watched
 
 Event = tuple[str, str, float]
 HEALTHY = "a health check that succeeds"
@@ -68,6 +70,29 @@ def test_a_downtime_is_printed_in_seconds_and_none_is_not(seconds: float | None,
     watch = Watch()
     watch.seconds = seconds
     assert watch.words == words
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_deployment_that_fails_tells_its_downtime_too(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    fails: bool,
+) -> None:
+    @contextmanager
+    def seven_seconds(_stack: Any) -> Iterator[Watch]:  # noqa: ANN401
+        watch = Watch()
+        try:
+            yield watch
+        finally:
+            watch.seconds = 7
+
+    monkeypatch.setattr("operations.host.downtime.watched", seven_seconds)
+    stack: Any = None
+    with pytest.raises(StopError) if fails else nullcontext(), reported(stack):
+        if fails:
+            raise StopError("the deployment did not complete")
+    assert "the server did not serve for 7 s of this deployment" in capsys.readouterr().err
 
 
 class Stream:
