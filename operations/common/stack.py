@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from operations.common.checkout import ROOT, state_home
 from operations.common.console import StopError, progress
@@ -72,6 +73,20 @@ def _parsed(text: str) -> Any:  # noqa: ANN401 - YAML
     return YAML(typ="safe").load(text) or {}
 
 
+def yaml_problem(file: str, error: YAMLError) -> str:
+    """Return what is wrong with a file that cannot be read as YAML, with the line.
+
+    Without the library's own words, which have values of the file in them: one may be secret.
+    """
+    if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
+        return f"{file}: cannot be read as YAML"
+    line = f"{file}:{error.problem_mark.line + 1}"
+    if isinstance(error, DuplicateKeyError):
+        key = re.match(r'found duplicate key "(.*?)" with', error.problem or "")
+        return f"{line}: the key {key.group(1) if key else ''} is there twice; remove one of the two"
+    return f"{line}: cannot be read as YAML: {error.problem}"
+
+
 NAME_PATTERN = r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?"
 NAME_RULE = "a stack's name is part of Docker names: use up to 32 lowercase letters, digits and hyphens"
 
@@ -114,9 +129,7 @@ class Stack:
         try:
             found = copy.deepcopy(_parsed(self.text))
         except YAMLError as error:
-            # The library's advice, after a blank line, is for programmers.
-            words = str(error).partition("\n\n")[0].replace("<unicode string>", str(self.path))
-            raise StopError(f"{self.path.name} cannot be read as YAML: {words}") from None
+            raise StopError(yaml_problem(self.path.name, error)) from None
         if problems := _unknown_keys(found):
             lines = "\n".join(f"  {problem}" for problem in problems)
             raise StopError(f"{self.path.name}: unknown or misplaced keys, which Pulumi would ignore\n{lines}")

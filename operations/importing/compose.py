@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from operations.common.console import StopError
+from operations.common.stack import yaml_problem
 
 FILES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
 OPTIONS = {
@@ -49,8 +50,10 @@ class Compose:
             return cls(env.parent.resolve(), {}, {}, {})
         try:
             document = YAML(typ="safe").load(found.read_text()) or {}
-        except (YAMLError, UnicodeDecodeError) as error:
-            raise StopError(f"{found}: cannot be read as YAML: {str(error).partition(chr(10))[0]}") from None
+        except UnicodeDecodeError:
+            raise StopError(f"{found}: is not UTF-8") from None
+        except YAMLError as error:
+            raise StopError(yaml_problem(str(found), error)) from None
         services = document.get("services") if isinstance(document, dict) else None
         for service in (services or {}).values():
             if isinstance(service, dict) and "mlflow" in (words := _words(service.get("command"), values)):

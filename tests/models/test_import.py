@@ -450,6 +450,24 @@ def test_an_alias_of_a_compose_service_is_reached_through_its_network() -> None:
     assert found == reach.Address("postgre", 5432, "old_default")
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"services: {a: 1, a: of-a-secret}", ":1: the key a is there twice; remove one of the two"),
+        (b"services: 'of-a-secret", ":1: cannot be read as YAML: found unexpected end of stream"),
+        ("services: é".encode("latin-1"), ": is not UTF-8"),
+    ],
+)
+def test_a_compose_file_that_cannot_be_read_is_refused_without_its_values(
+    tmp_path: Path, content: bytes, words: str
+) -> None:
+    file = tmp_path / "docker-compose.yml"
+    file.write_bytes(content)
+    with pytest.raises(StopError) as caught:
+        Compose.beside(tmp_path / ".env", {})
+    assert str(caught.value) == f"{file}{words}"
+
+
 def test_what_the_old_deployment_got_and_lost_meanwhile_is_told_apart(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -168,7 +168,10 @@ def test_a_stack_file_that_is_not_utf8_is_refused_with_the_fix(stack: Stack, enc
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("config:\n  mlflow:server:\n    workers: 3\n    workers: 2\n", 'found duplicate key "workers"'),
+        (
+            "config:\n  mlflow:server:\n    workers: 3\n    workers: 2\n",
+            "Pulumi.dev.yaml:4: the key workers is there twice; remove one of the two",
+        ),
         ("config:\n  mflow:server:\n    workers: 3\n", "mflow:server: unknown namespace; did you mean mlflow?"),
         ("config:\n  server:\n    workers: 3\n", "server: write it as mlflow:server"),
         ("konfig:\n  mlflow:hostname: a\n", "konfig: unknown top-level key; did you mean config?"),
@@ -192,8 +195,23 @@ def test_invalid_yaml_is_reported_with_file_and_line(stack: Stack) -> None:
     stack.path.write_text("config:\n  mlflow:server: {workers: 3\n")
     with pytest.raises(StopError) as caught:
         stack.settings  # noqa: B018 - raises
-    assert str(caught.value).startswith("Pulumi.dev.yaml cannot be read as YAML: ")
-    assert f'in "{stack.path}", line 3' in str(caught.value)
+    assert str(caught.value).startswith("Pulumi.dev.yaml:3: cannot be read as YAML: expected ',' or '}'")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mlflow:backupPassword: of-the-backup\n  mlflow:backupPassword: of-the-backup",
+        "mlflow:backupPassword: 'of-the-backup",
+    ],
+    ids=["twice", "an open quote"],
+)
+def test_a_stack_file_that_cannot_be_read_is_refused_without_its_values(stack: Stack, text: str) -> None:
+    stack.path.write_text(f"config:\n  {text}\n")
+    with pytest.raises(StopError) as caught:
+        stack.settings  # noqa: B018 - raises
+    assert "Pulumi.dev.yaml:" in str(caught.value)
+    assert "of-the-backup" not in str(caught.value)
 
 
 def test_a_stack_deployed_from_another_checkout_is_reported(
