@@ -62,14 +62,17 @@ start = getattr(mlflow.server, "_exec_cmd", None)
 
 
 def become(command, *, extra_env=None, synchronous=True, **options):
-    """Replace this process by `command` where MLflow would start a child process and wait for its end."""
-    if not synchronous:
+    """Replace this process by `command` where MLflow would start a child process and wait for its end.
+
+    With job execution, MLflow starts two child processes, and supervises them.
+    """
+    command = idle(command)
+    if not synchronous and not MLFLOW_SERVER_ENABLE_JOB_EXECUTION.get():
         environment = os.environ | (extra_env or {})
         if os.environ.get("LEAVE_SECONDS"):
             command, environment["APPLICATION"] = draining(command)
-        command = idle(command)
         os.execvpe(command[0], command, environment)  # noqa: S606 - a list of MLflow's own
-    return start(command, extra_env=extra_env, **options)
+    return start(command, extra_env=extra_env, synchronous=synchronous, **options)
 
 
 def draining(command):
@@ -85,6 +88,5 @@ def idle(command):
 
 
 wait_for_the_lock(os.environ["MLFLOW_BACKEND_STORE_URI"])
-if not MLFLOW_SERVER_ENABLE_JOB_EXECUTION.get():
-    mlflow.server._exec_cmd = become  # noqa: SLF001
+mlflow.server._exec_cmd = become  # noqa: SLF001
 cli(["server", *sys.argv[1:]])

@@ -21,8 +21,9 @@ signal_handler = uvicorn.Server.handle_exit
 
 async def main_loop(server):
     """Wait for the stop signal, and call uvicorn's `on_tick` once a second."""
-    server.wake = asyncio.Event()
     server.loop = asyncio.get_running_loop()
+    # Last, because a signal can arrive between the two.
+    server.wake = asyncio.Event()
     counter = 0
     while not await server.on_tick(counter):
         counter += TICKS

@@ -2,6 +2,9 @@
 
 import asyncio
 import importlib.util
+import os
+import signal
+import subprocess
 import sys
 import time
 import types
@@ -70,6 +73,59 @@ def test_a_stop_signal_ends_a_worker_at_once(idle: Any) -> None:  # noqa: ANN401
     asyncio.run(serve())
     assert time.monotonic() - began < idle.SECONDS / 2
     assert server.signals == [15]
+
+
+def test_a_stop_signal_that_arrives_while_the_main_loop_begins_is_not_lost(idle: Any) -> None:  # noqa: ANN401
+    server = idle.uvicorn.Server()
+    server.loop = None
+    server.handle_exit(15, None)
+    asyncio.run(server.main_loop())
+    assert server.ticks == [0]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="uvicorn's workers need a POSIX system")
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_uvicorn_itself_serves_and_stops(workers: str, tmp_path: Path) -> None:
+    """With the real uvicorn: its workers are new processes that import the module again."""
+    (tmp_path / "application.py").write_text(APPLICATION)
+    search = f"{tmp_path}{os.pathsep}{MLFLOW / 'plugins'}"
+    command = [
+        sys.executable,
+        "-m",
+        "idle",
+        "--port",
+        "0",
+        "--workers",
+        workers,
+        "--no-use-colors",
+        "application:answer",
+    ]
+    with subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": search}, cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stderr
+        said, started = "", 0
+        for line in running.stderr:
+            said += line
+            started += "loop of idle" in line
+            if started == int(workers):
+                break
+        running.send_signal(signal.SIGTERM)
+        said += running.stderr.read()
+    assert said.count("Finished server process") == int(workers), said
+    assert running.returncode in (0, -signal.SIGTERM)
+
+
+APPLICATION = """
+import sys, uvicorn
+async def answer(scope, receive, send):
+    if scope["type"] == "lifespan":
+        assert uvicorn.Server.main_loop.__module__ in ("__main__", "__mp_main__")
+        while (message := await receive())["type"] != "lifespan.shutdown":
+            await send({"type": "lifespan.startup.complete"})
+            print("the loop of idle", file=sys.stderr, flush=True)
+        await send({"type": "lifespan.shutdown.complete"})
+"""
 
 
 def test_a_stop_signal_before_the_main_loop_is_not_lost(idle: Any) -> None:  # noqa: ANN401

@@ -12,7 +12,9 @@ from urllib.parse import urlsplit
 from tests.stack.edge import Listener
 
 CREATE = """
-import sys, mlflow
+import os, sys, mlflow
+if os.path.exists("/tmp/imported.db"):
+    os.remove("/tmp/imported.db")
 mlflow.set_tracking_uri("sqlite:////tmp/imported.db")
 experiment = mlflow.create_experiment("of a laptop", artifact_location=f"file://{sys.argv[1]}")
 with mlflow.start_run(experiment_id=experiment):

@@ -446,31 +446,32 @@ def test_the_start_script_is_replaced_by_the_server_process(dev: Deployment) -> 
 
 
 IDLE = """
-import os, time
+import time
 from pathlib import Path
 def wakeups():
     found = {}
-    for status in Path("/proc").glob("[0-9]*/status"):
-        command = (status.parent / "cmdline").read_bytes()
-        worker = b"multiprocessing.spawn" in command or b"\\0idle\\0" in command
-        if worker and status.parent.name != str(os.getpid()):
-            lines = status.read_text().splitlines()
-            found[status.parent.name] = int(next(line for line in lines if line.startswith("voluntary")).split()[1])
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes()
+            lines = (process / "status").read_text().splitlines()
+        except OSError:
+            continue
+        if b"\\0idle\\0" in command:
+            found[process.name] = int(next(line for line in lines if line.startswith("voluntary")).split()[1])
     return found
 before = wakeups()
 time.sleep(10)
-print(*[number - before[pid] for pid, number in wakeups().items()])
+print(*[number - before[process] for process, number in wakeups().items()])
 """
-"""Prints how often the main thread of each process of uvicorn woke up in ten seconds."""
+"""Prints how often the main thread of the worker woke up in ten seconds."""
 
 
 def test_an_idle_worker_wakes_up_about_once_a_second(dev: Deployment) -> None:
     code, said = dev.run("server", "python", "-c", IDLE)
     assert code == 0, said
-    workers = [int(number) for number in said.split()]
-    assert workers
-    # uvicorn's own loop: 100. A health check may come in between.
-    assert all(8 <= number < 50 for number in workers), said
+    # uvicorn's own loop: 100. A health check may come in between. With one worker there is no parent process.
+    (number,) = map(int, said.split())
+    assert 8 <= number < 50
 
 
 def test_the_server_stops_on_sigterm(dev: Deployment) -> None:

@@ -129,12 +129,15 @@ def test_tls_and_encryption_work_without_the_engine(tmp_path_factory: pytest.Tem
         with Writer(f"https://127.0.0.1:{port}", HOSTNAME, "mlflow", lambda: edge.password) as writer:
             until(lambda: len(writer.runs) > 3, 60)
         assert writer.lost() == []
-        server = json.dumps(deployment.inspect("server")["Config"]["Env"])
-        assert "verify-full" in server
+        server = dict(entry.partition("=")[::2] for entry in deployment.inspect("server")["Config"]["Env"])
+        assert server["PGSSLMODE"] == "verify-full"
+        assert server["MLFLOW_S3_ENDPOINT_URL"].startswith("https://")
         artifact = os.urandom(100_000)
         path = "/api/2.0/mlflow-artifacts/artifacts/0/sealed/artifacts/data.bin"
         writer.asked("PUT", path, artifact)
         assert writer.asked("GET", path) == artifact
+        # What is not encrypted, such as the names of its files, shows that this is the disk of the store.
+        assert is_on_disk(deployment, b"data.bin")
         assert not is_on_disk(deployment, artifact[1000:1064])
         deployment.make("up")
         assert ids(deployment) == before

@@ -267,6 +267,7 @@ def test_every_secret_and_certificate_is_rotated_while_a_client_writes(secured: 
     for key in ("clientPassword", "internalAuthority", "postgresPassword", "seaweedfsPassword", "backupPassword"):
         assert f"| {key} | refused | accepted |" in said
     assert len(writer.runs) > 10
+    assert writer.writes, "the client never came back"
     assert writer.lost() == []
     assert set(until_scraped(deployment).values()) == {"up"}
     assert not deployment.plan()

@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Self
 
 import urllib3
@@ -47,6 +48,13 @@ class Writer:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+        if self._failing_since is not None:
+            self.away.append((self._failing_since - self._began, time.monotonic() - self._began))
+
+    @property
+    def writes(self) -> bool:
+        """Whether the last attempt succeeded."""
+        return self._failing_since is None
 
     def asked(self, method: str, path: str, body: Any = None) -> bytes:  # noqa: ANN401 - JSON, or bytes
         """Send one request; raise `ConnectionError` if it has no answer, or another one than success."""
@@ -58,7 +66,9 @@ class Writer:
         except urllib3.exceptions.HTTPError as error:
             raise ConnectionError(str(error)) from error
         if answer.status == 401:
-            self._password = self._ask()
+            # The command may find the stack file half written: a person types it again, too.
+            with suppress(AssertionError):
+                self._password = self._ask()
         if answer.status != 200:
             raise ConnectionError(f"HTTP {answer.status}: {answer.data[:200]!r}")
         return bytes(answer.data)
