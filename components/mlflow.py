@@ -88,7 +88,8 @@ class Mlflow(pulumi.ComponentResource):
         verified = self._job("verify-data-keys", self._pgpass | self.data_keys, database.service.ready)
         route_labels = self._route_labels()
         # The labels of a cluster's service are those of all its tasks.
-        together = _together(route, {} if swarm else route_labels, store, platform.tls) if route.balanced else None
+        common = {**({} if swarm else route_labels), "store": store.credentials_file, "database": database.pgpass}
+        together = _together(route, common, platform.tls) if route.balanced else None
         compatible = Compatible(files=SCHEMA_FILES, label=names.TOGETHER_LABEL, value=together or "")
         alone = incompatible_stopped(
             names.is_replica, compatible, new="verify-data-keys", once=verified.done, platform=self._platform
@@ -214,15 +215,13 @@ AUTH_CACHE_SECONDS = 60
 """How long a worker remembers a correct password. Without it, each request costs 0.19 s of CPU time."""
 
 
-def _together(
-    route: Route, labels: Mapping[str, pulumi.Input[str]], store: ObjectStore, tls: InternalTls
-) -> pulumi.Output[str]:
+def _together(route: Route, common: Mapping[str, pulumi.Input[str]], tls: InternalTls) -> pulumi.Output[str]:
     """Return a hash of what replicas that run at the same time must have in common.
 
     An existing Traefik drops a router that two containers define differently. A health check that expects another
-    status, with or without MLflow's own users, would take either the old or the new replicas for dead. An object store
-    accepts one password, so a replica with the earlier one would fail every transfer. And the proxy trusts one
-    authority.
+    status, with or without MLflow's own users, would take either the old or the new replicas for dead. The object store
+    and the database accept one password each, so a replica with the earlier one would fail every transfer, or every
+    request. And the proxy trusts one authority.
     """
 
     def digest(values: dict[str, str]) -> str:
@@ -230,7 +229,7 @@ def _together(
 
     # A hash of 48 bits of a generated password reveals nothing.
     trusted = {"authority": tls.authority} if tls.authority else {}
-    return pulumi.Output.unsecret(pulumi.Output.all(**labels, **trusted, store=store.credentials_file).apply(digest))
+    return pulumi.Output.unsecret(pulumi.Output.all(**common, **trusted).apply(digest))
 
 
 def _users(settings: ServerSettings, database: Postgres) -> str:

@@ -6,6 +6,8 @@
 import base64
 from collections.abc import Collection, Mapping
 
+from docker.errors import DockerException
+
 from operations.common.checkout import ROOT
 from operations.common.console import StopError, make, progress
 from operations.common.stack import Stack
@@ -61,12 +63,19 @@ def encrypt(stack: Stack, old: Mapping[str, str], new: Mapping[str, str]) -> Non
     again.
     """
     deployed = servers(stack)
-    _wait_for_lock(stack, deployed)
+    wait_for_lock(stack)
     progress("stopping the server")
-    code = None
     try:
         # For good: a server with the old data keys must not start when the rows have the new ones.
         deployed.stop(for_good=True)
+    except (StopError, DockerException) as error:
+        deployed.resume()
+        raise UnchangedError(
+            f"the server could not be stopped: {error}\n  the data keys were not rotated; to rotate them, type: "
+            f"{make('rotate', stack.name)}"
+        ) from None
+    code = None
+    try:
         code = encrypt_rows(stack, deployed, old, new)
     finally:
         if code and not is_running(stack):
@@ -79,10 +88,13 @@ def encrypt(stack: Stack, old: Mapping[str, str], new: Mapping[str, str]) -> Non
         )
 
 
-def _wait_for_lock(stack: Stack, deployed: Servers) -> None:
-    """Wait while a backup or another operation runs, with the server up; raise `StopError` if it takes too long."""
-    if _run(stack, deployed, ["true"], {}):
-        raise UnchangedError(f"nothing was changed; type again: {make('rotate', stack.name)}")
+def wait_for_lock(stack: Stack) -> None:
+    """Wait while a backup or another operation runs, with the server up; raise `UnchangedError` if it takes too long.
+
+    Nothing is encrypted then.
+    """
+    if _run(stack, servers(stack), ["true"], {}):
+        raise UnchangedError(f"the data keys were not rotated; type again: {make('rotate', stack.name)}")
 
 
 def is_running(stack: Stack) -> bool:

@@ -64,6 +64,11 @@ class Servers(ABC):
     def secret(self, name: str) -> bytes | None:
         """Return a secret file of the server, or None if it is lost."""
 
+    @property
+    def stop_problem(self) -> str | None:
+        """Why it is not certain that `stop` stops all; None if nothing is known that prevents it."""
+        return None
+
     @abstractmethod
     def stop(self, *, for_good: bool = False) -> None:
         """Stop all, each with its stop grace period. Docker may start them again unless they are stopped for good."""
@@ -224,10 +229,15 @@ class Tasks(Servers):
         writer = names.docker_name(self.stack.name, f"{names.SERVER}-files")
         return self.stack.daemon.read_file(writer, f"{SECRETS}/{name}")
 
+    @property
+    def stop_problem(self) -> str | None:
+        """The tasks on a node that is down: they may still run."""
+        return lost_problem(self._name, self.cluster.tasks(self._name))
+
     def stop(self, *, for_good: bool = False) -> None:  # noqa: ARG002 - Docker starts no task of a service without
         """Scale the service to zero, and wait until every task has ended. Raises `StopError` if one does not."""
-        if problem := lost_problem(self._name, self.cluster.tasks(self._name)):
-            raise StopError(f"{problem}\n  nothing was changed")
+        if problem := self.stop_problem:
+            raise StopError(f"{problem}\n  the server was not stopped")
         self._before = replicas_of(self._service)
         self.cluster.scale(self._name, 0)
         grace = self._container.get("StopGracePeriod", 0) / 1e9

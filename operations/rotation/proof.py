@@ -6,6 +6,7 @@ import json
 import socket
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from operations.common.checkout import ROOT
@@ -115,7 +116,11 @@ def _in_the_stack(stack: Stack, deployed: Servers, attempts: list[dict[str, Any]
 
 def _at_traefik(stack: Stack, password: str) -> str:
     """Send a request with the password of clients to Traefik, as `make up` sends one without."""
-    found = [_status(listener, stack.settings.hostname or "", password) for listener in listeners(stack)]
+    found = []
+    for listener in listeners(stack):
+        # Some Docker installations do not route the addresses of containers from the host.
+        with suppress(OSError, http.client.HTTPException):
+            found.append(_status(listener, stack.settings.hostname or "", password))
     if not found:
         return f"{UNTRIED}: Traefik cannot be reached from here"
     if http.HTTPStatus.UNAUTHORIZED in found:

@@ -53,6 +53,7 @@ def rotate(stack: Stack) -> None:
     require_no_operation(stack.daemon, stack.name)
     os.environ[COMPLETES] = "1"
     _require_deployed(stack, engine)
+    _require_stoppable(stack, keys)
     _rotate(stack, engine, keys)
 
 
@@ -127,6 +128,19 @@ def _require_deployed(stack: Stack, engine: Engine) -> None:
     require_containers(stack)
 
 
+def _require_stoppable(stack: Stack, keys: Collection[str]) -> None:
+    """Raise `StopError` before anything is written if the server cannot be stopped, for secrets that need it."""
+    if not any(TABLE[key].away for key in keys):
+        return
+    if problem := servers(stack).stop_problem:
+        raise StopError(f"{problem}\n  nothing was changed; then type again: {make('rotate', stack.name)}")
+    if NEXT_KEYS.keys() & set(keys):
+        try:
+            data_keys.wait_for_lock(stack)
+        except data_keys.UnchangedError as error:
+            raise StopError(f"nothing was changed: {error}") from None
+
+
 def _deploy_with_either(stack: Stack, engine: Engine) -> None:
     """Deploy with the old data keys or, if they do not decrypt the rows, with the new ones."""
     keys = data_keys.interrupted(engine)
@@ -161,7 +175,12 @@ def _rotate(stack: Stack, engine: Engine, keys: list[str]) -> None:
     copy = _copied(stack)
     if ours:
         # Last, because the server is down from here on.
-        _encrypt(stack, engine, {key: old[key] for key in ours}, {key: new[key] for key in ours}, unfinished)
+        try:
+            _encrypt(stack, engine, {key: old[key] for key in ours}, {key: new[key] for key in ours}, unfinished)
+        except data_keys.UnchangedError as error:
+            others = [key for key in keys if key not in ours]
+            left = f"\n  {stack.path.name} has new values already, not deployed: {', '.join(others)}" if others else ""
+            raise StopError(f"{error}{left}") from None
         data_keys.adopt(engine, ours, new)
     try:
         up.up(stack, approved=True)

@@ -185,8 +185,9 @@ def test_what_replicas_must_have_in_common_has_another_label_behind_the_bundled_
 
     own_users = {"mlflow:authentication": "mlflow"}
     another_password = {"minioPassword": "another-password-of-the-object-store"}
-    # The health check expects another answer, and the object store accepts one password.
-    assert len({label(), label(values=own_users), label(another_password)}) == 3
+    to_the_database = {"postgresPassword": "another-password-of-the-database"}
+    # The health check expects another answer, and the object store and the database accept one password each.
+    assert len({label(), label(values=own_users), label(another_password), label(to_the_database)}) == 4
     warning = {"mlflow:server": {"logLevel": "warning"}}
     assert label() == label(values=warning)
 

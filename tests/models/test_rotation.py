@@ -1,0 +1,126 @@
+"""Test how `make rotate` ends when something is in its way: on fakes. tests/stack/test_rotation.py rotates for real."""
+
+import http.client
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from operations.common.console import StopError
+from operations.data import data_keys
+from operations.rotation import proof, rotate
+from settings.secrets import NEXT_KEYS
+
+KEY, NEXT = next(iter(NEXT_KEYS.items()))
+
+
+class Server:
+    """The deployed server: what was done to it, in order."""
+
+    def __init__(self, problem: str | None = None, fails: str | None = None) -> None:
+        self.stop_problem, self.fails = problem, fails
+        self.done: list[str] = []
+
+    def stop(self, *, for_good: bool) -> None:
+        assert for_good
+        self.done.append("stop")
+        if self.fails:
+            raise StopError(self.fails)
+
+    def resume(self) -> None:
+        self.done.append("resume")
+
+
+class Engine:
+    """The stack file: the values that were set and removed."""
+
+    def __init__(self) -> None:
+        self.called: list[tuple[str, ...]] = []
+
+    def call(self, *arguments: str, stdin: str = "") -> None:
+        del stdin
+        self.called.append(arguments)
+
+
+@pytest.fixture
+def stack() -> Any:  # noqa: ANN401 - a fake
+    return SimpleNamespace(
+        name="dev", path=SimpleNamespace(name="Pulumi.dev.yaml"), settings=SimpleNamespace(hostname="mlflow.example")
+    )
+
+
+def deployed(monkeypatch: pytest.MonkeyPatch, server: Server, *, locked: bool = False) -> Server:
+    for module in (rotate, data_keys):
+        monkeypatch.setattr(module, "servers", lambda _stack: server)
+    monkeypatch.setattr(data_keys, "_run", lambda *_: int(locked))
+    return server
+
+
+@pytest.mark.parametrize("key", ["postgresPassword", KEY])
+def test_a_server_that_cannot_be_stopped_is_named_before_anything_is_written(
+    stack: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+    key: str,
+) -> None:
+    server = deployed(monkeypatch, Server(problem="node-2 of the cluster is down"))
+    with pytest.raises(
+        StopError, match=r"node-2 of the cluster is down\n  nothing was changed; .*make rotate STACK=dev"
+    ):
+        rotate._require_stoppable(stack, [key])
+    assert server.done == []
+    # The server stays up.
+    rotate._require_stoppable(stack, ["backupPassword"])
+
+
+def test_a_backup_that_does_not_end_is_waited_for_before_anything_is_written(
+    stack: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = deployed(monkeypatch, Server(), locked=True)
+    with pytest.raises(StopError, match="nothing was changed: the data keys were not rotated"):
+        rotate._require_stoppable(stack, [KEY])
+    assert server.done == []
+    rotate._require_stoppable(stack, ["postgresPassword"])
+
+
+def test_a_server_that_does_not_stop_is_started_again(
+    stack: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = deployed(monkeypatch, Server(fails="tasks of mlflow-dev-server still run on node-3"))
+    with pytest.raises(data_keys.UnchangedError, match=r"could not be stopped: tasks of(.|\n)*make rotate STACK=dev"):
+        data_keys.encrypt(stack, {KEY: "old"}, {KEY: "new"})
+    assert server.done == ["stop", "resume"]
+
+
+def test_data_keys_that_were_not_used_are_forgotten_and_other_values_are_named(
+    stack: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Any,  # noqa: ANN401
+) -> None:
+    deployed(monkeypatch, Server(fails="it hangs"))
+    engine: Any = Engine()
+    monkeypatch.setattr(rotate, "_values", lambda *_, **__: {KEY: "old", "postgresPassword": "old"})
+    monkeypatch.setattr(rotate, "_copied", lambda _stack: tmp_path / "copy")
+    monkeypatch.setattr(rotate, "note_value", lambda *_: None)
+    monkeypatch.setattr(data_keys, "interrupted", lambda _engine: [])
+    monkeypatch.setattr(data_keys, "prepare", lambda _engine, values: values)
+    with pytest.raises(StopError, match=r"Pulumi.dev.yaml has new values already, not deployed: postgresPassword$"):
+        rotate._rotate(stack, engine, ["postgresPassword", KEY])
+    assert engine.called == [("config", "set", "--secret", "postgresPassword"), ("config", "rm", NEXT)]
+
+
+@pytest.mark.parametrize("error", [TimeoutError("timed out"), http.client.BadStatusLine("")])
+def test_a_traefik_that_this_machine_does_not_reach_leaves_the_password_untried(
+    stack: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    def fails(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(proof, "listeners", lambda _stack: ["172.18.0.2:443"])
+    monkeypatch.setattr(proof, "_status", fails)
+    assert proof._at_traefik(stack, "password") == "not tried: Traefik cannot be reached from here"
+    monkeypatch.setattr(proof, "_status", lambda *_: 401)
+    assert proof._at_traefik(stack, "password") == "refused"
