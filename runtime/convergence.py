@@ -91,7 +91,10 @@ def _failure(
         return f"the update has stopped: {service['UpdateStatus'].get('Message', update)}"
     if revision_of(service["Spec"]["TaskTemplate"]["ContainerSpec"]) != revision and update != "rollback_started":
         told = (service.get("UpdateStatus") or {}).get("Message", "")
-        return "Swarm has rolled the update back, and the previous tasks serve" + (f" ({told})" if told else "")
+        serves = any(task.runs and task.revision != revision for task in tasks)
+        # After a change that stopped all tasks first, there are no previous ones.
+        now = "the previous tasks serve" if serves else "no previous task runs"
+        return f"Swarm has rolled the update back, and {now}" + (f" ({told})" if told else "")
     failed = [task for task in ours if task.state in FAILED]
     if len(failed) >= MAX_FAILURES and update != "updating" and not any(task.runs for task in ours):
         return "its tasks keep failing"

@@ -24,8 +24,8 @@ class HealthCheck:
 
     command: Sequence[str]
     interval_s: int = 30
-    """Seconds between two runs by Docker. Each takes 20 to 60 ms of CPU time (measured), most of what an idle stack
-    uses. `up` and `make status` run the command themselves, and do not wait for Docker."""
+    """Seconds between two runs by Docker. Each takes 20 to 60 ms of CPU time (measured). `up` and `make status` run the
+    command themselves, and do not wait for Docker."""
     timeout_s: int = 5
     retries: int = 3
     start_period_s: int = 60

@@ -14,7 +14,7 @@ from shell import Failure, amount, killed, make, say, show
 DAMAGED, NO_REPOSITORY, LOCKED, WRONG_PASSWORD = 1, 10, 11, 12
 """Exit codes of restic."""
 TAG, SAFETY, INCOMPLETE = "mlflow", "safety", "incomplete"
-"""Tags of: every snapshot; a safety backup before a restore; an incomplete backup, which lacks artifacts.
+"""Tags of: every snapshot; a safety backup before a restore or an import; an incomplete backup, which lacks artifacts.
 
 `latest` never means a snapshot with one of the last two tags.
 """

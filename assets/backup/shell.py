@@ -28,11 +28,12 @@ def say(words: str) -> None:
 
 
 def amount(size: float) -> str:
-    """Return a number of bytes in words: 3.1 GB, 12 MB, 7 kB, or 800 bytes."""
+    """Return a number of bytes in words: 3.1 GB, 12 MB, 7 kB, or 800 B."""
     for unit, of_it, digits in (("GB", 1e9, 1), ("MB", 1e6, 0), ("kB", 1e3, 0)):
-        if size >= of_it:
+        # 999,600 bytes are 1 MB, not 1000 kB.
+        if size >= 0.9995 * of_it:
             return f"{size / of_it:.{digits}f} {unit}"
-    return f"{size:.0f} bytes"
+    return f"{size:.0f} B"
 
 
 def first(names: Sequence[str]) -> str:

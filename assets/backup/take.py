@@ -22,7 +22,7 @@ PLAUSIBLE_PART = 0.5
 def backup(*, forget: bool = True) -> None:
     """Take a backup. It succeeds only if it is in the repository and `restic check` finds no damage.
 
-    Raises `Failure`. With `forget=False`, a safety backup before a restore, no older backup is deleted.
+    Raises `Failure`. With `forget=False`, a safety backup before a restore or an import, no older backup is deleted.
     """
     with journal.recorded("backup") as result, database.locked("backup") as session:
         _require_repository()
@@ -65,7 +65,8 @@ def backup(*, forget: bool = True) -> None:
             say("deleting backups according to the retention policy")
             repository.forget()
         if forget:
-            # Not before a restore: the mirror and its list are needed to find which artifacts the bucket has lost.
+            # Not before a restore or an import: the mirror and its list are needed to find which artifacts the bucket
+            # has lost.
             mirror.prune(survey.gone)
         result |= {
             "snapshot": summary["snapshot_id"],

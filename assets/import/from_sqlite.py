@@ -4,7 +4,7 @@ usage: from_sqlite.py prepare|dump|compare|late
 
 `prepare` copies the database, or lets MLflow convert the file store, and migrates the copy to this MLflow's schema.
 `dump` rewrites the locations in the copy, and writes its rows as SQL for Postgres. `compare` compares every row after
-the load. `late` prints what the SQLite file got since `prepare`.
+the load. `late` prints how many rows more the SQLite file has than at `prepare`.
 
 With ONLY_USERS=1, the file is the one in which MLflow's own authentication keeps its users (`basic_auth.db`).
 

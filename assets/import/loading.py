@@ -267,7 +267,7 @@ def finish() -> dict[str, int]:
 
 
 def late() -> dict[str, int]:
-    """Return what the old deployment has got since the dump, in rows by table, and in artifacts, without zeros."""
+    """Return how many more rows each table of the old deployment has than the dump, and artifacts. Negative: fewer."""
     rows = _rows()
     found = {"artifacts": copying.late()}
     with Source() as old:

@@ -311,7 +311,7 @@ def _back_up(stack: Stack, plan: Plan, importer: Importer) -> None:
 
 
 def _late(importer: Importer, source: Source) -> tuple[dict[str, int], bool]:
-    """Return what was written to the old deployment meanwhile, and whether the copy of the database was deleted.
+    """Return what the old deployment has more or fewer of by now, and whether the copy of the database was deleted.
 
     Nothing, if the old deployment does not answer any more.
     """

@@ -56,7 +56,7 @@ def describe(stack: Stack, source: Source, plan: Plan) -> None:
     progress("artifacts:")
     for move, size in zip(plan.moves, plan.sizes, strict=True):
         progress(
-            f"  {move['source']}: files: {size['files']}, {format_bytes(size['bytes'])}; "
+            f"  {move['source']}: {size['files']} file(s), {format_bytes(size['bytes'])}; "
             f"to copy: {size['missing']}, {format_bytes(size['missing_bytes'])}"
         )
     progress(
@@ -117,7 +117,7 @@ def report(
     late: Mapping[str, int],
     seconds: tuple[float, float],
 ) -> None:
-    """Print what was imported, and what came too late."""
+    """Print what was imported, and what changed in the old deployment after the copy."""
     taken, away = seconds
     output(f"imported into {stack.name}, and equal:")
     for table, count in rows.items():
@@ -126,9 +126,9 @@ def report(
     output(f"  {compared['artifacts']:>10} artifacts, {format_bytes(compared['artifact_bytes'])}")
     output(f"in {taken:.0f} s; the server was stopped for {away:.0f} s")
     if written := {what: number for what, number in late.items() if number > 0}:
-        output(f"written to the old deployment meanwhile, and not imported: {counted(written)}")
+        output(f"the old deployment has more by now, which is not imported: {counted(written)}")
     if deleted := {what: -number for what, number in late.items() if number < 0}:
-        output(f"deleted from the old deployment meanwhile, and imported: {counted(deleted)}")
+        output(f"the old deployment has fewer by now, and {stack.name} has them still: {counted(deleted)}")
     if late:
         output(f"  for the current state, type again: make {command()} STACK={stack.name}")
     output(f"the old deployment was only read\n{stack.settings.route.url}")

@@ -153,6 +153,10 @@ def test_a_broken_update_fails_when_the_previous_tasks_serve_again() -> None:
         wait(cluster)
     said = str(found.value)
     assert "Swarm has rolled the update back, and the previous tasks serve (it is rollback_completed)" in said
+    # All tasks had been stopped before, as for another password of the database.
+    none = ACluster((service(OLD, update="rollback_completed", number=0), [failed]))
+    with pytest.raises(pulumi.RunError, match="rolled the update back, and no previous task runs"):
+        wait(none)
     assert "on node-3: failed task: non-zero exit (1)" in said
     assert "the log of task3" in said
     assert "make up STACK=prod" in said

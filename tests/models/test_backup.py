@@ -152,7 +152,7 @@ def test_json_messages_of_restic_become_plain_text(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(
     ("size", "words"),
-    [(0, "0 bytes"), (800, "800 bytes"), (7_400, "7 kB"), (12_345_678, "12 MB"), (3_140_000_000, "3.1 GB")],
+    [(0, "0 B"), (1, "1 B"), (7_400, "7 kB"), (999_600, "1 MB"), (12_345_678, "12 MB"), (3_140_000_000, "3.1 GB")],
 )
 def test_sizes_are_printed_in_the_largest_fitting_unit(size: int, words: str) -> None:
     assert shell.amount(size) == console.format_bytes(size) == words

@@ -206,7 +206,7 @@ def test_a_stop_waits_for_the_end_of_every_task() -> None:
 
 def test_nothing_is_stopped_while_a_task_on_a_node_that_is_down_may_still_write() -> None:
     api = AnApi([task("1"), task("2", wanted="shutdown")], down=("node-2",))
-    said = r"(?s)node-2 of the cluster is down.*docker node rm --force node-2.*nothing was"
+    said = r"(?s)node-2 of the cluster is down.*docker node rm --force node-2.*the server was not stopped"
     with pytest.raises(StopError, match=said):
         servers.servers(a_stack(api)).stop()
     assert api.sent == []

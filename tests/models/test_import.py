@@ -476,12 +476,12 @@ def test_what_the_old_deployment_got_and_lost_meanwhile_is_told_apart(
     compared = {"artifacts": 1, "artifact_bytes": 100}
     report(stack, {"runs": 5}, compared, {"metrics": 7, "runs": -2}, (10, 5))
     told = capsys.readouterr().out
-    assert "1 artifacts, 100 bytes" in told
-    assert "written to the old deployment meanwhile, and not imported: 7 metrics\n" in told
-    assert "deleted from the old deployment meanwhile, and imported: 2 runs\n" in told
+    assert "1 artifacts, 100 B" in told
+    assert "the old deployment has more by now, which is not imported: 7 metrics\n" in told
+    assert "the old deployment has fewer by now, and team has them still: 2 runs\n" in told
     assert "make import SOURCE=/old/.env STACK=team" in told
     report(stack, {"runs": 5}, compared, {}, (10, 5))
-    assert "meanwhile" not in capsys.readouterr().out
+    assert "by now" not in capsys.readouterr().out
 
 
 def test_a_container_that_is_removed_meanwhile_is_not_considered() -> None:

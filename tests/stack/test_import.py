@@ -256,7 +256,7 @@ def test_a_dry_run_says_what_becomes_of_each_prefix_and_changes_nothing(target: 
     before, written = told(target.url), old.fingerprint()
     done = target.make("import", SOURCE=str(env_file(old.folder)), DRY_RUN="1")
     assert f"s3://{BUCKET}/artifacts -> mlflow-artifacts:/  (3 experiments.artifact_location" in said(done)
-    assert re.search(rf"{BUCKET}/artifacts: files: 2\d, .* to copy: 2\d", said(done))
+    assert re.search(rf"{BUCKET}/artifacts: 2\d file\(s\), .* to copy: 2\d", said(done))
     assert "estimated time to copy the artifacts" in said(done)
     assert told(target.url) == before
     assert old.fingerprint() == written
