@@ -113,14 +113,14 @@ def _require_deployed(stack: Stack, engine: Engine) -> None:
 
     Raises `StopError` if the stack file cannot be deployed.
     """
+    plan = engine.plan(*policy_options(stack.settings, stack.name))
+    if plan.errors or plan.refused:
+        raise StopError(f"{plan.markdown()}\n  nothing was changed; fix {stack.path.name}, then repeat the command")
     if data_keys.interrupted(engine):
         # The rows have the old data keys or the new ones. Without a server, the deployment finds out which.
         if not servers(stack).deployed:
             _deploy_with_either(stack, engine)
         return
-    plan = engine.plan(*policy_options(stack.settings, stack.name))
-    if plan.errors or plan.refused:
-        raise StopError(f"{plan.markdown()}\n  nothing was changed; fix {stack.path.name}, then repeat the command")
     if not plan.empty or not servers(stack).running:
         progress("the stack file is not deployed completely, by an edit or an interruption; deploying it first")
         up.up(stack, approved=True)

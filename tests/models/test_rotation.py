@@ -110,6 +110,27 @@ def test_data_keys_that_were_not_used_are_forgotten_and_other_values_are_named(
     assert engine.called == [("config", "set", "--secret", "postgresPassword"), ("config", "rm", NEXT)]
 
 
+@pytest.mark.parametrize("unfinished", [[], [KEY]], ids=["", "interrupted"])
+def test_a_stack_file_that_the_policies_refuse_is_refused_before_the_server_stops(
+    stack: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+    unfinished: list[str],
+) -> None:
+    monkeypatch.setattr(data_keys, "interrupted", lambda _engine: unfinished)
+    monkeypatch.setattr(rotate, "policy_options", lambda *_: ["--policy-pack", "policy"])
+    plan = SimpleNamespace(errors=[], refused=["images are pinned"], empty=False, markdown=lambda: "images are pinned")
+    asked: list[tuple[str, ...]] = []
+
+    def planned(*options: str) -> object:
+        asked.append(options)
+        return plan
+
+    engine: Any = SimpleNamespace(plan=planned)
+    with pytest.raises(StopError, match=r"images are pinned\n  nothing was changed; fix Pulumi.dev.yaml"):
+        rotate._require_deployed(stack, engine)
+    assert asked == [("--policy-pack", "policy")]
+
+
 @pytest.mark.parametrize("error", [TimeoutError("timed out"), http.client.BadStatusLine("")])
 def test_a_traefik_that_this_machine_does_not_reach_leaves_the_password_untried(
     stack: Any,  # noqa: ANN401
