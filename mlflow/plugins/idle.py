@@ -3,7 +3,7 @@
 usage: python -m idle [OPTION OF UVICORN]...
 
 uvicorn's workers wake up ten times a second: to refresh the `Date` header once a second, and to notice a stop signal.
-In an idle stack that is more than half of the server's CPU time (docs/performance.md). Here a worker sleeps a second at
+In an idle stack that is half of the server's CPU time (docs/performance.md). Here a worker sleeps a second at
 a time, and the stop signal wakes it up.
 
 uvicorn starts each worker as a new Python process, which imports this module as its main module.

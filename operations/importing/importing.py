@@ -107,11 +107,12 @@ def _planned(stack: Stack, source: Source, importer: Importer, *, dry: bool) -> 
     if not servers(stack).running and not dry:
         # An import that was killed may have left the tables half changed.
         importer.ask("recover", shown=True)
+    if source.users:
+        # First: it takes seconds, and the copy of the runs may take minutes.
+        importer.sqlite("prepare", users=True)
     if source.file:
         progress(f"copying {source.file}, and migrating the copy")
         importer.sqlite("prepare")
-    if source.users:
-        importer.sqlite("prepare", users=True)
     found = importer.ask("inspect")
     problems = _database_problems(stack, source, found)
     problems += old_keys.problems(importer, source, found["encrypted"])

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -448,6 +448,31 @@ def daemon(*containers: Any) -> Any:  # noqa: ANN401
 def test_an_alias_of_a_compose_service_is_reached_through_its_network() -> None:
     found = reach.reach(daemon(container("old-postgre-1", {"old_default": ["postgre"]})), "postgre", 5432, None)
     assert found == reach.Address("postgre", 5432, "old_default")
+
+
+def test_a_new_copy_of_the_runs_keeps_the_copy_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE", str(tmp_path / "mlflow.db"))
+    monkeypatch.setenv("WORK", str(tmp_path / "work"))
+    monkeypatch.syspath_prepend(str(IMPORT))
+    monkeypatch.setenv("FILES", str(tmp_path))
+    for name in ("psycopg2", "psycopg2.extras"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    spec = importlib.util.spec_from_file_location("from_sqlite", IMPORT / "from_sqlite.py")
+    assert spec
+    assert spec.loader
+    script: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(script, "_copy", lambda: None)
+    monkeypatch.setattr(script, "_migrate", lambda: None)
+    script.prepare()
+    for name in ("source.db", "users/source.db", "files/left"):
+        (tmp_path / "work" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "work" / name).touch()
+    script.prepare()
+    assert [str(path.relative_to(tmp_path / "work")) for path in (tmp_path / "work").rglob("*")] == [
+        "users",
+        "users/source.db",
+    ]
 
 
 @pytest.mark.parametrize(
