@@ -17,6 +17,7 @@ import mlflow.server
 import psycopg2
 from mlflow.cli import cli
 from mlflow.environment_variables import MLFLOW_SERVER_ENABLE_JOB_EXECUTION
+from take_back import take_back
 
 LOCK = 0x6D6C_666C_6F77
 """The exclusive lock: `mlflow` in ASCII. mlflow/locked.py has the same number."""
@@ -31,9 +32,9 @@ HOLDER = (
 
 
 def wait_for_the_lock(uri):
-    """Wait until no restore or migration holds the lock. Return at once if the database does not answer.
+    """Wait until no restore or migration holds the lock, and take back what a killed import has left.
 
-    MLflow itself reports a database that does not answer.
+    Return at once if the database does not answer: MLflow itself reports that.
     """
     told = False
     while True:
@@ -42,15 +43,14 @@ def wait_for_the_lock(uri):
             with session, session.cursor() as cursor:
                 cursor.execute(HOLDER, (LOCK >> 32, LOCK & 0xFFFF_FFFF, list(BLOCKING)))
                 holder = cursor.fetchone()
-                if holder is None:
-                    # From now on, an import cannot take the previous tables into use again: this server's writes would
-                    # be lost.
-                    cursor.execute("DROP SCHEMA IF EXISTS before_import CASCADE")
-            session.close()
         except psycopg2.Error:
             return
         if holder is None:
+            if take_back(session):
+                print("serve: an import was not completed; the previous data are in use again", file=sys.stderr)
+            session.close()
             return
+        session.close()
         if not told:
             print(f"serve: waiting for {holder[0]}, which holds the exclusive lock", file=sys.stderr, flush=True)
             told = True

@@ -223,7 +223,9 @@ def load(
     # Not beside the dump: the next backup would include the file that a killed run leaves.
     script = Path(os.environ["TMPDIR"]) / "mlflow.sql"
     run("pg_restore", "--schema=public", "--no-owner", "--no-privileges", f"--file={script}", str(path))
-    before = f"ALTER SCHEMA public RENAME TO {_quoted(keep)}; CREATE SCHEMA public;\n" if keep else ""
+    # A server would take the tables that a killed import has kept into use again, instead of the restored ones.
+    before = "DROP SCHEMA IF EXISTS before_import CASCADE;\n" if keep else ""
+    before += f"ALTER SCHEMA public RENAME TO {_quoted(keep)}; CREATE SCHEMA public;\n" if keep else ""
     after = "".join(MUST_HAVE.format(table=_quoted(table), count=count) for table, count in sorted(expected.items()))
     after += "".join(
         f"COMMENT ON TABLE public.{table} IS '{MARK}{keys[name]}';\n"

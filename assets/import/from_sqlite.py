@@ -31,8 +31,6 @@ from tables import USERS, columns, leaves_users_out, quoted
 WORK = Path(os.environ["WORK"])
 FILES = Path(os.environ["FILES"])
 SOURCE = Path(os.environ["SOURCE"])
-USERS_FOLDER = "users"
-"""Folder of `WORK` that is the one of a file with users."""
 COPY, LATER = WORK / "source.db", WORK / "later.db"
 ONLY_USERS = bool(os.environ.get("ONLY_USERS"))
 REQUIRED = {"users"} if ONLY_USERS else {"alembic_version", "experiments", "runs", "metrics", "params", "tags"}
@@ -57,22 +55,18 @@ class Refused(Exception):  # noqa: N818 - the operator reads its message only
 
 def prepare() -> None:
     """Make the copy and migrate it; raise `Refused` if that is not possible. Reads the old files, writes none."""
-    _forget_earlier()
+    WORK.mkdir(parents=True, exist_ok=True)
+    for left in WORK.iterdir():
+        # Of an earlier import; but not the copy of the users, which has a folder of its own here.
+        if not left.is_dir():
+            left.unlink()
+        elif left.name != "users":
+            shutil.rmtree(left)
     if SOURCE.is_dir():
         _convert()
     else:
         _copy()
     _migrate()
-
-
-def _forget_earlier() -> None:
-    """Delete what an earlier import has left, but not the copy of the users, which is in a folder of `WORK`."""
-    WORK.mkdir(parents=True, exist_ok=True)
-    for entry in WORK.iterdir():
-        if not entry.is_dir():
-            entry.unlink()
-        elif entry.name != USERS_FOLDER:
-            shutil.rmtree(entry)
 
 
 def _copy(copy: Path = COPY) -> None:

@@ -34,7 +34,6 @@ VERBS: dict[str, Callable[[], Any]] = {
     "dump": loading.dump,
     "assemble": loading.assemble,
     "load": loading.load,
-    "forget": loading.forget,
     "recover": loading.recover,
     "finish": loading.finish,
     "late": loading.late,

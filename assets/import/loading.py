@@ -18,8 +18,9 @@ from tables import USERS, columns, leaves_users_out, quoted, sum_query, sums, wi
 
 BEFORE = "before_import"
 """Schema of the stack's previous tables while an import runs."""
-MOVED = "the tables of the users are in public"
-"""Comment on that schema."""
+MOVED = "still in use: "
+"""Start of the comment on that schema, before the names of the tables that were not replaced: those of the users. The
+server reads it as well (mlflow/take_back.py)."""
 DUMP = WORK / "source.sql"
 ROWS = WORK / "rows.json"
 """Number of rows and sum over all rows of each table, of the moment of the dump."""
@@ -154,7 +155,7 @@ def load() -> None:
         checks = [_must_be(table, known["columns"][table], row) for table, row in compared.items()]
         # Without users in the old database, the stack keeps its own, also the administrator.
         keep = [] if "users" in known["rows"] else [_move(table, BEFORE, "public") for table in sorted(USERS)]
-        keep += [f"COMMENT ON SCHEMA {BEFORE} IS '{MOVED}';"] if keep else []
+        keep += [f"COMMENT ON SCHEMA {BEFORE} IS '{MOVED}{' '.join(sorted(USERS))}';"] if keep else []
         # A dump empties the search path.
         rewriting = "SET search_path = public;\n" + (FILES / "locations.sql").read_text() if compared else ""
         _psql("\n".join(script), DUMP, "\n".join([*checks, rewriting, *keep]))
@@ -205,21 +206,10 @@ def wait() -> None:
         pass
 
 
-def forget() -> None:
-    """Drop what an import that was killed has left: a server has used the tables in public since then."""
-    session = database.connect()
-    try:
-        with session, session.cursor() as cursor:
-            cursor.execute(f"DROP SCHEMA IF EXISTS {BEFORE} CASCADE")
-    finally:
-        session.close()
-
-
 def recover() -> bool:
     """Make the stack's previous tables the current ones again, if `load` has replaced them. Return whether it had.
 
-    Only while no server has used the new ones: a server that starts drops the previous ones (mlflow/serve.py). Waits
-    for a migration that still runs.
+    A server that starts does the same (mlflow/take_back.py). Waits for a migration that still runs.
     """
     with database.locked("import"):
         session = database.connect()
@@ -229,9 +219,8 @@ def recover() -> bool:
                 if cursor.fetchone() is None:
                     return False
                 cursor.execute("SELECT obj_description(%s::regnamespace, 'pg_namespace')", (BEFORE,))
-                if cursor.fetchone()[0] == MOVED:
-                    for table in sorted(USERS):
-                        cursor.execute(_move(table, "public", BEFORE))
+                for table in (cursor.fetchone()[0] or "").partition(": ")[2].split():
+                    cursor.execute(_move(table, "public", BEFORE))
                 cursor.execute(f"DROP SCHEMA public CASCADE; ALTER SCHEMA {BEFORE} RENAME TO public")
         finally:
             session.close()

@@ -245,7 +245,7 @@ def _switch(
     """
     deployed = servers(stack)
     progress("waiting for backups and other operations")
-    importer.run("wait", *(["forget"] if deployed.running else []))
+    importer.run("wait")
     progress("stopping the server")
     began = time.monotonic()
     complete = finishing = False
@@ -287,8 +287,8 @@ def _take_back(stack: Stack, importer: Importer, *, finishing: bool) -> None:
         recovered = importer.ask("recover", shown=True)
     except StopError as error:
         raise StopError(
-            f"{error}\n  {stack.name} has no server, and its previous data are kept aside. Type the same import again: "
-            "it begins by taking them back. Do not type make up before that: a server that starts deletes them"
+            f"{error}\n  {stack.name} has no server, and its previous data are kept aside; to take them back, type the "
+            f"same import again, or: {make('up', stack.name)}"
         ) from None
     if finishing and not recovered:
         progress(f"{stack.name} has the data of the old deployment; only the report is lost")

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from cryptography.fernet import Fernet
@@ -450,6 +450,52 @@ def test_an_alias_of_a_compose_service_is_reached_through_its_network() -> None:
     assert found == reach.Address("postgre", 5432, "old_default")
 
 
+class Session:
+    """A session of Postgres and its cursor: what was executed, and one answer."""
+
+    def __init__(self, answer: tuple[str | None] | None) -> None:
+        self.answer = answer
+        self.executed: list[str] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def cursor(self) -> Self:
+        return self
+
+    def execute(self, statement: str, _values: object = ()) -> None:
+        self.executed.append(statement)
+
+    def fetchone(self) -> tuple[str | None] | None:
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("comment", "moved"),
+    [(None, []), ("still in use: users experiment_permissions", ["users", "experiment_permissions"])],
+)
+def test_a_server_takes_the_tables_back_that_a_killed_import_has_kept(comment: str | None, moved: list[str]) -> None:
+    spec = importlib.util.spec_from_file_location("take_back", IMPORT.parents[1] / "mlflow" / "take_back.py")
+    assert spec
+    assert spec.loader
+    script: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    session = Session((comment,))
+    assert script.take_back(session)
+    assert session.executed[0].startswith("SELECT pg_advisory_xact_lock"), "two replicas start at the same time"
+    assert session.executed[2:] == [
+        *(f'ALTER TABLE IF EXISTS public."{table}" SET SCHEMA before_import' for table in moved),
+        "DROP SCHEMA public CASCADE; ALTER SCHEMA before_import RENAME TO public",
+    ]
+    nothing = Session(None)
+    assert not script.take_back(nothing)
+    assert not [statement for statement in nothing.executed if "DROP" in statement]
+    assert 'MOVED = "still in use: "' in (IMPORT / "loading.py").read_text()
+
+
 def test_a_new_copy_of_the_runs_keeps_the_copy_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE", str(tmp_path / "mlflow.db"))
     monkeypatch.setenv("WORK", str(tmp_path / "work"))
@@ -628,7 +674,9 @@ def test_a_failed_import_says_which_data_the_stack_has(capsys: pytest.CaptureFix
         raise StopError("the database does not answer")
 
     broken: Any = SimpleNamespace(ask=fails)
-    with pytest.raises(StopError, match=r"(?s)does not answer.*has no server.*Do not type make up before that"):
+    with pytest.raises(
+        StopError, match=r"(?s)does not answer.*has no server.*same import again, or: make up STACK=team"
+    ):
         importing._take_back(stack, broken, finishing=False)
 
 

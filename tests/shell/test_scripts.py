@@ -351,7 +351,8 @@ def test_a_database_of_a_newer_mlflow_is_refused_before_any_server_stops(
 import importlib.metadata, runpy, sys, unittest.mock, psycopg2
 psycopg2.connect = unittest.mock.MagicMock()
 connection = psycopg2.connect.return_value
-connection.cursor.return_value.__enter__.return_value.fetchone.side_effect = {rows}
+connection.cursor.return_value.__enter__.return_value.fetchone.side_effect = [None, *{rows}]  # First: no killed import.
+sys.path.insert(0, {str(ROOT / "mlflow")!r})
 importlib.metadata.version = lambda _: "3.18.0"
 sys.prefix = {str(sandbox.path)!r}
 runpy.run_path({str(ROOT / "mlflow" / "verify_data_keys.py")!r}, run_name="__main__")
