@@ -51,7 +51,8 @@ def rotate(stack: Stack) -> None:
     if not confirmed(f"This gives {what} of {stack.name} a new value."):
         raise StopError("nothing was changed")
     require_no_operation(stack.daemon, stack.name)
-    os.environ[COMPLETES] = "1"
+    # For the deployments, and for the plan before them.
+    os.environ[COMPLETES] = engine.environment[COMPLETES] = "1"
     _require_deployed(stack, engine)
     _require_stoppable(stack, keys)
     _rotate(stack, engine, keys)
