@@ -23,15 +23,20 @@ def problem() -> str | None:
     missing = [name for name in ("dockerd", "ip", "iptables", "nsenter") if shutil.which(name) is None]
     if missing:
         return f"not installed: {', '.join(missing)}"
+    # Another process may try the same at this moment, as the workers of a test run do.
+    name, number = f"mlf-{os.getpid()}", os.getpid() % 2**24
     for what, make, remove in (
-        ("network namespaces", "netns add mlflow-tried", "netns delete mlflow-tried"),
-        ("overlay networks", "link add mlflow-tried type vxlan id 77 dstport 4789", "link delete mlflow-tried"),
+        ("network namespaces", f"netns add {name}", f"netns delete {name}"),
+        ("overlay networks", f"link add {name} type vxlan id {number} dstport 4789", f"link delete {name}"),
     ):
         tried = subprocess.run(["ip", *make.split()], check=False, capture_output=True, text=True)
         subprocess.run(["ip", *remove.split()], check=False, capture_output=True)
         if tried.returncode:
             return f"cannot create {what}: {tried.stderr.strip()}"
     return None
+
+
+PROBLEM = problem()
 
 
 def run(*command: str) -> str:

@@ -324,6 +324,29 @@ def test_a_second_import_copies_only_what_is_new(target: Deployment, old: Old) -
     assert told(target.url) == old.told()
 
 
+def test_a_server_that_starts_after_a_killed_import_has_the_previous_data(target: Deployment, old: Old) -> None:
+    before = told(target.url)
+    old.fill()
+    source = str(env_file(old.folder))
+    with target.begun(
+        lambda line: "migrating the database" in line, "import", f"SOURCE={source}", f"CONFIRM={target.stack}"
+    ) as running:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+    # The imported tables are in use now, and the previous ones are kept aside.
+    count = ("psql", "-U", "postgres", "-d", "mlflow", "-Atc", "SELECT count(*) FROM before_import.experiments")
+    code, printed = target.run("postgres", *count)
+    assert code == 0, printed
+    assert int(printed) > 0
+    target.make("up")
+    assert target.run("postgres", *count)[0] != 0
+    assert "an import was not completed; the previous data are in use again" in (
+        target.api.logs(target.name("server")).decode()
+    )
+    assert told(target.url) == before
+    assert opened(target) == f"{GATEWAY_SECRET}\n{WEBHOOK_SECRET}"
+
+
 @pytest.fixture
 def with_users(target: Deployment) -> Iterator[Deployment]:
     """The stack with MLflow's own users."""
@@ -505,29 +528,6 @@ def check(target: Deployment, server: OldServer, before: Any, source: Path) -> s
     assert {key: new[key] for key in before} == before
     assert len(before["runs"]) == 22
     return done
-
-
-def test_a_server_that_starts_after_a_killed_import_has_the_previous_data(target: Deployment, old: Old) -> None:
-    before = told(target.url)
-    old.fill()
-    source = str(env_file(old.folder))
-    with target.begun(
-        lambda line: "migrating the database" in line, "import", f"SOURCE={source}", f"CONFIRM={target.stack}"
-    ) as running:
-        os.killpg(running.pid, signal.SIGKILL)
-        running.wait()
-    # The imported tables are in use now, and the previous ones are kept aside.
-    count = ("psql", "-U", "postgres", "-d", "mlflow", "-Atc", "SELECT count(*) FROM before_import.experiments")
-    code, printed = target.run("postgres", *count)
-    assert code == 0, printed
-    assert int(printed) > 0
-    target.make("up")
-    assert target.run("postgres", *count)[0] != 0
-    assert "an import was not completed; the previous data are in use again" in (
-        target.api.logs(target.name("server")).decode()
-    )
-    assert told(target.url) == before
-    assert opened(target) == f"{GATEWAY_SECRET}\n{WEBHOOK_SECRET}"
 
 
 @pytest.mark.long

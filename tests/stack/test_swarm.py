@@ -20,7 +20,7 @@ from runtime.address import resolve_host
 from runtime.cluster import Cluster
 from runtime.daemon import Daemon
 from settings.parsing import parse_settings
-from tests.stack.cluster import Node, cluster, problem
+from tests.stack.cluster import PROBLEM, Node, cluster
 from tests.stack.deployment import ROOT, Deployment
 from tests.stack.edge import HOSTNAME, Listener, until
 from tests.stack.laptop import MAP, laptop
@@ -31,7 +31,7 @@ from tests.stack.writer import Writer
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.filterwarnings("ignore:Unverified HTTPS request"),
-    pytest.mark.skipif(bool(problem()), reason=f"needs a cluster on this machine: {problem()}"),
+    pytest.mark.skipif(bool(PROBLEM), reason=f"needs a cluster on this machine: {PROBLEM}"),
 ]
 HTTPS = 443
 
