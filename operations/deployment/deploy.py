@@ -27,6 +27,7 @@ def up(stack: Stack, *, approved: bool = False) -> None:
     stack.settings  # noqa: B018 - raises on wrong settings, before Docker is contacted
     docker_daemon.require_docker(stack)
     checks.require_host(stack)
+    containers.remove_ended_operations(stack.daemon, stack.name)
     images.require_images(stack)
     nodes.require_image_on_nodes(stack)
     containers.require_no_foreign_containers(stack.daemon, stack.name, kept=stack.network_names)

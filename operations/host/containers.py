@@ -41,6 +41,19 @@ def require_no_operation(daemon: Daemon, stack: str) -> None:
             daemon.api.remove_container(name, v=True)
 
 
+def remove_ended_operations(daemon: Daemon, stack: str) -> None:
+    """Remove the containers that killed operations have left, which have the label of the stack.
+
+    A deployment takes unknown containers with that label for those of another user. It refuses to begin while such an
+    operation runs (preconditions/host.py).
+    """
+    for service in (names.IMPORT, names.ROTATE, names.ENCRYPT, names.UPGRADE):
+        name = names.docker_name(stack, service)
+        found = daemon.inspect(name)
+        if found and not found["State"]["Running"]:
+            daemon.api.remove_container(name, v=True)
+
+
 def require_no_foreign_containers(daemon: Daemon, stack: str, *, kept: Collection[str] = ()) -> None:
     """Raise `StopError` with every foreign container on a network that is to be removed: Docker would keep it.
 

@@ -62,7 +62,8 @@ def _import(stack: Stack, source: Source, importer: Importer, *, dry: bool) -> N
         plan, importer = _planned(stack, source, importer, dry=dry)
         describe(stack, source, plan)
         if dry:
-            progress(f"nothing was changed; to import, type: make {command()} STACK={stack.name}")
+            own = f" CONFIRM={stack.name}" if plan.found["own"] else ""
+            progress(f"nothing was changed; to import, type: make {command()} STACK={stack.name}{own}")
             return
         _approve(stack, plan)
         started = time.monotonic()

@@ -17,6 +17,8 @@ SERVED = re.compile(r"mlflow-artifacts:(//[^/]*)?/?")
 FOLDER = re.compile(r"(file:(//(localhost)?)?)?(/.*|\.{1,2}/.*|[\w.-][^:]*)")
 KEEP = "keep"
 """In MAP=: locations with this prefix stay as they are."""
+EXPERIMENTS = "experiments.artifact_location"
+"""The column with the places of artifacts of runs that are still to come."""
 FILE_STORE = ("+ /*/*/artifacts/**", "+ /*/models/*/artifacts/**", "+ /*/traces/*/artifacts/**", "- *")
 """Rclone's filter for the artifacts in a file store, which has runs and metrics as files beside them."""
 LOCATIONS = (
@@ -38,13 +40,16 @@ class Mapped:
     rows: Mapping[str, int]
     """Number of rows by column."""
     place: str | None
-    """`bucket/folder` of the old object store, or an absolute folder of the Docker host. None: the prefix stays."""
+    """`bucket/folder` of the old object store, or an absolute folder of the Docker host. None: there are no files to
+    copy, because the prefix is kept, or because only experiments without anything in them have it."""
     target: str = ""
+    kept: bool = False
+    """Whether MAP= keeps the prefix."""
 
     @property
     def new(self) -> str:
         """The new prefix."""
-        return f"mlflow-artifacts:/{self.target}" if self.place is not None else self.prefix
+        return self.prefix if self.kept else f"mlflow-artifacts:/{self.target}"
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,7 @@ def parsed_map(text: str) -> dict[str, str]:
 def mapped(prefixes: Mapping[str, Mapping[str, int]], places: Places) -> list[Mapped]:
     """Return what becomes of each prefix; raise `StopError` that names every prefix whose place is unknown."""
     known: dict[str, str | None] = {}
+    empty: set[str] = set()
     problems = [
         f"MAP={start}=...: no location begins so; the prefixes are: {', '.join(sorted(prefixes))}"
         for start in sorted(places.asked)
@@ -132,7 +138,13 @@ def mapped(prefixes: Mapping[str, Mapping[str, int]], places: Places) -> list[Ma
             if (place := known[prefix]) and place.startswith("/") and not places.exists(place):
                 raise ValueError(f"there is no folder {place} on the Docker host")  # noqa: TRY301 - handled as others
         except ValueError as error:
-            problems.append(f"{prefix} ({sum(rows.values())} rows): {error}")
+            if set(rows) == {EXPERIMENTS}:
+                # No run, model or trace is there, so there is nothing to copy.
+                known[prefix] = None
+                empty.add(prefix)
+                continue
+            which = ", ".join(f"{number} {column}" for column, number in sorted(rows.items()))
+            problems.append(f"{prefix} ({which}): {error}")
     if problems:
         raise StopError(
             "it is unknown where these artifacts are:\n  "
@@ -149,8 +161,17 @@ def mapped(prefixes: Mapping[str, Mapping[str, int]], places: Places) -> list[Ma
             targets[place] = ""
         else:
             targets[place] = _target(place, targets.values())
+    for prefix in sorted(empty):
+        served = SERVED.match(prefix)
+        targets[prefix] = prefix[served.end() :] if served else _target(plain(prefix), targets.values())
     return [
-        Mapped(prefix, prefixes[prefix], place, targets[place] if place is not None else "")
+        Mapped(
+            prefix,
+            prefixes[prefix],
+            place,
+            targets.get(prefix if prefix in empty else place or "", ""),
+            kept=place is None and prefix not in empty,
+        )
         for prefix, place in known.items()
     ]
 

@@ -12,7 +12,7 @@ import yaml
 
 from operations.common.console import format_bytes, output, progress
 from operations.common.stack import Stack
-from operations.importing.locations import Mapped
+from operations.importing.locations import EXPERIMENTS, Mapped
 from operations.importing.source import Source
 
 SHOWN = ("experiments", "runs", "metrics", "params", "registered_models", "model_versions", "trace_info", "users")
@@ -53,6 +53,8 @@ def describe(stack: Stack, source: Source, plan: Plan) -> None:
     for entry in plan.mapped:
         columns = ", ".join(f"{number} {column}" for column, number in sorted(entry.rows.items()))
         progress(f"  {entry.prefix} -> {entry.new}  ({columns})")
+        if entry.kept and EXPERIMENTS in entry.rows:
+            progress("    kept: clients of new runs in these experiments use this place themselves, on their own disk")
     progress("artifacts:")
     for move, size in zip(plan.moves, plan.sizes, strict=True):
         progress(

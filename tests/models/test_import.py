@@ -319,7 +319,7 @@ def targets(found: list[Mapped]) -> dict[str, tuple[str | None, str]]:
     return {entry.prefix: (entry.place, entry.new) for entry in found}
 
 
-ROWS = {"experiments.artifact_location": 2}
+ROWS = {"runs.artifact_uri": 2}
 
 
 def test_the_main_place_goes_to_the_top_and_others_below_imported() -> None:
@@ -354,9 +354,27 @@ def test_every_form_of_a_location_has_its_place(prefix: str, place: str) -> None
 def test_what_cannot_be_mapped_is_named_before_anything_is_written() -> None:
     with pytest.raises(StopError) as error:
         locations.mapped({"dbfs:/databricks/mlflow": ROWS, "mlflow-artifacts:": ROWS, "s3://a": ROWS}, places())
-    assert "dbfs:/databricks/mlflow (2 rows): dbfs: cannot be read from here" in str(error.value)
-    assert "mlflow-artifacts: (2 rows): the old server stored these files itself" in str(error.value)
+    assert "dbfs:/databricks/mlflow (2 runs.artifact_uri): dbfs: cannot be read from here" in str(error.value)
+    assert "mlflow-artifacts: (2 runs.artifact_uri): the old server stored these files itself" in str(error.value)
     assert "s3://a (" not in str(error.value)
+
+
+def test_an_experiment_without_anything_in_it_is_served_by_the_stack_wherever_its_place_was() -> None:
+    """Such as the default one of a server that began in a folder that is gone, or in a container."""
+    gone = Places("", "", {"/kept": "keep"}, str, exists=lambda folder: folder == "/there")
+    alone = {"experiments.artifact_location": 1}
+    prefixes = {"/tmp/mlruns": alone, "/there": ROWS, "mlflow-artifacts:": alone, "/kept": alone}  # noqa: S108
+    found = locations.mapped(prefixes, gone)
+    assert targets(found) == {
+        "/tmp/mlruns": (None, "mlflow-artifacts:/imported/tmp/mlruns"),  # noqa: S108
+        "/there": ("/there", "mlflow-artifacts:/"),
+        "mlflow-artifacts:": (None, "mlflow-artifacts:/"),
+        "/kept": (None, "/kept"),
+    }
+    assert [move["source"] for move in locations.moves(found)] == ["/there"], "there is nothing else to copy"
+    rewritten = locations.rewriting(found, {"experiments": ["artifact_location"]})
+    assert "= '/tmp/mlruns' THEN 'mlflow-artifacts:/imported/tmp/mlruns'" in rewritten
+    assert "/kept" not in rewritten
 
 
 def test_map_names_a_place_or_keeps_a_prefix() -> None:
@@ -387,7 +405,7 @@ def test_a_folder_that_does_not_exist_is_named_with_the_way_out() -> None:
     gone = Places("", "", {}, str, exists=lambda folder: folder != "/gone")
     with pytest.raises(StopError) as error:
         locations.mapped({"file:///gone": ROWS, "/there": ROWS}, gone)
-    assert "file:///gone (2 rows): there is no folder /gone on the Docker host" in str(error.value)
+    assert "file:///gone (2 runs.artifact_uri): there is no folder /gone on the Docker host" in str(error.value)
     assert "MAP=<prefix>=<place>" in str(error.value)
 
 
