@@ -18,3 +18,15 @@ def exclusive(path: Path, held: str) -> Iterator[None]:
         except OSError:
             raise StopError(held) from None
         yield
+
+
+def is_held(path: Path) -> bool:
+    """Return whether a process of this machine holds the lock of a file."""
+    if not path.exists():
+        return False
+    with path.open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False

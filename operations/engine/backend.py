@@ -62,6 +62,11 @@ def rotation_copy(stack: Stack) -> Path:
     return passphrase_path(stack).with_name(f"{stack.name}.before-rotation.yaml")
 
 
+def rotation_lock(stack: Stack) -> Path:
+    """Return the path of the lock that `make rotate` holds while it runs."""
+    return passphrase_path(stack).with_name(f"{stack.name}.rotation.lock")
+
+
 def remove_truncated_attributes(folder: Path | None, stack: str) -> None:
     """Remove the attributes file that a file backend writes beside a stack's state, if a killed `up` left it truncated.
 

@@ -4,8 +4,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from operations.common.console import make
+from operations.common.lock import is_held
 from operations.common.stack import Stack
-from operations.engine.backend import rotation_copy
+from operations.engine.backend import rotation_copy, rotation_lock
 from settings.rotatable import rotatable
 from settings.secrets import NEXT_KEYS, interrupted_message
 from settings.stack import NAMESPACE
@@ -37,7 +38,9 @@ def summary(found: dict[str, Any], stack: str) -> str:
 
 
 def problems(stack: Stack) -> list[str]:
-    """Return an interrupted rotation as a problem with its command."""
+    """Return a rotation that is running, or an interrupted one with its command, as a problem."""
+    if is_held(rotation_lock(stack)):
+        return [f"a rotation of {stack.name} is running; the server is away for part of it, and make up has to wait"]
     found = sorted(key for key in NEXT_KEYS.values() if f"{NAMESPACE}:{key}" in stack.values)
     if found:
         return [interrupted_message(found, stack.name)]

@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from operations.common.console import StopError, confirmed, flag, make, output, progress
+from operations.common.lock import exclusive
 from operations.common.stack import Stack
 from operations.data import backup_key, data_keys
 from operations.deployment import up
 from operations.deployment.engine_for import engine_of
 from operations.deployment.policy import policy_options
-from operations.engine.backend import rotation_copy
+from operations.engine.backend import rotation_copy, rotation_lock
 from operations.engine.engine import Engine
 from operations.engine.moments import issue_certificates, note_value
 from operations.host.containers import require_no_operation
@@ -51,11 +52,12 @@ def rotate(stack: Stack) -> None:
     if not confirmed(f"This gives {what} of {stack.name} a new value."):
         raise StopError("nothing was changed")
     require_no_operation(stack.daemon, stack.name)
-    # For the deployments, and for the plan before them.
-    os.environ[COMPLETES] = engine.environment[COMPLETES] = "1"
-    _require_deployed(stack, engine)
-    _require_stoppable(stack, keys)
-    _rotate(stack, engine, keys)
+    with exclusive(rotation_lock(stack), f"another rotation of {stack.name} is running; nothing was changed"):
+        # For the deployments, and for the plan before them.
+        os.environ[COMPLETES] = engine.environment[COMPLETES] = "1"
+        _require_deployed(stack, engine)
+        _require_stoppable(stack, keys)
+        _rotate(stack, engine, keys)
 
 
 def _chosen(stack: Stack, engine: Engine) -> list[str]:

@@ -1,13 +1,16 @@
 """Test how `make rotate` ends when something is in its way: on fakes. tests/stack/test_rotation.py rotates for real."""
 
 import http.client
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from operations.common.console import StopError
+from operations.common.lock import exclusive
 from operations.data import data_keys
+from operations.observe import ages
 from operations.rotation import proof, rotate
 from settings.secrets import NEXT_KEYS
 
@@ -96,7 +99,7 @@ def test_a_server_that_does_not_stop_is_started_again(
 def test_data_keys_that_were_not_used_are_forgotten_and_other_values_are_named(
     stack: Any,  # noqa: ANN401
     monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Any,  # noqa: ANN401
+    tmp_path: Path,
 ) -> None:
     deployed(monkeypatch, Server(fails="it hangs"))
     engine: Any = Engine()
@@ -129,6 +132,26 @@ def test_a_stack_file_that_the_policies_refuse_is_refused_before_the_server_stop
     with pytest.raises(StopError, match=r"images are pinned\n  nothing was changed; fix Pulumi.dev.yaml"):
         rotate._require_deployed(stack, engine)
     assert asked == [("--policy-pack", "policy")]
+
+
+def test_the_status_tells_a_running_rotation_from_an_interrupted_one(
+    stack: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    stack.values = {}
+    monkeypatch.setattr(ages, "rotation_lock", lambda _stack: tmp_path / "lock")
+    monkeypatch.setattr(ages, "rotation_copy", lambda _stack: tmp_path / "copy")
+    assert ages.problems(stack) == []
+    (tmp_path / "copy").touch()
+    with exclusive(tmp_path / "lock", ""):
+        assert ages.problems(stack) == [
+            "a rotation of dev is running; the server is away for part of it, and make up has to wait"
+        ]
+        with pytest.raises(StopError, match="another one"), exclusive(tmp_path / "lock", "another one"):
+            pass
+    (problem,) = ages.problems(stack)
+    assert problem.startswith("a rotation was interrupted")
 
 
 @pytest.mark.parametrize("error", [TimeoutError("timed out"), http.client.BadStatusLine("")])
