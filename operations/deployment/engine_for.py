@@ -82,7 +82,13 @@ def approval(stack: Stack, verb: str, engine: Engine | None = None) -> list[str]
         return ["--yes"]
     if not interactive():
         if engine:
-            progress(engine.plan().markdown())
+            plan = engine.plan()
+            progress(plan.markdown())
+            if plan.errors:
+                raise StopError(
+                    "nothing was changed: the plan failed, see above\n"
+                    f"  fix {stack.path.name}, then type the same again"
+                )
         raise StopError(
             f"nothing was changed: without a terminal, this needs your approval\n"
             f"  to {verb} {stack.name}, type: {make(MAKE_VERBS[verb], stack.name)} YES=1"

@@ -3,8 +3,13 @@
 import json
 import re
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from operations.common.console import StopError
+from operations.deployment import engine_for
 from operations.deployment.copy_preview import PLACEHOLDER_SECRET, without_secrets
 from operations.engine.change import MAX_UNFOLDED_ROWS, UNKNOWN
 from operations.engine.plan import MAX_PLAN_CHARACTERS, Plan
@@ -216,3 +221,27 @@ def test_a_preview_copy_has_all_settings_and_no_secret() -> None:
             "mlflow:server": {"port": 5000, "x": [PLACEHOLDER_SECRET]},
         }
     }
+
+
+@pytest.mark.parametrize(
+    ("errors", "words"),
+    [
+        (
+            ["mlflow:hostname: is missing"],
+            "the plan failed, see above\n  fix Pulumi.team.yaml, then type the same again",
+        ),
+        ([], "without a terminal, this needs your approval\n  to deploy team, type: make up STACK=team YES=1"),
+    ],
+    ids=["a plan that fails", "a plan"],
+)
+def test_without_a_terminal_only_a_plan_that_does_not_fail_asks_for_approval(
+    monkeypatch: pytest.MonkeyPatch, errors: list[str], words: str
+) -> None:
+    monkeypatch.delenv("YES", raising=False)
+    monkeypatch.setattr(engine_for, "interactive", lambda: False)
+    plan = SimpleNamespace(errors=errors, markdown=lambda: "the plan")
+    stack: Any = SimpleNamespace(name="team", path=SimpleNamespace(name="Pulumi.team.yaml"))
+    engine: Any = SimpleNamespace(plan=lambda: plan)
+    with pytest.raises(StopError) as caught:
+        engine_for.approval(stack, "deploy", engine)
+    assert str(caught.value) == f"nothing was changed: {words}"
