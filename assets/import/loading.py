@@ -1,7 +1,7 @@
 """The database: dumps the old one, loads it in one transaction, compares every row, and rewrites the locations.
 
 The locations are rewritten in the same transaction, after the comparison. The stack's previous tables stay in the
-schema `BEFORE` until the new ones are migrated and serve, so that a failure can be taken back.
+schema `BEFORE` until the new ones are migrated and compared, so that a failure can be taken back.
 """
 
 import json

@@ -54,7 +54,7 @@ def describe(stack: Stack, source: Source, plan: Plan) -> None:
         columns = ", ".join(f"{number} {column}" for column, number in sorted(entry.rows.items()))
         progress(f"  {entry.prefix} -> {entry.new}  ({columns})")
         if entry.kept and EXPERIMENTS in entry.rows:
-            progress("    kept: clients of new runs in these experiments use this place themselves, on their own disk")
+            progress("    kept: clients of new runs in these experiments use this place, and not the server")
     progress("artifacts:")
     for move, size in zip(plan.moves, plan.sizes, strict=True):
         progress(

@@ -1,4 +1,7 @@
-"""Test how `make rotate` ends when something is in its way: on fakes. tests/stack/test_rotation.py rotates for real."""
+"""Test how `make rotate` ends when something is in its way, and what a killed operation leaves: on fakes.
+
+tests/stack/test_rotation.py rotates for real.
+"""
 
 import http.client
 from pathlib import Path
@@ -10,8 +13,10 @@ import pytest
 from operations.common.console import StopError
 from operations.common.lock import exclusive
 from operations.data import data_keys
+from operations.host import containers
 from operations.observe import ages
 from operations.rotation import proof, rotate
+from settings import names
 from settings.secrets import NEXT_KEYS
 
 KEY, NEXT = next(iter(NEXT_KEYS.items()))
@@ -168,3 +173,17 @@ def test_a_traefik_that_this_machine_does_not_reach_leaves_the_password_untried(
     assert proof._at_traefik(stack, "password") == "not tried: Traefik cannot be reached from here"
     monkeypatch.setattr(proof, "_status", lambda *_: 401)
     assert proof._at_traefik(stack, "password") == "refused"
+
+
+@pytest.mark.parametrize("operation", [names.IMPORT, names.ROTATE, names.ENCRYPT, names.UPGRADE])
+@pytest.mark.parametrize("running", [False, True])
+def test_a_deployment_removes_what_a_killed_operation_has_left_and_nothing_that_runs(
+    operation: str, *, running: bool
+) -> None:
+    name, removed = names.docker_name("dev", operation), []
+    daemon: Any = SimpleNamespace(
+        inspect=lambda asked: {"State": {"Running": running}} if asked == name else None,
+        api=SimpleNamespace(remove_container=lambda asked, v: removed.append((asked, v))),
+    )
+    containers.remove_ended_operations(daemon, "dev")
+    assert removed == ([] if running else [(name, True)])
