@@ -1,8 +1,8 @@
 """Starts MLflow's server without its parent process. usage: serve.py [OPTION]...
 
 `mlflow server` checks its settings, prepares the database, starts uvicorn and stays as its parent: 160 MB that only
-forward signals. Here uvicorn replaces that process. With job execution, the parent has to supervise a second process,
-and stays.
+forward signals. Here uvicorn runs in that process (preloaded.py). With job execution, the parent has to supervise a
+second process, and stays.
 
 The server does not start while a restore or a migration holds the exclusive lock (mlflow/locked.py). `docker stop` is
 not enough: Docker starts the container again when the daemon restarts.
@@ -13,6 +13,11 @@ import sys
 import time
 from itertools import pairwise
 
+# MLflow reads this variable when it is imported, and sets it for its workers.
+os.environ["prometheus_multiproc_dir"] = os.environ["MLFLOW_EXPOSE_PROMETHEUS"]  # noqa: SIM112 - as MLflow writes it
+
+# First, because `mlflow.server` checks hosts and origins only if it finds a server imported.
+import preloaded  # isort: skip
 import mlflow.server
 import psycopg2
 from mlflow.cli import cli
@@ -62,17 +67,22 @@ start = getattr(mlflow.server, "_exec_cmd", None)
 
 
 def become(command, *, extra_env=None, synchronous=True, **options):
-    """Replace this process by `command` where MLflow would start a child process and wait for its end.
+    """Become the server where MLflow would start a child process and wait for its end.
 
     With job execution, MLflow starts two child processes, and supervises them.
     """
-    command = idle(command)
-    if not synchronous and not MLFLOW_SERVER_ENABLE_JOB_EXECUTION.get():
-        environment = os.environ | (extra_env or {})
-        if os.environ.get("LEAVE_SECONDS"):
-            command, environment["APPLICATION"] = draining(command)
-        os.execvpe(command[0], command, environment)  # noqa: S606 - a list of MLflow's own
-    return start(command, extra_env=extra_env, synchronous=synchronous, **options)
+    if synchronous or MLFLOW_SERVER_ENABLE_JOB_EXECUTION.get():
+        return start(idle(command), extra_env=extra_env, synchronous=synchronous, **options)
+    application, variables = command[-1], extra_env or {}
+    against = preloaded.reason_against(variables)
+    os.environ.update(variables)
+    if os.environ.get("LEAVE_SECONDS"):
+        command, os.environ["APPLICATION"] = draining(command)
+    if against:
+        print(f"serve: starting a new process: {against}", file=sys.stderr, flush=True)
+        command = idle(command)
+        os.execvpe(command[0], command, os.environ)  # noqa: S606 - a list of MLflow's own
+    return preloaded.run(command[command.index("uvicorn") + 1 :], application)
 
 
 def draining(command):
