@@ -1,6 +1,6 @@
 # All commands of this project. `make` lists them. Each recipe calls a script.
 STACK ?= dev
-VARIABLES := SECRET STACK YES CONFIRM ARGS SERVICE FROM OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY LONG KILLS SEED PYTHON PORT ENGINELESS TARGET TO SOURCE ARTIFACTS MAP USERS \
+VARIABLES := SECRET STACK YES CONFIRM ARGS SERVICE FROM OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY CI LONG KILLS SEED PYTHON PORT ENGINELESS TARGET TO SOURCE ARTIFACTS MAP USERS \
 	REQUIRE_STACK
 # Refuse unknown variables: otherwise, `make up stack=acme` would ignore the variable and deploy dev.
 UNKNOWN := $(filter-out $(VARIABLES),$(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name))))
@@ -115,7 +115,7 @@ prune: ## delete images of earlier versions that nothing uses
 pin: ## write the missing digests of images into the stack file
 	$(RUN) pin
 
-test: ## install, lint, check types, run the tests that this machine can run; LONG=1 includes the long tests
+test: ## install, lint, check types, run the tests that this machine can run; CI=1 includes those of CI, LONG=1 all
 	$(RUN) check
 
 bench: ## measure a stack of its own beside a plain set-up of the same images (10 minutes); deletes both

@@ -8,7 +8,7 @@ from operations.host import docker_daemon
 from runtime.address import resolve_host
 from runtime.daemon import Daemon
 from tests.stack.browser import CHROMIUM
-from tests.stack.deployment import HAS_ENGINE, HAS_MINIO, WITH_LONG
+from tests.stack.deployment import HAS_ENGINE, HAS_MINIO, WITH_CI, WITH_LONG
 
 REQUIRED, REQUIRED_ENGINE = "REQUIRE_STACK", "REQUIRE_ENGINE"
 """Environment variables. If set to 1, the run fails without Docker, or without the Pulumi engine."""
@@ -34,5 +34,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         f"deployed {'by the Pulumi engine' if HAS_ENGINE else 'without the engine: no pulumi on the PATH'}; "
         + ("with MinIO and SeaweedFS" if HAS_MINIO else "with SeaweedFS only: no package index has the image of MinIO")
         + ("" if CHROMIUM else "; without a browser: no chromium on the PATH")
+        + ("" if WITH_CI else "; without the tests of CI: CI=1 make test")
         + ("" if WITH_LONG else "; without the long tests: LONG=1 make test")
     )

@@ -13,7 +13,7 @@ from components.scrape import minio_token
 from settings.monitoring import MonitoringSettings
 from settings.secrets import SWITCH_SECRET, WEBHOOK_SECRET
 from tests.graph.conftest import ADDRESS, bundled, watched
-from tests.graph.mocked import PASSWORD, Graph
+from tests.graph.mocked import PASSWORD, Graph, build
 
 Program = Callable[..., Graph]
 
@@ -24,9 +24,9 @@ def uploaded(graph: Graph, consumer: str, file: str) -> Any:  # noqa: ANN401 - J
     return yaml.safe_load(content) if file.endswith((".yml", ".yaml", ".json")) else content
 
 
-@pytest.fixture
-def graph(program: Program) -> Graph:
-    return program("prod", values=watched(), secrets={WEBHOOK_SECRET: ADDRESS})
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    return build("prod", values=watched(), secrets={WEBHOOK_SECRET: ADDRESS})
 
 
 def test_monitoring_is_off_by_default(program: Program) -> None:

@@ -15,7 +15,9 @@ ROOT = Path(__file__).parents[2]
 
 def run(tests: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run `tests` without a Docker daemon."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "REQUIRE_", "LONG"))}
+    kept = {
+        key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "REQUIRE_", "LONG", "CI"))
+    }
     return subprocess.run(
         [sys.executable, "-m", "pytest", "--numprocesses", "2", "--dist", "loadfile", "-p", "no:cacheprovider", tests],
         cwd=ROOT,
@@ -43,6 +45,6 @@ def test_a_run_reports_how_it_deployed_and_what_it_skipped() -> None:
     # One of the two, according to this machine.
     assert re.search(r"(?m)^deployed (by the Pulumi engine|without the engine: no pulumi on the PATH); with ", said)
     assert "with SeaweedFS only: no package index has the image of MinIO; " in said
-    assert "; without the long tests: LONG=1" in said
+    assert "; without the tests of CI: CI=1 make test; without the long tests: LONG=1 make test" in said
     assert ("; without a browser: " in said) is (CHROMIUM is None)
     assert "\ndeployed " not in run("tests/models/test_names.py").stdout

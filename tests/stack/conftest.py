@@ -11,7 +11,7 @@ from operations.host import docker_daemon
 from runtime.address import resolve_host
 from runtime.daemon import Daemon
 from tests.stack.backups import backed_up
-from tests.stack.deployment import HAS_ENGINE, HAS_MINIO, NO_DIGESTS, WITH_LONG, Deployment, free_port
+from tests.stack.deployment import HAS_ENGINE, HAS_MINIO, NO_DIGESTS, WITH_CI, WITH_LONG, Deployment, free_port
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -26,6 +26,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="needs the Pulumi engine: no pulumi on the PATH"))
     left_out = [] if HAS_MINIO else ["minio"]
     left_out += [] if WITH_LONG else ["long"]
+    left_out += [] if WITH_CI else ["ci"]
     without = [item for item in ours if any(item.get_closest_marker(marker) for marker in left_out)]
     config.hook.pytest_deselected(items=without)
     items[:] = [item for item in items if item not in without]

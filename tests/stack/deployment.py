@@ -46,7 +46,9 @@ def has_images(store: str) -> bool:
 HAS_MINIO = has_images("minio")
 """Whether tests with MinIO can run: there is no package of MinIO."""
 WITH_LONG = os.environ.get("LONG") == "1"
-"""Whether the long tests run as well; see docs/adr/0018-two-lengths-of-tests.md."""
+"""Whether every test runs; see docs/adr/0018-lengths-of-tests.md."""
+WITH_CI = WITH_LONG or os.environ.get("CI", "").lower() in ("1", "true")
+"""Whether the tests run that CI runs at each change. Most CI systems set the variable to `true`."""
 
 
 PORTS = (20_000, 32_000)
@@ -75,6 +77,8 @@ class Deployment:
     """Whether it is an engine-less deployment."""
     host: str | None = None
     """The Docker host, if it is not the one that the environment selects."""
+    _exports: dict[tuple[tuple[str, str], ...], dict[str, str]] = field(default_factory=dict, init=False)
+    _printed: dict[tuple[str, str], str] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.checkout = self.folder / "checkout"
@@ -198,13 +202,10 @@ class Deployment:
 
     def pulumi(self, *arguments: str, ok: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run plain `pulumi` with the exports of `make env`. Assert that it succeeds or, if not `ok`, that it fails."""
-        exports = dict(
-            line.removeprefix("export ").split("=", 1) for line in self.make("env").stdout.splitlines() if line
-        )
         done = subprocess.run(
             ["pulumi", *arguments, "--stack", self.stack, "--non-interactive"],
             cwd=self.checkout,
-            env={**self.environment, **{key: value.strip("'") for key, value in exports.items()}},
+            env={**self.environment, **self.exports},
             input=stdin,
             capture_output=True,
             text=True,
@@ -212,6 +213,23 @@ class Deployment:
         )
         assert (done.returncode == 0) == ok, f"pulumi {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
         return done
+
+    def printed(self, verb: str) -> str:
+        """Return what a verb prints that only reads the stack file. It runs again only if the file has changed."""
+        key = verb, self.file.read_text()
+        if key not in self._printed or self.engineless:
+            self._printed[key] = self.make(verb).stdout
+        return self._printed[key]
+
+    @property
+    def exports(self) -> dict[str, str]:
+        """The exports of `make env`. It takes two seconds, so it runs again only with another environment."""
+        key = tuple(sorted(self.environment.items()))
+        if key not in self._exports:
+            lines = self.make("env").stdout.splitlines()
+            pairs = [line.removeprefix("export ").split("=", 1) for line in lines if line]
+            self._exports[key] = {name: value.strip("'") for name, value in pairs}
+        return self._exports[key]
 
     def plan(self) -> dict[str, str]:
         """Return what an update would change: logical name to operation, without unchanged resources."""

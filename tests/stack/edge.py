@@ -298,7 +298,7 @@ class Edge:
 
     @property
     def password(self) -> str:
-        return self.deployment.make("password").stdout.strip()
+        return self.deployment.printed("password").strip()
 
 
 def asked_to_log_in(answer: Answer) -> bool:

@@ -428,6 +428,7 @@ def rule_test(case: Case, series: dict[str, str], alerts: list[dict[str, Any]]) 
     }
 
 
+@pytest.mark.ci
 def test_every_alert_fires_in_its_case_and_stays_quiet_otherwise() -> None:
     tests = []
     for case in CASES:

@@ -261,6 +261,7 @@ def test_gc_of_an_experiment_deletes_artifacts_of_its_models_and_traces(saved: D
     assert told(saved) == before
 
 
+@pytest.mark.ci
 def test_gc_deletes_runs_of_the_default_experiment_but_never_the_experiment(saved: Deployment, tmp_path: Path) -> None:
     client = MlflowClient(saved.url)
     before = client.get_experiment("0")

@@ -40,6 +40,8 @@ from tests.stack.edge import (
 )
 from tests.stack.probes import CONNECT, from_network
 
+pytestmark = pytest.mark.ci
+
 
 @pytest.fixture(scope="module")
 def bundled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:

@@ -35,6 +35,8 @@ from tests.stack.edge import (
 from tests.stack.probes import CONNECT, from_network
 from tests.stack.test_faults import refused
 
+pytestmark = pytest.mark.ci
+
 
 def existing(edge: Edge, *middlewares: str) -> dict[str, object]:
     ours = {"mode": "existing", "network": edge.network, "serversTransport": "mlflow-prod@file"}

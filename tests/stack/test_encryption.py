@@ -12,9 +12,13 @@ from tests.stack.backups import newest
 from tests.stack.deployment import Deployment, free_port
 from tests.stack.probes import is_on_disk
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or sys.platform != "linux", reason="needs root on Linux to read the volume of the object store"
-)
+pytestmark = [
+    pytest.mark.ci,
+    pytest.mark.skipif(
+        os.geteuid() != 0 or sys.platform != "linux",
+        reason="needs root on Linux to read the volume of the object store",
+    ),
+]
 SIZE = 3_000_000
 NEEDLE = slice(1_000_000, 1_000_064)
 """A part of an artifact to search for. The artifacts are random, because SeaweedFS compresses others."""

@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 
 from offline.host import FOLLOWS_LABEL, HASH_LABEL
-from tests.stack.deployment import Deployment, free_port
+from tests.stack.deployment import HAS_ENGINE, Deployment, free_port
 from tests.stack.edge import HOSTNAME, Edge, Listener, until
 from tests.stack.probes import is_on_disk
 from tests.stack.test_deployment import search
 from tests.stack.writer import Writer
+
+# Without the engine, every stack of the tests is engine-less, so these tests deploy none of their own.
+pytestmark = [pytest.mark.ci] if HAS_ENGINE else []
 
 
 def ids(deployment: Deployment) -> dict[str, str]:

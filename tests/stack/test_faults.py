@@ -178,6 +178,7 @@ def test_a_crashing_server_fails_every_update_with_its_last_lines(dev: Deploymen
     works(dev)
 
 
+@pytest.mark.ci
 def test_a_failed_migration_runs_again_at_the_next_update(dev: Deployment) -> None:
     def psql(statement: str) -> str:
         code, said = dev.run("postgres", "psql", "-U", "postgres", "-d", "mlflow", "-Atc", statement)
@@ -202,6 +203,7 @@ def test_a_failed_migration_runs_again_at_the_next_update(dev: Deployment) -> No
     works(dev)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "ending",
     ["raise SystemExit('broken on purpose')", pytest.param("os.kill(os.getpid(), 9)", marks=pytest.mark.long)],
@@ -238,6 +240,7 @@ def test_a_half_written_state_of_a_killed_update_is_repaired(dev: Deployment) ->
     works(dev)
 
 
+@pytest.mark.ci
 @pytest.mark.engine
 def test_a_wrong_data_key_is_refused_and_the_server_keeps_running(dev: Deployment) -> None:
     address = dev.url
@@ -358,6 +361,7 @@ def test_a_stack_works_again_after_losing_a_data_volume(dev: Deployment, service
     assert "5 MB up" in dev.client_day(dev.url, megabytes=5)
 
 
+@pytest.mark.ci
 def test_pruned_containers_are_created_again_without_restarts(dev: Deployment) -> None:
     before = {service: dev.inspect(service)["Id"] for service in ("server", "postgres", dev.store)}
     for name in dev.containers():
@@ -382,6 +386,7 @@ def test_a_new_image_replaces_a_server_whose_files_were_pruned(dev: Deployment) 
     works(dev)
 
 
+@pytest.mark.ci
 @pytest.mark.engine
 @pytest.mark.parametrize(
     "moment",
@@ -397,6 +402,7 @@ def test_the_next_update_repairs_a_killed_one(dev: Deployment, moment: str) -> N
     works(dev)
 
 
+@pytest.mark.ci
 @pytest.mark.engine
 def test_secrets_generated_by_a_killed_update_are_saved_by_down(dev: Deployment) -> None:
     before = dev.file.read_text()
@@ -423,6 +429,7 @@ def test_a_concurrent_update_is_refused(dev: Deployment) -> None:
     assert ask(f"{dev.url}/health")[0] == 200
 
 
+@pytest.mark.ci
 def test_destroy_requires_the_stack_name_and_leaves_nothing(dev: Deployment) -> None:
     assert "nothing was deleted; to go on, type: make destroy" in refused(dev, "destroy")
     assert "nothing was deleted" in refused(dev, "destroy", CONFIRM="dev")

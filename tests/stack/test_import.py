@@ -37,6 +37,8 @@ from tests.stack.old import (
     told,
 )
 
+pytestmark = pytest.mark.ci
+
 LONG_FILL = ("20", "100000", "2000")
 FILL = ("4", "2000", "20")
 KILLS = int(os.environ.get("KILLS", "10"))

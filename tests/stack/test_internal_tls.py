@@ -87,7 +87,7 @@ def address(deployment: Deployment, service: str) -> str:
 
 
 def authority(deployment: Deployment) -> str:
-    return deployment.make("authority").stdout
+    return deployment.printed("authority")
 
 
 def shaken(deployment: Deployment, service: str, port: int, trusted: str, name: str) -> None:
@@ -230,6 +230,7 @@ def test_the_second_plan_is_empty(secured: Edge) -> None:
     assert not secured.deployment.plan()
 
 
+@pytest.mark.ci
 def test_a_restore_and_a_garbage_collection_work_by_tls(secured: Edge) -> None:
     deployment = secured.deployment
     deployment.make("backup")
@@ -253,6 +254,7 @@ def test_an_import_arrives_by_tls_and_is_encrypted(secured: Edge, tmp_path: Path
     assert not is_on_disk(deployment, content[1000:1064])
 
 
+@pytest.mark.ci
 @pytest.mark.engine
 def test_every_secret_and_certificate_is_rotated_while_a_client_writes(secured: Edge) -> None:
     deployment = secured.deployment

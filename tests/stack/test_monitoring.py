@@ -22,6 +22,8 @@ from tests.stack.deployment import HAS_ENGINE, NO_DIGESTS, ROOT, Deployment, fre
 from tests.stack.edge import BESIDE, HOSTNAME, image
 from tests.stack.probes import host_as_containers_see_it
 
+pytestmark = pytest.mark.ci
+
 WATCHING = ("prometheus", "alertmanager", "postgres-exporter", "blackbox-exporter")
 DASHBOARD = ROOT / "assets" / "monitoring" / "dashboards" / "mlflow.json"
 

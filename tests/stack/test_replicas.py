@@ -16,7 +16,7 @@ from tests.stack.rotations import UNTRIED, proofs
 from tests.stack.writer import Writer
 
 # The certificates of the tests are self-signed.
-pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+pytestmark = [pytest.mark.ci, pytest.mark.filterwarnings("ignore:Unverified HTTPS request")]
 SERVERS = ("server", "server-2")
 START_SECONDS = 180
 """How long a server may take to start beside the load, as in components/server.py."""

@@ -29,6 +29,7 @@ from tests.stack.rotations import UNTRIED, proofs
 from tests.stack.writer import Writer
 
 pytestmark = [
+    pytest.mark.ci,
     pytest.mark.engine,
     pytest.mark.filterwarnings("ignore:Unverified HTTPS request"),
     pytest.mark.skipif(bool(PROBLEM), reason=f"needs a cluster on this machine: {PROBLEM}"),
@@ -47,7 +48,7 @@ class OnCluster:
 
     @property
     def password(self) -> str:
-        return self.deployment.make("password").stdout.strip()
+        return self.deployment.printed("password").strip()
 
     def load(self, *, light: int = 3) -> Load:
         return Load(HTTPS, HOSTNAME, self.password, address=self.nodes[0].address, upload_mb=10, light=light)
