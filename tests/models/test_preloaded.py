@@ -32,13 +32,21 @@ def preloaded() -> Iterator[Any]:
     sys.modules.pop("idle", None)
 
 
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the threads of pytest."""
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+
+
 KNOWN = {"_MLFLOW_SERVER_FILE_STORE": "postgresql://", "_MLFLOW_SGI_NAME": "uvicorn"}
 
 
+@pytest.mark.usefixtures("alone")
 def test_variables_that_mlflow_reads_late_need_no_new_process(preloaded: Any) -> None:  # noqa: ANN401
     assert preloaded.reason_against(KNOWN) is None
 
 
+@pytest.mark.usefixtures("alone")
 def test_another_variable_needs_a_new_process_unless_it_was_set_before_the_import(
     preloaded: Any,  # noqa: ANN401
     monkeypatch: pytest.MonkeyPatch,
@@ -153,6 +161,10 @@ def test_a_stop_signal_while_a_worker_begins_ends_it(preloaded: Any, monkeypatch
     monkeypatch.setattr(signal, "signal", handlers.__setitem__)
     found: list[object] = []
     config = SimpleNamespace(configure_logging=lambda: found.append(dict(handlers)))
-    preloaded.begin(config, found.append, ["a socket"])
+
+    def serve(sockets: list[str]) -> None:
+        found.append(sockets)
+
+    preloaded.begin(config, serve, ["a socket"])
     assert found[1] == ["a socket"]
     assert found[0][signal.SIGTERM] == signal.SIG_DFL  # type: ignore[index]
