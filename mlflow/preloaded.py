@@ -9,17 +9,29 @@ import importlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 
 import idle  # noqa: F401 - replaces uvicorn's main loop
 import uvicorn
 from uvicorn.supervisors import multiprocess
 
+# `mlflow server` sets these variables for its workers, and MLflow reads them when it is imported.
+if directory := os.environ.get("MLFLOW_EXPOSE_PROMETHEUS"):
+    os.environ |= {"prometheus_multiproc_dir": directory, "PROMETHEUS_MULTIPROC_DIR": directory}
+os.environ.setdefault("MLFLOW_SERVER_X_FRAME_OPTIONS", "SAMEORIGIN")
+BEFORE = dict(os.environ)
+"""The environment in which MLflow is imported: serve.py imports this module first."""
 READ_LATE = {
+    "MLFLOW_ENABLE_WORKSPACES",
     "MLFLOW_FLASK_SERVER_SECRET_KEY",
+    "MLFLOW_REGISTRY_URI",
     "MLFLOW_SERVER_SECRETS_CACHE_MAX_SIZE",
     "MLFLOW_SERVER_SECRETS_CACHE_TTL",
+    "MLFLOW_TRACKING_URI",
+    "_MLFLOW_ASSISTANT_DELEGATION_SIGNING_KEY",
     "_MLFLOW_AUTH_ADMIN_BOOTSTRAPPED",
+    "_MLFLOW_INTERNAL_GATEWAY_AUTH_TOKEN",
     "_MLFLOW_IN_JOB_EXECUTOR",
     "_MLFLOW_SERVER_ARTIFACT_DESTINATION",
     "_MLFLOW_SERVER_ARTIFACT_ROOT",
@@ -30,37 +42,38 @@ READ_LATE = {
     "_MLFLOW_SERVER_TLS_LISTENER",
     "_MLFLOW_SGI_NAME",
 }
-"""Variables that `mlflow server` sets for its workers, and that MLflow reads when it handles a request, not when it is
-imported."""
+"""Variables that `mlflow server` sets, and that MLflow reads when it handles a request, not when it is imported."""
+UVICORN = ["-m", "uvicorn"]
 fork = multiprocessing.get_context("fork")
 
 
-def reason_against(extra_env):
-    """Return why uvicorn cannot run in this process, or None. Then it has to be started as a new process.
+def prepare(command, extra_env):
+    """Import the application; return why uvicorn cannot run it in this process, or None.
 
-    `extra_env` are the variables that `mlflow server` sets for its workers.
+    `command` is that of a new process, and `extra_env` are the variables that `mlflow server` would set for it. They
+    are set in this process as well.
     """
-    if threading.active_count() > 1:
-        return "MLflow has started threads, which a worker would not have"
-    changed = {key for key, value in extra_env.items() if os.environ.get(key) != value}
+    os.environ.update(extra_env)
+    if command[1:3] != UVICORN:
+        return f"MLflow starts {' '.join(command[:3])}"
+    changed = {key for key in {*BEFORE, *os.environ} if BEFORE.get(key) != os.environ.get(key)}
     if unknown := changed - READ_LATE:
         return f"MLflow may read these variables when it is imported: {', '.join(sorted(unknown))}"
+    importlib.import_module(command[-1].partition(":")[0])
+    if threading.active_count() > 1:
+        return "MLflow has started threads, which a worker would not have"
     return None
 
 
-def run(arguments, application):
-    """Run uvicorn with these arguments, and end this process with its exit code.
-
-    `application` is MLflow's, as an argument of uvicorn. It can differ from the last argument.
-    """
-    importlib.import_module(application.partition(":")[0])
+def run(command):
+    """Run uvicorn as `command` would, and end this process with its exit code."""
     close_connections()
     gc.collect()
     # What is there now stays. Without this, the garbage collector visits it again and again, which also copies the
     # memory that the workers share.
     gc.freeze()
-    multiprocess.get_subprocess = worker
-    uvicorn.main(arguments)
+    multiprocess.get_subprocess = Worker
+    uvicorn.main(command[3:])
 
 
 def close_connections():
@@ -74,14 +87,30 @@ def close_connections():
             found.dispose()
 
 
-def worker(config, target, sockets):
-    """Return the process of a worker, not yet started. uvicorn's own function starts a new Python."""
-    return fork.Process(target=begin, args=(config, target, sockets))
+class Worker(fork.Process):
+    """The process of a worker, in place of uvicorn's function that starts a new Python."""
+
+    def __init__(self, config, target, sockets):
+        """Take the arguments of that function."""
+        super().__init__(target=begin, args=(config, target, sockets))
+
+    def start(self):
+        """Fork. A stop signal that arrives before `begin` has reset the handlers waits until then."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, multiprocess.SIGNALS)
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def begin(config, target, sockets):
-    """Do what uvicorn does first in a worker, without the signal handlers of its parent."""
+    """Do what uvicorn does first in a worker, without what the fork has of its parent."""
+    # The parent's handlers note a signal, and the worker would never end.
     for number in multiprocess.SIGNALS:
         signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, multiprocess.SIGNALS)
+    # Every worker would draw the same numbers. Python does this for its own generator.
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()
     config.configure_logging()
     target(sockets=sockets)

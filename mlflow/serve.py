@@ -13,10 +13,7 @@ import sys
 import time
 from itertools import pairwise
 
-# MLflow reads this variable when it is imported, and sets it for its workers.
-os.environ["prometheus_multiproc_dir"] = os.environ["MLFLOW_EXPOSE_PROMETHEUS"]  # noqa: SIM112 - as MLflow writes it
-
-# First, because `mlflow.server` checks hosts and origins only if it finds a server imported.
+# First, because `mlflow.server` checks hosts and origins only if it finds uvicorn imported.
 import preloaded  # isort: skip
 import mlflow.server
 import psycopg2
@@ -73,16 +70,14 @@ def become(command, *, extra_env=None, synchronous=True, **options):
     """
     if synchronous or MLFLOW_SERVER_ENABLE_JOB_EXECUTION.get():
         return start(idle(command), extra_env=extra_env, synchronous=synchronous, **options)
-    application, variables = command[-1], extra_env or {}
-    against = preloaded.reason_against(variables)
-    os.environ.update(variables)
+    against = preloaded.prepare(command, extra_env or {})
     if os.environ.get("LEAVE_SECONDS"):
         command, os.environ["APPLICATION"] = draining(command)
-    if against:
-        print(f"serve: starting a new process: {against}", file=sys.stderr, flush=True)
-        command = idle(command)
-        os.execvpe(command[0], command, os.environ)  # noqa: S606 - a list of MLflow's own
-    return preloaded.run(command[command.index("uvicorn") + 1 :], application)
+    if against is None:
+        return preloaded.run(command)
+    print(f"serve: starting a new process: {against}", file=sys.stderr, flush=True)
+    command = idle(command)
+    return os.execvpe(command[0], command, os.environ)  # noqa: S606 - a list of MLflow's own
 
 
 def draining(command):
@@ -97,6 +92,7 @@ def idle(command):
     return ["idle" if before == "-m" and word == "uvicorn" else word for before, word in pairwise(["", *command])]
 
 
-wait_for_the_lock(os.environ["MLFLOW_BACKEND_STORE_URI"])
-mlflow.server._exec_cmd = become  # noqa: SLF001
-cli(["server", *sys.argv[1:]])
+if __name__ == "__main__":
+    wait_for_the_lock(os.environ["MLFLOW_BACKEND_STORE_URI"])
+    mlflow.server._exec_cmd = become  # noqa: SLF001
+    cli(["server", *sys.argv[1:]])

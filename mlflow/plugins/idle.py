@@ -6,7 +6,8 @@ uvicorn's workers wake up ten times a second: to refresh the `Date` header once 
 In an idle stack that is half of the server's CPU time (docs/performance.md). Here a worker sleeps a second at
 a time, and the stop signal wakes it up.
 
-uvicorn starts each worker as a new Python process, which imports this module as its main module.
+preloaded.py imports this module. With job execution, uvicorn starts each worker as a new Python process, which imports
+it as its main module.
 """
 
 import asyncio

@@ -114,7 +114,7 @@ def test_a_replica_serves_mlflows_application_inside_its_own(command: list[str],
     # serve.py runs the server when it is imported, so only the function is taken from it.
     source = (MLFLOW / "serve.py").read_text()
     space: dict[str, Any] = {}
-    exec(source[source.index("def draining(") : source.index("\n\n\nwait_for_the_lock(")], space)  # noqa: S102
+    exec(source[source.index("def draining(") : source.index("\n\n\nif __name__ ==")], space)  # noqa: S102
     started, served = space["draining"](command)
     assert started == ["python", "-m", "uvicorn", "--workers", "2", "--factory", "draining:create"]
     assert served == application

@@ -146,7 +146,7 @@ def test_a_stop_signal_before_the_main_loop_is_not_lost(idle: Any) -> None:  # n
 def test_only_uvicorn_itself_is_replaced(command: list[str], expected: list[str]) -> None:
     # serve.py runs the server when it is imported, so only the function is taken from it.
     source = (MLFLOW / "serve.py").read_text()
-    function = source[source.index("def idle(") : source.index("\n\n\nwait_for_the_lock(")]
+    function = source[source.index("def idle(") : source.index("\n\n\nif __name__ ==")]
     space: dict[str, Any] = {"pairwise": pairwise}
     exec(function, space)  # noqa: S102
     assert space["idle"](command) == expected

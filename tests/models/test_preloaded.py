@@ -9,65 +9,63 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import uvicorn
 
 MLFLOW = Path(__file__).parents[2] / "mlflow"
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a fork needs a POSIX system")
 
 
-@pytest.fixture(scope="module")
-def preloaded() -> Iterator[Any]:
-    before = list(sys.path), dict(sys.modules)
-    sys.path[:0] = [str(MLFLOW), str(MLFLOW / "plugins")]
+COMMAND = ["python", "-m", "uvicorn", "--workers", "2", "json:loads"]
+"""`json` stands for the module of MLflow's application."""
+KNOWN = {"_MLFLOW_SERVER_FILE_STORE": "postgresql://", "_MLFLOW_SGI_NAME": "uvicorn"}
+
+
+@pytest.fixture
+def preloaded(monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 - loaded at run time
+    """Load the module without a trace in this process; hide the threads of pytest."""
+    for folder in (MLFLOW, MLFLOW / "plugins"):
+        monkeypatch.syspath_prepend(folder)
+    # Restored at the end: idle.py replaces both.
+    for name in ("main_loop", "handle_exit"):
+        monkeypatch.setattr(uvicorn.Server, name, getattr(uvicorn.Server, name))
+    monkeypatch.delitem(sys.modules, "idle", raising=False)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
     spec = importlib.util.spec_from_file_location("preloaded", MLFLOW / "preloaded.py")
     assert spec
     assert spec.loader
     loaded: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
-    yield loaded
-    sys.path[:] = before[0]
-    sys.modules.pop("idle", None)
-
-
-@pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide the threads of pytest."""
+    loaded.READ_LATE.add("PYTEST_CURRENT_TEST")
     monkeypatch.setattr(threading, "active_count", lambda: 1)
+    return loaded
 
 
-KNOWN = {"_MLFLOW_SERVER_FILE_STORE": "postgresql://", "_MLFLOW_SGI_NAME": "uvicorn"}
+def test_variables_that_mlflow_reads_late_need_no_new_process_and_are_set(preloaded: Any) -> None:  # noqa: ANN401
+    assert preloaded.prepare(COMMAND, KNOWN) is None
+    assert KNOWN.items() <= os.environ.items()
 
 
-@pytest.mark.usefixtures("alone")
-def test_variables_that_mlflow_reads_late_need_no_new_process(preloaded: Any) -> None:  # noqa: ANN401
-    assert preloaded.reason_against(KNOWN) is None
+def test_another_variable_needs_a_new_process(preloaded: Any) -> None:  # noqa: ANN401
+    reason = preloaded.prepare(COMMAND, KNOWN | {"_MLFLOW_OF_A_LATER_RELEASE": "1"})
+    assert reason == "MLflow may read these variables when it is imported: _MLFLOW_OF_A_LATER_RELEASE"
+    assert os.environ["_MLFLOW_OF_A_LATER_RELEASE"] == "1", "the new process would lack it"
 
 
-@pytest.mark.usefixtures("alone")
-def test_another_variable_needs_a_new_process_unless_it_was_set_before_the_import(
-    preloaded: Any,  # noqa: ANN401
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    variables = KNOWN | {"_MLFLOW_OF_A_LATER_RELEASE": "1"}
-    assert preloaded.reason_against(variables) == (
-        "MLflow may read these variables when it is imported: _MLFLOW_OF_A_LATER_RELEASE"
-    )
-    monkeypatch.setenv("_MLFLOW_OF_A_LATER_RELEASE", "1")
-    assert preloaded.reason_against(variables) is None
+def test_a_variable_that_the_command_sets_in_its_own_process_counts(preloaded: Any) -> None:  # noqa: ANN401
+    os.environ["MLFLOW_SERVER_ALLOWED_HOSTS"] = "another.example"
+    assert "MLFLOW_SERVER_ALLOWED_HOSTS" in preloaded.prepare(COMMAND, KNOWN)
 
 
-def test_threads_need_a_new_process(preloaded: Any) -> None:  # noqa: ANN401
-    ended = threading.Event()
-    thread = threading.Thread(target=ended.wait)
-    thread.start()
-    try:
-        assert "threads" in preloaded.reason_against({})
-    finally:
-        ended.set()
-        thread.join()
+def test_another_program_of_a_later_mlflow_is_started_as_it_is(preloaded: Any) -> None:  # noqa: ANN401
+    assert preloaded.prepare(["/bin/uvicorn", *COMMAND[3:]], KNOWN) == "MLflow starts /bin/uvicorn --workers 2"
+
+
+def test_threads_need_a_new_process(preloaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401
+    monkeypatch.setattr(threading, "active_count", lambda: 2)
+    assert "threads" in preloaded.prepare(COMMAND, KNOWN)
 
 
 ENGINE = """
@@ -78,18 +76,26 @@ class Engine:
 """
 """What SQLAlchemy, which this virtual environment lacks, has of it."""
 APPLICATION = """
-import os, sys
+import os
 from sqlalchemy.engine import Engine
-print("imported by", os.getpid(), file=sys.stderr, flush=True)
+def say(text):
+    # At once: the workers have one stderr.
+    os.write(2, f"\\n{text}\\n".encode())
+say(f"imported by {os.getpid()}")
 database = Engine()
 async def answer(scope, receive, send):
     if scope["type"] == "lifespan":
         while (message := await receive())["type"] != "lifespan.shutdown":
             await send({"type": "lifespan.startup.complete"})
-            print("served by", os.getpid(), database.connected, file=sys.stderr, flush=True)
+            say(f"served by {os.getpid()} {database.connected}")
         await send({"type": "lifespan.shutdown.complete"})
 """
-START = "import preloaded, sys; preloaded.run(sys.argv[2:], sys.argv[1])"
+START = """
+import preloaded, sys
+command = ["python", *sys.argv[1:]]
+assert preloaded.prepare(command, {}) is None
+preloaded.run(command)
+"""
 
 
 @contextmanager
@@ -99,10 +105,9 @@ def started(folder: Path, workers: int) -> Iterator[tuple[subprocess.Popen[str],
     (folder / "sqlalchemy").mkdir()
     (folder / "sqlalchemy" / "engine.py").write_text(ENGINE)
     search = os.pathsep.join(map(str, (folder, MLFLOW, MLFLOW / "plugins")))
-    name = "application:answer"
-    options = ["--port", "0", "--workers", str(workers), "--no-use-colors", name]
+    command = ["-m", "uvicorn", "--port", "0", "--workers", str(workers), "--no-use-colors", "application:answer"]
     with subprocess.Popen(
-        [sys.executable, "-c", START, name, *options],
+        [sys.executable, "-c", START, *command],
         env={**os.environ, "PYTHONPATH": search},
         stderr=subprocess.PIPE,
         text=True,
@@ -155,16 +160,37 @@ def test_several_workers_are_forks_and_a_killed_one_is_replaced_by_another(tmp_p
     assert running.returncode == 0
 
 
-def test_a_stop_signal_while_a_worker_begins_ends_it(preloaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401
+BEGINS = """
+import os, signal, sys, time
+import preloaded
+seen = []
+signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+begin = preloaded.begin
+def late(*arguments):
+    print("forked", os.getpid(), flush=True)
+    time.sleep(0.5)
+    begin(*arguments)
+preloaded.begin = late
+class Config:
+    def configure_logging(self):
+        pass
+worker = preloaded.Worker(Config(), lambda sockets: time.sleep(30), [])
+worker.start()
+worker.join()
+print(worker.exitcode, seen, flush=True)
+"""
+
+
+def test_a_stop_signal_while_a_worker_begins_ends_it(tmp_path: Path) -> None:
     """The handler of its parent, which the fork has, notes the signal only: the worker would never end."""
-    handlers: dict[int, object] = {}
-    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
-    found: list[object] = []
-    config = SimpleNamespace(configure_logging=lambda: found.append(dict(handlers)))
-
-    def serve(sockets: list[str]) -> None:
-        found.append(sockets)
-
-    preloaded.begin(config, serve, ["a socket"])
-    assert found[1] == ["a socket"]
-    assert found[0][signal.SIGTERM] == signal.SIG_DFL  # type: ignore[index]
+    (tmp_path / "begins.py").write_text(BEGINS)
+    search = os.pathsep.join(map(str, (MLFLOW, MLFLOW / "plugins")))
+    with subprocess.Popen(
+        [sys.executable, str(tmp_path / "begins.py")],
+        env={**os.environ, "PYTHONPATH": search},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as running:
+        assert running.stdout
+        os.kill(int(running.stdout.readline().split()[1]), signal.SIGTERM)
+        assert running.stdout.read() == f"{-signal.SIGTERM} []\n"

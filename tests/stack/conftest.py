@@ -34,10 +34,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Deploy the settings of dev, with one worker: the start of the workers takes most of the time of these tests."""
+    """Deploy the settings of dev, with its two workers."""
     deployment = Deployment(tmp_path_factory.mktemp("dev"), "dev")
     deployment.set("server.port", free_port())
-    deployment.set("server.workers", 1)
     deployment.use("minio" if HAS_MINIO else "seaweedfs")
     try:
         deployment.make("up")

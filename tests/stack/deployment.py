@@ -215,7 +215,7 @@ class Deployment:
         return done
 
     def printed(self, verb: str) -> str:
-        """Return what a verb prints that only reads the stack file. It runs again only if the file has changed."""
+        """Return what a verb prints. It runs again only if the stack file has changed."""
         key = verb, self.file.read_text()
         if key not in self._printed or self.engineless:
             self._printed[key] = self.make(verb).stdout
@@ -223,7 +223,7 @@ class Deployment:
 
     @property
     def exports(self) -> dict[str, str]:
-        """The exports of `make env`. It takes two seconds, so it runs again only with another environment."""
+        """The exports of `make env`, which also creates the stack. It runs again only with another environment."""
         key = tuple(sorted(self.environment.items()))
         if key not in self._exports:
             lines = self.make("env").stdout.splitlines()

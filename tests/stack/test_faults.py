@@ -49,7 +49,7 @@ def works(deployment: Deployment) -> None:
 
 
 def test_all_invalid_settings_are_reported_at_once_before_any_change(dev: Deployment) -> None:
-    with changed(dev.file, "workers: 1", "wrokers: 2\n    cpus: none"):
+    with changed(dev.file, "workers: 2", "wrokers: 2\n    cpus: none"):
         said = refused(dev)
     assert "mlflow:server.wrokers: no such setting; did you mean workers?" in said
     assert "mlflow:server.cpus: must be a number, got 'none'" in said
@@ -58,7 +58,7 @@ def test_all_invalid_settings_are_reported_at_once_before_any_change(dev: Deploy
 
 @pytest.mark.engine
 def test_invalid_settings_stop_plain_pulumi_with_the_same_message(dev: Deployment) -> None:
-    with changed(dev.file, "workers: 1", "wrokers: 2"):
+    with changed(dev.file, "workers: 2", "wrokers: 2"):
         done = dev.pulumi("preview", ok=False)
     assert "mlflow:server.wrokers: no such setting; did you mean workers?" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr

@@ -363,6 +363,8 @@ def with_users(target: Deployment) -> Iterator[Deployment]:
     before = target.file.read_text()
     target.set("authentication", "mlflow")
     target.make("up")
+    # Its command differs from that of a stack without users.
+    assert b"serve: starting a new process" not in target.api.logs(target.name("server"))
     yield target
     target.file.write_text(before)
     target.make("up")

@@ -87,7 +87,7 @@ def address(deployment: Deployment, service: str) -> str:
 
 
 def authority(deployment: Deployment) -> str:
-    return deployment.printed("authority")
+    return deployment.make("authority").stdout
 
 
 def shaken(deployment: Deployment, service: str, port: int, trusted: str, name: str) -> None:
