@@ -46,6 +46,17 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
 
 
 @pytest.fixture(scope="session")
+def undeployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """Prepare the settings of dev, for commands that are refused before they change anything."""
+    deployment = Deployment(tmp_path_factory.mktemp("undeployed"), "dev")
+    deployment.set("server.port", free_port())
+    deployment.use("minio" if HAS_MINIO else "seaweedfs")
+    yield deployment
+    assert deployment.containers() == [], "a command that was refused has deployed something"
+    deployment.remove()
+
+
+@pytest.fixture(scope="session")
 def seaweedfs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Deploy the settings of dev with SeaweedFS instead of MinIO, beside the other stacks."""
     if not HAS_MINIO:

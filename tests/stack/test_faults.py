@@ -48,43 +48,43 @@ def works(deployment: Deployment) -> None:
     assert search(deployment.url)
 
 
-def test_all_invalid_settings_are_reported_at_once_before_any_change(dev: Deployment) -> None:
-    with changed(dev.file, "workers: 2", "wrokers: 2\n    cpus: none"):
-        said = refused(dev)
+def test_all_invalid_settings_are_reported_at_once_before_any_change(undeployed: Deployment) -> None:
+    with changed(undeployed.file, "workers: 2", "wrokers: 2\n    cpus: none"):
+        said = refused(undeployed)
     assert "mlflow:server.wrokers: no such setting; did you mean workers?" in said
     assert "mlflow:server.cpus: must be a number, got 'none'" in said
     assert "Updating" not in said
 
 
 @pytest.mark.engine
-def test_invalid_settings_stop_plain_pulumi_with_the_same_message(dev: Deployment) -> None:
-    with changed(dev.file, "workers: 2", "wrokers: 2"):
-        done = dev.pulumi("preview", ok=False)
+def test_invalid_settings_stop_plain_pulumi_with_the_same_message(undeployed: Deployment) -> None:
+    with changed(undeployed.file, "workers: 2", "wrokers: 2"):
+        done = undeployed.pulumi("preview", ok=False)
     assert "mlflow:server.wrokers: no such setting; did you mean workers?" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert "load_settings" not in done.stdout + done.stderr
 
 
-def test_a_missing_docker_daemon_is_reported(dev: Deployment) -> None:
-    said = refused(dev, DOCKER_HOST="unix:///nowhere/docker.sock")
+def test_a_missing_docker_daemon_is_reported(undeployed: Deployment) -> None:
+    said = refused(undeployed, DOCKER_HOST="unix:///nowhere/docker.sock")
     assert "there is no Docker daemon at unix:///nowhere/docker.sock" in said
 
 
-def test_an_unknown_stack_is_reported_with_the_existing_ones(dev: Deployment) -> None:
-    assert "there is no Pulumi.nope.yaml (stacks: dev, prod, staging" in refused(dev, STACK="nope")
+def test_an_unknown_stack_is_reported_with_the_existing_ones(undeployed: Deployment) -> None:
+    assert "there is no Pulumi.nope.yaml (stacks: dev, prod, staging" in refused(undeployed, STACK="nope")
 
 
-def test_a_taken_host_port_is_reported_with_a_free_one(dev: Deployment) -> None:
+def test_a_taken_host_port_is_reported_with_a_free_one(undeployed: Deployment) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = holder.getsockname()[1]
-        before = dev.file.read_text()
-        dev.set("postgres.port", port)
+        before = undeployed.file.read_text()
+        undeployed.set("postgres.port", port)
         try:
-            said = refused(dev)
+            said = refused(undeployed)
         finally:
-            dev.file.write_text(before)
+            undeployed.file.write_text(before)
     assert f"mlflow:postgres.port: port {port} of 127.0.0.1 is in use by another program" in said
     assert f"under mlflow:postgres: port: {port + 1}" in said
 
@@ -99,19 +99,20 @@ def test_a_missing_proxy_network_is_reported_before_any_change(prod: Deployment)
         prod.file.write_text(before)
 
 
-def test_all_unavailable_images_are_reported_in_one_error(dev: Deployment) -> None:
-    before = dev.file.read_text()
-    dev.set("images.python", {"ref": "registry.invalid/python:3.13"})
-    dev.set(f"images.{dev.store}", {"ref": "registry.invalid/store:1", "digest": "none"})
+def test_all_unavailable_images_are_reported_in_one_error(undeployed: Deployment) -> None:
+    before = undeployed.file.read_text()
+    undeployed.set("images.python", {"ref": "registry.invalid/python:3.13"})
+    undeployed.set(f"images.{undeployed.store}", {"ref": "registry.invalid/store:1", "digest": "none"})
     try:
-        said = refused(dev)
+        said = refused(undeployed)
     finally:
-        dev.file.write_text(before)
+        undeployed.file.write_text(before)
     assert re.search(r"2 of \d images are not available; nothing was deployed", said)
     assert "registry.invalid/python:3.13" in said
     assert "registry.invalid/store:1" in said
 
 
+@pytest.mark.ci
 def test_data_of_another_postgres_major_stops_the_deployment(dev: Deployment) -> None:
     before = dev.file.read_text()
     dev.set("images.postgres", {"ref": "docker.io/library/postgres:19.0"})
@@ -228,6 +229,7 @@ def test_the_old_server_serves_again_after_a_migration_that_did_not_complete(dev
     works(dev)
 
 
+@pytest.mark.ci
 @pytest.mark.engine
 def test_a_half_written_state_of_a_killed_update_is_repaired(dev: Deployment) -> None:
     notes = list((dev.folder / "state" / ".pulumi" / "stacks" / "mlflow").glob(f"{dev.stack}.json.attrs"))
@@ -298,6 +300,7 @@ def test_a_migration_starts_after_the_server_finished_its_requests(dev: Deployme
     assert order.index(("die", "migrate")) < order.index(("start", "server"))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "service", ["server", *(pytest.param(name, marks=pytest.mark.long) for name in ("postgres", "object store"))]
 )
