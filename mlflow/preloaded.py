@@ -91,8 +91,9 @@ class Worker(fork.Process):
     """The process of a worker, in place of uvicorn's function that starts a new Python."""
 
     def __init__(self, config, target, sockets):
-        """Take the arguments of that function."""
+        """Take the arguments of that function. `target` is a method of uvicorn's object for the worker."""
         super().__init__(target=begin, args=(config, target, sockets))
+        self._its_end = target.__self__.child_conn
 
     def start(self):
         """Fork. A stop signal that arrives before `begin` has reset the handlers waits until then."""
@@ -101,6 +102,9 @@ class Worker(fork.Process):
             super().start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        # uvicorn asks its workers over a pipe whether they live. With the worker's end of it open here as well, the
+        # parent would wait 5 s for the answer of a worker that has ended.
+        self._its_end.close()
 
 
 def begin(config, target, sockets):

@@ -9,8 +9,8 @@ from typing import Any
 
 from operations.common.console import progress
 from operations.common.stack import Stack
-from operations.host.servers import servers
-from runtime.daemon import UNREACHABLE_ERRORS
+from operations.host.servers import OBSERVES, servers
+from runtime.daemon import UNREACHABLE_ERRORS, Daemon
 from settings import names
 
 HEALTH_CHECK = "healthcheck.py"
@@ -70,9 +70,9 @@ def watched(stack: Stack) -> Iterator[Watch]:
     try:
         deployed = servers(stack).deployed
         found = [state for name in deployed if (state := stack.daemon.inspect(name)) is not None]
+        serving = {state["Name"].lstrip("/") for state in found if _serves(stack.daemon, state)}
     except UNREACHABLE_ERRORS:
-        found = []
-    serving = {state["Name"].lstrip("/") for state in found if _serves(state["State"])}
+        serving = set()
     if stack.settings.on_swarm or not serving:
         yield watch
         return
@@ -120,9 +120,17 @@ def _filters(stack: Stack) -> dict[str, Any]:
     }
 
 
-def _serves(state: Mapping[str, Any]) -> bool:
-    """Return whether a container runs and Docker's health check says that it serves."""
-    return bool(state["Running"]) and state.get("Health", {}).get("Status") == "healthy"
+def _serves(daemon: Daemon, found: Mapping[str, Any]) -> bool:
+    """Return whether a container runs and its health check says that it serves."""
+    if not found["State"]["Running"]:
+        return False
+    health = found["State"].get("Health", {}).get("Status")
+    if health == "starting":
+        # Docker asks every 30 s only, so a server that an earlier deployment has just replaced may serve already.
+        return (
+            daemon.run(found["Name"].lstrip("/"), found["Config"]["Healthcheck"]["Test"][1:], {OBSERVES: "1"})[0] == 0
+        )
+    return bool(health == "healthy")
 
 
 def _collect(stack: Stack, stream: Iterable[Mapping[str, Any]], downtime: Downtime) -> None:

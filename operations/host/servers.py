@@ -15,6 +15,8 @@ from runtime.tasks import label_of, lost_problem, replicas_of
 from settings import names
 from settings.server import PORT
 
+OBSERVES = "HEALTHCHECK_OBSERVES"
+"""Environment variable of a health check that is not Docker's. mlflow/healthcheck.py has the same name."""
 READY_SECONDS = 300
 SECRETS = "/run/secrets"
 VERSION_FILE = "/opt/mlflow/version"

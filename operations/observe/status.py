@@ -12,7 +12,7 @@ from operations.common.console import StopError, format_bytes, output
 from operations.common.stack import Stack
 from operations.data import backup_status
 from operations.host import capacity
-from operations.host.servers import servers
+from operations.host.servers import OBSERVES, servers
 from operations.observe import ages as secret_ages
 from operations.observe import cluster
 from preconditions import host as preconditions
@@ -20,8 +20,6 @@ from runtime.cluster import Cluster
 from settings import names
 from settings.monitoring import PROMETHEUS_PORT
 
-OBSERVES = "HEALTHCHECK_OBSERVES"
-"""Environment variable of a health check that is not Docker's. mlflow/healthcheck.py has the same name."""
 RECENT_SECONDS = 900
 """How long an out-of-memory kill counts as a problem. Later it is only shown in the count."""
 

@@ -119,14 +119,33 @@ def event(action: str, at: float, **attributes: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("cut_off", "health", "seconds"), [(False, "healthy", 7), (True, "healthy", None), (False, "starting", None)]
+    ("cut_off", "health", "code", "seconds"),
+    [
+        (False, "healthy", None, 7),
+        (True, "healthy", None, None),
+        # An earlier deployment has just replaced it, and Docker has not asked it yet.
+        (False, "starting", 0, 7),
+        (False, "starting", 1, None),
+        (False, "unhealthy", None, None),
+    ],
 )
 def test_the_events_of_a_deployment_are_watched_and_an_incomplete_record_says_nothing(
     cut_off: bool,  # noqa: FBT001
     health: str,
+    code: int | None,
     seconds: int | None,
 ) -> None:
-    state = {"Running": True, "Health": {"Status": health}}
+    found = {
+        "State": {"Running": True, "Health": {"Status": health}},
+        "Config": {"Healthcheck": {"Test": ["CMD", "python", "healthcheck.py"]}},
+    }
+
+    def run(name: str, command: list[str], environment: dict[str, str]) -> tuple[int, str]:
+        assert (name, command) == ("mlflow-dev-server", ["python", "healthcheck.py"])
+        assert environment == {"HEALTHCHECK_OBSERVES": "1"}
+        assert code is not None, "Docker has told already"
+        return code, ""
+
     stream = Stream(
         event("kill", 100),
         event("exec_create: python healthcheck.py", 106, execID="1"),
@@ -137,7 +156,8 @@ def test_the_events_of_a_deployment_are_watched_and_an_incomplete_record_says_no
     api = SimpleNamespace(events=lambda **_: stream)
     daemon = SimpleNamespace(
         api=api,
-        inspect=lambda name: {"Name": f"/{name}", "State": state},
+        inspect=lambda name: {"Name": f"/{name}", **found},
+        run=run,
         services=lambda _, *, stopped: {"server": "mlflow-dev-server"} if stopped else {},
     )
     stack: Any = SimpleNamespace(name="dev", daemon=daemon, settings=SimpleNamespace(on_swarm=False))

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -160,8 +161,22 @@ def test_several_workers_are_forks_and_a_killed_one_is_replaced_by_another(tmp_p
     assert running.returncode == 0
 
 
+def test_a_worker_that_ends_while_its_parent_asks_it_is_replaced_at_once(tmp_path: Path) -> None:
+    with started(tmp_path, 2) as (running, workers):
+        os.kill(workers[0], signal.SIGSTOP)
+        # The parent asks each worker twice a second, and waits for an answer for five seconds.
+        time.sleep(2)
+        os.kill(workers[0], signal.SIGKILL)
+        killed = time.monotonic()
+        served(running, [])
+        assert time.monotonic() - killed < 1.5
+        running.send_signal(signal.SIGTERM)
+        assert running.stderr
+        running.stderr.read()
+
+
 BEGINS = """
-import os, signal, sys, time
+import multiprocessing, os, signal, time
 import preloaded
 seen = []
 signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
@@ -174,7 +189,11 @@ preloaded.begin = late
 class Config:
     def configure_logging(self):
         pass
-worker = preloaded.Worker(Config(), lambda sockets: time.sleep(30), [])
+class Process:
+    child_conn = multiprocessing.Pipe()[1]
+    def target(self, sockets):
+        time.sleep(30)
+worker = preloaded.Worker(Config(), Process().target, [])
 worker.start()
 worker.join()
 print(worker.exitcode, seen, flush=True)
