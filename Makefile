@@ -4,8 +4,7 @@ VARIABLES := SECRET STACK YES CONFIRM ARGS SERVICE FROM OLDER_THAN DRY_RUN SAFET
 	REQUIRE_STACK
 # Refuse unknown variables: otherwise, `make up stack=acme` would ignore the variable and deploy dev.
 UNKNOWN := $(filter-out $(VARIABLES),$(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name))))
-$(foreach name,$(filter-out MAKEFLAGS MAKEOVERRIDES -%,$(UNKNOWN)),$(error $(name)=: no such variable\
-	$(foreach known,$(filter $(shell echo $(name) | tr a-z A-Z),$(VARIABLES)),; did you mean $(known)=?) (variables: $(VARIABLES))))
+$(foreach name,$(filter-out MAKEFLAGS MAKEOVERRIDES -%,$(UNKNOWN)),$(error $(name)=: no such variable$(foreach known,$(filter $(shell echo $(name) | tr a-z A-Z),$(VARIABLES)),; did you mean $(known)=?) (variables: $(VARIABLES))))
 ifneq (,$(findstring command,$(origin PORT)))
 ifeq (,$(filter init,$(MAKECMDGOALS)))
 $(error PORT=: only make init reads it; to change the port of a stack, edit its stack file: mlflow:server: port)
