@@ -1,10 +1,10 @@
-"""`make bench`: measures, compares, prints a table. Takes about ten minutes."""
+"""`make bench`: measures, compares, prints a table. Takes about twelve minutes."""
 
 import os
 import statistics
 from collections import defaultdict
 
-from operations.bench import measure, plain
+from operations.bench import measure, plain, proxied
 from operations.bench.plain import SetUp
 from operations.common.checkout import ROOT
 from operations.common.console import StopError, output, progress
@@ -37,7 +37,8 @@ def bench(_stack: Stack) -> None:
         up.up(ours)
         other = plain.start(ours, PORTS[1])
         measure.wait_until_ready(other)
-        output(table(measured(ours, other)))
+        found = measured(ours, other)
+        output(table(found | measured_through(proxied.deploy(ours), other)))
     finally:
         plain.remove(ours.daemon)
         end.destroy(ours)
@@ -70,11 +71,23 @@ def measured(stack: Stack, other: SetUp) -> dict[str, dict[str, list[float]]]:
     return found
 
 
+def measured_through(traefik: SetUp, other: SetUp) -> dict[str, dict[str, list[float]]]:
+    """Return the throughput of artifacts through Traefik, beside that of the plain set-up, which has no proxy."""
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    measure.wait_until_ready(traefik)
+    for number in range(ROUNDS):
+        progress(f"through Traefik: round {number + 1} of {ROUNDS}")
+        for setup in (traefik, other) if number % 2 else (other, traefik):
+            for name, value in measure.artifacts(setup).items():
+                found[f"{name} through Traefik"][setup.name].append(value)
+    return found
+
+
 def table(found: dict[str, dict[str, list[float]]]) -> str:
     """Return the medians as a Markdown table, with the factor by which this stack is better."""
     lines = ["| | this stack | plain set-up | better by |", "| --- | --- | --- | --- |"]
     for name, values in found.items():
-        unit = LESS_IS_BETTER.get(name, "MB/s" if name in ("upload", "download") else "ms")
+        unit = LESS_IS_BETTER.get(name, "MB/s" if name.startswith(("upload", "download")) else "ms")
         own, other = (statistics.median(values[setup]) for setup in ("this stack", "plain"))
         factor = own / other if unit == "MB/s" else other / own
         lines.append(f"| {name} | {_number(own)} {unit} | {_number(other)} {unit} | {factor:.1f} x |")

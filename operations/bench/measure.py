@@ -34,7 +34,7 @@ def wait_until_ready(setup: SetUp, seconds: float = 180) -> None:
     while time.monotonic() < deadline:
         try:
             url = f"{setup.url}{API}/experiments/search?max_results=1"
-            if requests.get(url, timeout=5).ok:
+            if setup.session().get(url, timeout=5).ok:
                 return
         except requests.RequestException:
             pass
@@ -63,8 +63,7 @@ def _cpu_seconds(daemon: Daemon, setup: SetUp) -> float:
 
 def latencies(setup: SetUp) -> dict[str, float]:
     """Return the median of each common call, in milliseconds."""
-    session = requests.Session()
-    session.trust_env = False
+    session = setup.session()
 
     def post(path: str, **body: Any) -> Any:  # noqa: ANN401 - JSON
         answer = session.post(f"{setup.url}{API}/{path}", json=body, timeout=60)
@@ -111,8 +110,7 @@ def artifacts(setup: SetUp) -> dict[str, float]:
     """Return the throughput of one artifact through the server, in MB/s."""
     content = bytes(range(256)) * 4096 * ARTIFACT_MB
     url = f"{setup.url}/api/2.0/mlflow-artifacts/artifacts/bench/{time.time_ns()}.bin"
-    session = requests.Session()
-    session.trust_env = False
+    session = setup.session()
     begun = time.monotonic()
     session.put(url, data=content, timeout=600).raise_for_status()
     uploaded = time.monotonic()

@@ -1,10 +1,12 @@
 """The plain set-up: `mlflow server`, Postgres and an object store with their defaults, as a compose file has them."""
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import requests
 from docker.errors import NotFound
 from docker.types import EndpointConfig
 
@@ -20,6 +22,10 @@ CREATE_BUCKET = (
     "boto3.client('s3', endpoint_url=os.environ['MLFLOW_S3_ENDPOINT_URL']).create_bucket(Bucket='mlflow')"
 )
 
+ADDED = "/opt/mlflow-stack/plugins"
+"""What this project adds to MLflow in the image, and the plain set-up does not have: mlflow/Dockerfile."""
+WITHOUT_UVLOOP = ["--uvicorn-opts", "--loop asyncio"]
+"""uvicorn takes uvloop if it is installed. MLflow does not require it, so a plain image does not have it."""
 
 POSTGRES = """set -e
 export PATH=$(echo /usr/lib/postgresql/*/bin):$PATH PGDATA=/tmp/data
@@ -37,10 +43,22 @@ class SetUp:
     url: str
     server: str
     containers: tuple[str, ...]
+    prepare: Callable[[requests.Session], None] = lambda _session: None
+    """What each HTTP session needs: the password, for example."""
+
+    def session(self) -> requests.Session:
+        """Return a new HTTP session, whose connection stays open."""
+        session = requests.Session()
+        session.trust_env = False
+        self.prepare(session)
+        return session
 
 
 def start(stack: Stack, port: int) -> SetUp:
-    """Start the plain set-up on `port` of the loopback address, with the images and limits of `stack`."""
+    """Start the plain set-up on `port` of the loopback address, with the images and limits of `stack`.
+
+    The server has the image of `stack`, without what this project adds to MLflow.
+    """
     daemon, settings = stack.daemon, stack.settings
     remove(daemon)
     daemon.api.create_network(PREFIX)
@@ -78,6 +96,7 @@ def start(stack: Stack, port: int) -> SetUp:
     }
     command = ["mlflow", "server", "--host", "0.0.0.0", "--artifacts-destination", "s3://mlflow"]  # noqa: S104
     command += ["--backend-store-uri", f"postgresql+psycopg2://mlflow:{PASSWORD}@{PREFIX}-postgres/postgres"]
+    command += WITHOUT_UVLOOP
     # Without a database or a bucket, `mlflow server` ends: compose would start it again, too.
     _until(lambda: daemon.run(f"{PREFIX}-postgres", ["pg_isready", "-h", "127.0.0.1", "-U", "mlflow"])[0] == 0)
     _run(
@@ -89,6 +108,7 @@ def start(stack: Stack, port: int) -> SetUp:
         environment=environment,
         cpus=settings.server.cpus,
         port=port,
+        hide=ADDED,
     )
     _until(lambda: daemon.run(f"{PREFIX}-server", ["python", "-c", CREATE_BUCKET])[0] == 0)
     names = tuple(f"{PREFIX}-{part}" for part in ("postgres", "store", "server"))
@@ -115,8 +135,9 @@ def _run(
     user: str | None = None,
     cpus: float = 1.0,
     port: int | None = None,
+    hide: str | None = None,
 ) -> None:
-    """Start one container as `docker compose` would: no hardening, no health check."""
+    """Start one container as `docker compose` would: no hardening, no health check. `hide` is a folder of the image."""
     api: Any = daemon.api
     host = api.create_host_config(
         network_mode=PREFIX,
@@ -125,6 +146,7 @@ def _run(
         nano_cpus=int(cpus * 1e9),
         port_bindings={5000: ("127.0.0.1", port)} if port else None,
         restart_policy={"Name": "always"},
+        tmpfs={hide: ""} if hide else None,
     )
     created = api.create_container(
         image,
