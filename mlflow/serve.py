@@ -69,10 +69,9 @@ def become(command, *, extra_env=None, synchronous=True, **options):
     With job execution, MLflow starts two child processes, and supervises them.
     """
     if synchronous or MLFLOW_SERVER_ENABLE_JOB_EXECUTION.get():
-        return start(idle(command), extra_env=extra_env, synchronous=synchronous, **options)
+        return start(idle(own(command)), extra_env=extra_env, synchronous=synchronous, **options)
     against = preloaded.prepare(command, extra_env or {})
-    if os.environ.get("LEAVE_SECONDS"):
-        command, os.environ["APPLICATION"] = draining(command)
+    command = own(command)
     if against is None:
         return preloaded.run(command)
     print(f"serve: starting a new process: {against}", file=sys.stderr, flush=True)
@@ -80,11 +79,15 @@ def become(command, *, extra_env=None, synchronous=True, **options):
     return os.execvpe(command[0], command, os.environ)  # noqa: S606 - a list of MLflow's own
 
 
-def draining(command):
-    """Return uvicorn's command for the application in plugins/draining.py, and the application that it replaces."""
-    application = command[-1] + ("()" if "--factory" in command else "")
-    options = [word for word in command[:-1] if word != "--factory"]
-    return [*options, "--factory", "draining:create"], application
+def own(command):
+    """Return uvicorn's command for plugins/application.py, which finds MLflow's application in the environment.
+
+    Any other command is returned as it is.
+    """
+    if command[1:3] != ["-m", "uvicorn"]:
+        return command
+    os.environ["APPLICATION"] = command[-1] + ("()" if "--factory" in command else "")
+    return [*(word for word in command[:-1] if word != "--factory"), "--factory", "application:create"]
 
 
 def idle(command):

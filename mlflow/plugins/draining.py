@@ -1,8 +1,7 @@
-"""The application of a replica: MLflow's, with an answer of its own to a proxy's health check while it drains.
+"""The answers of a replica to a proxy's health check while it drains. Part of application.py.
 
 A replica that is about to stop refuses the proxy's health check, and still accepts every request. So the proxy stops
-sending requests before the server stops accepting them. The environment variable APPLICATION names MLflow's
-application, as uvicorn's argument; a factory ends with parentheses.
+sending requests before the server stops accepting them.
 """
 
 import os
@@ -17,16 +16,6 @@ HEALTH_CHECK = (b"x-health-check", b"proxy")
 """The header of the proxy's health checks. components/route.py sets it."""
 READY = 401 if os.environ.get("MLFLOW_AUTH_CONFIG_PATH") else 200
 """Status of a successful health check; 401 with MLflow's own users. healthcheck.py expects the same."""
-
-
-def create():
-    """Return the ASGI application."""
-    # Imported late: uvicorn is not there when MLflow's other processes import the plugins.
-    from uvicorn.importer import import_from_string  # noqa: PLC0415
-
-    name = os.environ["APPLICATION"]
-    application = import_from_string(name.removesuffix("()"))
-    return answering(application() if name.endswith("()") else application)
 
 
 def answering(application):

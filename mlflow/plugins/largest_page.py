@@ -5,13 +5,11 @@ kernel would kill the worker, and every request in it gets no answer. A client t
 limit has room for gets them if no more match; otherwise an error that says how to request pages. It never gets a part
 without knowing.
 
-MLflow's server loads this store instead of its own through the documented entry point `mlflow.tracking_store`.
+Part of the tracking store in tracking_store.py.
 """
 
-import os
 from pathlib import Path
 
-from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
@@ -55,15 +53,3 @@ def largest_page():
             room = API_MAXIMUM if limit == "max" else int((int(limit) / 2**20 - USED_MB) / RUN_MB)
             return min(API_MAXIMUM, max(SMALLEST, room))
     return SMALLEST
-
-
-def store(store_uri, artifact_uri):
-    """Return the tracking store of a database, as MLflow's server creates it, with limited answers."""
-    # Imported late: clients load this entry point, too, and have no database.
-    from mlflow.server.constants import READ_REPLICA_BACKEND_STORE_URI_ENV_VAR  # noqa: PLC0415
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # noqa: PLC0415
-    from mlflow.store.tracking.sqlalchemy_workspace_store import WorkspaceAwareSqlAlchemyStore  # noqa: PLC0415
-
-    base = WorkspaceAwareSqlAlchemyStore if MLFLOW_ENABLE_WORKSPACES.get() else SqlAlchemyStore
-    limited = type(f"Limited{base.__name__}", (LimitedSearch, base), {})
-    return limited(store_uri, artifact_uri, read_db_uri=os.environ.get(READ_REPLICA_BACKEND_STORE_URI_ENV_VAR))

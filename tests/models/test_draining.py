@@ -1,10 +1,7 @@
-"""The application of a replica: the proxy's health check while the replica drains, and nothing else."""
+"""A draining replica: the proxy's health check is refused, and nothing else."""
 
 import asyncio
 import importlib.util
-import sys
-import types
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,48 +91,3 @@ def test_a_refused_user_is_a_successful_health_check_with_mlflows_users_only(
 def test_the_start_of_the_application_is_passed_on(plugin: Any) -> None:  # noqa: ANN401
     plugin.DRAINING.touch()
     assert status(plugin, [], kind="lifespan") == 200
-
-
-@pytest.mark.parametrize(
-    ("command", "application"),
-    [
-        (
-            ["python", "-m", "uvicorn", "--workers", "2", "mlflow.server.fastapi_app:app"],
-            "mlflow.server.fastapi_app:app",
-        ),
-        (
-            ["python", "-m", "uvicorn", "--workers", "2", "--factory", "mlflow.server.auth:create_app"],
-            "mlflow.server.auth:create_app()",
-        ),
-    ],
-    ids=["without users", "with MLflow's users"],
-)
-def test_a_replica_serves_mlflows_application_inside_its_own(command: list[str], application: str) -> None:
-    # serve.py runs the server when it is imported, so only the function is taken from it.
-    source = (MLFLOW / "serve.py").read_text()
-    space: dict[str, Any] = {}
-    exec(source[source.index("def draining(") : source.index("\n\n\nif __name__ ==")], space)  # noqa: S102
-    started, served = space["draining"](command)
-    assert started == ["python", "-m", "uvicorn", "--workers", "2", "--factory", "draining:create"]
-    assert served == application
-
-
-def test_the_application_is_the_named_one_or_what_its_factory_returns(
-    plugin: Any,  # noqa: ANN401
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    uvicorn, found = types.ModuleType("uvicorn.importer"), []
-
-    def imported(name: str) -> Callable[[], str]:
-        found.append(name)
-        return lambda: "made"
-
-    monkeypatch.setattr(plugin, "answering", lambda application: application)
-    uvicorn.__dict__["import_from_string"] = imported
-    monkeypatch.setitem(sys.modules, "uvicorn", types.ModuleType("uvicorn"))
-    monkeypatch.setitem(sys.modules, "uvicorn.importer", uvicorn)
-    monkeypatch.setenv("APPLICATION", "a.b:create()")
-    assert plugin.create() == "made"
-    monkeypatch.setenv("APPLICATION", "a.b:app")
-    assert callable(plugin.create())
-    assert found == ["a.b:create", "a.b:app"]

@@ -23,7 +23,6 @@ class RefusedError(Exception):
 def plugin(monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 - loaded at run time
     """The plugin, with stand-ins for the parts of MLflow's server that the client package lacks."""
     modules: dict[str, dict[str, Any]] = {
-        "mlflow.environment_variables": {"MLFLOW_ENABLE_WORKSPACES": None},
         "mlflow.exceptions": {"MlflowException": RefusedError},
         "mlflow.protos.databricks_pb2": {"INVALID_PARAMETER_VALUE": 7},
     }

@@ -538,6 +538,102 @@ def test_an_idle_worker_wakes_up_about_once_a_second(dev: Deployment) -> None:
     assert all(8 <= number < 50 for number in numbers)
 
 
+BATCHES = """
+import os
+from mlflow.entities import Metric
+from mlflow.server.handlers import _get_tracking_store
+from psycopg2 import extras
+
+sent, send = [], extras.execute_batch
+def execute_batch(cursor, statement, values, **options):
+    sent.append(len(values))
+    send(cursor, statement, values, **options)
+extras.execute_batch = execute_batch
+store = _get_tracking_store(os.environ["MLFLOW_BACKEND_STORE_URI"], "mlflow-artifacts:/")
+experiment = store.create_experiment("batches", None, [])
+run = store.create_run(experiment, "me", 1, [], "batches").info.run_id
+for step in 1, 3, 2:
+    store.log_batch(run, [Metric(f"m{n}", step * 100 + n, 1, step) for n in range(150)], [], [])
+found = store.get_run(run).data.metrics
+assert found == {f"m{n}": 300 + n for n in range(150)}, found
+assert len(store.get_metric_history(run, "m7")) == 3
+store.delete_experiment(experiment)
+print(*sent)
+"""
+"""Prints how many rows each call of psycopg2's function for batches updates. The third batch is an older step."""
+
+
+def test_the_rows_that_log_batch_updates_are_sent_together(dev: Deployment) -> None:
+    code, said = dev.run("server", "env", "PGPASSFILE=/run/mlflow/pgpass", "python", "-W", "ignore", "-c", BATCHES)
+    assert code == 0, said
+    assert said.split()[-1] == "150"
+
+
+ANSWERS = """
+import asyncio
+from mlflow.server.fastapi_app import create_fastapi_app
+from shorter import shorten
+
+async def ask(application, method, path, body=b"", **headers):
+    path, _, query = path.partition("?")
+    headers = {"host": "localhost:5000", "content_length": str(len(body)), **headers}
+    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
+        "path": path, "raw_path": path.encode(), "query_string": query.encode(), "root_path": "", "state": {},
+        "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 5000), "headers": [
+        (name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]}
+    sent, done = [], asyncio.Event()
+    async def receive():
+        nonlocal body
+        if body is None:
+            await done.wait()
+            return {"type": "http.disconnect"}
+        message, body = {"type": "http.request", "body": body}, None
+        return message
+    async def send(message):
+        sent.append(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            done.set()
+    await application(scope, receive, send)
+    volatile = (b"date", b"expires", b"x-mlflow-gateway-duration-ms")
+    headers = sorted((name.lower(), value) for name, value in sent[0]["headers"] if name.lower() not in volatile)
+    return sent[0]["status"], headers, b"".join(message["body"] for message in sent[1:])
+
+REQUESTS = [
+    (("GET", "/"), {}), (("HEAD", "/"), {}), (("GET", "/nothing"), {}), (("GET", "/health"), {}),
+    (("GET", "/version"), {}), (("GET", "/static-files/manifest.json"), {}), (("GET", "/static-files/nothing"), {}),
+    (("GET", "/api/2.0/mlflow/experiments/get?experiment_id=x"), {}), (("PUT", "/api/2.0/mlflow/runs/create"), {}),
+    (("GET", "/api/2.0/mlflow/runs/get?run_id=x"), {"x_mlflow_workspace": "other"}),
+    (("POST", "/api/2.0/mlflow/runs/log-metric", b"{bad"), {"content_type": "application/json"}),
+    (("POST", "/api/2.0/mlflow/runs/create", b"{}"), {"origin": "http://evil.example"}),
+    (("GET", "/api/2.0/mlflow/runs/get?run_id=x"), {"host": "evil.example"}),
+    (("OPTIONS", "/api/2.0/mlflow/runs/create"),
+        {"origin": "http://evil.example", "access_control_request_method": "POST"}),
+    (("POST", "/ajax-api/2.0/mlflow/upload-artifact?run_uuid=x&path=y", b"x"), {}),
+    (("POST", "/gateway/x/mlflow/invocations", b"{}"), {"content_type": "application/json"}),
+    (("POST", "/graphql", b'{"query": "{__typename}"}'), {"content_type": "application/json"}),
+]
+
+async def main():
+    own, shorter = create_fastapi_app(), create_fastapi_app()
+    assert shorten(shorter) == 4
+    for request, headers in REQUESTS:
+        expected, found = [await ask(application, *request, **headers) for application in (own, shorter)]
+        assert found == expected, (request, headers, found, expected)
+        print(found[0])
+
+asyncio.run(main())
+"""
+"""Compares the answers of MLflow's application and of the shortened one, and prints their status."""
+
+
+def test_the_shorter_ways_through_mlflow_change_no_answer(dev: Deployment) -> None:
+    code, said = dev.run("server", "python", "-W", "ignore", "-c", ANSWERS)
+    assert code == 0, said
+    statuses = [int(line) for line in said.splitlines() if line.isdigit()]
+    assert len(statuses) == 17
+    assert {200, 403, 404, 405} <= set(statuses)
+
+
 @pytest.mark.ci
 def test_the_server_stops_on_sigterm(dev: Deployment) -> None:
     started = time.monotonic()
