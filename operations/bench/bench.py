@@ -1,4 +1,4 @@
-"""`make bench`: measures, compares, prints a table. Takes about twelve minutes."""
+"""`make bench`: measures, compares, prints a table. Takes about ten minutes."""
 
 import os
 import statistics

@@ -238,6 +238,7 @@ def test_a_restore_and_a_garbage_collection_work_by_tls(secured: Edge) -> None:
     assert "nothing to delete" in deployment.make("gc", CONFIRM=deployment.stack, OLDER_THAN="1s").stderr
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(not CAN_CAPTURE, reason="needs root on Linux to record packets and to read a volume")
 def test_an_import_arrives_by_tls_and_is_encrypted(secured: Edge, tmp_path: Path) -> None:
     deployment, content = secured.deployment, os.urandom(100_000)
