@@ -18,8 +18,9 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.wsgi import build_environ
 from starlette.routing import Mount
 
-SHORT_BYTES = 1_000_000
-"""An answer up to this length is sent in one piece; a longer one, or one of unknown length, as Flask produces it."""
+SHORT_BYTES = 8_000_000
+"""An answer up to this length is sent in one piece; a longer one, or one of unknown length, as Flask produces it, which
+takes a thread until the client has received it. The largest file of the web interface has 4.5 MB."""
 WORKSPACE_HEADER = b"x-mlflow-workspace"
 
 

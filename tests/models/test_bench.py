@@ -8,9 +8,11 @@ def test_the_table_shows_medians_and_a_factor_above_1_where_this_stack_is_better
         "ready": {"this stack": [5.0, 6.0, 90.0], "plain": [12.0]},
         "get run": {"this stack": [20.0], "plain": [10.0]},
         "upload": {"this stack": [150.0], "plain": [100.0]},
+        "download through Traefik": {"this stack": [90.0], "plain": [100.0]},
     }
     assert table(found).splitlines()[2:] == [
         "| ready | 6.0 s | 12.0 s | 2.0 x |",
         "| get run | 20.0 ms | 10.0 ms | 0.5 x |",
         "| upload | 150 MB/s | 100 MB/s | 1.5 x |",
+        "| download through Traefik | 90.0 MB/s | 100 MB/s | 0.9 x |",
     ]

@@ -19,7 +19,7 @@ def run(tests: str, **variables: str) -> subprocess.CompletedProcess[str]:
         key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "REQUIRE_", "LONG", "CI"))
     }
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "--numprocesses", "2", "--dist", "loadfile", "-p", "no:cacheprovider", tests],
+        [sys.executable, "-m", "pytest", "--numprocesses", "1", "--dist", "loadfile", "-p", "no:cacheprovider", tests],
         cwd=ROOT,
         env=kept | {"DOCKER_HOST": "unix:///nowhere.sock"} | variables,
         capture_output=True,
@@ -28,20 +28,27 @@ def run(tests: str, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.fixture(scope="module")
+def without_docker() -> subprocess.CompletedProcess[str]:
+    """Run the acceptance tests without a Docker daemon."""
+    return run("tests/stack")
+
+
 def test_a_run_without_a_required_tool_fails_and_says_why() -> None:
     done = run("tests/models/test_names.py", REQUIRE_STACK="1")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "REQUIRE_STACK=1: " in done.stderr
 
 
-def test_a_run_without_docker_skips_the_acceptance_tests_and_succeeds() -> None:
-    done = run("tests/stack")
-    assert done.returncode == 0, done.stdout
-    assert re.search(r"= \d+ skipped in ", done.stdout)
+def test_a_run_without_docker_skips_the_acceptance_tests_and_succeeds(
+    without_docker: subprocess.CompletedProcess[str],
+) -> None:
+    assert without_docker.returncode == 0, without_docker.stdout
+    assert re.search(r"= \d+ skipped in ", without_docker.stdout)
 
 
-def test_a_run_reports_how_it_deployed_and_what_it_skipped() -> None:
-    said = run("tests/stack/test_policy.py").stdout
+def test_a_run_reports_how_it_deployed_and_what_it_skipped(without_docker: subprocess.CompletedProcess[str]) -> None:
+    said = without_docker.stdout
     # One of the two, according to this machine.
     assert re.search(r"(?m)^deployed (by the Pulumi engine|without the engine: no pulumi on the PATH); with ", said)
     assert "with SeaweedFS only: no package index has the image of MinIO; " in said
