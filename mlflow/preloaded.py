@@ -60,6 +60,7 @@ def prepare(command, extra_env):
     if unknown := changed - READ_LATE:
         return f"MLflow may read these variables when it is imported: {', '.join(sorted(unknown))}"
     importlib.import_module(command[-1].partition(":")[0])
+    importlib.import_module("application")
     if threading.active_count() > 1:
         return "MLflow has started threads, which a worker would not have"
     return None

@@ -17,6 +17,7 @@ lint() {
     # mypy takes as long as all others together, and uses one processor.
     "$BIN/mypy" --no-error-summary >.mypy.log 2>&1 &
     types=$!
+    trap 'kill "$types" 2>/dev/null || :' EXIT
     step "ruff"
     "$BIN/ruff" format --check --quiet .
     "$BIN/ruff" check --quiet .
@@ -32,6 +33,7 @@ lint() {
     if command -v actionlint >/dev/null; then actionlint; else echo "actionlint is not installed: skipped" >&2; fi
     step "mypy"
     wait "$types" || { cat .mypy.log && exit 1; }
+    trap - EXIT
 }
 
 main() {

@@ -4,18 +4,19 @@ The environment variable APPLICATION names MLflow's application, as uvicorn's ar
 """
 
 import os
+import sys
+
+from draining import answering
+from shorter import shorten
+from uvicorn.importer import import_from_string
 
 
 def create():
     """Return the ASGI application."""
-    # Imported late: uvicorn is not there when MLflow's other processes import the plugins.
-    from draining import answering  # noqa: PLC0415
-    from shorter import shorten  # noqa: PLC0415
-    from uvicorn.importer import import_from_string  # noqa: PLC0415
-
     name = os.environ["APPLICATION"]
     application = import_from_string(name.removesuffix("()"))
     if name.endswith("()"):
         application = application()
-    shorten(application)
+    if long := shorten(application):
+        print(f"application: requests take longer, because MLflow has changed {', '.join(long)}", file=sys.stderr)
     return answering(application) if os.environ.get("LEAVE_SECONDS") else application

@@ -1,16 +1,18 @@
-"""Shorter ways through MLflow's application. They halve the CPU time of a call (docs/performance.md).
+"""Shorter ways through MLflow's application: docs/adr/0026-shorter-ways-through-mlflow.md.
 
 MLflow's REST API is a Flask application inside a FastAPI application. Before Flask does its work, a request passes
 three middlewares, each of which runs the rest in a task of its own and copies the answer through a queue, and nearly
 every request needs none of them. Then each part of Flask's answer goes through another queue, from thread to thread.
 
 Here a request passes a middleware only if the middleware does something for it, and a short answer goes from Flask's
-thread to the client in one piece. Middlewares that this module does not know stay as they are, such as those that check
-hosts, origins and users.
+thread to the client in one piece. What this module does not know exactly stays as it is, such as the middlewares that
+check hosts, origins and users.
 """
 
+import hashlib
+import inspect
 import os
-from itertools import chain
+from contextvars import copy_context
 
 import anyio
 from starlette.middleware import Middleware
@@ -18,9 +20,8 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.wsgi import build_environ
 from starlette.routing import Mount
 
-SHORT_BYTES = 8_000_000
-"""An answer up to this length is sent in one piece; a longer one, or one of unknown length, as Flask produces it, which
-takes a thread until the client has received it. The largest file of the web interface has 4.5 MB."""
+PIECE_BYTES = 1_000_000
+"""An answer up to this length is sent in one piece, a longer one in pieces of about this length."""
 WORKSPACE_HEADER = b"x-mlflow-workspace"
 
 
@@ -36,24 +37,45 @@ NEEDED = {
     "artifact_transfer_middleware": lambda scope: "upload-artifact" in scope["path"],
 }
 """The functions of MLflow's middlewares that do nothing for most requests, and for which requests they may do something
-(mlflow/server/fastapi_app.py of MLflow 3.18)."""
+(mlflow/server/fastapi_app.py)."""
 BRIDGE = "_EfficientWSGIMiddleware"
-"""MLflow's class that runs Flask in a thread."""
+RESPONDER = "_EfficientWSGIResponder"
+"""MLflow's class that runs Flask in a thread, and the one that it uses for each request."""
+DIGESTS = {
+    "artifact_transfer_middleware": "6f61a252ebafafa9",
+    "gateway_timing_middleware": "7c8b73643be70b49",
+    "workspace_context_middleware": "4e46e87466280088",
+    BRIDGE: "0b024a5e5a6b962c",
+}
+"""The first digits of the SHA-256 of their source, as someone has read it (MLflow 3.18)."""
 
 
 def shorten(application):
-    """Shorten the ways through `application`, MLflow's FastAPI application. Return how many there were to shorten."""
-    found = 0
+    """Shorten the ways through `application`, MLflow's FastAPI application. Return the names of those that stay long.
+
+    A way stays long if a release of MLflow has changed its source: nobody has read yet what it does now.
+    """
+    long = dict.fromkeys(DIGESTS)
     for number, (kind, arguments, options) in enumerate(application.user_middleware):
-        needed = NEEDED.get(getattr(options.get("dispatch"), "__name__", ""))
-        if kind is BaseHTTPMiddleware and needed:
-            application.user_middleware[number] = Middleware(IfNeeded, *arguments, needed=needed, **options)
-            found += 1
+        function = options.get("dispatch")
+        name = getattr(function, "__name__", "")
+        if kind is BaseHTTPMiddleware and name in NEEDED and digest(function) == DIGESTS[name]:
+            application.user_middleware[number] = Middleware(IfNeeded, *arguments, needed=NEEDED[name], **options)
+            del long[name]
     for route in application.routes:
-        if isinstance(route, Mount) and type(route.app).__name__ == BRIDGE:
-            route.app = Bridge(route.app)
-            found += 1
-    return found
+        kind = type(getattr(route, "app", None))
+        if isinstance(route, Mount) and kind.__name__ == BRIDGE:
+            responder = vars(inspect.getmodule(kind)).get(RESPONDER, kind)
+            if digest(kind, responder) == DIGESTS[BRIDGE]:
+                route.app = Bridge(route.app)
+                del long[BRIDGE]
+    return list(long)
+
+
+def digest(*known):
+    """Return the first digits of the SHA-256 of the source of functions or classes."""
+    source = "".join(inspect.getsource(one) for one in known)
+    return hashlib.sha256(source.encode()).hexdigest()[:16]
 
 
 class IfNeeded:
@@ -70,7 +92,7 @@ class IfNeeded:
 
 
 class Bridge:
-    """Runs Flask in a thread, as MLflow's own class does, with one step back to the event loop for a short answer."""
+    """Runs Flask in a thread, as MLflow's own class does, and sends its answer in as few pieces as possible."""
 
     def __init__(self, bridge):
         """Take MLflow's own object, which serves what is no HTTP request."""
@@ -86,37 +108,70 @@ class Bridge:
             message = await receive()
             body.append(message.get("body", b""))
             more = message.get("more_body", False)
-        environ = build_environ(scope, b"".join(body))
+        answer = Answer(self._flask, build_environ(scope, b"".join(body)))
         del body
-        for message in await anyio.to_thread.run_sync(self._answer, environ, send):
-            await send(message)
-
-    def _answer(self, environ, send):
-        """Return the messages that remain to be sent: all of a short answer, the last one of any other."""
-        started = {}
-
-        def start(status, headers, _exc_info=None):
-            started.update(status=int(status.partition(" ")[0]), headers=headers)
-
-        answer = self._flask(environ, start)
         try:
-            parts = iter(answer)
-            # A generator may call `start` only now.
-            first = next(parts, b"")
-            headers = [(name.strip().lower().encode(), value.strip().encode()) for name, value in started["headers"]]
-            head = {"type": "http.response.start", "status": started["status"], "headers": headers}
-            if is_short(headers):
-                return [head, {"type": "http.response.body", "body": b"".join([first, *parts])}]
-            anyio.from_thread.run(send, head)
-            for part in chain([first], parts):
-                anyio.from_thread.run(send, {"type": "http.response.body", "body": part, "more_body": True})
+            piece = await anyio.to_thread.run_sync(answer.read)
+            await send(answer.head)
+            # No thread waits for the client: there are 40 of them for all requests.
+            while not answer.ended:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                piece = await anyio.to_thread.run_sync(answer.read)
         finally:
-            # Flask closes the files that it sends.
-            if hasattr(answer, "close"):
-                answer.close()
-        return [{"type": "http.response.body", "body": b""}]
+            if not answer.ended:
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(answer.close)
+        await send({"type": "http.response.body", "body": piece})
 
 
-def is_short(headers):
-    """Return whether the headers of an answer say that it is short."""
-    return any(name == b"content-length" and int(value) <= SHORT_BYTES for name, value in headers)
+class Answer:
+    """Flask's answer to one request. Only `head` and `ended` may be used outside a thread."""
+
+    head = None
+    """ASGI's message with status and headers, after the first `read`."""
+    ended = False
+    """Whether `read` has returned the last piece."""
+
+    def __init__(self, flask, environ):
+        """Take the application and the WSGI environment of the request."""
+        self._flask, self._environ = flask, environ
+        self._answer = self._parts = self._context = None
+        self._sized = self._sent = False
+
+    def read(self):
+        """Return the next piece of the body. The first call runs Flask; the last one closes the answer."""
+        # Flask keeps the request in context variables. Each piece may be read in another thread.
+        self._context = self._context or copy_context()
+        return self._context.run(self._read)
+
+    def close(self):
+        """Close the answer. Flask closes the files that it sends."""
+        if hasattr(self._answer, "close"):
+            self._context.run(self._answer.close)
+
+    def _read(self):
+        if self._parts is None:
+            self._answer = self._flask(self._environ, self._start)
+            self._parts = iter(self._answer)
+        else:
+            self._sent = True
+        piece, length = [], 0
+        for part in self._parts:
+            piece.append(part)
+            length += len(part)
+            # An answer without a length may take its time between the parts.
+            if length >= PIECE_BYTES or not self._sized:
+                return b"".join(piece)
+        self.ended = True
+        if hasattr(self._answer, "close"):
+            self._answer.close()
+        return b"".join(piece)
+
+    def _start(self, status, headers, exc_info=None):
+        """Note status and headers: WSGI's `start_response`. An error may replace an answer that is not sent yet."""
+        if exc_info and self._sent:
+            raise exc_info[1].with_traceback(exc_info[2])
+        # WSGI's strings have the bytes of Latin-1.
+        encoded = [(name.strip().lower().encode("latin-1"), value.strip().encode("latin-1")) for name, value in headers]
+        self.head = {"type": "http.response.start", "status": int(status.partition(" ")[0]), "headers": encoded}
+        self._sized = any(name == b"content-length" for name, _ in encoded)

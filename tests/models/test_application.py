@@ -65,7 +65,13 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 - loaded at 
     draining, shorter = types.ModuleType("draining"), types.ModuleType("shorter")
     draining.__dict__["answering"] = lambda application: f"draining {application}"
     shortened: list[str] = []
-    shorter.__dict__["shorten"] = shortened.append
+    long: list[str] = []
+
+    def shorten(application: str) -> list[str]:
+        shortened.append(application)
+        return long
+
+    shorter.__dict__["shorten"] = shorten
     for module in uvicorn, draining, shorter:
         monkeypatch.setitem(sys.modules, module.__name__, module)
     spec = importlib.util.spec_from_file_location("application", MLFLOW / "plugins" / "application.py")
@@ -73,7 +79,7 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 - loaded at 
     assert spec.loader
     loaded: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
-    loaded.shortened = shortened
+    loaded.shortened, loaded.long = shortened, long
     return loaded
 
 
@@ -91,3 +97,16 @@ def test_the_application_is_the_named_one_or_what_its_factory_returns(
     monkeypatch.setenv("LEAVE_SECONDS", "5" if drains else "")
     assert plugin.create() == (f"draining {found}" if drains else found)
     assert plugin.shortened == [found]
+
+
+def test_what_mlflow_has_changed_is_named_in_the_log(
+    plugin: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("APPLICATION", "a.b:app")
+    plugin.create()
+    assert capsys.readouterr().err == ""
+    plugin.long += ["one", "two"]
+    plugin.create()
+    assert capsys.readouterr().err == "application: requests take longer, because MLflow has changed one, two\n"

@@ -1,10 +1,13 @@
 """Shorter ways through MLflow's application: which requests take them, and what arrives at the client."""
 
 import asyncio
+import hashlib
 import importlib.util
+import inspect
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ from starlette.responses import Response
 from starlette.routing import Mount
 
 PATH = Path(__file__).parents[2] / "mlflow" / "plugins" / "shorter.py"
+SLOW = 50
+"""More clients than anyio has threads: 40."""
 Start = Callable[[str, list[tuple[str, str]]], object]
 
 
@@ -25,12 +30,18 @@ def plugin() -> Any:  # noqa: ANN401 - loaded at run time
     spec = importlib.util.spec_from_file_location("shorter", PATH)
     assert spec
     assert spec.loader
-    loaded = importlib.util.module_from_spec(spec)
+    loaded: Any = importlib.util.module_from_spec(spec)
     with warnings.catch_warnings():
         # Starlette's bridge to WSGI is deprecated. MLflow uses it, too.
         warnings.simplefilter("ignore")
         spec.loader.exec_module(loaded)
+    # Stands for the source of MLflow's own functions and classes.
+    loaded.digest = lambda *known: loaded.DIGESTS[known[0].__name__]
     return loaded
+
+
+class _EfficientWSGIResponder:
+    """Stands for MLflow's class of this name."""
 
 
 class _EfficientWSGIMiddleware:
@@ -112,7 +123,7 @@ def test_a_request_passes_only_the_middlewares_that_do_something_for_it(
     passes: list[str],
 ) -> None:
     application, passed = mlflow(flask, *KNOWN)
-    assert plugin.shorten(application) == 4
+    assert plugin.shorten(application) == []
     assert ask(application, path, **headers)[0]["status"] == 201
     assert passed == passes
 
@@ -132,13 +143,44 @@ def test_every_request_has_a_workspace_if_mlflow_has_workspaces(
 
 def test_an_unknown_middleware_stays(plugin: Any) -> None:  # noqa: ANN401
     application, passed = mlflow(flask, "fastapi_permission_middleware", *KNOWN)
-    assert plugin.shorten(application) == 4
+    assert plugin.shorten(application) == []
     ask(application)
     assert passed == ["fastapi_permission_middleware"]
 
 
-def test_nothing_is_shortened_in_an_application_that_is_built_differently(plugin: Any) -> None:  # noqa: ANN401
-    assert plugin.shorten(Starlette(routes=[Mount("/", Starlette())])) == 0
+def test_what_a_release_of_mlflow_has_changed_stays_and_is_named(
+    plugin: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def digest(*known: Any) -> str:  # noqa: ANN401
+        return hashlib.sha256("".join(inspect.getsource(one) for one in known).encode()).hexdigest()[:16]
+
+    application, passed = mlflow(flask, *KNOWN)
+    changed = digest(application.user_middleware[0].kwargs["dispatch"])
+    monkeypatch.setitem(plugin.DIGESTS, "gateway_timing_middleware", changed)
+    monkeypatch.setattr(plugin, "digest", digest)
+    # All three have the source of one function here, and its digest is that of one of them.
+    assert plugin.shorten(application) == [
+        "artifact_transfer_middleware",
+        "workspace_context_middleware",
+        plugin.BRIDGE,
+    ]
+    monkeypatch.setitem(plugin.DIGESTS, plugin.BRIDGE, digest(_EfficientWSGIMiddleware, _EfficientWSGIResponder))
+    assert plugin.shorten(application) == [*KNOWN]
+    ask(application)
+    assert passed == ["artifact_transfer_middleware", "workspace_context_middleware"]
+
+
+def test_an_application_that_is_built_differently_stays_as_it_is(plugin: Any) -> None:  # noqa: ANN401
+    assert plugin.shorten(Starlette(routes=[Mount("/", Starlette())])) == list(plugin.DIGESTS)
+
+
+def test_an_application_is_shortened_once(plugin: Any) -> None:  # noqa: ANN401
+    application, _ = mlflow(flask, *KNOWN)
+    plugin.shorten(application)
+    before = list(application.user_middleware)
+    assert plugin.shorten(application) == list(plugin.DIGESTS)
+    assert application.user_middleware == before
 
 
 def test_a_short_answer_arrives_in_one_piece_with_every_header(plugin: Any) -> None:  # noqa: ANN401
@@ -161,11 +203,17 @@ def test_flask_gets_the_whole_body_of_the_request(plugin: Any) -> None:  # noqa:
     assert ask(application, "/", b"one ", b"two ", b"three")[1]["body"] == b"one two three"
 
 
-@pytest.mark.parametrize("headers", [[], [("Content-Length", "8000001")]], ids=["of unknown length", "long"])
-def test_an_answer_that_is_not_short_arrives_as_flask_produces_it(
-    plugin: Any,  # noqa: ANN401
-    headers: list[tuple[str, str]],
-) -> None:
+def run(application: Any, send: Any) -> None:  # noqa: ANN401
+    """Send one request without a body, and pass the answer to `send`."""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request"}
+
+    scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "http_version": "1.1", "headers": []}
+    asyncio.run(application(scope, receive, send))
+
+
+def test_an_answer_of_unknown_length_arrives_as_flask_produces_it(plugin: Any) -> None:  # noqa: ANN401
     arrived, closed = threading.Event(), threading.Event()
 
     class Parts:
@@ -178,25 +226,162 @@ def test_an_answer_that_is_not_short_arrives_as_flask_produces_it(
             closed.set()
 
     def stream(_environ: dict[str, Any], start: Start) -> Iterable[bytes]:
-        start("200 OK", headers)
+        start("200 OK", [])
         return Parts()
 
     application, _ = mlflow(stream)
     plugin.shorten(application)
-    sent: list[bytes] = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request"}
+    sent: list[Any] = []
 
     async def send(message: dict[str, Any]) -> None:
-        sent.append(message.get("body"))  # type: ignore[arg-type]
+        sent.append(message.get("body"))
         if message.get("body") == b"first":
             arrived.set()
 
-    scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "http_version": "1.1", "headers": []}
-    asyncio.run(application(scope, receive, send))  # type: ignore[arg-type]
+    run(application, send)
     assert sent == [None, b"first", b"second", b""]
     assert closed.is_set()
+
+
+def test_a_long_answer_arrives_in_pieces_and_no_faster_than_the_client_receives_it(plugin: Any) -> None:  # noqa: ANN401
+    produced = 0
+
+    def long(_environ: dict[str, Any], start: Start) -> Iterator[bytes]:
+        nonlocal produced
+        start("200 OK", [("Content-Length", "2500000")])
+        for _ in range(25):
+            produced += 100_000
+            yield b"x" * 100_000
+
+    application, _ = mlflow(long)
+    plugin.shorten(application)
+    sizes: list[int] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sizes.append(len(message.get("body", b"")))
+        assert produced - sum(sizes) <= plugin.PIECE_BYTES
+
+    run(application, send)
+    assert sizes == [0, 1_000_000, 1_000_000, 500_000]
+
+
+def test_clients_that_stop_reading_take_no_thread_from_others(plugin: Any) -> None:  # noqa: ANN401
+    def answer(environ: dict[str, Any], start: Start) -> list[bytes]:
+        size = 2_000_000 if environ["PATH_INFO"] == "/long" else 2
+        start("200 OK", [("Content-Length", str(size))])
+        return [b"x" * size]
+
+    built, _ = mlflow(answer)
+    plugin.shorten(built)
+    application: Any = built
+    stalled = 0
+
+    async def everything() -> None:
+        all_stalled = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request"}
+
+        async def stall(message: dict[str, Any]) -> None:
+            nonlocal stalled
+            if message["type"] == "http.response.body":
+                stalled += 1
+                if stalled == SLOW:
+                    all_stalled.set()
+                await asyncio.Event().wait()
+
+        async def send(_message: dict[str, Any]) -> None:
+            pass
+
+        scope = {"type": "http", "method": "GET", "query_string": b"", "http_version": "1.1", "headers": []}
+        slow = [asyncio.create_task(application({**scope, "path": "/long"}, receive, stall)) for _ in range(SLOW)]
+        await asyncio.wait_for(all_stalled.wait(), 30)
+        await asyncio.wait_for(application({**scope, "path": "/short"}, receive, send), 5)
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
+
+    asyncio.run(everything())
+
+
+def test_an_answer_is_closed_if_the_request_is_cancelled(plugin: Any) -> None:  # noqa: ANN401
+    closed = threading.Event()
+
+    class Parts(list[bytes]):
+        def close(self) -> None:
+            closed.set()
+
+    def answer(_environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        start("200 OK", [])
+        return Parts([b"x", b"y"])
+
+    application, _ = mlflow(answer)
+    plugin.shorten(application)
+
+    async def cancel(_message: dict[str, Any]) -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        run(application, cancel)
+    assert closed.is_set()
+
+
+def test_all_pieces_are_read_in_one_context(plugin: Any) -> None:  # noqa: ANN401
+    request: ContextVar[str] = ContextVar("request")
+
+    def answer(_environ: dict[str, Any], start: Start) -> Iterator[bytes]:
+        start("200 OK", [])
+        token = request.set("mine")
+        yield b"first"
+        yield request.get().encode()
+        request.reset(token)
+
+    application, _ = mlflow(answer)
+    plugin.shorten(application)
+    assert b"".join(message["body"] for message in ask(application)[1:]) == b"firstmine"
+
+
+def test_headers_are_sent_with_the_bytes_that_wsgi_gives(plugin: Any) -> None:  # noqa: ANN401
+    def answer(_environ: dict[str, Any], start: Start) -> list[bytes]:
+        start("200 OK", [("X-Name", "\xe9")])
+        return []
+
+    application, _ = mlflow(answer)
+    plugin.shorten(application)
+    assert ask(application)[0]["headers"] == [(b"x-name", b"\xe9")]
+
+
+def test_an_error_after_the_head_is_raised_and_one_before_it_replaces_the_answer(plugin: Any) -> None:  # noqa: ANN401
+    def late(_environ: dict[str, Any], start: Any) -> Iterator[bytes]:  # noqa: ANN401
+        start("200 OK", [])
+        yield b"first"
+        start("500 ERROR", [], (RuntimeError, RuntimeError("late"), None))
+        yield b"second"
+
+    def early(_environ: dict[str, Any], start: Any) -> list[bytes]:  # noqa: ANN401
+        start("200 OK", [("Content-Length", "5")])
+        start("500 ERROR", [], (RuntimeError, RuntimeError("early"), None))
+        return [b"error"]
+
+    application, _ = mlflow(late)
+    plugin.shorten(application)
+    with pytest.raises(RuntimeError, match="late"):
+        ask(application)
+    application, _ = mlflow(early)
+    plugin.shorten(application)
+    assert ask(application)[0]["status"] == 500
+
+
+def test_the_head_of_a_long_answer_alone_is_sent_for_head(plugin: Any) -> None:  # noqa: ANN401
+    def answer(_environ: dict[str, Any], start: Start) -> list[bytes]:
+        start("200 OK", [("Content-Length", "9000000")])
+        return []
+
+    application, _ = mlflow(answer)
+    plugin.shorten(application)
+    head, body = ask(application)
+    assert head["headers"] == [(b"content-length", b"9000000")]
+    assert body == {"type": "http.response.body", "body": b""}
 
 
 def test_a_short_answer_is_closed(plugin: Any) -> None:  # noqa: ANN401
@@ -229,14 +414,21 @@ def test_an_answer_without_a_body_arrives(plugin: Any) -> None:  # noqa: ANN401
     assert "more_body" not in sent[-1]
 
 
-def test_an_error_in_flask_is_reported_as_before(plugin: Any) -> None:  # noqa: ANN401
+def test_an_error_in_flask_is_answered_with_500(plugin: Any) -> None:  # noqa: ANN401
     def fail(_environ: dict[str, Any], _start: Start) -> list[bytes]:
         raise RuntimeError("broken")
 
     application, _ = mlflow(fail)
     plugin.shorten(application)
+    sent: list[int] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message.get("status", 0))
+
+    # Starlette answers with 500, and passes the error on to uvicorn's log.
     with pytest.raises(RuntimeError, match="broken"):
-        ask(application)
+        run(application, send)
+    assert sent[0] == 500
 
 
 def test_what_is_no_http_request_takes_mlflows_own_way(plugin: Any) -> None:  # noqa: ANN401
