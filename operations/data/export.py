@@ -66,7 +66,9 @@ class Target:
             values[key] = value
         problems += [f"{key}: is missing" for key in REQUIRED if not values.get(key)]
         problems += [
-            f"{key}: must be {rule}" for key, (pattern, rule) in RULES.items() if not pattern.fullmatch(values[key])
+            f"{key}: must be {rule}"
+            for key, (pattern, rule) in RULES.items()
+            if not pattern.fullmatch(values.get(key, ""))
         ]
         if problems:
             raise StopError(

@@ -60,6 +60,14 @@ def test_everything_that_is_wrong_with_a_target_is_said_at_once(tmp_path: Path) 
         assert secret not in said.replace("AWS_SECRET_ACCESS_KEY", "")
 
 
+def test_an_empty_target_names_every_variable_that_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "target.env").write_text("")
+    with pytest.raises(StopError) as caught:
+        Target.read(tmp_path / "target.env")
+    for key in COMPLETE:
+        assert f"{key}: is missing" in str(caught.value)
+
+
 def test_every_value_is_checked_that_can_be(tmp_path: Path) -> None:
     wrong = {"PGPORT": "abc", "PGSSLMODE": "yes", "S3_ENDPOINT_URL": "s3.example.com", "S3_BUCKET": "s3://runs"}
     with pytest.raises(StopError) as caught:

@@ -285,11 +285,11 @@ def starts_and_ends(deployment: Deployment) -> Iterator[list[tuple[str, str]]]:
 
 
 @pytest.mark.long
-def test_a_migration_starts_after_the_server_finished_its_requests(dev: Deployment) -> None:
-    address = urllib.parse.urlsplit(dev.url)
+def test_a_migration_starts_after_a_server_of_another_schema_finished_its_requests(dev: Deployment) -> None:
+    address, file = urllib.parse.urlsplit(dev.url), "/opt/mlflow/schema-revision"
     with (
         socket.create_connection((address.hostname, address.port)) as upload,
-        changed(dev.checkout / "mlflow" / "healthcheck.py", '"""Succeeds', '"""It succeeds'),
+        changed(dev.checkout / "mlflow" / "Dockerfile", f">{file}", f">{file} && echo >>{file}"),
         starts_and_ends(dev) as order,
     ):
         head = f"PUT /api/2.0/mlflow-artifacts/artifacts/slow HTTP/1.1\r\nHost: 127.0.0.1:{address.port}\r\n"
