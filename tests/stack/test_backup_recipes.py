@@ -131,7 +131,7 @@ def test_a_full_backup_target_is_reported_and_keeps_valid_backups(saved: Deploym
             ballast = target / "ballast"
             taken(ballast, 1000 << 20)
             said = refused(saved, "backup")
-            assert re.search(r"[GM]B free", said)
+            assert re.search(r"[GM]B are free", said)
             assert "nothing was changed" in said
             # The target gets full during the backup: earlier backups stay valid, and later ones are complete.
             ballast.unlink()
