@@ -31,7 +31,7 @@ COPY create.py /opt/old/
 ARG COMMAND
 RUN sed -i "s#exec python /opt/mlflow-stack/serve.py\\$#exec ${COMMAND}#" /usr/local/bin/docker-entrypoint.sh \\
     && grep -q /opt/old /usr/local/bin/docker-entrypoint.sh \\
-    && sed -i 's#execvp("mlflow", .*#execv("/opt/old/bin/python", \
+    && sed -i 's#commands(\\["upgrade", uri\\].*#os.execv("/opt/old/bin/python", \
             ["/opt/old/bin/python", "/opt/old/create.py", uri])#' \\
         /opt/mlflow-stack/migrate.py \\
     && grep -q /opt/old /opt/mlflow-stack/migrate.py \\
