@@ -61,20 +61,23 @@ def shorten(application):
         name = getattr(function, "__name__", "")
         if kind is BaseHTTPMiddleware and name in NEEDED and digest(function) == DIGESTS[name]:
             application.user_middleware[number] = Middleware(IfNeeded, *arguments, needed=NEEDED[name], **options)
-            del long[name]
+            long.pop(name, None)
     for route in application.routes:
         kind = type(getattr(route, "app", None))
         if isinstance(route, Mount) and kind.__name__ == BRIDGE:
             responder = vars(inspect.getmodule(kind)).get(RESPONDER, kind)
             if digest(kind, responder) == DIGESTS[BRIDGE]:
                 route.app = Bridge(route.app)
-                del long[BRIDGE]
+                long.pop(BRIDGE, None)
     return list(long)
 
 
 def digest(*known):
-    """Return the first digits of the SHA-256 of the source of functions or classes."""
-    source = "".join(inspect.getsource(one) for one in known)
+    """Return the first digits of the SHA-256 of the source of functions or classes; empty without their source."""
+    try:
+        source = "".join(inspect.getsource(one) for one in known)
+    except OSError:
+        return ""
     return hashlib.sha256(source.encode()).hexdigest()[:16]
 
 
