@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,8 @@ def preloaded(monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 - loaded 
     for name in ("main_loop", "handle_exit"):
         monkeypatch.setattr(uvicorn.Server, name, getattr(uvicorn.Server, name))
     monkeypatch.delitem(sys.modules, "idle", raising=False)
+    # It imports parts of Starlette that MLflow has imported first.
+    monkeypatch.setitem(sys.modules, "application", types.ModuleType("application"))
     monkeypatch.setattr(os, "environ", dict(os.environ))
     spec = importlib.util.spec_from_file_location("preloaded", MLFLOW / "preloaded.py")
     assert spec
@@ -47,6 +50,12 @@ def preloaded(monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 - loaded 
 def test_variables_that_mlflow_reads_late_need_no_new_process_and_are_set(preloaded: Any) -> None:  # noqa: ANN401
     assert preloaded.prepare(COMMAND, KNOWN) is None
     assert KNOWN.items() <= os.environ.items()
+
+
+def test_the_application_is_imported_before_the_fork(preloaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401
+    monkeypatch.setitem(sys.modules, "application", None)
+    with pytest.raises(ImportError):
+        preloaded.prepare(COMMAND, KNOWN)
 
 
 def test_another_variable_needs_a_new_process(preloaded: Any) -> None:  # noqa: ANN401
