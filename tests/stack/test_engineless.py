@@ -83,6 +83,7 @@ def test_images_contain_no_network_configuration_of_the_host(engineless: Deploym
     assert not any(certificate.split("-----")[2].strip() in shipped for certificate in own)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "moment",
     [
