@@ -148,9 +148,9 @@ class Answer:
         return self._context.run(self._read)
 
     def close(self):
-        """Close the answer. Flask closes the files that it sends."""
-        if hasattr(self._answer, "close"):
-            self._context.run(self._answer.close)
+        """Close the answer before its end. Does nothing if the request was cancelled before Flask began."""
+        if self._context:
+            self._context.run(self._close)
 
     def _read(self):
         if self._parts is None:
@@ -166,9 +166,13 @@ class Answer:
             if length >= PIECE_BYTES or not self._sized:
                 return b"".join(piece)
         self.ended = True
+        self._close()
+        return b"".join(piece)
+
+    def _close(self):
+        # Flask closes the files that it sends.
         if hasattr(self._answer, "close"):
             self._answer.close()
-        return b"".join(piece)
 
     def _start(self, status, headers, exc_info=None):
         """Note status and headers: WSGI's `start_response`. An error may replace an answer that is not sent yet."""

@@ -101,6 +101,13 @@ def mlflow(wsgi: Any = flask, *names: str) -> tuple[Starlette, list[str]]:  # no
     return Starlette(routes=[Mount("/", _EfficientWSGIMiddleware(wsgi))], middleware=middlewares), passed
 
 
+def shortened(plugin: Any, wsgi: Any = flask, *names: str) -> Any:  # noqa: ANN401
+    """Return an application that is built as MLflow's is, with the shorter ways."""
+    application, _ = mlflow(wsgi, *names)
+    plugin.shorten(application)
+    return application
+
+
 KNOWN = ("artifact_transfer_middleware", "gateway_timing_middleware", "workspace_context_middleware")
 
 
@@ -187,8 +194,7 @@ def test_an_application_is_shortened_once(plugin: Any) -> None:  # noqa: ANN401
 
 
 def test_a_short_answer_arrives_in_one_piece_with_every_header(plugin: Any) -> None:  # noqa: ANN401
-    application, _ = mlflow()
-    plugin.shorten(application)
+    application = shortened(plugin)
     head, body = ask(application)
     assert head["status"] == 201
     assert head["headers"] == [(b"content-length", b"4"), (b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")]
@@ -201,8 +207,7 @@ def test_flask_gets_the_whole_body_of_the_request(plugin: Any) -> None:  # noqa:
         start("200 OK", [("Content-Length", str(len(body)))])
         return [body]
 
-    application, _ = mlflow(echo)
-    plugin.shorten(application)
+    application = shortened(plugin, echo)
     assert ask(application, "/", b"one ", b"two ", b"three")[1]["body"] == b"one two three"
 
 
@@ -232,8 +237,7 @@ def test_an_answer_of_unknown_length_arrives_as_flask_produces_it(plugin: Any) -
         start("200 OK", [])
         return Parts()
 
-    application, _ = mlflow(stream)
-    plugin.shorten(application)
+    application = shortened(plugin, stream)
     sent: list[Any] = []
 
     async def send(message: dict[str, Any]) -> None:
@@ -256,8 +260,7 @@ def test_a_long_answer_arrives_in_pieces_and_no_faster_than_the_client_receives_
             produced += 100_000
             yield b"x" * 100_000
 
-    application, _ = mlflow(long)
-    plugin.shorten(application)
+    application = shortened(plugin, long)
     sizes: list[int] = []
 
     async def send(message: dict[str, Any]) -> None:
@@ -274,9 +277,7 @@ def test_clients_that_stop_reading_take_no_thread_from_others(plugin: Any) -> No
         start("200 OK", [("Content-Length", str(size))])
         return [b"x" * size]
 
-    built, _ = mlflow(answer)
-    plugin.shorten(built)
-    application: Any = built
+    application = shortened(plugin, answer)
     stalled = 0
 
     async def everything() -> None:
@@ -318,8 +319,7 @@ def test_an_answer_is_closed_if_the_request_is_cancelled(plugin: Any) -> None:  
         start("200 OK", [])
         return Parts([b"x", b"y"])
 
-    application, _ = mlflow(answer)
-    plugin.shorten(application)
+    application = shortened(plugin, answer)
 
     async def cancel(_message: dict[str, Any]) -> None:
         raise asyncio.CancelledError
@@ -339,8 +339,7 @@ def test_all_pieces_are_read_in_one_context(plugin: Any) -> None:  # noqa: ANN40
         yield request.get().encode()
         request.reset(token)
 
-    application, _ = mlflow(answer)
-    plugin.shorten(application)
+    application = shortened(plugin, answer)
     assert b"".join(message["body"] for message in ask(application)[1:]) == b"firstmine"
 
 
@@ -349,8 +348,7 @@ def test_headers_are_sent_with_the_bytes_that_wsgi_gives(plugin: Any) -> None:  
         start("200 OK", [("X-Name", "\xe9")])
         return []
 
-    application, _ = mlflow(answer)
-    plugin.shorten(application)
+    application = shortened(plugin, answer)
     assert ask(application)[0]["headers"] == [(b"x-name", b"\xe9")]
 
 
@@ -366,12 +364,10 @@ def test_an_error_after_the_head_is_raised_and_one_before_it_replaces_the_answer
         start("500 ERROR", [], (RuntimeError, RuntimeError("early"), None))
         return [b"error"]
 
-    application, _ = mlflow(late)
-    plugin.shorten(application)
+    application = shortened(plugin, late)
     with pytest.raises(RuntimeError, match="late"):
         ask(application)
-    application, _ = mlflow(early)
-    plugin.shorten(application)
+    application = shortened(plugin, early)
     assert ask(application)[0]["status"] == 500
 
 
@@ -380,8 +376,7 @@ def test_the_head_of_a_long_answer_alone_is_sent_for_head(plugin: Any) -> None: 
         start("200 OK", [("Content-Length", "9000000")])
         return []
 
-    application, _ = mlflow(answer)
-    plugin.shorten(application)
+    application = shortened(plugin, answer)
     head, body = ask(application)
     assert head["headers"] == [(b"content-length", b"9000000")]
     assert body == {"type": "http.response.body", "body": b""}
@@ -398,8 +393,7 @@ def test_a_short_answer_is_closed(plugin: Any) -> None:  # noqa: ANN401
         start("200 OK", [("Content-Length", "1")])
         return Parts([b"x"])
 
-    application, _ = mlflow(answer)
-    plugin.shorten(application)
+    application = shortened(plugin, answer)
     ask(application)
     assert closed.is_set()
 
@@ -409,8 +403,7 @@ def test_an_answer_without_a_body_arrives(plugin: Any) -> None:  # noqa: ANN401
         start("304 NOT MODIFIED", [])
         return []
 
-    application, _ = mlflow(answer)
-    plugin.shorten(application)
+    application = shortened(plugin, answer)
     sent = ask(application)
     assert sent[0]["status"] == 304
     assert b"".join(message["body"] for message in sent[1:]) == b""
@@ -421,8 +414,7 @@ def test_an_error_in_flask_is_answered_with_500(plugin: Any) -> None:  # noqa: A
     def fail(_environ: dict[str, Any], _start: Start) -> list[bytes]:
         raise RuntimeError("broken")
 
-    application, _ = mlflow(fail)
-    plugin.shorten(application)
+    application = shortened(plugin, fail)
     sent: list[int] = []
 
     async def send(message: dict[str, Any]) -> None:
@@ -435,6 +427,5 @@ def test_an_error_in_flask_is_answered_with_500(plugin: Any) -> None:  # noqa: A
 
 
 def test_what_is_no_http_request_takes_mlflows_own_way(plugin: Any) -> None:  # noqa: ANN401
-    application, _ = mlflow(flask, *KNOWN)
-    plugin.shorten(application)
+    application = shortened(plugin, flask, *KNOWN)
     assert ask(application, kind="websocket") == [{"type": "websocket.close", "code": 1000}]

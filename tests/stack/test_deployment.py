@@ -568,7 +568,7 @@ print(*sent)
 def test_the_rows_that_log_batch_updates_are_sent_together(dev: Deployment) -> None:
     code, said = dev.run("server", "env", "PGPASSFILE=/run/mlflow/pgpass", "python", "-W", "ignore", "-c", BATCHES)
     assert code == 0, said
-    assert said.split()[-1] == "150"
+    assert said.splitlines()[-1] == "150"
 
 
 ANSWERS = r"""
