@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from runtime.daemon import Daemon, State
 
 POLL_SECONDS = 0.1
-PROBE_SECONDS = 1.0
+PROBE_SECONDS = 0.5
 """Time between two runs of a health check. Each run takes CPU time from the service: see `HealthCheck.interval_s`."""
 UNREADY_LOG_LINES = 7
 """Lines of the log of a service that runs but is not ready: its health check says why. Of others, the log says it."""

@@ -66,8 +66,8 @@ def measured(stack: Stack, other: SetUp) -> dict[str, dict[str, list[float]]]:
                 found[name][setup.name].append(value)
             for name, value in measure.artifacts(setup).items():
                 found[name][setup.name].append(value)
-    for setup in (own, other):
-        found["CPU at rest"][setup.name].append(measure.idle_percent(daemon, setup))
+    for name, percent in measure.idle_percents(daemon, own, other).items():
+        found["CPU at rest"][name].append(percent)
     return found
 
 

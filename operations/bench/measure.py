@@ -15,7 +15,9 @@ REQUESTS = 40
 BATCH = 200
 """Metrics in one `log-batch`."""
 ARTIFACT_MB = 64
-IDLE_SECONDS = 30
+SETTLE_SECONDS, IDLE_SECONDS = 60, 90
+"""How long nobody uses a set-up before and while its CPU time at rest is measured. The services first complete what the
+load has left them, such as Postgres its autovacuum, which starts once a minute."""
 API = "/api/2.0/mlflow"
 
 
@@ -49,11 +51,18 @@ def memory_mb(daemon: Daemon, setup: SetUp) -> float:
     return float(stats["usage"] - inactive) / 1e6
 
 
-def idle_percent(daemon: Daemon, setup: SetUp) -> float:
-    """Return the CPU time of all containers while nobody uses them, in percent of one core."""
-    before, begun = _cpu_seconds(daemon, setup), time.monotonic()
+def idle_percents(daemon: Daemon, *setups: SetUp) -> dict[str, float]:
+    """Return the CPU time of all containers while nobody uses them, in percent of one core, by name of the set-up.
+
+    All set-ups are measured at the same time.
+    """
+    time.sleep(SETTLE_SECONDS)
+    begun = {setup: (_cpu_seconds(daemon, setup), time.monotonic()) for setup in setups}
     time.sleep(IDLE_SECONDS)
-    return 100 * (_cpu_seconds(daemon, setup) - before) / (time.monotonic() - begun)
+    return {
+        setup.name: 100 * (_cpu_seconds(daemon, setup) - before) / (time.monotonic() - started)
+        for setup, (before, started) in begun.items()
+    }
 
 
 def _cpu_seconds(daemon: Daemon, setup: SetUp) -> float:

@@ -1356,6 +1356,20 @@ def test_an_up_that_changes_nothing_calls_pulumi_three_times(stack: Stack, tmp_p
     assert asked == ["version", "stack export --show-secrets", "up --refresh --suppress-outputs --yes --skip-preview"]
 
 
+def test_the_first_up_of_a_stack_exports_its_state_only_to_look_for_it_and_after_the_deployment(
+    stack: Stack, fake_cli: Path
+) -> None:
+    program = fake_cli.parent / "bin" / "pulumi"
+    unknown = f"grep -q ^up {fake_cli} || {{ echo 'error: no stack named dev' >&2; exit 1; }}"
+    written = program.read_text().replace('"stack export"*)', f'"stack export"*) {unknown};')
+    program.write_text(written.replace("1 unchanged", "+ 1 created"))
+    deploy._deploy(stack)
+    asked = [line.partition(" --stack ")[0] for line in fake_cli.read_text().splitlines()]
+    export, up = "stack export --show-secrets", "up --refresh --suppress-outputs --yes --skip-preview"
+    assert asked[:5] == ["version", export, "stack init --no-select", up, export]
+    assert all(line.startswith("config set ") for line in asked[5:])
+
+
 @pytest.mark.parametrize("saved", [False, True])
 def test_a_failed_deployment_names_the_secrets_that_only_the_state_has(
     stack: Stack, fake_cli: Path, *, saved: bool
