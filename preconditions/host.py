@@ -12,6 +12,16 @@ if TYPE_CHECKING:
 
 ENDPOINT, DESTINATION = "MLFLOW_S3_ENDPOINT_URL", "MLFLOW_ARTIFACTS_DESTINATION"
 """Environment variables of the server with the location of its artifacts."""
+OPERATIONS = {
+    names.RESTORE: ("a restore", "would be lost"),
+    names.EXPORT: ("an export", "would be missing in the copy"),
+    names.IMPORT: ("an import", "may be replaced"),
+    names.UPGRADE: ("an upgrade of Postgres", "may be lost"),
+    names.ROTATE: ("a rotation", "may be encrypted with an old data key"),
+    names.ENCRYPT: ("an encryption", "may be overwritten"),
+}
+"""Every operation that runs in a container beside the stack: what messages call it, and what happens to data that the
+server writes meanwhile."""
 
 
 def host_problems(
@@ -68,16 +78,6 @@ def _cluster_problems(daemon: "Daemon", traefik: TraefikSettings) -> list[str]:
     ]
 
 
-def restore_is_running(daemon: "Daemon", stack: str) -> bool:
-    """Return whether a restore of this stack is running."""
-    return is_running(daemon, stack, names.RESTORE)
-
-
-def export_is_running(daemon: "Daemon", stack: str) -> bool:
-    """Return whether an export of this stack is running."""
-    return is_running(daemon, stack, names.EXPORT)
-
-
 def is_running(daemon: "Daemon", stack: str, operation: str) -> bool:
     """Return whether the container of an operation of this stack is running."""
     found = daemon.inspect(names.docker_name(stack, operation))
@@ -87,16 +87,9 @@ def is_running(daemon: "Daemon", stack: str, operation: str) -> bool:
 def _running_problems(daemon: "Daemon", stack: str) -> list[str]:
     """Return the operation that keeps the server stopped, if one is running."""
     problems = []
-    for name, what, running, lost in (
-        (names.RESTORE, "a restore", restore_is_running(daemon, stack), "would be lost"),
-        (names.EXPORT, "an export", export_is_running(daemon, stack), "would be missing in the copy"),
-        (names.IMPORT, "an import", is_running(daemon, stack, names.IMPORT), "may be replaced"),
-        (names.UPGRADE, "an upgrade of Postgres", is_running(daemon, stack, names.UPGRADE), "may be lost"),
-        (names.ROTATE, "a rotation", is_running(daemon, stack, names.ROTATE), "may be encrypted with an old data key"),
-        (names.ENCRYPT, "an encryption", is_running(daemon, stack, names.ENCRYPT), "may be overwritten"),
-    ):
-        if running:
-            container = names.docker_name(stack, name)
+    for operation, (what, lost) in OPERATIONS.items():
+        if is_running(daemon, stack, operation):
+            container = names.docker_name(stack, operation)
             problems.append(
                 f"{what} is running, and data that the server writes now {lost}\n"
                 f"    to see its progress: docker logs -f {container}; to abort it, without loss of data: docker kill "

@@ -134,11 +134,8 @@ def _require_alone(stack: Stack) -> None:
     """Raise `StopError` if there is no server, or if a restore or another export runs."""
     if not servers(stack).deployed:
         raise StopError(f"{stack.name} has no server; type: {make('up', stack.name)}")
-    for name, running in (
-        (names.RESTORE, preconditions.restore_is_running(stack.daemon, stack.name)),
-        (names.EXPORT, preconditions.export_is_running(stack.daemon, stack.name)),
-    ):
-        if running:
+    for name in (names.RESTORE, names.EXPORT):
+        if preconditions.is_running(stack.daemon, stack.name, name):
             log = f"docker logs -f {names.docker_name(stack.name, name)}"
             raise StopError(
                 f"another {name} of {stack.name} is running; to see its progress: {log}; nothing was changed"

@@ -40,7 +40,7 @@ def restore(stack: Stack) -> None:
     """
     dry, safety = flag("DRY_RUN"), flag("SAFETY", default=True)
     require_container(stack)
-    if preconditions.restore_is_running(stack.daemon, stack.name):
+    if preconditions.is_running(stack.daemon, stack.name, names.RESTORE):
         raise StopError(
             f"another restore of {stack.name} is running; wait for it: "
             f"docker logs -f {names.docker_name(stack.name, names.RESTORE)}"
@@ -110,7 +110,7 @@ def _replace_data(stack: Stack, snapshot: str, again: str) -> None:
     finally:
         # If only this client ended, the restore continues, and it would discard anything written meanwhile. The server
         # itself waits for the end of a restore, too, however Docker starts it (mlflow/serve.py).
-        if code != 0 and not preconditions.restore_is_running(stack.daemon, stack.name):
+        if code != 0 and not preconditions.is_running(stack.daemon, stack.name, names.RESTORE):
             # An interrupted stop may still be in progress.
             deployed.restart()
             progress("the server was started again")

@@ -23,16 +23,9 @@ def paused_problems(daemon: Daemon, stack: str) -> list[str]:
 
 def require_no_operation(daemon: Daemon, stack: str) -> None:
     """Remove the container of a killed operation, such as a restore; raise `StopError` if one is running."""
-    for what, service, running in (
-        ("a restore", names.RESTORE, preconditions.restore_is_running(daemon, stack)),
-        ("an export", names.EXPORT, preconditions.export_is_running(daemon, stack)),
-        ("an import", names.IMPORT, preconditions.is_running(daemon, stack, names.IMPORT)),
-        ("an upgrade of Postgres", names.UPGRADE, preconditions.is_running(daemon, stack, names.UPGRADE)),
-        ("a rotation", names.ROTATE, preconditions.is_running(daemon, stack, names.ROTATE)),
-        ("an encryption", names.ENCRYPT, preconditions.is_running(daemon, stack, names.ENCRYPT)),
-    ):
-        name = names.docker_name(stack, service)
-        if running:
+    for operation, (what, _) in preconditions.OPERATIONS.items():
+        name = names.docker_name(stack, operation)
+        if preconditions.is_running(daemon, stack, operation):
             raise StopError(
                 f"{what} of {stack} is running; nothing was changed\n"
                 f"  to see its progress: docker logs -f {name}; to abort it, without loss of data: docker kill {name}"
@@ -47,8 +40,8 @@ def remove_ended_operations(daemon: Daemon, stack: str) -> None:
     A deployment takes unknown containers with that label for those of another user. It refuses to begin while such an
     operation runs (preconditions/host.py).
     """
-    for service in (names.IMPORT, names.ROTATE, names.ENCRYPT, names.UPGRADE):
-        name = names.docker_name(stack, service)
+    for operation in preconditions.OPERATIONS:
+        name = names.docker_name(stack, operation)
         found = daemon.inspect(name)
         if found and not found["State"]["Running"]:
             daemon.api.remove_container(name, v=True)

@@ -110,7 +110,7 @@ def describe(stack: Stack) -> dict[str, Any]:
 
 def _operation(stack: Stack) -> str | None:
     """Return the operation that runs and stops the server meanwhile: a restore, or another in its last part."""
-    if preconditions.restore_is_running(stack.daemon, stack.name):
+    if preconditions.is_running(stack.daemon, stack.name, names.RESTORE):
         return names.RESTORE
     running = [
         name

@@ -848,7 +848,7 @@ def test_a_backup_with_other_data_keys_is_encrypted_with_those_of_the_stack(
         done.append((old, new))
         return 0
 
-    monkeypatch.setattr("preconditions.host.restore_is_running", lambda *_: False)
+    monkeypatch.setattr("preconditions.host.is_running", lambda *_: False)
     monkeypatch.setattr("operations.data.data_keys.encrypt_rows", encrypt)
     route = SimpleNamespace(url="https://m.example.com")
     path = Path("Pulumi.prod.yaml")

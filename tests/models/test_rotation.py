@@ -3,6 +3,7 @@
 tests/stack/test_rotation.py rotates for real.
 """
 
+import ast
 import http.client
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,12 +11,14 @@ from typing import Any
 
 import pytest
 
+from operations.common.checkout import ROOT
 from operations.common.console import StopError
 from operations.common.lock import exclusive
 from operations.data import data_keys
 from operations.host import containers
 from operations.observe import ages
 from operations.rotation import proof, rotate
+from preconditions import host
 from settings import names
 from settings.secrets import NEXT_KEYS
 
@@ -175,7 +178,7 @@ def test_a_traefik_that_this_machine_does_not_reach_leaves_the_password_untried(
     assert proof._at_traefik(stack, "password") == "refused"
 
 
-@pytest.mark.parametrize("operation", [names.IMPORT, names.ROTATE, names.ENCRYPT, names.UPGRADE])
+@pytest.mark.parametrize("operation", host.OPERATIONS)
 @pytest.mark.parametrize("running", [False, True])
 def test_a_deployment_removes_what_a_killed_operation_has_left_and_nothing_that_runs(
     operation: str, *, running: bool
@@ -187,3 +190,14 @@ def test_a_deployment_removes_what_a_killed_operation_has_left_and_nothing_that_
     )
     containers.remove_ended_operations(daemon, "dev")
     assert removed == ([] if running else [(name, True)])
+
+
+def test_every_container_beside_a_stack_is_one_of_a_known_operation() -> None:
+    started = {
+        ast.unparse(call.args[1])
+        for path in (ROOT / "operations").rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "run_once"
+    }
+    assert len(started) > 1
+    assert started <= {f"names.{word.upper().partition('-')[0]}" for word in host.OPERATIONS}
