@@ -162,6 +162,11 @@ class ImagesSettings(Settings):
             images["backup"] = Built("backup", BACKUP_CONTEXT, {"BASE_IMAGE": self.postgres.name})
         return images
 
+    @property
+    def server(self) -> str:
+        """The name of the server's image, configured or built."""
+        return (self.mlflow or self.built(())["mlflow"]).name
+
     def pulled(self, parts: Collection[str]) -> list[Image]:
         """Return the images that must be on the host before the deployment starts."""
         built_on = [] if self.mlflow else [self.python, self.builder]

@@ -3,6 +3,8 @@
 import os
 from typing import Any
 
+from docker.errors import ImageNotFound
+
 from operations.common.console import (
     StopError,
     flag,
@@ -72,9 +74,7 @@ def restore(stack: Stack) -> None:
         if safety:
             _back_up_current_data(stack)
     _replace_data(stack, plan["id"], again)
-    # Artifacts are in the backup as clients read them: the key of the object store is not needed to restore them.
-    others = [name for name in plan["other_keys"] if names.key_of(name) in NEXT_KEYS]
-    if others:
+    if others := _other_keys(plan):
         _encrypt_with_our_keys(stack, plan["id"], others, again)
     _start(stack)
     progress(f"\n{stack.name} is restored from backup {plan['id'][:8]}")
@@ -165,12 +165,31 @@ def _require_restorable(stack: Stack, plan: dict[str, Any]) -> None:
             f"  check out the version of this project that took the backup, then type: {make('up', stack.name)}, "
             "and restore the backup there"
         )
+    if (others := _other_keys(plan)) and not servers(stack).deployed:
+        raise StopError(
+            f"the backup has other data keys ({', '.join(others)}), and {stack.name} has no server with its own ones; "
+            f"nothing was changed\n  type: {make('up', stack.name)}; then repeat the command"
+        )
+
+
+def _other_keys(plan: dict[str, Any]) -> list[str]:
+    """Return the data keys of MLflow that were others when the backup was taken.
+
+    Artifacts are in the backup as clients read them: the key of the object store is not needed to restore them.
+    """
+    return [name for name in plan["other_keys"] if names.key_of(name) in NEXT_KEYS]
 
 
 def supports_revision(stack: Stack, revision: str) -> bool:
-    """Return whether the MLflow of this stack can read or migrate a database of `revision`."""
+    """Return whether the MLflow of this stack can read or migrate a database of `revision`.
+
+    Raises `StopError` if its image is not on the host.
+    """
+    # Without a server, which was pruned or removed by hand, the image that the next deployment would run.
+    found = servers(stack).images
+    image = found[0] if found else stack.settings.images.server
     body = {
-        "Image": servers(stack).images[0],
+        "Image": image,
         "Cmd": ["python", "-W", "ignore", "-c", CHECK_REVISION_SCRIPT, revision],
         "HostConfig": {
             "NetworkMode": "none",
@@ -181,7 +200,13 @@ def supports_revision(stack: Stack, revision: str) -> bool:
         },
     }
     said: list[str] = []
-    code = stack.daemon.once(names.docker_name(stack.name, "revision"), body, said.append)
+    try:
+        code = stack.daemon.once(names.docker_name(stack.name, "revision"), body, said.append)
+    except ImageNotFound:
+        raise StopError(
+            f"{stack.name} has no server, and its image {image} is not on the host; nothing was changed\n"
+            f"  to build or pull it, type: {make('up', stack.name)}; then repeat the command"
+        ) from None
     if code and UNKNOWN_REVISION not in "".join(said):
         raise StopError(
             f"could not check whether MLflow's image knows database revision {revision}; nothing was changed\n"

@@ -45,10 +45,8 @@ def _is_deployed(stack: Stack, service: str) -> bool:
 
 def _mlflow_image_changes(stack: Stack) -> bool:
     """Return whether a deployed server would be replaced by one with another image."""
-    images = stack.settings.images
-    image = images.mlflow or images.built(stack.settings.parts)["mlflow"]
     try:
-        wanted = stack.daemon.api.inspect_image(image.name)["Id"]  # type: ignore[no-untyped-call]
+        wanted = stack.daemon.api.inspect_image(stack.settings.images.server)["Id"]  # type: ignore[no-untyped-call]
     except NotFound:
         wanted = None
     return any(deployed != wanted for deployed in servers(stack).images)

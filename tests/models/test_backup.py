@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from docker.errors import ImageNotFound
 
 from operations.common import console
 from operations.common.console import StopError
@@ -840,7 +841,7 @@ def test_a_backup_with_other_data_keys_is_encrypted_with_those_of_the_stack(
         "_replace_data": lambda *_: done.append("replaced"),
         "_start": lambda _: done.append("started"),
         "data_key": lambda *_: "from-the-backup",
-        "servers": lambda _: SimpleNamespace(secret=lambda _: b"of-the-stack"),
+        "servers": lambda _: SimpleNamespace(deployed=["mlflow-prod-server"], secret=lambda _: b"of-the-stack"),
     }.items():
         monkeypatch.setattr(restore, name, replaced)
 
@@ -1079,6 +1080,46 @@ def test_a_failed_revision_lookup_is_not_reported_as_a_newer_schema() -> None:
     stack.daemon.once = says("exec: python: not found")
     with pytest.raises(StopError, match=r"(?s)could not check .*; nothing was.*python: not found\n.*doctor STACK="):
         restore.supports_revision(stack, "abc")
+
+
+class WithoutServer:
+    """A host from which the container of the server was pruned, and perhaps its image as well."""
+
+    def __init__(self, *images: str) -> None:
+        self.images = images
+
+    def services(self, *_: object, **__: object) -> dict[str, str]:
+        return {}
+
+    def once(self, _name: str, body: dict[str, Any], _tell: object) -> int:
+        if body["Image"] not in self.images:
+            raise ImageNotFound(body["Image"])
+        return 0
+
+
+def without_server(*images: str) -> Any:  # noqa: ANN401 - has the parts of a stack that a restore uses
+    stack: Any = AStack()
+    stack.daemon = WithoutServer(*images)
+    stack.settings = SimpleNamespace(on_swarm=False, images=SimpleNamespace(server="localhost/mlflow-server:1"))
+    return stack
+
+
+def test_a_stack_whose_server_was_pruned_can_be_restored() -> None:
+    assert restore.supports_revision(without_server("localhost/mlflow-server:1"), "abc")
+
+
+def test_a_restore_without_the_image_of_the_server_is_refused_with_the_command_to_build_it() -> None:
+    with pytest.raises(
+        StopError, match=r"its image localhost/mlflow-server:1 is not on the host; nothing.*\n.*make up"
+    ):
+        restore.supports_revision(without_server(), "abc")
+
+
+def test_a_restore_that_needs_the_data_keys_of_a_pruned_server_is_refused_before_any_change() -> None:
+    stack = without_server("localhost/mlflow-server:1")
+    restore._require_restorable(stack, a_plan(other_keys=["object-store-key"]))
+    with pytest.raises(StopError, match=r"prod has no server with its own ones; nothing was changed\n.*make up"):
+        restore._require_restorable(stack, a_plan(other_keys=["crypto-kek-passphrase"]))
 
 
 # --- a folder of the host as backup target -------------------------------------------------------------------------
