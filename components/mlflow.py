@@ -24,12 +24,9 @@ from runtime.swarm import SwarmService
 from runtime.workload import Files, Limits, Workload
 from settings import names
 from settings.ingress import Route
-from settings.server import ADMIN, METRICS_PORT, PORT, ServerSettings
+from settings.server import ADMIN, METRICS_PORT, PORT, SCHEMA_FILES, ServerSettings
 from settings.swarm import SwarmSettings
 
-SCHEMA_FILES = ("/opt/mlflow/schema-revision", "/opt/mlflow/users-schema-revision")
-"""Files of the MLflow image with the revisions of its database schemas. An earlier server with the same ones serves on
-until its own replacement; any other one stops before the migration."""
 MIGRATION_TIMEOUT_SECONDS = 6 * 3600
 """A migration that rewrites a table of a large database takes hours."""
 
@@ -90,7 +87,8 @@ class Mlflow(pulumi.ComponentResource):
         # The labels of a cluster's service are those of all its tasks.
         common = {**({} if swarm else route_labels), "store": store.credentials_file, "database": database.pgpass}
         together = _together(route, common, platform.tls) if route.balanced else None
-        compatible = Compatible(files=SCHEMA_FILES, label=names.TOGETHER_LABEL, value=together or "")
+        # An earlier server of the same schemas serves on until its own replacement; any other one stops here.
+        compatible = Compatible(files=tuple(SCHEMA_FILES.values()), label=names.TOGETHER_LABEL, value=together or "")
         alone = incompatible_stopped(
             names.is_replica, compatible, new="verify-data-keys", once=verified.done, platform=self._platform
         )

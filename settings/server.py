@@ -17,6 +17,10 @@ worker in use, 1.8 GiB with job execution as well."""
 
 READINESS_PATH = "/api/2.0/mlflow/experiments/search?max_results=1"
 """Unlike `/health`, this request needs the database. mlflow/healthcheck.py sends the same."""
+USERS_TABLE = "alembic_version_auth"
+SCHEMA_FILES = {"alembic_version": "/opt/mlflow/schema-revision", USERS_TABLE: "/opt/mlflow/users-schema-revision"}
+"""Files of MLflow's image with the revisions of its database schemas, by the table in which a database has its own. The
+second schema is that of MLflow's own users, and exists only if the stack has ever had some."""
 
 
 class ServerSettings(Settings):
