@@ -5,7 +5,6 @@ key decrypts stored data. Only `make rotate` replaces it, together with the data
 use it: see `DataKey`.
 """
 
-import asyncio
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import pulumi
 import pulumi_random as random
 
 from runtime.docker_host import DockerHost
+from runtime.readiness import call
 from runtime.workload import SECRETS
 from settings import names
 from settings.names import DATA_KEY, SAVES
@@ -62,7 +62,7 @@ class InUse:
         If the value is the generated one, the stack file has lost its own: `make rotate`, or a person, had replaced it.
         """
         container = names.docker_name(pulumi.get_stack(), self.container)
-        found = await asyncio.to_thread(self._found, container)
+        found = await call(self._found, container)
         if found is None or found.decode() == self.as_file(value):
             return value
         if configured:

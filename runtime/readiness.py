@@ -26,6 +26,8 @@ MAX_RETRIES = 6
 """How often a request to Docker is repeated if it does not answer (under load, or while it restarts), and the seconds
 between."""
 _program_started = time.monotonic()
+UNAVAILABLE = (502, 503, 504)
+"""The HTTP statuses of a daemon that restarts, or of a proxy in front of it."""
 Answer = TypeVar("Answer")
 
 
@@ -160,22 +162,25 @@ async def until_done(
 async def call(question: Callable[..., Answer], *arguments: object) -> Answer:
     """Send a request to the daemon, and repeat it if there is no answer. A restart of the daemon must not fail a job.
 
-    Raises `RunError` if the daemon does not answer at all.
+    Raises `RunError` if the daemon does not answer at all, or refuses the request.
     """
     # See DockerHost.daemon.
+    from docker.errors import APIError  # noqa: PLC0415
+
     from runtime.daemon import NO_ANSWER_ERRORS  # noqa: PLC0415
 
-    for _ in range(MAX_RETRIES):
+    for retries in reversed(range(MAX_RETRIES + 1)):
         try:
             return await asyncio.to_thread(question, *arguments)
-        except NO_ANSWER_ERRORS:
+        except NO_ANSWER_ERRORS as error:
+            reason = f"does not answer: {error}"
+        except APIError as error:
+            reason = f"refuses a request: {error.explanation or error}"
+            if error.status_code not in UNAVAILABLE:
+                break
+        if retries:
             await asyncio.sleep(RETRY_SECONDS)
-    try:
-        return await asyncio.to_thread(question, *arguments)
-    except NO_ANSWER_ERRORS as error:
-        raise pulumi.RunError(
-            f"the Docker daemon does not answer: {error}\n  type: {names.make_command('doctor', pulumi.get_stack())}"
-        ) from None
+    raise pulumi.RunError(f"the Docker daemon {reason}\n  type: {names.make_command('doctor', pulumi.get_stack())}")
 
 
 def since_start() -> timedelta:

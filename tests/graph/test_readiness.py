@@ -11,9 +11,11 @@ from typing import Any
 import pulumi
 import pytest
 import requests
+from docker.errors import APIError
 
 from runtime import compatibility, readiness
 from runtime.compatibility import Compatible, _until_compatible
+from runtime.credentials import InUse
 from runtime.daemon import NO_ANSWER_ERRORS, Daemon, State
 from runtime.readiness import until_balanced, until_done, until_healthy
 from runtime.workload import Balance, HealthCheck
@@ -348,29 +350,65 @@ def test_a_job_that_exceeds_its_timeout_keeps_running() -> None:
     assert "the data is unchanged" not in said
 
 
+def refusal(status: int, reason: str) -> APIError:
+    """Return the error of Docker's client for an answer with an HTTP status."""
+    response = requests.Response()
+    response.status_code = status
+    return APIError(reason, response=response, explanation=reason)
+
+
+@dataclass
+class Busy(Script):
+    """A daemon that fails some requests before it answers."""
+
+    silences: int = 0
+    error: Exception = field(default_factory=lambda: requests.ReadTimeout("read timed out"))
+
+    def state(self, container: str) -> State | None:
+        self.silences -= 1
+        if self.silences >= 0:
+            raise self.error
+        return super().state(container)
+
+
 @pytest.mark.parametrize("silences", [1, 6, 7])
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (requests.ReadTimeout("read timed out"), "does not answer: read timed out"),
+        (refusal(503, "shutting down"), "refuses a request: shutting down"),
+    ],
+    ids=["no answer", "503"],
+)
 def test_a_daemon_that_does_not_answer_is_retried_a_limited_number_of_times(
-    monkeypatch: pytest.MonkeyPatch, silences: int
+    monkeypatch: pytest.MonkeyPatch, silences: int, error: Exception, words: str
 ) -> None:
-    class Busy(Script):
-        silent = silences
-
-        def state(self, container: str) -> State | None:
-            self.silent -= 1
-            if self.silent >= 0:
-                raise requests.ReadTimeout("read timed out")
-            return super().state(container)
-
     monkeypatch.setattr(readiness, "RETRY_SECONDS", 0.01)
-    script = Busy([state("exited")])
+    script = Busy([state("exited")], silences=silences, error=error)
     if silences <= readiness.MAX_RETRIES:
         wait_done(script)
     else:
-        said = failure(wait_done, script)
-        assert said == "the Docker daemon does not answer: read timed out\n  type: make doctor STACK=stack"
+        assert failure(wait_done, script) == f"the Docker daemon {words}\n  type: make doctor STACK=stack"
 
 
-def test_every_kind_of_daemon_request_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_the_daemon_refuses_for_good_is_not_repeated() -> None:
+    script = Busy([state("exited")], silences=1, error=refusal(500, "no space left on device"))
+    said = failure(wait_done, script)
+    assert said == "the Docker daemon refuses a request: no space left on device\n  type: make doctor STACK=stack"
+    assert script.silences == 0
+
+
+def test_a_data_key_in_use_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "RETRY_SECONDS", 0.01)
+    files: Any = {("mlflow-stack-job", "/run/secrets/key"): b"the key"}
+    script: Any = Busy([state("exited")], silences=1, files=files)
+    in_use = InUse(platform=script, container="job", file="key", proved_by_job=True)
+    assert asyncio.run(in_use.required("objectStoreKey", "the key", configured=True)) == "the key"
+    with pytest.raises(pulumi.RunError, match="is not the key of the stored data"):
+        asyncio.run(in_use.required("objectStoreKey", "another", configured=True))
+
+
+def test_requests_about_volumes_and_restarts_are_retried_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     silent = {"volume_made", "restart"}
 
     def answer(question: str) -> None:
@@ -378,7 +416,7 @@ def test_every_kind_of_daemon_request_is_retried(monkeypatch: pytest.MonkeyPatch
             silent.remove(question)
             raise requests.ConnectionError("connection refused")
 
-    class Busy(Script):
+    class Silent(Script):
         def volume_created_at(self, name: str) -> datetime | None:
             answer("volume_made")
             return super().volume_created_at(name)
@@ -388,7 +426,7 @@ def test_every_kind_of_daemon_request_is_retried(monkeypatch: pytest.MonkeyPatch
             super().restart(container)
 
     monkeypatch.setattr(readiness, "RETRY_SECONDS", 0.01)
-    script = Busy([state(started_at="2026-01-01T00:00:00Z")], made=datetime(2026, 1, 2, tzinfo=UTC))
+    script = Silent([state(started_at="2026-01-01T00:00:00Z")], made=datetime(2026, 1, 2, tzinfo=UTC))
     wait_healthy(script, "volume")
     assert script.restarted == 1
     assert silent == set()
