@@ -39,15 +39,19 @@ NEEDED = {
 """The functions of MLflow's middlewares that do nothing for most requests, and for which requests they may do something
 (mlflow/server/fastapi_app.py)."""
 BRIDGE = "_EfficientWSGIMiddleware"
-RESPONDER = "_EfficientWSGIResponder"
-"""MLflow's class that runs Flask in a thread, and the one that it uses for each request."""
+"""MLflow's class that runs Flask in a thread."""
+READ_WITH = {
+    BRIDGE: "_EfficientWSGIResponder",
+    "workspace_context_middleware": "resolve_workspace_for_request_if_enabled",
+}
+"""What decides in their place what they do, in the same module."""
 DIGESTS = {
     "artifact_transfer_middleware": "6f61a252ebafafa9",
     "gateway_timing_middleware": "7c8b73643be70b49",
-    "workspace_context_middleware": "4e46e87466280088",
+    "workspace_context_middleware": "faf5c7ed56ea5182",
     BRIDGE: "0b024a5e5a6b962c",
 }
-"""The first digits of the SHA-256 of their source, as someone has read it (MLflow 3.18)."""
+"""The first digits of the SHA-256 of their source and of what they are read with, as in MLflow 3.18."""
 
 
 def shorten(application):
@@ -64,18 +68,20 @@ def shorten(application):
             long.pop(name, None)
     for route in application.routes:
         kind = type(getattr(route, "app", None))
-        if isinstance(route, Mount) and kind.__name__ == BRIDGE:
-            responder = vars(inspect.getmodule(kind)).get(RESPONDER, kind)
-            if digest(kind, responder) == DIGESTS[BRIDGE]:
-                route.app = Bridge(route.app)
-                long.pop(BRIDGE, None)
+        if isinstance(route, Mount) and kind.__name__ == BRIDGE and digest(kind) == DIGESTS[BRIDGE]:
+            route.app = Bridge(route.app)
+            long.pop(BRIDGE, None)
     return list(long)
 
 
-def digest(*known):
-    """Return the first digits of the SHA-256 of the source of functions or classes; empty without their source."""
+def digest(known):
+    """Return the first digits of the SHA-256 of the source of a function or class, and of what it is read with.
+
+    Empty without their source.
+    """
+    helper = getattr(inspect.getmodule(known), READ_WITH.get(known.__name__, ""), None)
     try:
-        source = "".join(inspect.getsource(one) for one in known)
+        source = "".join(inspect.getsource(one) for one in (known, helper) if one)
     except OSError:
         return ""
     return hashlib.sha256(source.encode()).hexdigest()[:16]

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -34,7 +35,7 @@ def plugin() -> Any:  # noqa: ANN401 - loaded at run time
         warnings.simplefilter("ignore")
         spec.loader.exec_module(loaded)
     # Stands for the source of MLflow's own functions and classes.
-    loaded.own_digest, loaded.digest = loaded.digest, lambda *known: loaded.DIGESTS[known[0].__name__]
+    loaded.own_digest, loaded.digest = loaded.digest, lambda known: loaded.DIGESTS[known.__name__]
     return loaded
 
 
@@ -168,10 +169,20 @@ def test_what_a_release_of_mlflow_has_changed_stays_and_is_named(
         "workspace_context_middleware",
         plugin.BRIDGE,
     ]
-    monkeypatch.setitem(plugin.DIGESTS, plugin.BRIDGE, digest(_EfficientWSGIMiddleware, _EfficientWSGIResponder))
+    monkeypatch.setitem(plugin.DIGESTS, plugin.BRIDGE, digest(_EfficientWSGIMiddleware))
     assert plugin.shorten(application) == [*KNOWN]
     ask(application)
     assert passed == ["artifact_transfer_middleware", "workspace_context_middleware"]
+
+
+def test_a_change_of_what_decides_for_a_known_function_is_noticed(
+    plugin: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = plugin.own_digest(_EfficientWSGIMiddleware)
+    monkeypatch.setattr(sys.modules[__name__], "_EfficientWSGIResponder", flask)
+    assert plugin.own_digest(_EfficientWSGIMiddleware) != before
+    assert set(plugin.READ_WITH) < set(plugin.DIGESTS)
 
 
 def test_what_has_no_source_stays(plugin: Any) -> None:  # noqa: ANN401
