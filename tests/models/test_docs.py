@@ -15,6 +15,7 @@ from settings.images import DEFAULTS
 from settings.secrets import GENERATED_KEYS, SECRET_KEYS
 
 ROOT = Path(__file__).parents[2]
+MAX_LINE_CHARACTERS = 120
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
@@ -169,3 +170,15 @@ def test_every_file_that_prose_or_a_comment_names_exists() -> None:
         if found.split("/")[0] in folders and found not in listed
     ]
     assert missing == []
+
+
+def test_prose_is_wrapped_at_120_characters() -> None:
+    generated = {ROOT / "docs" / "settings.md", ROOT / "docs" / "mlflow-variables.md"}
+    for page in sorted({*PAGES} - generated):
+        prose = re.sub(r"(?ms)^ *```.*?^ *```$", lambda block: "\n" * block[0].count("\n"), page.read_text())
+        long = [
+            number
+            for number, line in enumerate(prose.splitlines(), 1)
+            if len(line) > MAX_LINE_CHARACTERS and not line.lstrip().startswith("|")
+        ]
+        assert long == [], page.relative_to(ROOT)
