@@ -105,7 +105,7 @@ async def until_healthy(
         said = "it is not running"
         # In a paused container, the command would block.
         if state and state.running and state.status != "paused":
-            code, said = await asyncio.to_thread(daemon.run, container_id, list(health.command))
+            code, said = await asyncio.to_thread(daemon.run, container_id, list(health.command), names.OBSERVES)
             if code == 0:
                 return
         broken = _failure(name, state, first)

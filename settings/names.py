@@ -42,6 +42,9 @@ SINGLE_SIGN_ON_LABEL = "mlflow.single-sign-on"
 """On the server: the middleware of an existing Traefik that authenticates."""
 TOGETHER_LABEL = "mlflow.together"
 """On each of several replicas: a hash of what replicas that run at the same time must have in common."""
+OBSERVES = {"HEALTHCHECK_OBSERVES": "1"}
+"""Environment of a health check that is not run by Docker: it does not take away the failure that Docker has to see
+(mlflow/healthcheck.py)."""
 REVISION_VARIABLE = "STACK_REVISION"
 """Environment variable of the tasks of a Swarm service: a hash of what they were created from."""
 TASK_LABEL = "com.docker.swarm.task.id"

@@ -10,6 +10,7 @@ from operations.common.checkout import ROOT
 from operations.common.console import StopError, output, progress
 from operations.common.stack import Stack
 from operations.deployment import end, up
+from operations.deployment.engine_for import leftovers
 from operations.deployment.init import init
 from settings import names
 
@@ -41,8 +42,19 @@ def bench(_stack: Stack) -> None:
         output(table(measured_through(proxied.deploy(ours), other)))
     finally:
         plain.remove(ours.daemon)
-        end.destroy(ours)
-        file.unlink()
+        _delete(ours)
+
+
+def _delete(stack: Stack) -> None:
+    """Delete the stack and its file. Prints why it cannot: an error before that one matters more."""
+    try:
+        end.destroy(stack)
+    except StopError as error:
+        progress(str(error))
+        if leftovers(stack):
+            # `make destroy` needs the file.
+            return
+    stack.path.unlink()
 
 
 def measured(stack: Stack, other: SetUp) -> dict[str, dict[str, list[float]]]:
@@ -61,6 +73,7 @@ def measured(stack: Stack, other: SetUp) -> dict[str, dict[str, list[float]]]:
         # In turns, so that what else the machine does meets both.
         for setup in (own, other) if number % 2 else (other, own):
             found["ready"][setup.name].append(measure.ready_seconds(daemon, setup))
+            measure.wait_until_calm(daemon, setup)
             found["memory at rest"][setup.name].append(measure.memory_mb(daemon, setup))
             for name, value in measure.latencies(setup).items():
                 found[name][setup.name].append(value)

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import requests
@@ -18,6 +18,8 @@ ARTIFACT_MB = 64
 SETTLE_SECONDS, IDLE_SECONDS = 60, 90
 """How long nobody uses a set-up before and while its CPU time at rest is measured. The services first complete what the
 load has left them, such as Postgres its autovacuum, which starts once a minute."""
+CALM_CORES = 0.1
+"""A server that takes less than this part of a core has started all its workers."""
 API = "/api/2.0/mlflow"
 
 
@@ -28,6 +30,20 @@ def ready_seconds(daemon: Daemon, setup: SetUp) -> float:
     daemon.api.start(setup.server)
     wait_until_ready(setup)
     return time.monotonic() - begun
+
+
+def wait_until_calm(daemon: Daemon, setup: SetUp, seconds: float = 120) -> None:
+    """Return when the server takes little CPU time: the first worker answers while others may still start.
+
+    Raises `TimeoutError` after `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        before, begun = _cpu_seconds(daemon, [setup.server]), time.monotonic()
+        time.sleep(1)
+        if _cpu_seconds(daemon, [setup.server]) - before < CALM_CORES * (time.monotonic() - begun):
+            return
+    raise TimeoutError(f"{setup.name}: the server still works {seconds:.0f} s after its start")
 
 
 def wait_until_ready(setup: SetUp, seconds: float = 180) -> None:
@@ -57,16 +73,16 @@ def idle_percents(daemon: Daemon, *setups: SetUp) -> dict[str, float]:
     All set-ups are measured at the same time.
     """
     time.sleep(SETTLE_SECONDS)
-    begun = {setup: (_cpu_seconds(daemon, setup), time.monotonic()) for setup in setups}
+    begun = {setup: (_cpu_seconds(daemon, setup.containers), time.monotonic()) for setup in setups}
     time.sleep(IDLE_SECONDS)
     return {
-        setup.name: 100 * (_cpu_seconds(daemon, setup) - before) / (time.monotonic() - started)
+        setup.name: 100 * (_cpu_seconds(daemon, setup.containers) - before) / (time.monotonic() - started)
         for setup, (before, started) in begun.items()
     }
 
 
-def _cpu_seconds(daemon: Daemon, setup: SetUp) -> float:
-    usage = [daemon.api.stats(name, stream=False)["cpu_stats"]["cpu_usage"]["total_usage"] for name in setup.containers]
+def _cpu_seconds(daemon: Daemon, containers: Sequence[str]) -> float:
+    usage = [daemon.api.stats(name, stream=False)["cpu_stats"]["cpu_usage"]["total_usage"] for name in containers]
     return float(sum(usage)) / 1e9
 
 

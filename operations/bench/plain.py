@@ -13,6 +13,9 @@ from docker.types import EndpointConfig
 from operations.common.console import StopError
 from operations.common.stack import Stack
 from runtime.daemon import Daemon
+from settings.object_store import ObjectStoreSettings
+from settings.postgres import PostgresSettings
+from settings.server import ServerSettings
 
 PREFIX = "mlflow-bench-plain"
 PASSWORD = "plain-set-up"  # noqa: S105 - of containers that live for minutes
@@ -70,7 +73,7 @@ def start(stack: Stack, port: int) -> SetUp:
         daemon,
         "postgres",
         settings.images.postgres.name,
-        settings.postgres.memory_mb,
+        settings.postgres,
         command=["bash", "-c", POSTGRES],
         environment={"POSTGRES_PASSWORD": PASSWORD},
         user="999:999",
@@ -83,7 +86,7 @@ def start(stack: Stack, port: int) -> SetUp:
         daemon,
         "store",
         store[0],
-        max(1024, settings.object_store.memory_mb),
+        settings.object_store,
         command=store[1],
         environment={"MINIO_ROOT_USER": "plain", "MINIO_ROOT_PASSWORD": PASSWORD},
         user="0:0",
@@ -104,10 +107,9 @@ def start(stack: Stack, port: int) -> SetUp:
         daemon,
         "server",
         image["Image"],
-        settings.server.memory_mb,
+        settings.server,
         command=command,
         environment=environment,
-        cpus=settings.server.cpus,
         port=port,
         hide=ADDED,
     )
@@ -129,12 +131,11 @@ def _run(
     daemon: Daemon,
     part: str,
     image: str,
-    memory_mb: int,
+    limits: PostgresSettings | ObjectStoreSettings | ServerSettings,
     *,
     command: list[str] | None = None,
     environment: dict[str, str],
     user: str | None = None,
-    cpus: float = 1.0,
     port: int | None = None,
     hide: str | None = None,
 ) -> None:
@@ -142,9 +143,9 @@ def _run(
     api: Any = daemon.api
     host = api.create_host_config(
         network_mode=PREFIX,
-        mem_limit=f"{memory_mb}m",
-        memswap_limit=f"{memory_mb}m",
-        nano_cpus=int(cpus * 1e9),
+        mem_limit=f"{limits.memory_mb}m",
+        memswap_limit=f"{limits.memory_mb}m",
+        nano_cpus=int(limits.cpus * 1e9),
         port_bindings={5000: ("127.0.0.1", port)} if port else None,
         restart_policy={"Name": "always"},
         tmpfs={hide: ""} if hide else None,

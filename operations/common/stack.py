@@ -201,6 +201,8 @@ class Stack:
         document["config"][key].update(values)
         part = self.path.with_suffix(".part")
         with part.open("w") as file:
+            # Without the engine, the file may have secrets in plain text, and be readable by its owner only.
+            part.chmod(self.path.stat().st_mode)
             editor.dump(document, file)
         part.rename(self.path)
 

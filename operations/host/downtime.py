@@ -9,7 +9,7 @@ from typing import Any
 
 from operations.common.console import progress
 from operations.common.stack import Stack
-from operations.host.servers import OBSERVES, servers
+from operations.host.servers import servers
 from runtime.daemon import UNREACHABLE_ERRORS, Daemon
 from settings import names
 
@@ -127,9 +127,7 @@ def _serves(daemon: Daemon, found: Mapping[str, Any]) -> bool:
     health = found["State"].get("Health", {}).get("Status")
     if health == "starting":
         # Docker asks every 30 s only, so a server that an earlier deployment has just replaced may serve already.
-        return (
-            daemon.run(found["Name"].lstrip("/"), found["Config"]["Healthcheck"]["Test"][1:], {OBSERVES: "1"})[0] == 0
-        )
+        return daemon.run(found["Name"].lstrip("/"), found["Config"]["Healthcheck"]["Test"][1:], names.OBSERVES)[0] == 0
     return bool(health == "healthy")
 
 

@@ -15,8 +15,6 @@ from runtime.tasks import label_of, lost_problem, replicas_of
 from settings import names
 from settings.server import PORT
 
-OBSERVES = "HEALTHCHECK_OBSERVES"
-"""Environment variable of a health check that is not Docker's. mlflow/healthcheck.py has the same name."""
 READY_SECONDS = 300
 SECRETS = "/run/secrets"
 VERSION_FILE = "/opt/mlflow/version"
@@ -163,7 +161,7 @@ class Containers(Servers):
         daemon.start(name)
         check = daemon.api.inspect_container(name)["Config"]["Healthcheck"]["Test"][1:]
         deadline = time.monotonic() + READY_SECONDS
-        while daemon.run(name, check)[0]:
+        while daemon.run(name, check, names.OBSERVES)[0]:
             if time.monotonic() > deadline:
                 raise StopError(f"{name} is not ready after {READY_SECONDS} s:\n{daemon.logs(name)}")
             time.sleep(POLL_SECONDS)

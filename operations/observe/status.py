@@ -12,7 +12,7 @@ from operations.common.console import StopError, format_bytes, output
 from operations.common.stack import Stack
 from operations.data import backup_status
 from operations.host import capacity
-from operations.host.servers import OBSERVES, servers
+from operations.host.servers import servers
 from operations.observe import ages as secret_ages
 from operations.observe import cluster
 from preconditions import host as preconditions
@@ -201,7 +201,7 @@ def _service(stack: Stack, service: str) -> dict[str, Any]:
         health = "paused"
     elif state["Running"]:
         # Docker's health is that of its last check, which may be 30 s old; run the check now.
-        code, _ = stack.daemon.run(name, found["Config"]["Healthcheck"]["Test"][1:], {OBSERVES: "1"})
+        code, _ = stack.daemon.run(name, found["Config"]["Healthcheck"]["Test"][1:], names.OBSERVES)
         health = "healthy" if code == 0 else "starting" if health == "starting" else "unhealthy"
     return {
         "name": name,

@@ -225,7 +225,7 @@ class HealthyDaemon:
         # No container has the secret files of an earlier deployment.
         return None if path.startswith("/run/secrets/") else b"revision"
 
-    def run(self, container: str, command: list[str]) -> tuple[int, str]:
+    def run(self, container: str, command: list[str], *_: object) -> tuple[int, str]:
         self._answer(f"run {container} {command[0]}")
         return 0, ""
 

@@ -68,8 +68,8 @@ def test_an_update_ends_at_the_first_failure_without_waiting_for_others(program:
             found = super().state(container)
             return replace(found, exit_code=3) if "minio-bootstrap" in container else found
 
-        def run(self, container: str, command: list[str]) -> tuple[int, str]:
-            return (1, "not yet") if "postgres" in container else super().run(container, command)
+        def run(self, container: str, command: list[str], *more: object) -> tuple[int, str]:
+            return (1, "not yet") if "postgres" in container else super().run(container, command, *more)
 
     begun = time.monotonic()
     with pytest.raises(pulumi.RunError, match=r"minio-bootstrap: it exited with code 3"):

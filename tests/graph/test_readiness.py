@@ -62,6 +62,8 @@ class Script:
     files: dict[tuple[str, str], bytes | None] = field(default_factory=dict)
     """By container and path."""
     labels: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] | None = None
+    """Of the last command in a container."""
 
     def clock(self) -> datetime:
         return datetime.now(UTC) + self.ahead
@@ -82,7 +84,8 @@ class Script:
     def read_file(self, container: str, path: str) -> bytes | None:
         return self.files[container, path]
 
-    def run(self, _container: str, _command: list[str]) -> tuple[int, str]:
+    def run(self, _container: str, _command: list[str], environment: dict[str, str] | None = None) -> tuple[int, str]:
+        self.environment = environment
         return self.checks.pop(0) if len(self.checks) > 1 else self.checks[0]
 
     def logs(self, _container: str, lines: int = 15) -> str:
@@ -114,6 +117,12 @@ def in_a_loop_of_its_own(gate: Coroutine[Any, Any, None]) -> None:
     finally:
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
+
+
+def test_a_health_check_of_an_update_takes_no_failure_from_docker() -> None:
+    script = Script([state()])
+    wait_healthy(script)
+    assert script.environment == {"HEALTHCHECK_OBSERVES": "1"}
 
 
 def wait_healthy(script: Script, prepares: str | None = None) -> None:
@@ -273,7 +282,7 @@ class Proxied(Script):
     def state(self, container: str) -> State | None:
         return state("exited") if container == "traefik" and not self.proxy_runs else super().state(container)
 
-    def run(self, container: str, _command: list[str]) -> tuple[int, str]:
+    def run(self, container: str, *_: object) -> tuple[int, str]:
         codes = self.balanced[container]
         return (codes.pop(0) if len(codes) > 1 else codes[0], "")
 

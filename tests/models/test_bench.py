@@ -1,6 +1,15 @@
 """The table of `make bench`: medians, and by which factor this stack is better."""
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from operations.bench import bench
 from operations.bench.bench import table
+from operations.common.console import StopError
+from operations.deployment import end
 
 
 def test_the_table_shows_medians_and_a_factor_above_1_where_this_stack_is_better() -> None:
@@ -16,3 +25,19 @@ def test_the_table_shows_medians_and_a_factor_above_1_where_this_stack_is_better
         "| upload | 150 MB/s | 100 MB/s | 1.5 x |",
         "| download through Traefik | 90.0 MB/s | 100 MB/s | 0.9 x |",
     ]
+
+
+@pytest.mark.parametrize("left", [[], ["mlflow-bench-server"]])
+def test_a_stack_that_cannot_be_deleted_keeps_its_file_only_if_something_is_left(
+    tmp_path: Path, left: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(_: object) -> None:
+        raise StopError("bench is not deployed")
+
+    stack: Any = SimpleNamespace(path=tmp_path / "Pulumi.bench.yaml")
+    stack.path.write_text("config: {}\n")
+    monkeypatch.setattr(end, "destroy", refused)
+    monkeypatch.setattr(bench, "leftovers", lambda _: left)
+    bench._delete(stack)
+    assert "bench is not deployed" in capsys.readouterr().err
+    assert stack.path.exists() == bool(left)

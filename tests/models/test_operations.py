@@ -361,6 +361,12 @@ def test_an_exhausted_address_pool_is_reported_with_the_setting_to_add(
     assert "Docker has addresses" not in host_problems(stack, Host(cpus=1), monkeypatch)
 
 
+def test_a_change_of_the_stack_file_keeps_who_may_read_it(stack: Stack) -> None:
+    stack.path.chmod(0o600)
+    stack.set("networks", subnets={"backend": "10.213.0.0/26"})
+    assert stack.path.stat().st_mode & 0o777 == 0o600
+
+
 def test_existing_networks_need_no_new_addresses(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     there = {"mlflow-dev-backend": ["172.31.0.0/16"], "mlflow-dev-edge": ["10.0.0.0/24"]}
     monkeypatch.setattr(Host, "subnets", lambda _: ALL_TAKEN | there)
