@@ -90,7 +90,7 @@ def asked(uri: str, query: str, **values: object) -> list[tuple[Any, ...]]:
         session.close()
 
 
-def told(used: list[tuple[Any, ...]]) -> None:
+def report_in_use(used: list[tuple[Any, ...]]) -> None:
     """Print each model version in `used`, with the call that restores its files."""
     print("nothing was deleted: registered model versions need the files; to keep a version, call:\n", file=sys.stderr)
     for name, version, owner, way_back in used[:SHOWN]:
@@ -102,8 +102,10 @@ def told(used: list[tuple[Any, ...]]) -> None:
     print('\nto delete a version: MlflowClient().delete_model_version("name", "version")', file=sys.stderr)
 
 
-def deleted(places: list[tuple[str, str, str]]) -> bool:
+def delete_artifacts(places: list[tuple[str, str, str]]) -> bool:
     """Delete the artifacts of each (kind, id, location), and report them; return whether all were deleted."""
+    if not places:
+        return True
     # Imported here, because it takes seconds and is rarely needed.
     from mlflow.exceptions import MlflowException  # noqa: PLC0415
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # noqa: PLC0415
@@ -125,7 +127,7 @@ def main(age: str) -> int:
     uri = os.environ["MLFLOW_BACKEND_STORE_URI"]
     before = int(time.time() * 1000) - milliseconds(age) + LATER_MS
     if used := asked(uri, IN_USE, before=before):
-        told(used)
+        report_in_use(used)
         return 1
     leaving = asked(uri, WITH_EXPERIMENTS, before=before)
     # In a separate process: even if it fails, the artifacts that it left are deleted below.
@@ -137,7 +139,8 @@ def main(age: str) -> int:
         for kind, identity, place in leaving
         if identity not in there and f"/{identity}/" in place
     ]
-    return code if not gone or deleted(gone) else code or 1
+    complete = delete_artifacts(gone)
+    return code if complete else code or 1
 
 
 def mlflow_gc(age: str) -> None:

@@ -18,7 +18,7 @@ NAME = "bench"
 ROUNDS = 7
 """Pairs of each measurement; the table shows their median."""
 PORTS = ("5590", 5591)
-LESS_IS_BETTER = {"ready": "s", "memory at rest": "MB", "CPU at rest": "% of a core"}
+UNITS = {"ready": "s", "memory at rest": "MB", "CPU at rest": "% of a core"}
 
 
 def bench(_stack: Stack) -> None:
@@ -100,7 +100,7 @@ def table(found: dict[str, dict[str, list[float]]]) -> str:
     """Return the medians as a Markdown table, with the factor by which this stack is better."""
     lines = ["| | this stack | plain set-up | better by |", "| --- | --- | --- | --- |"]
     for name, values in found.items():
-        unit = LESS_IS_BETTER.get(name, "MB/s" if name.startswith(("upload", "download")) else "ms")
+        unit = UNITS.get(name, "MB/s" if name.startswith(("upload", "download")) else "ms")
         own, other = (statistics.median(values[setup]) for setup in ("this stack", "plain"))
         factor = own / other if unit == "MB/s" else other / own
         lines.append(f"| {name} | {_number(own)} {unit} | {_number(other)} {unit} | {factor:.1f} x |")
