@@ -10,12 +10,15 @@ import json
 import os
 import re
 import stat
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from manifest import Entry
-from shell import Failure, first, run, say, show
+from shell import Failure, first, make, run, say, show, trusted_authority
 
 PREFIX = "artifacts"
 """Prefix of MLflow's artifacts in the bucket."""
@@ -25,6 +28,8 @@ COMMON = (
     "--no-unicode-normalization",
 )
 PROGRESS = ("--stats=10s", "--stats-one-line", "--stats-log-level=NOTICE")
+ANSWER_SECONDS = 20
+"""How long a backup or a restore waits for an object store that does not answer, because it restarts for example."""
 NAME_BYTES = 255
 """Maximum length of a file name on Linux."""
 ASIDE_LIMIT = 1000
@@ -33,6 +38,28 @@ ASIDE_LIMIT = 1000
 
 def _remote(path: str = PREFIX) -> str:
     return f"store:{os.environ['BUCKET']}/{path}"
+
+
+def require_answer() -> None:
+    """Wait until the object store answers; raise `Failure` if it does not within `ANSWER_SECONDS`.
+
+    Without this, rclone repeats its requests to a store that is down for more than ten minutes, and prints nothing.
+    """
+    endpoint, deadline = os.environ["RCLONE_CONFIG_STORE_ENDPOINT"], time.monotonic() + ANSWER_SECONDS
+    while True:
+        try:
+            with urllib.request.urlopen(endpoint, timeout=5, context=trusted_authority()):  # noqa: S310 - of the stack
+                return
+        except urllib.error.HTTPError:
+            # It refuses a request without credentials, so it answers.
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                reason = getattr(error, "reason", error)
+                raise Failure(
+                    f"the object store ({endpoint}) does not answer: {reason}\n  type: {make('status')}"
+                ) from None
+        time.sleep(1)
 
 
 def size() -> tuple[int, int]:

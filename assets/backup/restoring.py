@@ -30,6 +30,8 @@ def fetched(snapshot: str, folder: Path) -> Manifest:
 def plan(wanted: str) -> None:
     """Print what a restore needs to know, as JSON: the backup, its manifest, and the state of the current data."""
     repository.require()
+    # Here, and not when the server is stopped.
+    objects.require_answer()
     chosen = repository.find(wanted)
     manifest = Manifest.read(repository.text(chosen["id"], CURRENT / MANIFEST))
     keys = {path.name: sha256(path) for path in files(KEYS)}

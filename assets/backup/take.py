@@ -1,5 +1,6 @@
 """Taking a backup."""
 
+import contextlib
 import os
 import shutil
 import urllib.error
@@ -24,7 +25,10 @@ def backup(*, forget: bool = True) -> None:
 
     Raises `Failure`. With `forget=False`, a safety backup before a restore or an import, no older backup is deleted.
     """
-    with journal.recorded("backup") as result, database.locked("backup") as session:
+    with journal.recorded("backup") as result, contextlib.ExitStack() as held:
+        # Before the lock, which would keep others waiting.
+        objects.require_answer()
+        session = held.enter_context(database.locked("backup"))
         _require_repository()
         repository.release()
         _empty_temporary()

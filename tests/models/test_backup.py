@@ -1,10 +1,12 @@
 """Test the backup without a deployment: manifest, index of artifacts, journal, mirror, status, restore checks."""
 
 import contextlib
+import http.server
 import importlib
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -263,6 +265,40 @@ def test_backup_and_migration_hold_the_same_lock() -> None:
     in_image = (ROOT / "mlflow" / "locked.py").read_text()
     assert "LOCK = 0x6D6C_666C_6F77" in in_image
     assert database.LOCK == 0x6D6C_666C_6F77 == int.from_bytes(b"mlflow")
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """An object store that refuses every request without credentials."""
+
+    def do_GET(self) -> None:
+        self.send_error(403)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_an_object_store_that_refuses_anonymous_requests_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "ANSWER_SECONDS", 0)
+    with http.server.HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        monkeypatch.setenv("RCLONE_CONFIG_STORE_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        threading.Thread(target=server.handle_request).start()
+        objects.require_answer()
+
+
+def test_a_backup_fails_soon_and_without_the_lock_if_the_object_store_is_down(
+    journal: Any,  # noqa: ANN401 - loaded at run time
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(objects, "ANSWER_SECONDS", 0)
+    # Nothing listens there.
+    monkeypatch.setenv("RCLONE_CONFIG_STORE_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr(database, "locked", lambda *_: pytest.fail("the lock was taken"))
+    words = r"the object store \(http://127.0.0.1:1\) does not answer: .*refused\n  type: make status STACK=prod"
+    with pytest.raises(shell.Failure, match=words):
+        take.backup()
+    assert "does not answer" in journal.read()["backup"]["error"]
+    with pytest.raises(shell.Failure, match=words):
+        restoring.plan("latest")
 
 
 @pytest.mark.parametrize(

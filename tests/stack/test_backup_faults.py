@@ -65,6 +65,20 @@ def killed(deployment: Deployment, victim: str, phase: str, seconds: float) -> N
     assert told(deployment) == before
 
 
+def test_a_backup_fails_within_a_minute_if_the_object_store_is_down(saved: Deployment) -> None:
+    saved.api.stop(saved.name(saved.store), timeout=30)
+    try:
+        begun = time.monotonic()
+        said = refused(saved, "backup")
+        assert time.monotonic() - begun < 60
+        assert f"{saved.name(saved.store)}" in said
+        assert "does not answer" in said
+        assert "does not answer" in refused(saved, "restore", FROM="latest", DRY_RUN="1")
+    finally:
+        saved.make("up")
+    saved.make("backup")
+
+
 def test_a_killed_restore_does_not_block_later_commands(saved: Deployment) -> None:
     name = saved.name("restore")
     host = saved.api.create_host_config(binds=[f"{saved.name('backup-staging')}:/staging"])
