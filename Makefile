@@ -4,6 +4,8 @@ VARIABLES := SECRET STACK YES CONFIRM ARGS SERVICE FROM OLDER_THAN DRY_RUN SAFET
 	REQUIRE_STACK
 # Refuse unknown variables: otherwise, `make up stack=acme` would ignore the variable and deploy dev.
 UNKNOWN := $(filter-out $(VARIABLES),$(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name))))
+# The same for `stack=acme make up`. In the environment, any other name may belong to another program.
+UNKNOWN += $(foreach name,stack confirm yes dry_run safety,$(if $(findstring environment,$(origin $(name))),$(name)))
 $(foreach name,$(filter-out MAKEFLAGS MAKEOVERRIDES -%,$(UNKNOWN)),$(error $(name)=: no such variable$(foreach known,$(filter $(shell echo $(name) | tr a-z A-Z),$(VARIABLES)),; did you mean $(known)=?) (variables: $(VARIABLES))))
 ifneq (,$(findstring command,$(origin PORT)))
 ifeq (,$(filter init,$(MAKECMDGOALS)))

@@ -141,6 +141,7 @@ def destroy(stack: Stack) -> None:
         # Its backups are kept, on this host or in a bucket, and only this file's password decrypts them.
         if BACKUP_PASSWORD not in passwords_of(stack).read():
             passwords_of(stack).path.unlink()
+    stack.forget_checkout()
     kept = (
         f"its secrets are kept in {passwords_of(stack).path}" if stack.is_engineless else "its secrets are deleted, too"
     )

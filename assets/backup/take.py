@@ -72,17 +72,22 @@ def backup(*, forget: bool = True) -> None:
             # Not before a restore or an import: the mirror and its list are needed to find which artifacts the bucket
             # has lost.
             mirror.prune(survey.gone)
-        result |= {
-            "snapshot": summary["snapshot_id"],
-            "target": os.environ["TARGET"],
-            "runs": manifest.rows.get("runs", 0),
-            "source_bytes": manifest.object_bytes + manifest.dump_bytes,
-            "added_bytes": summary["data_added_packed"],
-            "repository_bytes": repository.stored_bytes(),
-            "on_one_disk": on_one_disk(),
-            "snapshots": len(repository.snapshots()),
-        }
+        result |= _figures(manifest, summary)
         say(f"backup {summary['snapshot_id'][:8]} is complete: {amount(result['added_bytes'])} new")
+
+
+def _figures(manifest: Manifest, summary: dict[str, Any]) -> dict[str, Any]:
+    """Return what the journal keeps of a backup. `summary` is restic's."""
+    return {
+        "snapshot": summary["snapshot_id"],
+        "target": os.environ["TARGET"],
+        "runs": manifest.rows.get("runs", 0),
+        "source_bytes": manifest.object_bytes + manifest.dump_bytes,
+        "added_bytes": summary["data_added_packed"],
+        "repository_bytes": repository.stored_bytes(),
+        "on_one_disk": on_one_disk(),
+        "snapshots": len(repository.snapshots()),
+    }
 
 
 def _dumped(path: Path) -> dict[str, Any]:

@@ -101,9 +101,10 @@ class Stack:
         self.name = name
         self.path = ROOT / f"Pulumi.{name}.yaml"
         if not self.path.exists():
-            known = ", ".join(sorted(path.name.split(".")[1] for path in ROOT.glob("Pulumi.*.yaml")))
+            known = sorted(path.name.split(".")[1] for path in ROOT.glob("Pulumi.*.yaml"))
+            near = "".join(f"; did you mean {close}?" for close in difflib.get_close_matches(name, known, n=1))
             raise StopError(
-                f"STACK={name}: there is no {self.path.name} (stacks: {known})\n"
+                f"STACK={name}: there is no {self.path.name} (stacks: {', '.join(known)}){near}\n"
                 f"  for a new stack, type: make init STACK={name}"
             )
 
@@ -219,6 +220,10 @@ class Stack:
         """Record that this stack was deployed from this checkout."""
         self._last_checkout.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._last_checkout.write_text(str(ROOT))
+
+    def forget_checkout(self) -> None:
+        """Delete the record, when the stack is deleted."""
+        self._last_checkout.unlink(missing_ok=True)
 
     @property
     def _last_checkout(self) -> Path:

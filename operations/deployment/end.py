@@ -92,6 +92,7 @@ def destroy(stack: Stack) -> None:
             "  type docker rm -f (container), docker network rm, docker volume rm, docker service rm or docker secret "
             "rm, and the name"
         )
+    stack.forget_checkout()
     report_what_to_keep(engine, saved)
     progress(
         f"{stack.name} is deleted: no container, network or data volume is left.\n"

@@ -16,8 +16,14 @@ from settings.stack import StackConfig
 
 def require_host(stack: Stack) -> None:
     """Raise `StopError` with every problem of the host that prevents a deployment of this stack."""
+    if problems := host_problems(stack):
+        raise StopError("nothing was changed\n" + "\n".join(f"  {problem}" for problem in problems))
+
+
+def host_problems(stack: Stack) -> list[str]:
+    """Return every problem of the host that prevents a deployment of this stack, each with what to type."""
     settings, daemon = stack.settings, stack.daemon
-    problems = [
+    return [
         *preconditions.host_problems(
             daemon,
             stack=stack.name,
@@ -33,8 +39,6 @@ def require_host(stack: Stack) -> None:
         *address_problems(daemon, settings),
         *port_problems(daemon, settings, stack.name),
     ]
-    if problems:
-        raise StopError("nothing was changed\n" + "\n".join(f"  {problem}" for problem in problems))
 
 
 def _missing_backup_folder(daemon: Daemon, settings: StackConfig) -> list[str]:

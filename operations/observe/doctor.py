@@ -1,5 +1,8 @@
 """`make doctor`."""
 
+import re
+from collections.abc import Callable
+
 from operations.common.console import StopError, output
 from operations.common.stack import Stack
 from operations.engine.backend import chosen_backend
@@ -12,24 +15,51 @@ from operations.observe.status import status
 
 
 def doctor(stack: Stack) -> None:
-    """Check the settings, then Docker, the host and the deployment; report problems and what to type."""
+    """Check the settings, Docker, the engine, the host, the services and the ingress.
+
+    Raises `StopError` with all problems.
+    """
     cli = find_cli()
     output(f"pulumi: {cli or 'not installed; make up installs it into this checkout if it can be downloaded'}")
     if stack.is_engineless:
         output(f"backend: none, {stack.name} was deployed without the engine")
     else:
         output(f"backend: {chosen_backend() or 'local, in your home directory'}")
-    # Each check makes sense only if those before it found no problem.
+    # Without these two, nothing else can be checked.
     stack.settings  # noqa: B018 - raises
+    docker_daemon.require_running_docker(stack)
+    problems = []
     if cli and not stack.is_engineless:
         # Checks the backend and the passphrase.
-        Engine(stack, install=False).has_stack()
-    docker_daemon.require_running_docker(stack)
-    checks.require_host(stack)
-    status(stack)
+        problems += _raised(lambda: Engine(stack, install=False).has_stack())
+    of_the_services = _raised(lambda: status(stack))
+    # Paused containers, for example, are a problem of the host for `make up`, and of the services for `make status`.
+    problems += [
+        problem for problem in checks.host_problems(stack) if _flat(problem) not in map(_flat, of_the_services)
+    ]
+    problems += of_the_services + _raised(lambda: _check_ingress(stack))
+    if problems:
+        raise StopError("\n".join(problems))
+    output("no problems found")
+
+
+def _raised(check: Callable[[], object]) -> list[str]:
+    """Return the problems with which a check stops, each with its indented lines."""
+    try:
+        check()
+    except StopError as error:
+        return re.split(r"\n(?! )", str(error))
+    return []
+
+
+def _flat(problem: str) -> str:
+    return " ".join(problem.split())
+
+
+def _check_ingress(stack: Stack) -> None:
+    """Print notes on the ingress and on encryption; raise `StopError` with every problem of the ingress."""
     found = ingress.check_ingress(stack)
     for note in [*found.notes, encryption_note(stack)]:
         output(f"note: {note}")
     if found.problems:
         raise StopError("\n".join(found.problems))
-    output("no problems found")

@@ -73,9 +73,9 @@ def describe(stack: Stack) -> dict[str, Any]:
         # Containers that do not run come before those that may be waiting for them.
         wrong.sort(key=lambda entry: entry["state"] in ("unhealthy", "starting"))
         states = ", ".join(f"{entry['name']} ({entry['state']})" for entry in wrong)
-        # A missing container has no log. A failed one comes first: all others may only be waiting for it.
-        telling = [entry for entry in wrong if entry["state"] != "missing"]
-        telling.sort(key=lambda entry: entry["state"] != "failed")
+        # No log tells why a container is missing. A failed one comes first: all others may only be waiting for it.
+        missing = any(entry["state"] == "missing" for entry in wrong)
+        telling = [] if missing else sorted(wrong, key=lambda entry: entry["state"] != "failed")
         why = [
             f"; for the cause: make logs STACK={stack.name} SERVICE={service}"
             for entry in telling[:1]

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -122,6 +122,13 @@ def test_an_unknown_make_variable_is_refused_with_the_nearest_name(given: str, s
     assert done.returncode
     assert re.search(said, done.stderr)
     assert "variables: SECRET STACK YES CONFIRM" in done.stderr
+
+
+def test_a_stack_that_is_named_in_lower_case_in_the_environment_is_refused() -> None:
+    environment = {**os.environ, "stack": "acme"}
+    done = subprocess.run(["make", "url"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert "stack=: no such variable; did you mean STACK=?" in done.stderr
 
 
 def spoken(path: Path) -> Iterator[str]:
@@ -691,14 +698,29 @@ def test_output_without_a_terminal_shows_changes_only(
     assert told.err.splitlines() == said
 
 
-def test_doctor_checks_the_backend(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(_: Engine) -> bool:
-        raise StopError("Pulumi cannot use the backend")
+def test_doctor_reports_every_problem_of_every_kind_once(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stops(words: str) -> Callable[[object], None]:
+        def stop(_: object) -> None:
+            raise StopError(words)
 
-    monkeypatch.setattr(Engine, "has_stack", refused)
+        return stop
+
+    monkeypatch.setattr(Engine, "has_stack", stops("Pulumi cannot use the backend"))
     monkeypatch.setattr(doctor, "find_cli", lambda: Path("/bin/true"))
-    with pytest.raises(StopError, match="cannot use the backend"):
+    monkeypatch.setattr(docker_daemon, "require_running_docker", lambda _: None)
+    monkeypatch.setattr(checks, "host_problems", lambda _: ["port 5000 is in use", "paused:\n    type: x"])
+    monkeypatch.setattr(doctor, "status", stops("not running as expected: server\npaused:\n  type: x"))
+    monkeypatch.setattr(doctor, "_check_ingress", stops("no route"))
+    with pytest.raises(StopError) as told:
         doctor.doctor(stack)
+    assert str(told.value).splitlines() == [
+        "Pulumi cannot use the backend",
+        "port 5000 is in use",
+        "not running as expected: server",
+        "paused:",
+        "  type: x",
+        "no route",
+    ]
 
 
 def test_secrets_encrypted_elsewhere_require_their_passphrase(stack: Stack, tmp_path: Path) -> None:
