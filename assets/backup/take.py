@@ -72,7 +72,7 @@ def backup(*, forget: bool = True) -> None:
             # Not before a restore or an import: the mirror and its list are needed to find which artifacts the bucket
             # has lost.
             mirror.prune(survey.gone)
-        result |= _figures(manifest, summary)
+        result.update(_figures(manifest, summary))
         say(f"backup {summary['snapshot_id'][:8]} is complete: {amount(result['added_bytes'])} new")
 
 
