@@ -24,7 +24,7 @@ RUN := @sh operations/bootstrap.sh# If this file has Windows line endings (CRLF)
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
-	@echo "  STACK=dev|staging|prod (now: $(STACK))  YES=1 approves a change that deletes nothing  ARGS= is passed to pulumi"
+	@echo "  STACK=dev|staging|prod (now: $(STACK))  YES=1 approves a change that deletes nothing  ARGS= is passed to pulumi, or to pytest"
 
 init: ## create the stack file of a stack of your own: STACK=acme PORT=5055
 	$(RUN) init

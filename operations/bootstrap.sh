@@ -72,8 +72,7 @@ main() {
     cd "$(dirname "$0")/.."
     if [ "${1:-}" = check ]; then
         install requirements-dev.txt
-        shift
-        exec sh operations/check.sh "$@"
+        exec sh operations/check.sh
     fi
     # The development set contains the other one.
     if ! up_to_date requirements-dev.txt && ! up_to_date requirements.txt; then

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs all checks of `make test`, the fastest first. usage: check.sh [pytest options]
+# Runs all checks of `make test`, the fastest first. usage: check.sh; ARGS has options of pytest and files of tests
 set -eu
 
 BIN=.venv/bin
@@ -41,8 +41,9 @@ main() {
     step "pytest"
     # Two files at a time, because tests mostly wait for deployments; each file creates its own. In alphabetical order,
     # so that the fast tests come first and no long file starts last.
+    # shellcheck disable=SC2086 # ARGS are several words.
     exec "$BIN/python" -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
-        --durations=20 --durations-min=1 "$@"
+        --durations=20 --durations-min=1 ${ARGS:-}
 }
 
-main "$@"
+main

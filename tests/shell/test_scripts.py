@@ -948,3 +948,18 @@ def test_proxy_and_mirror_of_the_host_are_removed_from_the_image(sandbox: Sandbo
         (root / name).write_text("http://user:secret@mirror.example.com")
     sandbox.run("sh", "-c", hooks.read_text(), "hook", str(root))
     assert [path for path in root.rglob("*") if path.is_file()] == []
+
+
+# --- make test -----------------------------------------------------------------------------------------------------
+
+
+def test_the_arguments_of_make_test_reach_pytest(sandbox: Sandbox) -> None:
+    tools = ("mypy", "ruff", "lint-imports", "shellcheck", "shfmt", "hadolint", "zizmor", "actionlint", "python")
+    for tool in (*tools, "git"):
+        sandbox.program(tool)
+    (sandbox.path / ".venv").mkdir()
+    (sandbox.path / ".venv" / "bin").symlink_to(sandbox.path / "bin")
+    done = sandbox.run("sh", str(ROOT / "operations" / "check.sh"), ARGS="-x tests/stack/test_mail.py")
+    assert done.returncode == 0, done.stderr
+    assert {call.split()[0] for call in sandbox.called()} == {*tools, "git"}
+    assert re.fullmatch(r"python -m pytest --numprocesses 2 .* -x tests/stack/test_mail\.py", sandbox.called()[-1])
