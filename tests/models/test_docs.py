@@ -117,6 +117,14 @@ def test_ci_runs_all_tests_and_requires_docker_and_the_engine() -> None:
     assert set(command[1].split()) == {"LONG=1", "REQUIRE_STACK=1", "REQUIRE_ENGINE=1"}
 
 
+def test_each_file_of_tests_is_in_one_part_of_ci() -> None:
+    job = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]["test"]
+    assert job["steps"][-1]["env"] == {"ARGS": "${{ matrix.files }}"}
+    listed = [ROOT / name for part in job["strategy"]["matrix"]["include"] for name in part["files"].split()]
+    files = [path for entry in listed for path in (entry.rglob("test_*.py") if entry.is_dir() else [entry])]
+    assert sorted(files) == sorted((ROOT / "tests").rglob("test_*.py"))
+
+
 def test_prod_is_deployed_after_staging_with_the_same_steps() -> None:
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "deploy.yml").read_text())["jobs"]
     assert list(jobs) == ["staging", "prod"]
