@@ -20,7 +20,7 @@ READINESS_PATH = "/api/2.0/mlflow/experiments/search?max_results=1"
 USERS_TABLE = "alembic_version_auth"
 SCHEMA_FILES = {"alembic_version": "/opt/mlflow/schema-revision", USERS_TABLE: "/opt/mlflow/users-schema-revision"}
 """Files of MLflow's image with the revisions of its database schemas, by the table in which a database has its own. The
-second schema is that of MLflow's own users, and exists only if the stack has ever had some."""
+second schema is that of MLflow's own users. A server without them does not use it."""
 
 
 class ServerSettings(Settings):

@@ -5,6 +5,7 @@ one, but it does not report an object whose name the file system cannot hold.
 """
 
 import hashlib
+import http.client
 import itertools
 import json
 import os
@@ -28,7 +29,7 @@ COMMON = (
     "--no-unicode-normalization",
 )
 PROGRESS = ("--stats=10s", "--stats-one-line", "--stats-log-level=NOTICE")
-ANSWER_SECONDS = 20
+ANSWER_SECONDS = 60
 """How long a backup or a restore waits for an object store that does not answer, because it restarts for example."""
 NAME_BYTES = 255
 """Maximum length of a file name on Linux."""
@@ -41,11 +42,12 @@ def _remote(path: str = PREFIX) -> str:
 
 
 def require_answer() -> None:
-    """Wait until the object store answers; raise `Failure` if it does not within `ANSWER_SECONDS`.
+    """Wait until the object store answers; raise `Failure` if it does not within about `ANSWER_SECONDS`.
 
     Without this, rclone repeats its requests to a store that is down for more than ten minutes, and prints nothing.
     """
     endpoint, deadline = os.environ["RCLONE_CONFIG_STORE_ENDPOINT"], time.monotonic() + ANSWER_SECONDS
+    told = False
     while True:
         try:
             with urllib.request.urlopen(endpoint, timeout=5, context=trusted_authority()):  # noqa: S310 - of the stack
@@ -53,12 +55,13 @@ def require_answer() -> None:
         except urllib.error.HTTPError:
             # It refuses a request without credentials, so it answers.
             return
-        except OSError as error:
-            if time.monotonic() > deadline:
-                reason = getattr(error, "reason", error)
-                raise Failure(
-                    f"the object store ({endpoint}) does not answer: {reason}\n  type: {make('status')}"
-                ) from None
+        except (OSError, http.client.HTTPException) as error:
+            words = f"the object store ({endpoint}) does not answer: {getattr(error, 'reason', error)}"
+        if time.monotonic() > deadline:
+            raise Failure(f"{words}\n  type: {make('status')}")
+        if not told:
+            say(f"waiting: {words}")
+            told = True
         time.sleep(1)
 
 

@@ -40,21 +40,24 @@ def bench(_stack: Stack) -> None:
         measure.wait_until_ready(other)
         output(table(measured(ours, other)))
         output(table(measured_through(proxied.deploy(ours), other)))
-    finally:
-        plain.remove(ours.daemon)
-        _delete(ours)
+    except BaseException:
+        try:
+            _delete(ours)
+        except StopError as error:
+            # Not instead of the reason why the measurement failed.
+            progress(str(error))
+        raise
+    _delete(ours)
 
 
 def _delete(stack: Stack) -> None:
-    """Delete the stack and its file. Prints why it cannot: an error before that one matters more."""
+    """Delete both set-ups, and the stack's file unless something of the stack is left: `make destroy` needs it."""
+    plain.remove(stack.daemon)
     try:
         end.destroy(stack)
-    except StopError as error:
-        progress(str(error))
-        if leftovers(stack):
-            # `make destroy` needs the file.
-            return
-    stack.path.unlink()
+    finally:
+        if not leftovers(stack):
+            stack.path.unlink()
 
 
 def measured(stack: Stack, other: SetUp) -> dict[str, dict[str, list[float]]]:

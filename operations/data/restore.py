@@ -165,6 +165,11 @@ def _require_restorable(stack: Stack, plan: dict[str, Any]) -> None:
             f"  check out the version of this project that took the backup, then type: {make('up', stack.name)}, "
             "and restore the backup there"
         )
+    if names.docker_name(stack.name, "server-secrets") not in stack.daemon.volumes():
+        raise StopError(
+            f"the volume with the passwords of the server of {stack.name} is missing; nothing was changed\n"
+            f"  type: {make('up', stack.name)}; then repeat the command"
+        )
     if (others := _other_keys(plan)) and not servers(stack).deployed:
         raise StopError(
             f"the backup has other data keys ({', '.join(others)}), and {stack.name} has no server with its own ones; "
@@ -204,7 +209,7 @@ def supports_revision(stack: Stack, revision: str) -> bool:
         code = stack.daemon.once(names.docker_name(stack.name, "revision"), body, said.append)
     except ImageNotFound:
         raise StopError(
-            f"{stack.name} has no server, and its image {image} is not on the host; nothing was changed\n"
+            f"the image {image} of the server of {stack.name} is not on the host; nothing was changed\n"
             f"  to build or pull it, type: {make('up', stack.name)}; then repeat the command"
         ) from None
     if code and UNKNOWN_REVISION not in "".join(said):

@@ -7,8 +7,8 @@ from offline import engineless
 from operations.common.checkout import ROOT, require_line_ends
 from operations.common.console import StopError, output, progress
 from operations.common.stack import Stack
-from operations.deployment import fall_back
 from operations.deployment.engine_for import after_a_question, approval
+from operations.deployment.fall_back import Before, fall_back
 from operations.deployment.policy import policy_options
 from operations.engine.cli import NoEngineError
 from operations.engine.engine import Engine
@@ -33,14 +33,13 @@ def up(stack: Stack, *, approved: bool = False) -> None:
     containers.require_no_foreign_containers(stack.daemon, stack.name, kept=stack.network_names)
     if disk := capacity.disk_problem(stack.daemon):
         progress(f"warning: {disk}")
-    started, served = time.time(), fall_back.serves(stack)
+    started, before = time.time(), Before.of(stack)
     with downtime.reported(stack):
         try:
             _deploy(stack, approved=approved)
         except StopError:
             _show_build_log(started)
-            if served:
-                fall_back.fall_back(stack)
+            fall_back(stack, before)
             raise
     stack.remember_checkout()
     ingress.require_authentication(stack)

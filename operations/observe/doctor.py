@@ -9,6 +9,7 @@ from operations.engine.backend import chosen_backend
 from operations.engine.cli import find_cli
 from operations.engine.engine import Engine
 from operations.host import checks, docker_daemon
+from operations.host.servers import servers
 from operations.observe import ingress
 from operations.observe.disk import encryption_note
 from operations.observe.status import status
@@ -25,19 +26,21 @@ def doctor(stack: Stack) -> None:
         output(f"backend: none, {stack.name} was deployed without the engine")
     else:
         output(f"backend: {chosen_backend() or 'local, in your home directory'}")
-    # Without these two, nothing else can be checked.
+    # Without correct settings and without Docker, nothing else can be checked.
     stack.settings  # noqa: B018 - raises
-    docker_daemon.require_running_docker(stack)
-    problems = []
-    if cli and not stack.is_engineless:
-        # Checks the backend and the passphrase.
-        problems += _raised(lambda: Engine(stack, install=False).has_stack())
+    # Checks the backend and the passphrase.
+    check_engine = cli and not stack.is_engineless
+    problems = _raised(lambda: Engine(stack, install=False).has_stack()) if check_engine else []
+    if problem := docker_daemon.docker_problem(stack.daemon):
+        raise StopError("\n".join([*problems, problem]))
     of_the_services = _raised(lambda: status(stack))
     # Paused containers, for example, are a problem of the host for `make up`, and of the services for `make status`.
     problems += [
         problem for problem in checks.host_problems(stack) if _flat(problem) not in map(_flat, of_the_services)
     ]
-    problems += of_the_services + _raised(lambda: _check_ingress(stack))
+    problems += of_the_services
+    if servers(stack).running:
+        problems += _raised(lambda: _check_ingress(stack))
     if problems:
         raise StopError("\n".join(problems))
     output("no problems found")

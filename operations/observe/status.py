@@ -20,6 +20,8 @@ from runtime.cluster import Cluster
 from settings import names
 from settings.monitoring import PROMETHEUS_PORT
 
+WAITING = ("unhealthy", "starting")
+"""The states of a service that may only be waiting for another one."""
 RECENT_SECONDS = 900
 """How long an out-of-memory kill counts as a problem. Later it is only shown in the count."""
 
@@ -70,19 +72,7 @@ def describe(stack: Stack) -> dict[str, Any]:
         log = f"docker logs -f {names.docker_name(stack.name, operation)}"
         problems.append(f"the server is down until the {operation} ends\n  to see its progress: {log}")
     elif wrong:
-        # Containers that do not run come before those that may be waiting for them.
-        wrong.sort(key=lambda entry: entry["state"] in ("unhealthy", "starting"))
-        states = ", ".join(f"{entry['name']} ({entry['state']})" for entry in wrong)
-        # No log tells why a container is missing. A failed one comes first: all others may only be waiting for it.
-        missing = any(entry["state"] == "missing" for entry in wrong)
-        telling = [] if missing else sorted(wrong, key=lambda entry: entry["state"] != "failed")
-        why = [
-            f"; for the cause: make logs STACK={stack.name} SERVICE={service}"
-            for entry in telling[:1]
-            for service in [entry["name"].removeprefix(names.docker_name(stack.name, ""))]
-        ]
-        repair = f"to repair the deployment, type: make up STACK={stack.name}"
-        problems.append(f"not running as expected: {states}\n  {repair}{''.join(why)}")
+        problems.append(_not_running(stack, wrong))
     problems += cluster.problems(stack) + secret_ages.problems(stack)
     if critical := [alert for alert in alerts or [] if alert["severity"] == "critical"]:
         pages = dict.fromkeys(f"docs/operations/alerts.md#{alert['name'].lower()}" for alert in critical)
@@ -106,6 +96,26 @@ def describe(stack: Stack) -> dict[str, Any]:
         "prometheus": stack.settings.monitoring_urls.get("Prometheus"),
         "problems": problems,
     }
+
+
+def _not_running(stack: Stack, wrong: list[dict[str, Any]]) -> str:
+    """Return which services and jobs are not as expected, what to type, and whose log tells why."""
+    # Containers that do not run come before those that may be waiting for them.
+    wrong = sorted(wrong, key=lambda entry: entry["state"] in WAITING)
+    states = ", ".join(f"{entry['name']} ({entry['state']})" for entry in wrong)
+    # A missing container has no log. If there is one, those that are not ready may only be waiting for it.
+    missing = any(entry["state"] == "missing" for entry in wrong)
+    telling = [entry for entry in wrong if entry["state"] not in ("missing", *(WAITING if missing else ()))]
+    # A failed job comes first: all others may only be waiting for it.
+    telling.sort(key=lambda entry: entry["state"] != "failed")
+    why = [
+        f"; for the cause: make logs STACK={stack.name} SERVICE={service}"
+        for entry in telling[:1]
+        for service in [entry["name"].removeprefix(names.docker_name(stack.name, ""))]
+    ]
+    return (
+        f"not running as expected: {states}\n  to repair the deployment, type: make up STACK={stack.name}{''.join(why)}"
+    )
 
 
 def _operation(stack: Stack) -> str | None:

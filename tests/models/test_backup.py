@@ -889,7 +889,8 @@ def test_a_backup_with_other_data_keys_is_encrypted_with_those_of_the_stack(
     monkeypatch.setattr("operations.data.data_keys.encrypt_rows", encrypt)
     route = SimpleNamespace(url="https://m.example.com")
     path = Path("Pulumi.prod.yaml")
-    stack: Any = SimpleNamespace(name="prod", path=path, daemon=None, settings=SimpleNamespace(route=route))
+    daemon = SimpleNamespace(volumes=lambda: ["mlflow-prod-server-secrets"])
+    stack: Any = SimpleNamespace(name="prod", path=path, daemon=daemon, settings=SimpleNamespace(route=route))
     restore.restore(stack)
     encrypted = ({"cryptoKekPassphrase": "from-the-backup"}, {"cryptoKekPassphrase": "of-the-stack"})
     assert done == ["replaced", *([encrypted] if other == "crypto-kek-passphrase" else []), "started"]
@@ -913,6 +914,9 @@ class ADaemon:
         assert stopped, "a server that is stopped must not start during a restore either"
         deployed = ("postgres", *reversed(names.replicas(self.replicas)))
         return {name: names.docker_name(stack, name) for name in deployed}
+
+    def volumes(self) -> list[str]:
+        return ["mlflow-prod-server-secrets"]
 
     def state(self, _: str) -> Any:  # noqa: ANN401
         return SimpleNamespace(running=True, status="running")
@@ -1127,6 +1131,9 @@ class WithoutServer:
     def services(self, *_: object, **__: object) -> dict[str, str]:
         return {}
 
+    def volumes(self) -> list[str]:
+        return ["mlflow-prod-server-secrets"]
+
     def once(self, _name: str, body: dict[str, Any], _tell: object) -> int:
         if body["Image"] not in self.images:
             raise ImageNotFound(body["Image"])
@@ -1146,9 +1153,18 @@ def test_a_stack_whose_server_was_pruned_can_be_restored() -> None:
 
 def test_a_restore_without_the_image_of_the_server_is_refused_with_the_command_to_build_it() -> None:
     with pytest.raises(
-        StopError, match=r"its image localhost/mlflow-server:1 is not on the host; nothing.*\n.*make up"
+        StopError, match=r"the image localhost/mlflow-server:1 .* is not on the host; nothing.*\n.*make up"
     ):
         restore.supports_revision(without_server(), "abc")
+
+
+def test_a_restore_without_the_passwords_of_the_server_is_refused_before_any_change() -> None:
+    stack = without_server("localhost/mlflow-server:1")
+    stack.daemon.volumes = list
+    with pytest.raises(
+        StopError, match=r"the passwords of the server of prod is missing; nothing was changed\n.*make up"
+    ):
+        restore._require_restorable(stack, a_plan())
 
 
 def test_a_restore_that_needs_the_data_keys_of_a_pruned_server_is_refused_before_any_change() -> None:

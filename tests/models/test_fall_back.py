@@ -1,5 +1,7 @@
 """Test when the old server is started again after a deployment that failed: on a fake host."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,86 +14,122 @@ MAIN, USERS = SCHEMA_FILES.values()
 
 
 class Host:
-    """A host with a stopped server of schema `abc`, and the database. Records whether the server is started."""
+    """A host with a server of the schemas `abc` and `def`, its database, and an earlier migration that succeeded.
+
+    It stands for the server as well, and records whether that is started again.
+    """
 
     def __init__(self) -> None:
         self.files = {MAIN: b"abc\n", USERS: b"def\n"}
         self.database: dict[str, str] | None = {"alembic_version": "abc", USERS_TABLE: "def"}
-        self.migrate: Any = SimpleNamespace(status="exited", running=False, exit_code=1)
-        self.started = False
+        self.migrate: Any = migration(exit_code=0, started_at="yesterday")
+        self.deployed = ["mlflow-prod-server"]
+        self.server_id = "old"
+        self.running = True
+        self.environment = {"MLFLOW_AUTH_CONFIG_PATH": "/run/secrets/auth.ini"}
+        self.resumed = False
 
     def state(self, name: str) -> Any:  # noqa: ANN401
         assert name == "mlflow-prod-migrate"
         return self.migrate
+
+    def inspect(self, name: str) -> dict[str, str]:
+        assert name == "mlflow-prod-server"
+        return {"Id": self.server_id}
 
     def read_file(self, _: str, file: str) -> bytes | None:
         return self.files.get(file)
 
     def run(self, name: str, command: list[str]) -> tuple[int, str]:
         assert name == "mlflow-prod-postgres"
-        if self.database is None:
-            return 1, "no such container"
-        query = command[-1]
-        table = next(table for table in reversed(SCHEMA_FILES) if table in query)
-        if "to_regclass" in query:
-            return 0, table if table in self.database else ""
-        return (0, self.database[table]) if table in self.database else (1, "no such table")
+        table = command[-1].rpartition(" ")[2]
+        if self.database is None or table not in self.database:
+            return 1, "no answer"
+        return 0, self.database[table]
+
+    def resume(self) -> None:
+        self.resumed = True
+
+    def start(self) -> None:
+        assert self.resumed
+
+
+def migration(*, status: str = "exited", exit_code: int = 1, started_at: str = "now") -> Any:  # noqa: ANN401
+    return SimpleNamespace(status=status, running=status == "running", exit_code=exit_code, started_at=started_at)
 
 
 @pytest.fixture
-def host() -> Host:
-    return Host()
+def host(monkeypatch: pytest.MonkeyPatch) -> Host:
+    host = Host()
+    monkeypatch.setattr(fall_back, "servers", lambda _: host)
+    return host
 
 
-def serves_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Return whether the old server is started after a failed deployment."""
-    server = SimpleNamespace(
-        deployed=["mlflow-prod-server"],
-        running=False,
-        resume=lambda: None,
-        start=lambda: setattr(host, "started", True),
-    )
-    monkeypatch.setattr(fall_back, "servers", lambda _: server)
+@contextmanager
+def failed(host: Host) -> Iterator[None]:
+    """Deploy while the body changes what is there: the server is stopped, and the deployment fails."""
     stack: Any = SimpleNamespace(name="prod", daemon=host, settings=SimpleNamespace(on_swarm=False))
-    fall_back.fall_back(stack)
-    return host.started
+    before = fall_back.Before.of(stack)
+    host.running = False
+    yield
+    fall_back.fall_back(stack, before)
 
 
-def test_the_old_server_serves_again_after_a_failed_migration(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert serves_again(host, monkeypatch)
+@pytest.mark.parametrize(
+    "migrate",
+    [
+        migration(),
+        # Docker could not create it, or not start it.
+        None,
+        migration(status="created", exit_code=0),
+        # The earlier one: another part of the deployment failed before this one was created.
+        migration(exit_code=0, started_at="yesterday"),
+    ],
+    ids=["failed", "missing", "created", "earlier"],
+)
+def test_the_old_server_serves_again_after_a_migration_that_changed_nothing(host: Host, migrate: object) -> None:
+    with failed(host):
+        host.migrate = migrate
+    assert host.resumed
 
 
-@pytest.mark.parametrize("state", [None, SimpleNamespace(status="created", running=False, exit_code=0)])
-def test_the_old_server_serves_again_if_the_migration_could_not_even_start(
-    host: Host, state: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    host.migrate = state
-    assert serves_again(host, monkeypatch)
+@pytest.mark.parametrize("status", ["running", "exited"])
+def test_the_old_server_stays_down_during_and_after_a_migration(host: Host, status: str) -> None:
+    with failed(host):
+        host.migrate = migration(status=status, exit_code=0)
+    assert not host.resumed
 
 
-@pytest.mark.parametrize("running", [True, False], ids=["runs", "has succeeded"])
-def test_the_old_server_stays_down_after_a_migration_that(
-    host: Host, monkeypatch: pytest.MonkeyPatch, *, running: bool
-) -> None:
-    host.migrate = SimpleNamespace(status="running" if running else "exited", running=running, exit_code=0)
-    assert not serves_again(host, monkeypatch)
+def test_a_new_server_that_fails_is_not_taken_for_the_old_one(host: Host) -> None:
+    with failed(host):
+        host.server_id = "new"
+    assert not host.resumed
+
+
+def test_a_server_that_was_down_before_the_deployment_stays_down(host: Host) -> None:
+    host.running = False
+    with failed(host):
+        pass
+    assert not host.resumed
 
 
 @pytest.mark.parametrize("table", SCHEMA_FILES)
-def test_the_old_server_stays_down_if_either_schema_has_changed(
-    host: Host, table: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert host.database
-    host.database[table] = "newer"
-    assert not serves_again(host, monkeypatch)
+def test_the_old_server_stays_down_if_either_schema_has_changed(host: Host, table: str) -> None:
+    with failed(host):
+        assert host.database
+        host.database[table] = "newer"
+    assert not host.resumed
 
 
-def test_a_database_that_never_had_users_of_mlflow_is_unchanged(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert host.database
-    del host.database[USERS_TABLE]
-    assert serves_again(host, monkeypatch)
+def test_a_server_without_users_does_not_need_their_schema(host: Host) -> None:
+    host.environment = {}
+    with failed(host):
+        assert host.database
+        host.database[USERS_TABLE] = "of an earlier release"
+    assert host.resumed
 
 
-def test_the_old_server_stays_down_if_the_database_does_not_answer(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    host.database = None
-    assert not serves_again(host, monkeypatch)
+def test_the_old_server_stays_down_if_the_database_does_not_answer(host: Host) -> None:
+    with failed(host):
+        host.database = None
+    assert not host.resumed

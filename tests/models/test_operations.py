@@ -707,7 +707,8 @@ def test_doctor_reports_every_problem_of_every_kind_once(stack: Stack, monkeypat
 
     monkeypatch.setattr(Engine, "has_stack", stops("Pulumi cannot use the backend"))
     monkeypatch.setattr(doctor, "find_cli", lambda: Path("/bin/true"))
-    monkeypatch.setattr(docker_daemon, "require_running_docker", lambda _: None)
+    monkeypatch.setattr(docker_daemon, "docker_problem", lambda _: None)
+    monkeypatch.setattr(doctor, "servers", lambda _: SimpleNamespace(running=True))
     monkeypatch.setattr(checks, "host_problems", lambda _: ["port 5000 is in use", "paused:\n    type: x"])
     monkeypatch.setattr(doctor, "status", stops("not running as expected: server\npaused:\n  type: x"))
     monkeypatch.setattr(doctor, "_check_ingress", stops("no route"))
@@ -721,6 +722,34 @@ def test_doctor_reports_every_problem_of_every_kind_once(stack: Stack, monkeypat
         "  type: x",
         "no route",
     ]
+
+
+@pytest.mark.parametrize(
+    ("states", "log"),
+    [
+        ({"server": "starting", "postgres": "missing"}, None),
+        ({"server": "missing", "migrate": "failed", "postgres": "healthy"}, "migrate"),
+        ({"server": "missing", "postgres": "restarting"}, "postgres"),
+        ({"server": "unhealthy", "postgres": "exited"}, "postgres"),
+        ({"server": "unhealthy"}, "server"),
+    ],
+)
+def test_the_status_names_the_log_that_tells_why(stack: Stack, states: dict[str, str], log: str | None) -> None:
+    wrong = [{"name": f"mlflow-dev-{service}", "state": state} for service, state in states.items()]
+    said = status._not_running(stack, [entry for entry in wrong if entry["state"] != "healthy"])
+    assert re.findall(r"make logs STACK=dev SERVICE=(\S+)", said) == ([log] if log else [])
+    assert "type: make up STACK=dev" in said
+
+
+def test_doctor_reports_the_engine_and_docker_together(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: Engine) -> bool:
+        raise StopError("Pulumi cannot use the backend")
+
+    monkeypatch.setattr(Engine, "has_stack", refused)
+    monkeypatch.setattr(doctor, "find_cli", lambda: Path("/bin/true"))
+    monkeypatch.setattr(docker_daemon, "docker_problem", lambda _: "there is no Docker daemon")
+    with pytest.raises(StopError, match=r"^Pulumi cannot use the backend\nthere is no Docker daemon$"):
+        doctor.doctor(stack)
 
 
 def test_secrets_encrypted_elsewhere_require_their_passphrase(stack: Stack, tmp_path: Path) -> None:

@@ -65,12 +65,12 @@ def killed(deployment: Deployment, victim: str, phase: str, seconds: float) -> N
     assert told(deployment) == before
 
 
-def test_a_backup_fails_within_a_minute_if_the_object_store_is_down(saved: Deployment) -> None:
+def test_a_backup_fails_after_a_minute_if_the_object_store_is_down(saved: Deployment) -> None:
     saved.api.stop(saved.name(saved.store), timeout=30)
     try:
         begun = time.monotonic()
         said = refused(saved, "backup")
-        assert time.monotonic() - begun < 60
+        assert time.monotonic() - begun < 120
         assert f"{saved.name(saved.store)}" in said
         assert "does not answer" in said
         assert "does not answer" in refused(saved, "restore", FROM="latest", DRY_RUN="1")
