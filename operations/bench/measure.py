@@ -98,11 +98,17 @@ def latencies(setup: SetUp) -> dict[str, float]:
     def get(path: str) -> None:
         session.get(f"{setup.url}{API}/{path}", timeout=60).raise_for_status()
 
-    experiment = post("experiments/create", name=f"bench-{time.time_ns()}")["experiment_id"]
-    runs = [post("runs/create", experiment_id=experiment)["run"]["info"]["run_id"] for _ in range(20)]
     metrics = [{"key": f"metric-{number}", "value": 1.0, "timestamp": 1, "step": 0} for number in range(BATCH)]
-    for run in runs:
-        post("runs/log-batch", run_id=run, metrics=metrics[:40])
+
+    def filled(runs: int, of: int) -> tuple[str, list[str]]:
+        """Return the ids of a new experiment and of its runs, each with `of` metrics."""
+        experiment = post("experiments/create", name=f"bench-{time.time_ns()}")["experiment_id"]
+        found = [post("runs/create", experiment_id=experiment)["run"]["info"]["run_id"] for _ in range(runs)]
+        for run in found:
+            post("runs/log-batch", run_id=run, metrics=metrics[:of])
+        return experiment, found
+
+    (experiment, runs), (_, small) = filled(20, 40), filled(1, 4)
     steps = iter(range(1, 10**9))
 
     def batch() -> None:
@@ -111,7 +117,8 @@ def latencies(setup: SetUp) -> dict[str, float]:
 
     calls: dict[str, Callable[[], object]] = {
         "search experiments": lambda: get("experiments/search?max_results=100"),
-        "get run": lambda: get(f"runs/get?run_id={runs[0]}"),
+        "get run of 4 metrics": lambda: get(f"runs/get?run_id={small[0]}"),
+        "get run of 40 metrics": lambda: get(f"runs/get?run_id={runs[1]}"),
         "search 20 runs": lambda: post("runs/search", experiment_ids=[experiment], max_results=20),
         "log metric": lambda: post(
             "runs/log-metric", run_id=runs[0], key="m", value=1.0, timestamp=1, step=next(steps)
