@@ -116,7 +116,7 @@ def latencies(setup: SetUp) -> dict[str, float]:
         post("runs/log-batch", run_id=runs[0], metrics=[{**metric, "step": step} for metric in metrics])
 
     calls: dict[str, Callable[[], object]] = {
-        "search experiments": lambda: get("experiments/search?max_results=100"),
+        "search 3 experiments": lambda: get("experiments/search?max_results=3"),
         "get run of 4 metrics": lambda: get(f"runs/get?run_id={small[0]}"),
         "get run of 40 metrics": lambda: get(f"runs/get?run_id={runs[1]}"),
         "search 20 runs": lambda: post("runs/search", experiment_ids=[experiment], max_results=20),
