@@ -28,12 +28,6 @@ def require_docker(stack: Stack) -> None:
         raise StopError(problem)
 
 
-def require_running_docker(stack: Stack) -> None:
-    """Raise `StopError` if no recent enough daemon answers. Installs nothing."""
-    if problem := docker_problem(stack.daemon):
-        raise StopError(problem)
-
-
 def docker_problem(daemon: Daemon) -> str | None:
     """Return the problem with the daemon and what to type, or None."""
     try:

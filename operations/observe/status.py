@@ -103,7 +103,7 @@ def _not_running(stack: Stack, wrong: list[dict[str, Any]]) -> str:
     # Containers that do not run come before those that may be waiting for them.
     wrong = sorted(wrong, key=lambda entry: entry["state"] in WAITING)
     states = ", ".join(f"{entry['name']} ({entry['state']})" for entry in wrong)
-    # A missing container has no log. If there is one, those that are not ready may only be waiting for it.
+    # A missing container has no log, and those that are not ready may only be waiting for it.
     missing = any(entry["state"] == "missing" for entry in wrong)
     telling = [entry for entry in wrong if entry["state"] not in ("missing", *(WAITING if missing else ()))]
     # A failed job comes first: all others may only be waiting for it.
