@@ -12,7 +12,7 @@ from runtime.workload import SECRETS
 from settings import names
 from settings.tls import LIFETIME, TlsSettings
 
-CERTIFICATE_FILE, KEY_FILE = "internal-certificate.pem", "internal-key.pem"
+CERTIFICATE_FILE, KEY_FILE = names.INTERNAL_CERTIFICATE_FILE, "internal-key.pem"
 """Secret files of a service: its certificate and its key."""
 AUTHORITY, CERTIFICATE, KEY = (f"{SECRETS}/{file}" for file in (names.AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE))
 """The paths of the files in a container: the authority that a client trusts, and the pair of a service."""

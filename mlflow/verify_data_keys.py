@@ -19,7 +19,7 @@ from take_back import take_back
 SCHEMAS = {"alembic_version": "known-revisions", "alembic_version_auth": "users-known-revisions"}
 """The table with the revision of each schema, and the file with every revision of it that this MLflow can migrate. The
 image build writes the files. The second schema is that of MLflow's own users."""
-KEEP = "nothing was changed; set the old mlflow:{key} again: docs/operations/restore.md#data-keys-from-a-backup"
+KEEP = "nothing was changed; set the old mlflow:{key} again: docs/operations/restore.md#set-a-data-key-from-a-backup"
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ import yaml
 from offline.engineless_state import credentials, generated_secrets, passwords_of
 from offline.host import Host
 from operations.common.checkout import ROOT
-from operations.common.console import StopError, confirmed, make, progress, require_confirmation
+from operations.common.console import StopError, confirmed, flag, make, progress, require_confirmation
 from operations.common.lock import exclusive
 from operations.common.stack import Stack
 from operations.engine.engine import Engine
@@ -26,7 +26,7 @@ BACKUP_PASSWORD = "backup-password"  # noqa: S105 - its name
 
 def is_requested() -> bool:
     """Return whether ENGINELESS=1 requests an engine-less deployment, of any stack that does not protect its data."""
-    return os.environ.get(REQUEST_ENGINELESS) == "1"
+    return flag(REQUEST_ENGINELESS)
 
 
 def up(stack: Stack, reason: str) -> None:

@@ -17,7 +17,7 @@ def generated_secrets(stack: Stack) -> dict[str, str]:
 
 
 def credentials(stack: Stack) -> dict[str, str]:
-    """Return every secret in plain text, by its key: the configured one, else the generated one."""
+    """Return the generated secrets in plain text, by their keys; a configured value takes precedence."""
     written = {key.removeprefix(f"{NAMESPACE}:"): value for key, value in stack.values.items()}
     # Encrypted values were added later, and only Pulumi can read them.
     readable = {key: str(value) for key, value in written.items() if not isinstance(value, dict)}

@@ -4,7 +4,10 @@ import importlib
 import os
 import sys
 
+from operations.common.checkout import state_home
 from operations.common.console import StopError, flag, make, progress
+from operations.common.lock import exclusive
+from operations.common.signals import end_gracefully
 from operations.common.stack import Stack
 
 VERBS = {
@@ -59,6 +62,8 @@ CHANGES = {*INTERRUPTED_MESSAGES, "init", "pin", "prune", "bench", "upgrade"}
 """The verbs that change something. `env` and `preview` create the stack in the backend at most."""
 SUPPORT_DRY_RUN = {"upgrade", "upgrade-postgres", "restore", "import", "export", "encrypt", "rotate"}
 """The verbs that support DRY_RUN=1. For `up`, `preview` is the dry run."""
+ALONE = {*INTERRUPTED_MESSAGES, "pin"} - {"backup", "drill", "gc"}
+"""The verbs of which one at a time may change a stack. Those of the backup container have their own exclusive lock."""
 
 
 def main(arguments: list[str]) -> int:
@@ -90,8 +95,19 @@ def _run(verb: str, stack: str) -> None:
     """Import the module of a verb, and run the verb for `stack`."""
     module, _, function = VERBS[verb].partition(":")
     run = getattr(importlib.import_module(f"operations.{module}"), function)
-    # `make init` creates the stack file that every other verb needs.
-    run(stack if verb == "init" else Stack(stack))
+    if verb == "init":
+        # It creates the stack file that every other verb needs.
+        run(stack)
+        return
+    chosen = Stack(stack)
+    if verb in CHANGES:
+        end_gracefully()
+    if verb not in ALONE or (verb in SUPPORT_DRY_RUN and flag("DRY_RUN")):
+        run(chosen)
+        return
+    held = f"{stack} is being changed by another run: make {{}}\n  nothing was changed; wait for it, then type again"
+    with exclusive(state_home() / "locks" / stack, held, owner=f"{verb}, process {os.getpid()}"):
+        run(chosen)
 
 
 def _report_unreachable(error: Exception) -> None:

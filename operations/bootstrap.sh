@@ -40,7 +40,15 @@ check_python() {
 
 # usage: up_to_date LOCK_FILE
 up_to_date() {
-    [ -x "$VENV/bin/python" ] && cmp -s "$1" "$VENV/$(basename "$1").installed"
+    [ -x "$VENV/bin/python" ] && cmp -s "$1" "$VENV/$(basename "$1").installed" && has_same_python
+}
+
+# Fails after an upgrade of the host's Python, for which nothing is installed.
+has_same_python() {
+    for folder in "$VENV"/lib/python3.*; do
+        [ "$("$VENV/bin/python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')" = "${folder##*/}" ] && return
+    done
+    return 1
 }
 
 # Installs the packages of a lock file, and verifies their hashes. usage: install LOCK_FILE

@@ -68,7 +68,7 @@ class InUse:
         if configured:
             raise pulumi.RunError(
                 f"mlflow:{key}: is not the key of the stored data, which {container} uses; nothing was changed\n"
-                "  set the old value again: docs/operations/restore.md#the-data-keys-in-a-backup"
+                "  set the old value again: docs/operations/restore.md#set-a-data-key-from-a-backup"
             )
         raise pulumi.RunError(
             f"mlflow:{key}: the stack file has lost it, and {container} uses another value than the generated one; "

@@ -83,12 +83,8 @@ class Daemon:
         address = self._address()
         tls = address == self.host and client_certificates()
         try:
-            return docker.APIClient(
-                base_url=address,
-                tls=tls,
-                version="auto",
-                timeout=timeout_s,  # type: ignore[arg-type]  # None: no timeout
-            )
+            # None: no timeout.
+            return docker.APIClient(base_url=address, tls=tls, version="auto", timeout=timeout_s)  # type: ignore[arg-type]
         except DockerException as error:
             raise NoAnswerError(str(error)) from error
 
@@ -264,7 +260,8 @@ class Daemon:
     def resume(self, container: str) -> None:
         """Start a container that was stopped, also one that was stopped for good."""
         self.api.update_container(container, restart_policy={"Name": "always"})
-        self.api.start(container)
+        # An interrupted stop may still be in progress: Docker would take the container for started, and then end it.
+        self.restart(container)
 
     def logs(self, container: str, lines: int = 15) -> str:
         """Return the last lines of a container's log, or an empty string if it does not exist."""

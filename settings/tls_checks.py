@@ -16,8 +16,8 @@ def tls_contradictions(config: StackConfig) -> Iterator[tuple[set[str], str]]:
     if issued and issued > datetime.now(UTC) + CLOCK_SKEW:
         yield (
             {"tls"},
-            f"mlflow:tls.issued: is in the future ({issued:%Y-%m-%d}), and no certificate is valid before it; remove "
-            "it: make up writes it",
+            f"mlflow:tls.issued: is in the future: {issued:%Y-%m-%d}, and the clock of this machine says "
+            f"{datetime.now(UTC):%Y-%m-%d}; correct the clock; if it is right, remove the line: make up writes it",
         )
     if not config.tls.internal:
         if traefik.servers_transport:

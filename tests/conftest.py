@@ -11,18 +11,20 @@ from runtime.daemon import Daemon
 from tests.stack.browser import CHROMIUM
 from tests.stack.deployment import HAS_ENGINE, HAS_MINIO, WITH_CI, WITH_LONG
 
-REQUIRED, REQUIRED_ENGINE = "REQUIRE_STACK", "REQUIRE_ENGINE"
-"""Environment variables. If set to 1, the run fails without Docker, or without the Pulumi engine."""
+REQUIRED, REQUIRED_ENGINE, REQUIRED_ROOT = "REQUIRE_STACK", "REQUIRE_ENGINE", "REQUIRE_ROOT"
+"""Environment variables. If set to 1, the run fails without Docker, without the Pulumi engine, or without root."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Check that Docker and the Pulumi engine are available if required; raise `pytest.UsageError` if not."""
+    """Check that Docker, the Pulumi engine and root are available if required; raise `pytest.UsageError` if not."""
     if hasattr(config, "workerinput"):
         return
     if os.environ.get(REQUIRED) == "1" and (problem := docker_daemon.docker_problem(Daemon(resolve_host()))):
         raise pytest.UsageError(f"{REQUIRED}=1: {problem}")
     if os.environ.get(REQUIRED_ENGINE) == "1" and not HAS_ENGINE:
         raise pytest.UsageError(f"{REQUIRED_ENGINE}=1: pulumi is not on the PATH")
+    if os.environ.get(REQUIRED_ROOT) == "1" and os.geteuid() != 0:
+        raise pytest.UsageError(f"{REQUIRED_ROOT}=1: this user is not root, and tests of the network need it")
 
 
 def pytest_collection_finish() -> None:

@@ -58,7 +58,7 @@ def _explained(verb: str, code: int, words: str) -> str:
         return (
             f"mlflow:backupPassword does not decrypt the backups at {where}: they belong to another stack, or to an "
             "earlier password\n  set the old value of backupPassword again, or another mlflow:backup.target: "
-            f"docs/operations/restore.md#data-keys-from-a-backup\n{last}"
+            f"docs/operations/restore.md#restore-a-backup-that-has-other-data-keys\n{last}"
         )
     if code == LOCKED:
         return (

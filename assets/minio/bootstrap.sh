@@ -6,7 +6,7 @@ set -eu
 CONFIG=${CONFIG:-/run/config}
 SECRETS=${SECRETS:-/run/secrets}
 CHECK=mlflow-encryption-check # a bucket, and its only object, which is encrypted
-WRONG_KEY="mlflow:objectStoreKey does not decrypt the artifacts of this store; set the old value again: docs/operations/restore.md#the-data-keys-in-a-backup"
+WRONG_KEY="mlflow:objectStoreKey does not decrypt the artifacts of this store; set the old value again: docs/operations/restore.md#set-a-data-key-from-a-backup"
 
 # Prints an error on stderr and exits. usage: die "what is wrong"
 die() {

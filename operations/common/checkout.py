@@ -14,12 +14,18 @@ APPLICATION = "pulumi-mlflow"
 
 def state_home() -> Path:
     """Return the folder of the local Pulumi state. It is outside every checkout, so `git clean` cannot delete it."""
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / APPLICATION
+    return _home("XDG_STATE_HOME", Path(".local") / "state") / APPLICATION
 
 
 def config_home() -> Path:
     """Return the folder of the generated passphrases."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / APPLICATION
+    return _home("XDG_CONFIG_HOME", Path(".config")) / APPLICATION
+
+
+def _home(variable: str, default: Path) -> Path:
+    """Return a folder of the XDG base directories. By their specification, a relative path in `variable` is ignored."""
+    given = Path(os.environ.get(variable, ""))
+    return given if given.is_absolute() else Path.home() / default
 
 
 def require_line_ends(root: Path = ROOT) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 
 from settings import names
 
@@ -10,11 +11,14 @@ class StopError(Exception):
     """An operation failed. The message says what is wrong, then what to type; it is shown without a traceback."""
 
 
+class BusyError(StopError):
+    """Another run changes the stack, so this one has changed nothing, and must not repair anything."""
+
+
 def progress(text: str) -> None:
-    """Print a progress message to stderr."""
+    """Print a progress message to stderr. If nobody can read it any more, go on without it."""
     # In one write, because several threads report progress.
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    relay_output(f"{text}\n")
 
 
 def output(text: str) -> None:
@@ -23,8 +27,13 @@ def output(text: str) -> None:
 
 
 def interactive() -> bool:
-    """Return whether a person at a terminal can answer a question."""
+    """Return whether a person at a terminal can answer a question of this program."""
     return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def pulumi_can_ask() -> bool:
+    """Return whether a person at a terminal can answer a question of Pulumi, which also prints it to stdout."""
+    return interactive() and sys.stdout.isatty()
 
 
 def confirmed(question: str) -> bool:
@@ -78,6 +87,9 @@ def format_bytes(size: float | None) -> str:
 
 
 def relay_output(words: str) -> None:
-    """Print the output of a container to stderr as it arrives."""
-    sys.stderr.write(words)
-    sys.stderr.flush()
+    """Print the output of a container to stderr as it arrives. If nobody can read it any more, go on without it."""
+    # `make up 2>&1 | tee log` and Ctrl-C end the reader; a lost connection ends the terminal. What was begun must be
+    # completed or undone all the same.
+    with suppress(OSError):
+        sys.stderr.write(words)
+        sys.stderr.flush()

@@ -1,1 +1,1 @@
-"""The commands on data: backup, restore test, restore, garbage collection."""
+"""The commands on data: backup, restore test, restore, export, encryption, garbage collection, upgrade of Postgres."""

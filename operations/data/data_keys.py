@@ -63,6 +63,7 @@ def encrypt(stack: Stack, old: Mapping[str, str], new: Mapping[str, str]) -> Non
     again.
     """
     deployed = servers(stack)
+    _require_values(old, new)
     wait_for_lock(stack)
     progress("stopping the server")
     try:
@@ -77,6 +78,10 @@ def encrypt(stack: Stack, old: Mapping[str, str], new: Mapping[str, str]) -> Non
     code = None
     try:
         code = encrypt_rows(stack, deployed, old, new)
+    except StopError:
+        # The container was not even started.
+        code = UNCHANGED
+        raise
     finally:
         if code and not is_running(stack):
             deployed.resume()
@@ -111,12 +116,18 @@ def adopt(engine: Engine, keys: Collection[str], new: Mapping[str, str]) -> None
 
 def encrypt_rows(stack: Stack, deployed: Servers, old: Mapping[str, str], new: Mapping[str, str]) -> int:
     """Encrypt the data with the new data keys, while no server runs. Return 0, or another exit code if it fails."""
+    _require_values(old, new)
     files = {"data_keys.py": (ROOT / "assets" / "rotation" / "data_keys.py").read_text()}
+    for key, value in new.items():
+        files |= {f"{key}.old": as_used(key, old[key]), f"{key}.new": as_used(key, value)}
+    return _run(stack, deployed, ["python", f"{FILES}/data_keys.py"], files)
+
+
+def _require_values(old: Mapping[str, str], new: Mapping[str, str]) -> None:
+    """Raise `UnchangedError` if a data key has no value."""
     for key, value in new.items():
         if not old[key] or not value:
             raise UnchangedError(f"mlflow:{key}: a value is empty; nothing was changed")
-        files |= {f"{key}.old": as_used(key, old[key]), f"{key}.new": as_used(key, value)}
-    return _run(stack, deployed, ["python", f"{FILES}/data_keys.py"], files)
 
 
 def _run(stack: Stack, deployed: Servers, command: list[str], more: Mapping[str, str]) -> int:

@@ -7,6 +7,7 @@ from operations.common.checkout import ROOT
 from operations.common.console import StopError, confirmed, flag, make, output, progress, relay_output
 from operations.common.stack import Stack
 from operations.data.data_keys import secret_of
+from operations.host import containers
 from operations.host.once import backend, run_once
 from operations.host.servers import Servers, servers
 from operations.observe.status import require_containers
@@ -27,6 +28,7 @@ def encrypt(stack: Stack) -> None:
     """Stop the server, encrypt, compare, start the server. `DRY_RUN=1` only counts. It can be typed again."""
     dry = flag("DRY_RUN")
     require_containers(stack)
+    containers.require_no_operation(stack.daemon, stack.name)
     deployed = servers(stack)
     if not stack.settings.object_store.encryption:
         raise StopError(
@@ -76,10 +78,11 @@ def _erase_old_copies(stack: Stack) -> None:
     for _ in range(VACUUMS):
         # It deletes with a delay, and erases only what it has deleted.
         time.sleep(DELETION_SECONDS)
-        code, printed = stack.daemon.run(container, ["curl", "-fsS", "--max-time", str(VACUUM_SECONDS), VACUUM])
-        if code:
+        said: list[str] = []
+        # It answers at the end, which takes hours for many artifacts.
+        if stack.daemon.show(container, ["curl", "-fsS", "--max-time", str(VACUUM_SECONDS), VACUUM], said.append):
             raise StopError(
-                f"the artifacts are encrypted, but {container} has not erased their old copies: {printed}\n"
+                f"the artifacts are encrypted, but {container} has not erased their old copies: {''.join(said)}\n"
                 f"  type: docker exec {container} curl '{VACUUM}'"
             )
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from operations.common.checkout import ROOT
 from operations.common.console import StopError, confirmed, flag, make, output, progress
 from operations.common.stack import Stack
+from operations.host import containers
 from operations.host.once import backend, run_once
 from operations.host.servers import servers
 from operations.observe.status import require_containers
-from preconditions import host as preconditions
 from settings import names
 
 REQUIRED = ("PGHOST", "PGDATABASE", "PGUSER", "PGPASSWORD", "S3_BUCKET", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -131,15 +131,10 @@ def _check(stack: Stack, target: Target) -> None:
 
 
 def _require_alone(stack: Stack) -> None:
-    """Raise `StopError` if there is no server, or if a restore or another export runs."""
+    """Raise `StopError` if there is no server, or if another operation, such as a restore, is running."""
     if not servers(stack).deployed:
         raise StopError(f"{stack.name} has no server; type: {make('up', stack.name)}")
-    for name in (names.RESTORE, names.EXPORT):
-        if preconditions.is_running(stack.daemon, stack.name, name):
-            log = f"docker logs -f {names.docker_name(stack.name, name)}"
-            raise StopError(
-                f"another {name} of {stack.name} is running; to see its progress: {log}; nothing was changed"
-            )
+    containers.require_no_operation(stack.daemon, stack.name)
 
 
 def _finish(stack: Stack, target: Target) -> None:
@@ -149,7 +144,8 @@ def _finish(stack: Stack, target: Target) -> None:
     progress("stopping the server")
     complete = False
     try:
-        deployed.stop()
+        # Otherwise Docker would start it again when the daemon restarts, and it could write what is not copied.
+        deployed.stop(for_good=True)
         _artifacts(stack, target, "finish")
         _database(stack, target, "copy")
         complete = True
@@ -158,8 +154,6 @@ def _finish(stack: Stack, target: Target) -> None:
             if ran:
                 deployed.restart()
             progress("the target is incomplete" + ("; the server was started again" if ran else ""))
-    # Otherwise Docker would start it again when the daemon restarts.
-    deployed.stop(for_good=True)
 
 
 def _database(stack: Stack, target: Target, command: str) -> None:

@@ -18,6 +18,7 @@ from operations.common.stack import Stack
 from operations.data import data_keys, migration
 from operations.data.backup import data_key, in_container, require_container, restore_plan
 from operations.deployment import deploy
+from operations.host import containers
 from operations.host.servers import servers
 from preconditions import host as preconditions
 from settings import names
@@ -42,11 +43,7 @@ def restore(stack: Stack) -> None:
     """
     dry, safety = flag("DRY_RUN"), flag("SAFETY", default=True)
     require_container(stack)
-    if preconditions.is_running(stack.daemon, stack.name, names.RESTORE):
-        raise StopError(
-            f"another restore of {stack.name} is running; wait for it: "
-            f"docker logs -f {names.docker_name(stack.name, names.RESTORE)}"
-        )
+    containers.require_no_operation(stack.daemon, stack.name)
     wanted = os.environ.get("FROM")
     if not wanted:
         raise StopError(

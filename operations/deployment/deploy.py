@@ -5,7 +5,7 @@ import time
 
 from offline import engineless
 from operations.common.checkout import ROOT, require_line_ends
-from operations.common.console import StopError, output, progress
+from operations.common.console import BusyError, StopError, output, progress
 from operations.common.stack import Stack
 from operations.deployment.engine_for import after_a_question, approval
 from operations.deployment.fall_back import Before, fall_back
@@ -37,6 +37,9 @@ def up(stack: Stack, *, approved: bool = False) -> None:
     with downtime.reported(stack):
         try:
             _deploy(stack, approved=approved)
+        except BusyError:
+            # The other run has perhaps stopped the server for its migration.
+            raise
         except StopError:
             _show_build_log(started)
             fall_back(stack, before)

@@ -1,6 +1,6 @@
 """The engine for a command, the approval that it needs, and what a stack has on the host."""
 
-from operations.common.console import StopError, flag, interactive, make, progress
+from operations.common.console import StopError, flag, make, progress, pulumi_can_ask
 from operations.common.stack import Stack
 from operations.engine.cli import NoEngineError
 from operations.engine.engine import Engine
@@ -23,7 +23,7 @@ def engine_of(stack: Stack, *, install: bool = True) -> Engine:
         if stack.is_engineless:
             raise StopError(
                 f"{stack.name} was deployed without the engine, so it has no plan and no state\n"
-                "  every make command works except preview, drift, env and scrape: "
+                "  it is needed by preview, drift, env, scrape, pin, rotate and upgrade-postgres: "
                 "docs/operations/without-the-engine.md"
             ) from None
         raise
@@ -70,17 +70,17 @@ def data_volumes(stack: Stack) -> list[str]:
 
 def after_a_question(approved: list[str]) -> str:
     """Return what a failed change may also mean if Pulumi asked a person: its exit code does not tell a no."""
-    return "" if approved else "  if you answered no: nothing was changed, and there is nothing to fix\n"
+    return "" if approved else "  if you answered no: the plan was not carried out, and there is nothing to fix\n"
 
 
 def approval(stack: Stack, verb: str, engine: Engine | None = None) -> list[str]:
     """Return the option that skips Pulumi's question, if no approval is needed or it was given.
 
-    Without a terminal, print the plan of `engine`, if given, and raise `StopError`.
+    Without a terminal for the question, print the plan of `engine`, if given, and raise `StopError`.
     """
     if flag("YES") or stack.name == DEV:
         return ["--yes"]
-    if not interactive():
+    if not pulumi_can_ask():
         if engine:
             plan = engine.plan()
             progress(plan.markdown())
@@ -90,7 +90,7 @@ def approval(stack: Stack, verb: str, engine: Engine | None = None) -> list[str]
                     f"  fix {stack.path.name}, then type the same again"
                 )
         raise StopError(
-            f"nothing was changed: without a terminal, this needs your approval\n"
+            "nothing was changed: without a terminal for input and output, this needs your approval\n"
             f"  to {verb} {stack.name}, type: {make(MAKE_VERBS[verb], stack.name)} YES=1"
         )
     return []

@@ -16,6 +16,8 @@ from settings.stack import DEV, NAMESPACE
 
 FIRST_PORT, LAST_PORT = 5000, 65535
 LOWEST_PORT = 1024
+WRITTEN = {"rotation": {"since", "done"}, "tls": {"issued"}}
+"""Settings that `make up` and `make rotate` write, by section."""
 
 
 def init(name: str) -> None:
@@ -95,6 +97,13 @@ def _write(source: Stack, path: Path, port: int) -> None:
     for key, value in list(config.items()):
         if key.removeprefix(f"{NAMESPACE}:") in SECRET_KEYS or (isinstance(value, dict) and set(value) == {"secure"}):
             del config[key]
+    # What `make up` has written about the secrets and certificates of `source`.
+    for section, written in WRITTEN.items():
+        known = config.get(f"{NAMESPACE}:{section}") or {}
+        for key in written & known.keys():
+            del known[key]
+        if not known:
+            config.pop(f"{NAMESPACE}:{section}", None)
     server = config.setdefault(f"{NAMESPACE}:server", CommentedMap())
     server["port"] = port
     part = path.with_suffix(".part")

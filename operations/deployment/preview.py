@@ -3,7 +3,7 @@
 import os
 from datetime import UTC, datetime
 
-from operations.common.console import StopError, output
+from operations.common.console import StopError, flag, output
 from operations.common.stack import Stack
 from operations.deployment import copy_preview
 from operations.deployment.engine_for import engine_of
@@ -15,7 +15,7 @@ from settings.names import IN_COPY
 
 def preview(stack: Stack) -> None:
     """Print what `up` would change, as Markdown. Does not contact Docker. `COPY=1` plans a copy without secrets."""
-    if os.environ.get("COPY") == "1":
+    if os.environ.get("COPY") != IN_COPY and flag("COPY"):
         copy_preview.preview(stack)
         return
     plan = _plan(stack)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -38,6 +39,7 @@ from operations.engine.cli import (
     require_providers,
 )
 from operations.engine.plan import Plan
+from operations.engine.process import run_to_its_end, wait_gracefully
 from operations.engine.state import State
 from settings import names
 from settings.names import SAVES
@@ -123,7 +125,9 @@ class Engine:
             given is not None and Path(given).parent == config_home() and Path(given) != passphrase_path(self.stack)
         )
         theirs = "PULUMI_CONFIG_PASSPHRASE" in os.environ or (given is not None and not anothers)
-        by_passphrase = "://" in backend and not backend.startswith("https://")
+        # A service, such as Pulumi Cloud, encrypts the secrets itself, unless the stack was created with a passphrase.
+        by_service = "://" not in backend or backend.startswith("https://")
+        by_passphrase = not by_service or bool(self.stack.document.get("encryptionsalt"))
         if by_passphrase and not theirs and not self.stack.document.get("secretsprovider"):
             exports["PULUMI_CONFIG_PASSPHRASE_FILE"] = str(self._passphrase())
         return exports
@@ -196,16 +200,9 @@ class Engine:
         return done.stdout
 
     def _run_captured(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        command = [str(self.cli), *arguments, "--stack", self.stack.name, "--non-interactive"]
         for pause in (*PARTIAL_STATE_RETRY_SECONDS, None):
-            done = subprocess.run(
-                [self.cli, *arguments, "--stack", self.stack.name, "--non-interactive"],
-                cwd=ROOT,
-                env=self.environment,
-                input=stdin,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            done = run_to_its_end(command, cwd=ROOT, environment=self.environment, stdin=stdin)
             if pause is None or not done.returncode or PARTIAL_STATE_ERROR not in done.stderr:
                 break
             time.sleep(pause)
@@ -220,24 +217,22 @@ class Engine:
         command = [str(self.cli), *arguments, "--stack", self.stack.name, *_arguments()]
         environment = self.environment | {SAVES: "1"}
         piped = {} if sys.stdout.isatty() else {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        with subprocess.Popen(command, cwd=ROOT, env=environment, **piped) as running:  # type: ignore[call-overload]
-            counts: list[str] = []
-            while True:
-                try:
-                    for line in _worth_showing(running.stdout or ()):
-                        counts += COUNT.findall(line)
-                        sys.stdout.write(line)
-                        sys.stdout.flush()
-                    code: int = running.wait()
-                except KeyboardInterrupt:
-                    # Pulumi got the signal from the terminal, too, and is shutting down. Killing it now would leave a
-                    # lock and an incomplete container.
-                    continue
-                if code == 0 and set(counts) == {"unchanged"}:
-                    progress("nothing changed")
-                else:
-                    self.forget_state()
-                return code
+        counts: list[str] = []
+
+        def relay(lines: Iterable[str]) -> None:
+            for line in _worth_showing(lines):
+                counts.extend(COUNT.findall(line))
+                # A reader that is gone, such as a `tee` that Ctrl-C has ended, must not end Pulumi.
+                with suppress(BrokenPipeError):
+                    sys.stdout.write(line)
+                    sys.stdout.flush()
+
+        code = wait_gracefully(command, relay, cwd=ROOT, env=environment, **piped)
+        if code == 0 and set(counts) == {"unchanged"}:
+            progress("nothing changed")
+        else:
+            self.forget_state()
+        return code
 
     def plan(self, *options: str) -> Plan:
         """Return the plan of `pulumi up`. Docker is contacted only if the plan refreshes."""
@@ -271,7 +266,10 @@ class Engine:
         if BACKEND_ERROR.search(words):
             backend = chosen_backend() or state_home().as_uri()
             return f"Pulumi cannot use the backend {backend}: {words}\n  {backend_advice()}; nothing was changed"
-        return f"Pulumi: {words}\n  type: make doctor STACK={self.stack.name}"
+        return (
+            f"Pulumi: {words}\n"
+            f"  this is Pulumi's own message; its state and passphrase: docs/operations/state-and-passphrase.md"
+        )
 
     def has_stack(self) -> bool:
         """Return whether the backend has the stack. Creates nothing; raises `StopError` if the passphrase is wrong."""
@@ -307,7 +305,7 @@ class Engine:
     def state_folder(self) -> Path | None:
         """Folder of a file backend, or None for another backend."""
         address = chosen_backend() or state_home().as_uri()
-        url = urlsplit(address.replace("~", str(Path.home()), 1))
+        url = urlsplit(re.sub("^file://~(?=/|$)", f"file://{Path.home()}", address))
         # In file://./state the dot is parsed as the host. Pulumi runs in the checkout.
         return ROOT / unquote(url.netloc + url.path) / ".pulumi" if url.scheme == "file" else None
 

@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from operations.common.console import StopError, progress
 from operations.common.stack import Stack
 from operations.engine.engine import Engine
+from operations.host.servers import servers
+from settings.names import INTERNAL_CERTIFICATE_FILE
 from settings.secrets import COMPLETES, NEXT_KEYS, interrupted_message
 from settings.stack import NAMESPACE
 from settings.tls import LIFETIME
@@ -16,12 +18,31 @@ DONE = "mlflow:rotation.done"
 
 
 def renew_certificates(engine: Engine) -> None:
-    """Have the certificates issued by the next deployment if there are none yet, or if they end within 30 days."""
-    now = _now()
-    if not engine.stack.settings.tls.is_due(now):
+    """Have the certificates issued by the next deployment if there are none yet, or if they end within 30 days.
+
+    If another checkout has deployed newer ones, and its stack file was not committed, write their date instead: the
+    certificates follow from it, so they stay as they are.
+    """
+    now, tls = _now(), engine.stack.settings.tls
+    if not tls.is_due(now):
+        return
+    deployed = deployed_since(engine.stack)
+    if deployed and not tls.model_copy(update={"issued": deployed}).is_due(now):
+        engine.call("config", "set", "--path", ISSUED, deployed.isoformat())
+        progress(f"{engine.stack.path.name} now has the date of the deployed certificates: {deployed:%Y-%m-%d}")
         return
     engine.call("config", "set", "--path", ISSUED, now.isoformat())
     progress(f"the certificates of the services are issued today, and valid until {now + LIFETIME:%Y-%m-%d}")
+
+
+def deployed_since(stack: Stack) -> datetime | None:
+    """Return when the certificate of the deployed server was issued; None if there is none."""
+    # Imported late: it takes a tenth of a second.
+    from cryptography import x509  # noqa: PLC0415
+
+    deployed = servers(stack)
+    found = deployed.secret(INTERNAL_CERTIFICATE_FILE) if deployed.deployed else None
+    return x509.load_pem_x509_certificate(found).not_valid_after_utc - LIFETIME if found else None
 
 
 def start_counting(engine: Engine) -> None:

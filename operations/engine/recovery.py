@@ -9,7 +9,7 @@ from typing import Any
 
 from docker.errors import NotFound
 
-from operations.common.console import StopError, progress
+from operations.common.console import BusyError, StopError, progress
 from operations.engine.engine import Engine
 from runtime.cluster import Cluster
 from settings import names
@@ -51,7 +51,7 @@ def _clear_stale_locks(engine: Engine) -> None:
         except (OSError, ValueError):
             lock = {}
         if lock.get("hostname", socket.gethostname()) != socket.gethostname() or _alive(lock.get("pid", 0)):
-            raise StopError(
+            raise BusyError(
                 f"stack {engine.stack.name} is being changed by another run: process {lock.get('pid')} of "
                 f"{lock.get('username')} on {lock.get('hostname')}, since {lock.get('timestamp')}\n"
                 "  nothing was changed; wait for it, then type the same again; if that machine is gone: "

@@ -145,8 +145,8 @@ class Containers(Servers):
         _each(lambda name: self.stack.daemon.stop(name, for_good=for_good), self.deployed)
 
     def restart(self) -> None:
-        """Restart the containers that ran when they were stopped. An interrupted stop may still be in progress."""
-        _each(self.stack.daemon.restart, self._ran)
+        """Start the containers again that ran when they were stopped."""
+        _each(self.stack.daemon.resume, self._ran)
 
     def resume(self) -> None:
         """Start all containers, also those that an interrupted command had stopped for good."""

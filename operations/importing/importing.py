@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from operations.common.checkout import state_home
 from operations.common.console import (
     StopError,
     confirmed,
@@ -18,7 +17,6 @@ from operations.common.console import (
     progress,
     require_confirmation,
 )
-from operations.common.lock import exclusive
 from operations.common.stack import Stack
 from operations.data import migration, restore
 from operations.data.backup import in_container, require_container
@@ -49,10 +47,7 @@ def import_(stack: Stack) -> None:
     _require_backup(stack)
     _require_alone(stack)
     importer = Importer(stack, source, {})
-    # Between its containers, an import has none, so that `_require_alone` does not see it.
-    held = f"another import of {stack.name} is running; nothing was changed"
-    with exclusive(state_home() / "locks" / f"import-{stack.name}", held):
-        _import(stack, source, importer, dry=dry)
+    _import(stack, source, importer, dry=dry)
 
 
 def _import(stack: Stack, source: Source, importer: Importer, *, dry: bool) -> None:

@@ -1,1 +1,1 @@
-"""The commands that only read: status, logs, doctor, url, client, password."""
+"""The commands that only read: status, logs, doctor, images, url, client, password, scrape, authority."""

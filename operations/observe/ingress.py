@@ -48,6 +48,12 @@ def require_authentication(stack: Stack) -> None:
     route = stack.settings.route
     for listener in listeners(stack):
         status = _wait_for_route(listener, stack.settings.hostname or "")
+        if status is None:
+            progress(
+                f"warning: nothing answers at {listener.address}:{listener.port}, so whether {route.url} requires "
+                f"credentials was not checked\n  to see why: make doctor STACK={stack.name}"
+            )
+            continue
         if status in NO_ROUTE:
             progress(
                 f"warning: Traefik does not route {route.url} yet (HTTP {status})\n"
@@ -59,9 +65,12 @@ def require_authentication(stack: Stack) -> None:
             raise StopError(f"{route.url}: {problem}\n  the deployment is running, but not protected as configured")
 
 
-def _wait_for_route(listener: "Listener", hostname: str) -> int:
-    """Return the HTTP status without credentials once there is a route; 404 or 503 if there is none in time."""
-    status: int = http.HTTPStatus.SERVICE_UNAVAILABLE
+def _wait_for_route(listener: "Listener", hostname: str) -> int | None:
+    """Return the HTTP status without credentials once there is a route.
+
+    If there is none in time: 404 or 503, or None if nothing answered.
+    """
+    status = None
     deadline = time.monotonic() + ROUTED_SECONDS
     while time.monotonic() < deadline:
         try:
@@ -155,7 +164,7 @@ def authentication_problem(route: Route, status: int, stack: str) -> str | None:
                 if transport
                 else ""
             )
-            + f"\n  type: make doctor STACK={stack}, and see Traefik's log"
+            + f"\n  see: make logs STACK={stack} SERVICE=server, and Traefik's log"
         )
     if is_redirect(status):
         return f"redirects clients (HTTP {status}), so their logged data is lost; {SECURITY}"

@@ -1,14 +1,13 @@
 """`make status`: services with their health, endpoints, data sizes, backup, alerts and problems."""
 
 import json
-import os
 import re
 from datetime import UTC, datetime
 from typing import Any
 
 from docker.errors import NotFound
 
-from operations.common.console import StopError, format_bytes, output
+from operations.common.console import StopError, flag, format_bytes, output
 from operations.common.stack import Stack
 from operations.data import backup_status
 from operations.host import capacity
@@ -31,7 +30,7 @@ def status(stack: Stack) -> None:
     try:
         require_containers(stack)
     except StopError as error:
-        if os.environ.get("JSON") == "1":
+        if flag("JSON"):
             output(json.dumps({"stack": stack.name, "services": [], "problems": [str(error)]}, indent=2))
         raise
     try:
@@ -40,7 +39,7 @@ def status(stack: Stack) -> None:
         _print_what_runs(stack, error)
         raise
     found = describe(stack)
-    if os.environ.get("JSON") == "1":
+    if flag("JSON"):
         output(json.dumps(found, indent=2))
     else:
         _print(found)
@@ -169,7 +168,7 @@ def services(stack: Stack) -> list[str]:
 def _print_what_runs(stack: Stack, error: StopError) -> None:
     """Print the services of a stack whose settings are wrong. They run on, as they were deployed."""
     running = [_service(stack, service) for service in services(stack)]
-    if os.environ.get("JSON") == "1":
+    if flag("JSON"):
         output(json.dumps({"stack": stack.name, "services": running, "problems": [str(error)]}, indent=2))
         return
     for entry in running:

@@ -79,8 +79,9 @@ def _chosen(stack: Stack, engine: Engine) -> list[str]:
         known = ", ".join([ALL, *there])
         close = difflib.get_close_matches(wanted.lower(), [key.lower() for key in there], n=1)
         hint = "".join(f"; did you mean {key}?" for key in there if key.lower() in close)
-        why = "does not use this secret" if wanted in TABLE else f"has no such secret{hint}"
-        raise StopError(f"SECRET={wanted}: {stack.name} {why}; nothing was changed\n  write one of: {known}")
+        # Without the value: a shell or a CI system may have a variable SECRET for another purpose.
+        why = f"{wanted}: {stack.name} does not use this secret" if wanted in TABLE else f": no such secret{hint}"
+        raise StopError(f"SECRET={why}; nothing was changed\n  write one of: {known}")
     return list(dict.fromkeys([*data_keys.interrupted(engine), wanted]))
 
 

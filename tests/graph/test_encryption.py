@@ -75,7 +75,7 @@ def test_another_key_than_that_of_the_stored_artifacts_is_refused_before_any_cha
     with pytest.raises(pulumi.RunError) as told:
         program("prod", values=settings("seaweedfs"), secrets={"objectStoreKey": KEY}, daemon_class=WithAKey)
     assert re.search("mlflow:objectStoreKey: is not the key of the stored data.*nothing was changed", str(told.value))
-    assert "docs/operations/restore.md#the-data-keys-in-a-backup" in str(told.value)
+    assert "docs/operations/restore.md#set-a-data-key-from-a-backup" in str(told.value)
 
 
 class WithAnUnprovedKey(WithAKey):

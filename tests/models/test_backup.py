@@ -24,6 +24,7 @@ from operations.data.backup_status import KINDS
 from operations.deployment import deploy
 from operations.engine.write_back import report_kept_backups
 from operations.host import checks
+from preconditions import host as preconditions
 from settings import names
 from settings.backup import BackupSettings
 
@@ -889,7 +890,7 @@ def test_a_backup_with_other_data_keys_is_encrypted_with_those_of_the_stack(
     monkeypatch.setattr("operations.data.data_keys.encrypt_rows", encrypt)
     route = SimpleNamespace(url="https://m.example.com")
     path = Path("Pulumi.prod.yaml")
-    daemon = SimpleNamespace(volumes=lambda: ["mlflow-prod-server-secrets"])
+    daemon = SimpleNamespace(volumes=lambda: ["mlflow-prod-server-secrets"], inspect=lambda _: None)
     stack: Any = SimpleNamespace(name="prod", path=path, daemon=daemon, settings=SimpleNamespace(route=route))
     restore.restore(stack)
     encrypted = ({"cryptoKekPassphrase": "from-the-backup"}, {"cryptoKekPassphrase": "of-the-stack"})
@@ -907,8 +908,11 @@ class ADaemon:
         self.replicas = replicas
         self.done: list[str] = []
 
-    def inspect(self, _: str) -> dict[str, Any]:
-        return {"State": {"Running": self.at_work}, "Image": "sha256:0"}
+    def inspect(self, name: str) -> dict[str, Any] | None:
+        is_restore = name == names.docker_name("prod", names.RESTORE)
+        if not is_restore and name.removeprefix("mlflow-prod-") in preconditions.OPERATIONS:
+            return None
+        return {"State": {"Running": self.at_work}, "Image": "sha256:0"} if self.at_work or not is_restore else None
 
     def services(self, stack: str, *, stopped: bool) -> dict[str, str]:
         assert stopped, "a server that is stopped must not start during a restore either"
@@ -925,8 +929,8 @@ class ADaemon:
         assert not for_good
         self.done.append(f"stop {name}")
 
-    def restart(self, name: str) -> None:
-        self.done.append(f"restart {name}")
+    def resume(self, name: str) -> None:
+        self.done.append(f"resume {name}")
 
 
 @pytest.fixture
@@ -950,8 +954,9 @@ def fails(*_: object) -> int:
 
 def test_a_second_restore_is_refused_while_one_runs(restorable: Any) -> None:  # noqa: ANN401
     restorable.daemon.at_work = True
-    with pytest.raises(StopError, match="another restore of prod is running; wait for it: docker logs -f mlflow-prod"):
+    with pytest.raises(StopError, match="a restore of prod is running; nothing was changed") as told:
         restore.restore(restorable)
+    assert "docker logs -f mlflow-prod-restore" in str(told.value)
     assert restorable.daemon.done == []
 
 
@@ -1000,7 +1005,7 @@ def test_a_restore_stops_every_replica_and_starts_it_again(
         restore.restore(restorable)
     both = ["mlflow-prod-server", "mlflow-prod-server-2"]
     assert sorted(restorable.daemon.done[:2]) == [f"stop {name}" for name in both]
-    assert sorted(restorable.daemon.done[2:]) == [f"restart {name}" for name in both]
+    assert sorted(restorable.daemon.done[2:]) == [f"resume {name}" for name in both]
 
 
 def test_the_server_restarts_after_an_interrupted_restore(
@@ -1015,7 +1020,7 @@ def test_the_server_restarts_after_an_interrupted_restore(
     monkeypatch.setattr(restorable.daemon, "stop", interrupted)
     with pytest.raises(KeyboardInterrupt):
         restore.restore(restorable)
-    assert restorable.daemon.done == ["restart mlflow-prod-server"]
+    assert restorable.daemon.done == ["resume mlflow-prod-server"]
 
 
 @pytest.mark.parametrize("variable", ["DRY_RUN", "SAFETY"])
@@ -1101,7 +1106,7 @@ def test_safety_0_restores_when_the_backup_before_a_restore_fails(
     again = "type: make restore FROM=01234567 SAFETY=0 STACK=prod CONFIRM=prod"
     with pytest.raises(StopError, match=f"(?s)did not complete.*{again}"):
         restore.restore(restorable)
-    assert restorable.daemon.done == ["stop mlflow-prod-server", "restart mlflow-prod-server"]
+    assert restorable.daemon.done == ["stop mlflow-prod-server", "resume mlflow-prod-server"]
 
 
 def test_a_failed_revision_lookup_is_not_reported_as_a_newer_schema() -> None:

@@ -110,11 +110,11 @@ def test_the_command_knows_every_generated_secret() -> None:
     assert {*TABLE, "objectStoreKey"} == {*GENERATED_KEYS, CERTIFICATES}
 
 
-def test_ci_runs_all_tests_and_requires_docker_and_the_engine() -> None:
+def test_ci_runs_all_tests_and_requires_docker_the_engine_and_root() -> None:
     step = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
-    command = re.search(r"run: (.*) make test$", step, re.MULTILINE)
+    command = re.search(r"run: sudo --preserve-env=ARGS (.*) make test$", step, re.MULTILINE)
     assert command
-    assert set(command[1].split()) == {"LONG=1", "REQUIRE_STACK=1", "REQUIRE_ENGINE=1"}
+    assert set(command[1].split()) == {"LONG=1", "REQUIRE_STACK=1", "REQUIRE_ENGINE=1", "REQUIRE_ROOT=1"}
 
 
 def test_each_file_of_tests_is_in_one_part_of_ci() -> None:

@@ -1237,7 +1237,7 @@ def test_a_change_that_was_declined_is_not_only_reported_as_failed(
     monkeypatch.setattr(end, "approval", lambda *_: approved)
     with pytest.raises(StopError) as told:
         end.down(stack)
-    assert ("if you answered no: nothing was changed" in str(told.value)) is asked
+    assert ("if you answered no: the plan was not carried out" in str(told.value)) is asked
     assert "type: make down STACK=dev" in str(told.value)
 
 

@@ -230,7 +230,11 @@ def test_a_preview_copy_has_all_settings_and_no_secret() -> None:
             ["mlflow:hostname: is missing"],
             "the plan failed, see above\n  fix Pulumi.team.yaml, then type the same again",
         ),
-        ([], "without a terminal, this needs your approval\n  to deploy team, type: make up STACK=team YES=1"),
+        (
+            [],
+            "without a terminal for input and output, this needs your approval\n"
+            "  to deploy team, type: make up STACK=team YES=1",
+        ),
     ],
     ids=["a plan that fails", "a plan"],
 )
@@ -238,7 +242,7 @@ def test_without_a_terminal_only_a_plan_that_does_not_fail_asks_for_approval(
     monkeypatch: pytest.MonkeyPatch, errors: list[str], words: str
 ) -> None:
     monkeypatch.delenv("YES", raising=False)
-    monkeypatch.setattr(engine_for, "interactive", lambda: False)
+    monkeypatch.setattr(engine_for, "pulumi_can_ask", lambda: False)
     plan = SimpleNamespace(errors=errors, markdown=lambda: "the plan")
     stack: Any = SimpleNamespace(name="team", path=SimpleNamespace(name="Pulumi.team.yaml"))
     engine: Any = SimpleNamespace(plan=lambda: plan)

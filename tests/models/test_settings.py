@@ -1,5 +1,6 @@
 """Test the settings: what is refused, and with which message."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -201,8 +202,8 @@ REFUSED = [
     ),
     (
         {"tls": {"issued": "2999-01-01T00:00:00Z"}},
-        "mlflow:tls.issued: is in the future (2999-01-01), and no certificate is valid before it; remove it: make up "
-        "writes it",
+        f"mlflow:tls.issued: is in the future: 2999-01-01, and the clock of this machine says "
+        f"{datetime.now(UTC):%Y-%m-%d}; correct the clock; if it is right, remove the line: make up writes it",
     ),
     (
         {"tls": {"issued": "yesterday"}},
