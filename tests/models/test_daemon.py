@@ -41,6 +41,19 @@ class Silent(Daemon):
         )
 
 
+def test_a_container_that_is_still_stopping_is_stopped_before_it_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    api = SimpleNamespace(
+        update_container=lambda _, restart_policy: done.append(restart_policy["Name"]),
+        start=lambda _: done.append("start"),
+    )
+    daemon = Daemon("unix:///none")
+    monkeypatch.setattr(Daemon, "api", api)
+    monkeypatch.setattr(daemon, "stop", lambda _: done.append("stop"))
+    daemon.resume("mlflow-dev-server")
+    assert done == ["always", "stop", "start"]
+
+
 def test_a_hanging_command_in_a_container_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtime.daemon.REQUEST_TIMEOUT_SECONDS", 0.1)
     assert Silent().run("server", ["true"]) == (124, "no answer within 0.1 s")

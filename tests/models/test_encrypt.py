@@ -5,8 +5,31 @@ from typing import Any
 
 import pytest
 
+from operations.common.console import StopError
 from operations.data import encrypt
 from operations.host import containers
+
+
+def test_the_erasure_of_old_copies_is_waited_for_without_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    class Daemon:
+        """Has no request with a time limit."""
+
+        def show(self, container: str, command: list[str], tell: Any) -> int:  # noqa: ANN401
+            assert container == "mlflow-prod-seaweedfs"
+            asked.append(command)
+            tell("no master")
+            return int(len(asked) > encrypt.VACUUMS)
+
+    monkeypatch.setattr(encrypt, "DELETION_SECONDS", 0)
+    store = SimpleNamespace(kind="seaweedfs")
+    stack: Any = SimpleNamespace(name="prod", daemon=Daemon(), settings=SimpleNamespace(object_store=store))
+    encrypt._erase_old_copies(stack)
+    assert len(asked) == encrypt.VACUUMS
+    assert all(encrypt.VACUUM in command for command in asked)
+    with pytest.raises(StopError, match="has not erased their old copies: no master\n  type: docker exec"):
+        encrypt._erase_old_copies(stack)
 
 
 @pytest.mark.parametrize("running", [True, False])

@@ -43,6 +43,24 @@ def test_a_new_stack_has_the_settings_of_dev_and_its_own_port(
     assert "to deploy it: make up STACK=acme\n" in printed.err
 
 
+def test_a_new_stack_has_neither_the_ages_nor_the_certificates_of_dev(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PORT", "5055")
+    path = checkout / "Pulumi.dev.yaml"
+    document = yaml.safe_load(path.read_text())
+    since = "2026-01-02T03:04:05+00:00"
+    document["config"] |= {
+        "mlflow:rotation": {"since": since, "done": {"postgresPassword": since}, "afterDays": 90},
+        "mlflow:tls": {"issued": since},
+    }
+    path.write_text(yaml.safe_dump(document))
+    init("acme")
+    created = yaml.safe_load((checkout / "Pulumi.acme.yaml").read_text())["config"]
+    assert created["mlflow:rotation"] == {"afterDays": 90}
+    assert "mlflow:tls" not in created
+
+
 def test_a_new_stack_has_no_secret_and_no_salt_of_dev(checkout: Path) -> None:
     path = checkout / "Pulumi.dev.yaml"
     document = yaml.safe_load(path.read_text())

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import docker
 import pytest
 import requests
 import yaml
@@ -41,7 +42,7 @@ from operations.engine.plan import Plan
 from operations.engine.write_back import write_back_secrets
 from operations.host import addresses, capacity, checks, containers, docker_daemon, images, ports
 from operations.observe import access, doctor, hostname, logs, secrets, status
-from runtime.address import resolve_host
+from runtime.address import client_certificates, resolve_host
 from runtime.daemon import Daemon
 from settings import names, packages
 from settings.names import DATA_KEY, GENERATOR
@@ -255,6 +256,26 @@ def test_the_docker_host_is_resolved_as_the_docker_cli_does(tmp_path: Path, monk
     monkeypatch.setenv("DOCKER_HOST", "ssh://prod")
     assert resolve_host() == "ssh://prod"
     assert resolve_host("tcp://stack:2376") == "tcp://stack:2376"
+
+
+def test_a_docker_context_with_certificates_is_refused_with_the_variables_to_set(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    context(home, "builder", "tcp://builder:2376")
+    (home / ".docker" / "contexts" / "tls" / "abc" / "docker").mkdir(parents=True)
+    with pytest.raises(DockerException, match=r"'builder' has TLS certificates.*set DOCKER_HOST, DOCKER_TLS_VERIFY=1"):
+        resolve_host()
+
+
+def test_an_empty_variable_of_docker_counts_as_unset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context(tmp_path / "home", "colima", "unix:///colima.sock")
+    monkeypatch.setenv("DOCKER_CONFIG", "")
+    assert resolve_host() == "unix:///colima.sock"
+    asked: list[str] = []
+    monkeypatch.setattr(docker, "TLSConfig", lambda **given: asked.append(given["ca_cert"]))
+    monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+    monkeypatch.setenv("DOCKER_CERT_PATH", "")
+    client_certificates()
+    assert asked == [str(tmp_path / "home" / ".docker" / "ca.pem")]
 
 
 class Old:
@@ -529,6 +550,14 @@ def test_a_nearly_full_disk_is_reported(monkeypatch: pytest.MonkeyPatch) -> None
     assert problem is not None
     assert problem.startswith("disk: 0.2 GB are free in /; the stack needs 1 GB\n    to see what uses it: docker")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**31))
+    assert capacity.disk_problem(cast("Daemon", Host())) is None
+
+
+def test_a_disk_that_this_user_may_not_look_at_is_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(shutil, "disk_usage", refused)
     assert capacity.disk_problem(cast("Daemon", Host())) is None
 
 
@@ -825,6 +854,29 @@ def test_a_docker_host_in_the_stack_file_is_not_exported(stack: Stack) -> None:
 def test_a_secrets_provider_needs_no_passphrase(stack: Stack) -> None:
     stack.path.write_text(stack.path.read_text() + "secretsprovider: awskms://alias/pulumi\n")
     assert "PULUMI_CONFIG_PASSPHRASE_FILE" not in Engine(stack).exports
+
+
+def test_a_stack_of_pulumi_cloud_that_was_created_with_a_passphrase_gets_it(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PULUMI_ACCESS_TOKEN", "pul-123")
+    stack.path.write_text(yaml.safe_dump(SEALED))
+    passphrase = tmp_path / "home/.config/pulumi-mlflow/dev.passphrase"
+    passphrase.parent.mkdir(parents=True)
+    passphrase.write_text("correct-horse\n")
+    assert Engine(Stack("dev")).exports["PULUMI_CONFIG_PASSPHRASE_FILE"] == str(passphrase)
+
+
+@pytest.mark.parametrize("variable", ["XDG_STATE_HOME", "XDG_CONFIG_HOME"])
+def test_a_relative_folder_of_the_xdg_base_directories_is_ignored(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
+) -> None:
+    home = checkout.state_home if variable == "XDG_STATE_HOME" else checkout.config_home
+    default = home()
+    monkeypatch.setenv(variable, "relative")
+    assert home() == default
+    monkeypatch.setenv(variable, str(tmp_path / "own"))
+    assert home() == tmp_path / "own" / "pulumi-mlflow"
 
 
 @pytest.mark.parametrize("how", ["variable", "token", "login", "project"])
@@ -1335,6 +1387,7 @@ def test_reading_a_credential_does_not_create_a_stack(stack: Stack, monkeypatch:
         ("file:///srv/pulumi%20state", "/srv/pulumi state/.pulumi"),
         ("file://./state", "CHECKOUT/state/.pulumi"),
         ("file://~/state", "HOME/state/.pulumi"),
+        ("file:///srv/a~b/state", "/srv/a~b/state/.pulumi"),
         ("s3://bucket", None),
     ],
 )

@@ -5,7 +5,9 @@ from typing import Any, cast
 
 import pytest
 
-from preconditions.host import host_problems
+from operations.common.console import StopError
+from operations.host import containers
+from preconditions.host import OPERATIONS, host_problems
 from runtime.daemon import Daemon
 from settings import names
 from settings.object_store import ObjectStoreSettings
@@ -27,11 +29,8 @@ class Host:
     copied: int | None = None
     """Exit code of the copy from MinIO to SeaweedFS; None without one."""
 
-    restored: bool = False
-    """Whether a restore is running."""
-
-    exported: bool = False
-    """Whether an export is running."""
+    operation: str = ""
+    """The operation that is running."""
 
     replicas: int = 1
 
@@ -48,12 +47,8 @@ class Host:
             state = {"Status": "exited", "ExitCode": self.copied}
             env = ["SOURCE=minio", "TARGET=seaweedfs"]
             return None if self.copied is None else {"Config": {"Env": env}, "State": state}
-        if container == "mlflow-dev-restore":
-            return {"State": {"Running": self.restored}}
-        if container == "mlflow-dev-export":
-            return {"State": {"Running": self.exported}}
-        if container in {f"mlflow-dev-{name}" for name in (names.ROTATE, names.ENCRYPT, names.IMPORT, names.UPGRADE)}:
-            return None
+        if container.removeprefix("mlflow-dev-") in OPERATIONS:
+            return {"State": {"Running": True}} if container == f"mlflow-dev-{self.operation}" else None
         assert container.startswith("mlflow-dev-server")
         running = {"State": {"Running": self.running}, "HostConfig": {"RestartPolicy": {"Name": self.restart}}}
         if self.writes_to == "elsewhere":
@@ -172,7 +167,15 @@ def test_a_copy_from_an_object_store_without_a_volume_is_refused() -> None:
     ]
 
 
-def test_a_deployment_is_refused_while_a_restore_runs() -> None:
-    (problem,) = problems(Host(restored=True))
-    assert problem.startswith("a restore is running, and data that the server writes now would be lost\n")
-    assert "docker logs -f mlflow-dev-restore" in problem
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_deployment_is_refused_while_an_operation_runs(operation: str) -> None:
+    what, lost = OPERATIONS[operation]
+    (problem,) = problems(Host(operation=operation))
+    assert problem.startswith(f"{what} is running, and data that the server writes now {lost}\n")
+    assert f"docker logs -f mlflow-dev-{operation}" in problem
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_another_operation_is_refused_while_one_runs(operation: str) -> None:
+    with pytest.raises(StopError, match=f"{OPERATIONS[operation][0]} of dev is running; nothing was changed"):
+        containers.require_no_operation(Host(operation=operation), "dev")  # type: ignore[arg-type]

@@ -104,6 +104,43 @@ def test_a_server_that_does_not_stop_is_started_again(
     assert server.done == ["stop", "resume"]
 
 
+def test_an_empty_data_key_is_refused_before_the_server_stops(
+    stack: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = deployed(monkeypatch, Server())
+    with pytest.raises(data_keys.UnchangedError, match=f"mlflow:{KEY}: a value is empty; nothing was changed"):
+        data_keys.encrypt(stack, {KEY: ""}, {KEY: "new"})
+    assert server.done == []
+
+
+def test_a_server_whose_secret_files_are_lost_is_started_again(
+    stack: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def lost(*_: object) -> int:
+        raise StopError("the server has no secret file pgpass")
+
+    server = deployed(monkeypatch, Server())
+    monkeypatch.setattr(data_keys, "encrypt_rows", lost)
+    monkeypatch.setattr(data_keys, "is_running", lambda _stack: False)
+    with pytest.raises(StopError, match="no secret file pgpass"):
+        data_keys.encrypt(stack, {KEY: "old"}, {KEY: "new"})
+    assert server.done == ["stop", "resume"]
+
+
+def test_the_value_of_an_unknown_secret_is_not_printed(
+    stack: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rotate, "_rotatable", lambda _stack: ["postgresPassword", KEY])
+    monkeypatch.setattr(rotate, "left_out", lambda _settings: {})
+    monkeypatch.setenv("SECRET", "postgrespasswrd")
+    with pytest.raises(StopError, match="SECRET=: no such secret; did you mean postgresPassword") as told:
+        rotate._chosen(stack, Engine())  # type: ignore[arg-type]
+    assert "postgrespasswrd" not in str(told.value)
+
+
 def test_data_keys_that_were_not_used_are_forgotten_and_other_values_are_named(
     stack: Any,  # noqa: ANN401
     monkeypatch: pytest.MonkeyPatch,

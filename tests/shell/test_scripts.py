@@ -797,6 +797,21 @@ def test_an_incomplete_virtual_environment_is_created_again(sandbox: Sandbox) ->
     assert (sandbox.path / ".venv" / "bin" / "pip").exists()
 
 
+def test_the_packages_are_installed_again_after_an_upgrade_of_python(sandbox: Sandbox) -> None:
+    (sandbox.path / "operations").mkdir()
+    (sandbox.path / "operations" / "bootstrap.sh").write_text(INSTALL.read_text())
+    (sandbox.path / "requirements.txt").write_text("")
+    (sandbox.path / "Pulumi.prod.yaml").write_text("config: {}\n")
+    subprocess.run([sys.executable, "-m", "venv", sandbox.path / ".venv"], check=True)
+    (sandbox.path / ".venv" / "requirements.txt.installed").write_text("")
+    # The packages are in the folder of an earlier version, to which the link `python3` no longer leads.
+    (folder,) = (sandbox.path / ".venv" / "lib").glob("python3.*")
+    folder.rename(folder.with_name("python3.1"))
+    done = sandbox.run("sh", "operations/bootstrap.sh", "url", PYTHON=sys.executable)
+    assert "installing requirements.txt into .venv" in done.stderr, done.stderr
+    assert folder.exists()
+
+
 def test_a_missing_stack_file_is_reported_before_any_installation(sandbox: Sandbox) -> None:
     (sandbox.path / "operations").mkdir()
     (sandbox.path / "operations" / "bootstrap.sh").write_text(INSTALL.read_text())
