@@ -2,12 +2,14 @@
 
 import io
 import tarfile
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from docker.errors import NotFound
 
-from operations.observe.existing_traefik import seconds, static_configuration
+from operations.observe.existing_traefik import _check_traefik, seconds, static_configuration
+from operations.observe.findings import Findings
 from operations.observe.ingress import authentication_problem
 from runtime.daemon import Daemon
 from settings.parsing import parse_settings
@@ -70,6 +72,52 @@ KEY = "entrypoints.websecure.transport.respondingtimeouts.readtimeout"
 )
 def test_the_read_timeout_is_found_in_every_configuration_source(files: dict[str, str], proxy: dict[str, Any]) -> None:
     assert read(files, proxy)[KEY] == "12h"
+
+
+GOOD = ("traefik", f"--{KEY}=2h", "--entryPoints.websecure.http.aliasHeadersStrategy=delete")
+
+
+@pytest.mark.parametrize(
+    ("version", "arguments", "problems", "notes"),
+    [
+        ("3.7.15", GOOD, [], []),
+        ("3.3.7", GOOD, ["edge: Traefik 3.3.7 is too old; upgrade to 3.4"], []),
+        ("3.6.20", GOOD, [], ["edge: Traefik 3.6.20 lacks security fixes; upgrade to 3.6.21"]),
+        ("built by hand", GOOD, [], ["edge: its version is unknown; the minimum is 3.4"]),
+        (
+            "3.7.15",
+            ("traefik", "--entryPoints.web.address=:80", "--entryPoints.tls.address=:443"),
+            [],
+            [
+                "edge: entry point websecure not found in its arguments, variables or /etc/traefik/traefik.yml "
+                "(found: tls, web)"
+            ],
+        ),
+        (
+            "3.7.15",
+            ("traefik", f"--{KEY}=599s", GOOD[2]),
+            ["edge: uploads that take longer than 599 s are interrupted\n  set entryPoints.websecure."],
+            [],
+        ),
+        # Traefik's default is a minute, and 0 means no limit.
+        ("3.7.15", ("traefik", GOOD[2]), ["edge: uploads that take longer than 60 s are interrupted"], []),
+        ("3.7.15", ("traefik", f"--{KEY}=0", GOOD[2]), [], []),
+        ("3.7.15", GOOD[:2], [], ["edge: entryPoints.websecure.http.aliasHeadersStrategy is not set to delete"]),
+    ],
+)
+def test_what_is_wrong_with_an_existing_traefik_is_reported(
+    version: str, arguments: tuple[str, ...], problems: list[str], notes: list[str]
+) -> None:
+    daemon = FakeDaemon({})
+    daemon.run = lambda *_: (0, f"Version:      {version}\nCodename: x")  # type: ignore[method-assign]
+    settings = SimpleNamespace(traefik=SimpleNamespace(entry_point="websecure", network="proxy"))
+    stack: Any = SimpleNamespace(name="prod", daemon=daemon, settings=settings)
+    found, proxy = Findings([], []), a_proxy(*arguments)
+    _check_traefik(stack, found, {**proxy, "Name": "/edge", "NetworkSettings": {"Networks": {}}})
+    for said, expected in ((found.problems, problems), (found.notes, notes)):
+        assert len(said) == len(expected), said
+        for text, beginning in zip(said, expected, strict=True):
+            assert text.startswith(beginning)
 
 
 def test_a_configuration_file_overrides_arguments_and_variables() -> None:

@@ -5,9 +5,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from tests import conftest
 from tests.stack.browser import CHROMIUM
 
 ROOT = Path(__file__).parents[2]
@@ -54,4 +57,11 @@ def test_a_run_reports_how_it_deployed_and_what_it_skipped(without_docker: subpr
     assert "with SeaweedFS only: no package index has the image of MinIO; " in said
     assert "; without the tests of CI: CI=1 make test; without the long tests: LONG=1 make test" in said
     assert ("; without a browser: " in said) is (CHROMIUM is None)
-    assert "\ndeployed " not in run("tests/models/test_names.py").stdout
+
+
+def test_a_run_of_fast_tests_alone_reports_no_deployment() -> None:
+    written: list[str] = []
+    reports = [SimpleNamespace(nodeid="tests/models/test_names.py::test_a", longrepr=None)]
+    reporter: Any = SimpleNamespace(stats={"passed": reports}, write_line=written.append, line=written.append)
+    conftest.pytest_terminal_summary(reporter)
+    assert written == []

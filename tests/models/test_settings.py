@@ -454,13 +454,46 @@ REFUSED = [
         "mlflow:objectStore.consolePort: seaweedfs has no console; remove it",
     ),
     (
+        {"server": {"replicas": 2, "port": 5000}},
+        "mlflow:server.replicas: 2 replicas need Traefik, which distributes the requests, and mlflow:traefik.mode is "
+        "off; set it to bundled or existing and remove mlflow:server.port, or replicas to 1; "
+        "docs/operations/replicas.md#turn-it-on",
+    ),
+    (
+        {**BEHIND, "server": {"replicas": 2, "port": 5000}},
+        "mlflow:server.port: a host port reaches one server, and mlflow:server.replicas is 2; remove the port: "
+        "requests pass through Traefik to all replicas",
+    ),
+    (
+        {**BEHIND, "server": {"replicas": 2, "jobs": True, "memoryMb": 8192}},
+        "mlflow:server.jobs: runs in one server only, and mlflow:server.replicas is 2: each replica would start the "
+        "jobs of the others again; set replicas to 1, or jobs to false",
+    ),
+    (
+        {
+            "backup": {"enabled": True, "target": "s3:https://s3.example.com/backups"},
+            "backupTargetSecretKey": "of-the-target",
+        },
+        "mlflow:backup.accessKeyId: is required for the S3 target of mlflow:backup",
+    ),
+    (
+        {**BEHIND, "traefik": {"mode": "bundled", "forwardAuth": "http://authelia:9091/api/authz/forward-auth"}},
+        "mlflow:traefik.forwardAuth: 'http://authelia:9091/api/authz/forward-auth' is ignored while "
+        "mlflow:authentication is password; remove it, or set mlflow:authentication to singleSignOn",
+    ),
+    (
+        {"server": {"environment": {"MLFLOW_ACTIVE_MODEL_ID": "m-1"}}},
+        "mlflow:server.environment.MLFLOW_ACTIVE_MODEL_ID: has no effect on the server: For training programs: what "
+        "they log, and where to. Set it where the client runs; docs/mlflow-variables.md",
+    ),
+    (
         {"objectStore": {"kind": "minio", "copyFrom": "minio"}},
         "mlflow:objectStore.copyFrom: must differ from mlflow:objectStore.kind, got 'minio'",
     ),
 ]
 
 
-@pytest.mark.parametrize(("values", "message"), REFUSED, ids=[message.split(": ")[0] for _, message in REFUSED])
+@pytest.mark.parametrize(("values", "message"), REFUSED, ids=[message[:70] for _, message in REFUSED])
 def test_an_invalid_setting_is_refused_with_its_exact_message(values: dict[str, object], message: str) -> None:
     assert problems(values) == [message]
 

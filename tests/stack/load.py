@@ -105,13 +105,17 @@ class Load:
         """Let every request in flight end."""
         self._stop.set()
         for thread in self._threads:
-            thread.join(TIMEOUT_SECONDS)
+            # A request may have begun just before.
+            thread.join(2 * TIMEOUT_SECONDS)
+            assert kind or not thread.is_alive(), "a request does not end"
 
     def until(self, requests: int, seconds: float) -> None:
-        """Wait until that many requests have been sent, for at most that long."""
+        """Wait until that many requests have been sent, for at most that long. Fails if hardly any was."""
         deadline = time.monotonic() + seconds
         while sum(self.counts.values()) < requests and time.monotonic() < deadline:
             time.sleep(0.2)
+        sent = sum(self.counts.values())
+        assert sent >= requests / 4, f"only {sent} of {requests} requests were sent: too few to judge by"
 
     def _light(self) -> None:
         while not self._stop.is_set():

@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -382,26 +384,54 @@ IN_SERVER = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"}
 
 @pytest.mark.long
 def test_backup_restore_test_gc_and_migration_wait_for_the_exclusive_lock(saved: Deployment) -> None:
-    hold = "import database, time\ndatabase.use_pgpass()\nwith database.locked('somebody else'): time.sleep(8)"
-    holder = saved.api.exec_create(saved.name("backup"), ["env", "-C", "/run/config", "python3", "-c", hold])
-    saved.api.exec_start(holder["Id"], detach=True)
-    time.sleep(2)
-    started = time.monotonic()
-    assert "waiting for somebody else, which is running" in saved.make("drill").stderr
-    assert time.monotonic() - started > 5
-    holder = saved.api.exec_create(saved.name("backup"), ["env", "-C", "/run/config", "python3", "-c", hold])
-    saved.api.exec_start(holder["Id"], detach=True)
-    time.sleep(2)
-    gc = ["docker-entrypoint.sh", "gc", "30d"]
-    told: list[str] = []
-    assert Daemon(resolve_host()).show(saved.name("server"), gc, told.append, environment=IN_SERVER) == 0
-    assert "gc: waiting for somebody else, which is running" in "".join(told)
-    holder = saved.api.exec_create(saved.name("backup"), ["env", "-C", "/run/config", "python3", "-c", hold])
-    saved.api.exec_start(holder["Id"], detach=True)
-    time.sleep(2)
-    saved.api.start(saved.name("migrate"))
-    assert saved.api.wait(saved.name("migrate"))["StatusCode"] == 0
-    assert b"migrate: waiting for somebody else" in saved.api.logs(saved.name("migrate"), tail=50)
+    with locked(saved, "somebody else") as release:
+        waits = "waiting for somebody else, which is running"
+        with saved.begun(lambda line: waits in line, "drill") as drill:
+            release()
+            said = drill.communicate()[0]
+        assert drill.returncode == 0, said
+    with locked(saved, "somebody else") as release:
+        printed: list[str] = []
+
+        def hear(words: str) -> None:
+            printed.append(words)
+            if "gc: waiting for somebody else, which is running" in "".join(printed):
+                release()
+
+        gc = ["docker-entrypoint.sh", "gc", "30d"]
+        assert Daemon(resolve_host()).show(saved.name("server"), gc, hear, environment=IN_SERVER) == 0
+        assert "gc: waiting for somebody else" in "".join(printed)
+    with locked(saved, "somebody else") as release:
+        migrate, began = saved.name("migrate"), time.time()
+        saved.api.start(migrate)
+        deadline = time.monotonic() + 60
+        while b"migrate: waiting for somebody else" not in saved.api.logs(migrate, since=began):
+            assert time.monotonic() < deadline, saved.api.logs(migrate, tail=20)
+            time.sleep(0.2)
+        assert saved.api.inspect_container(migrate)["State"]["Running"]
+        release()
+        assert saved.api.wait(migrate)["StatusCode"] == 0
+
+
+@contextmanager
+def locked(deployment: Deployment, owner: str) -> Iterator[Callable[[], None]]:
+    """Hold the exclusive lock as `owner`, until the yielded function is called, or until the end."""
+    hold, backup = "/staging/hold", deployment.name("backup")
+    assert deployment.run("backup", "sh", "-c", f"touch {hold}; rm -f {hold}.held")[0] == 0
+    holder = deployment.api.exec_create(backup, ["env", "-C", "/run/config", "python3", "-c", HOLD, owner])
+    deployment.api.exec_start(holder["Id"], detach=True)
+    deadline = time.monotonic() + 60
+    while deployment.run("backup", "test", "-e", f"{hold}.held")[0]:
+        assert time.monotonic() < deadline, "the lock is not free"
+        time.sleep(0.1)
+    try:
+        yield lambda: assert_zero(deployment.run("backup", "rm", "-f", hold))
+    finally:
+        deployment.run("backup", "rm", "-f", hold)
+
+
+def assert_zero(done: tuple[int, str]) -> None:
+    assert done[0] == 0, done[1]
 
 
 @pytest.mark.long
@@ -448,21 +478,20 @@ def test_an_outside_bucket_works_as_a_backup_target(saved: Deployment) -> None:
 
 
 HOLD = """
-import database, pathlib, time
+import database, pathlib, sys, time
 database.use_pgpass()
-with database.locked("restore"):
+with database.locked(sys.argv[1]):
+    pathlib.Path("/staging/hold.held").touch()
     while pathlib.Path("/staging/hold").exists():
         time.sleep(0.2)
 """
+"""Holds the exclusive lock as long as a file exists, and says in another file that it has the lock."""
 
 
 @pytest.mark.long
 def test_a_server_started_during_a_restore_waits_until_it_ends(saved: Deployment) -> None:
-    server, backup = saved.name("server"), saved.name("backup")
-    assert saved.run("backup", "touch", "/staging/hold")[0] == 0
-    holder = saved.api.exec_create(backup, ["env", "-C", "/run/config", "python3", "-c", HOLD])
-    try:
-        saved.api.exec_start(holder["Id"], detach=True)
+    server = saved.name("server")
+    with locked(saved, "restore"):
         # Like a restart of the daemon: `restart: always` starts a container that `docker stop` had stopped.
         saved.api.restart(server)
         deadline = time.monotonic() + 60
@@ -472,8 +501,6 @@ def test_a_server_started_during_a_restore_waits_until_it_ends(saved: Deployment
         time.sleep(3)
         with pytest.raises(requests.ConnectionError):
             requests.get(f"{saved.url}/health", timeout=5)
-    finally:
-        saved.run("backup", "rm", "/staging/hold")
     deadline = time.monotonic() + 60
     while saved.run("server", "python", "/opt/mlflow-stack/healthcheck.py")[0]:
         assert time.monotonic() < deadline, "the server does not start after the end of the restore"

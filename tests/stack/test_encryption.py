@@ -68,7 +68,8 @@ def test_encryption_covers_new_artifacts_at_once_and_all_others_after_make_encry
     assert not is_on_disk(stored, before[NEEDLE])
     assert "0 of them not encrypted" in stored.make("encrypt").stderr
     assert (read(stored, "before.bin"), read(stored, "after.bin")) == (before, after)
-    assert not stored.plan()
+    if not stored.engineless:
+        assert not stored.plan()
 
 
 @pytest.mark.long

@@ -1,6 +1,7 @@
 """Test mail by a real Alertmanager: over TLS, with authentication, for firing and resolved alerts."""
 
 import io
+import json
 import subprocess
 import tarfile
 import time
@@ -126,6 +127,27 @@ def tell(api: docker.APIClient, container: str, *arguments: str) -> None:
             return
         assert time.monotonic() < deadline, said + api.logs(container).decode()
         time.sleep(0.2)
+
+
+def test_an_alert_that_another_one_explains_is_not_sent() -> None:
+    mail = {"to": "ops@example.com", "sender": "mlflow@example.com", "server": f"{SERVER}:1", "user": "mlflow"}
+    config = alertmanager_config(MonitoringSettings.model_validate({"mode": "bundled", "mail": mail}))
+    explained = "alertname=MlflowNotReady"
+    with alertmanager({f"{CONFIG}/alertmanager.yml": config, f"{SECRETS}/{MAIL_SECRET}": PASSWORD}) as (api, container):
+
+        def inhibited() -> list[str]:
+            command = ["amtool", "--alertmanager.url=http://127.0.0.1:9093", "alert", "query", "--inhibited"]
+            run = api.exec_create(container, [*command, "--output=json"])["Id"]
+            return [alert["labels"]["stack"] for alert in json.loads(api.exec_start(run).decode())]
+
+        for stack in ("prod", "staging"):
+            tell(api, container, explained, f"stack={stack}")
+        assert inhibited() == []
+        tell(api, container, *ALERT)
+        deadline = time.monotonic() + 30
+        while (found := inhibited()) != ["prod"]:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.2)
 
 
 def test_a_firing_and_a_resolved_alert_arrive_by_mail(

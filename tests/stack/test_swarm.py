@@ -145,6 +145,7 @@ def test_secrets_are_readable_in_their_tasks_only(swarm: OnCluster) -> None:
     """Neither in the service as Docker shows it, nor in the environment of a task or on the disk of its node."""
     key = swarm.deployment.credentials()["cryptoKekPassphrase"]
     assert key not in json.dumps(swarm.cluster.inspect(swarm.service))
+    tasks = 0
     for node in swarm.nodes:
         for found in node.api.containers(filters={"label": "com.docker.swarm.task.id"}):
             name = found["Names"][0].lstrip("/")
@@ -152,9 +153,12 @@ def test_secrets_are_readable_in_their_tasks_only(swarm: OnCluster) -> None:
             assert daemon.run(name, ["cat", "/run/secrets/crypto-kek-passphrase"]) == (0, key)
             assert daemon.run(name, ["stat", "-fc", "%T", "/run/secrets/crypto-kek-passphrase"])[1] == "tmpfs"
             assert key not in json.dumps(daemon.inspect(name))
+            tasks += 1
+    assert tasks == len(swarm.running())
     for node in swarm.nodes[1:]:
         # Without the file systems that are mounted there: those in memory.
         folders = [str(node.folder / "data" / name) for name in ("containers", "swarm")]
+        assert all(any(Path(folder).iterdir()) for folder in folders)
         found = subprocess.run(
             ["find", *folders, "-xdev", "-type", "f", "-exec", "grep", "-lF", key, "{}", "+"],
             check=False,
