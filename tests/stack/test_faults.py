@@ -446,7 +446,7 @@ def test_destroy_requires_the_stack_name_and_leaves_nothing(dev: Deployment) -> 
 
 @pytest.mark.engine
 @pytest.mark.long
-def test_a_lost_passphrase_loses_secrets_but_no_data(tmp_path: Path) -> None:
+def test_a_lost_passphrase_loses_passwords_but_neither_data_nor_data_keys(tmp_path: Path) -> None:
     deployment = Deployment(tmp_path, "dev")
     deployment.set("server.port", free_port())
     deployment.set("server.workers", 1)
@@ -456,16 +456,23 @@ def test_a_lost_passphrase_loses_secrets_but_no_data(tmp_path: Path) -> None:
         client = MlflowClient(deployment.url)
         run = client.create_run("0").info.run_id
         client.log_text(run, "here", "note.txt")
+        keep_a_gateway_secret(deployment)
+        before = deployment.credentials()
         (tmp_path / "config" / "pulumi-mlflow" / f"{deployment.stack}.passphrase").unlink()
         assert "are encrypted, and this machine has no passphrase for them" in refused(deployment)
         page = (ROOT / "docs" / "operations" / "state-and-passphrase.md").read_text()
         page = page.split("### A lost passphrase", 1)[1]
         recipe = page.split("```sh\n", 1)[1].split("make up", 1)[0]
         state = f"{tmp_path}/state/.pulumi/stacks/mlflow/{deployment.stack}.json"
-        recipe = recipe.replace("~/.local/state/pulumi-mlflow/.pulumi/stacks/mlflow/dev.json", state)
-        typed = recipe.replace("Pulumi.dev.yaml", deployment.file.name)
-        subprocess.run(["sh", "-ec", typed], cwd=deployment.checkout, check=True)
-        assert "secure:" not in deployment.file.read_text()
+        for theirs, ours in (
+            ("~/.local/state/pulumi-mlflow/.pulumi/stacks/mlflow/dev.json", state),
+            ("Pulumi.dev.yaml", deployment.file.name),
+            ("mlflow-dev-", deployment.name("")),
+            ("--stack dev", f"--stack {deployment.stack}"),
+        ):
+            assert theirs in recipe
+            recipe = recipe.replace(theirs, ours)
+        subprocess.run(["sh", "-ec", recipe], cwd=deployment.checkout, env=deployment.environment, check=True)
         removals = re.findall(r"(?m)^    (docker (?:rm -f|network rm) .*)$", refused(deployment))
         assert len(removals) == 2
         for line in removals:
@@ -473,5 +480,7 @@ def test_a_lost_passphrase_loses_secrets_but_no_data(tmp_path: Path) -> None:
         deployment.make("up")
         assert search(deployment.url)
         assert [file.path for file in client.list_artifacts(run)] == ["note.txt"]
+        after = deployment.credentials()
+        assert {key for key in before if after[key] == before[key]} == {"cryptoKekPassphrase", "webhookEncryptionKey"}
     finally:
         deployment.remove()
