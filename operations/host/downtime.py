@@ -44,6 +44,11 @@ class Downtime:
             if not self._serving and self._since is None:
                 self._since = at
 
+    @property
+    def lasts(self) -> bool:
+        """Whether no replica serves now."""
+        return self._since is not None
+
     def seconds(self, now: float) -> float:
         """Return the total until `now`."""
         return self._total + (max(0.0, now - self._since) if self._since is not None else 0.0)
@@ -54,13 +59,16 @@ class Watch:
 
     seconds: float | None = None
     """How long no replica served. None: none served before, it runs on a cluster, or Docker did not tell."""
+    lasts = False
+    """Whether no replica serves at the end."""
 
     @property
     def words(self) -> str | None:
         """The downtime in words, or None if there was none or it is unknown."""
         if not self.seconds:
             return None
-        return f"the server did not serve for {max(1, round(self.seconds))} s of this deployment"
+        told = f"the server did not serve for {max(1, round(self.seconds))} s of this deployment"
+        return f"{told}, and does not serve now" if self.lasts else told
 
 
 @contextmanager
@@ -97,7 +105,7 @@ def watched(stack: Stack) -> Iterator[Watch]:
             stream.close()
         reader.join(1)
         if complete:
-            watch.seconds = downtime.seconds(ended)
+            watch.seconds, watch.lasts = downtime.seconds(ended), downtime.lasts
 
 
 @contextmanager

@@ -36,6 +36,7 @@ def test_the_downtime_is_the_time_in_which_no_replica_serves(
         else:
             downtime.note(name, action, at)
     assert downtime.seconds(now=100) == seconds
+    assert downtime.lasts == (bool(events) and events[-1][1] == "kill")
 
 
 def check(
@@ -57,17 +58,22 @@ def test_a_health_check_that_fails_and_another_command_do_not_end_a_downtime() -
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
+    ("seconds", "lasts", "words"),
     [
-        (None, None),
-        (0.0, None),
-        (0.2, "the server did not serve for 1 s of this deployment"),
-        (12.4, "the server did not serve for 12 s of this deployment"),
+        (None, False, None),
+        (0.0, False, None),
+        (0.2, False, "the server did not serve for 1 s of this deployment"),
+        (12.4, False, "the server did not serve for 12 s of this deployment"),
+        (12.4, True, "the server did not serve for 12 s of this deployment, and does not serve now"),
     ],
 )
-def test_a_downtime_is_printed_in_seconds_and_none_is_not(seconds: float | None, words: str | None) -> None:
+def test_a_downtime_is_printed_in_seconds_and_none_is_not(
+    seconds: float | None,
+    lasts: bool,  # noqa: FBT001
+    words: str | None,
+) -> None:
     watch = Watch()
-    watch.seconds = seconds
+    watch.seconds, watch.lasts = seconds, lasts
     assert watch.words == words
 
 
