@@ -76,6 +76,10 @@ def _nearest(path: list[str]) -> str:
     ]
     if close := elsewhere or difflib.get_close_matches(path[-1], known, n=1):
         return f"; did you mean {' or '.join(close)}?"
+    if len(path) == 1:
+        # Without the secrets, of which there are three times as many, and which are rarely written by hand.
+        known = [key for key in known if key not in SECRET_KEYS]
+        return f"; known keys: {', '.join(sorted(known))}; secrets: docs/operations/rotate.md#rotate-a-secret"
     return f"; known keys: {', '.join(sorted(known))}"
 
 

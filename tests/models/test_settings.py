@@ -100,6 +100,12 @@ REFUSED = [
         "mlflow:traefik.workers: no such setting; did you mean mlflow:server.workers?",
     ),
     ({"images": {"minio": {"tag": "x"}}}, "mlflow:images.minio.tag: no such setting; known keys: digest, ref"),
+    (
+        {"zzz": 1},
+        "mlflow:zzz: no such setting; known keys: authentication, backup, hostname, images, monitoring, networks, "
+        "objectStore, postgres, protectData, rotation, runtime, server, swarm, tls, traefik; secrets: "
+        "docs/operations/rotate.md#rotate-a-secret",
+    ),
     ({"server": {"workers": "many"}}, "mlflow:server.workers: must be a whole number, got 'many'"),
     ({"server": {"workers": 2.5}}, "mlflow:server.workers: must be a whole number, got 2.5"),
     ({"server": {"cpus": "fast"}}, "mlflow:server.cpus: must be a number, got 'fast'"),
