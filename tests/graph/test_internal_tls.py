@@ -204,6 +204,7 @@ def test_an_existing_prometheus_gets_the_authority_inline(program: Program) -> N
     scrape = next(outputs["scrape"] for urn, outputs in graph.outputs.items() if urn.endswith("::monitoring"))
     text = scrape["value"] if isinstance(scrape, dict) else scrape
     entries = json.loads(text)["scrape_configs"]
+    assert entries
     assert all("BEGIN CERTIFICATE" in entry["tls_config"]["ca"] for entry in entries)
     assert all(entry["tls_config"]["server_name"].startswith("mlflow-prod-") for entry in entries)
     assert graph.services["server"].labels["prometheus.io/scheme"] == "https"

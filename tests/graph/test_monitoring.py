@@ -184,6 +184,8 @@ def test_every_inhibition_rule_names_existing_alerts(graph: Graph) -> None:
     alerts = {
         rule["alert"] for group in uploaded(graph, "prometheus", "alerts.yml")["groups"] for rule in group["rules"]
     }
-    for rule in uploaded(graph, "alertmanager", "alertmanager.yml")["inhibit_rules"]:
+    rules = uploaded(graph, "alertmanager", "alertmanager.yml")["inhibit_rules"]
+    assert rules
+    for rule in rules:
         for matcher in [*rule["source_matchers"], *rule["target_matchers"]]:
             assert set(matcher.split('"')[1].split("|")) <= alerts

@@ -37,6 +37,8 @@ def test_certificates_are_issued_for_a_new_stack_and_before_they_end(monkeypatch
     assert renewed(monkeypatch, written=None, deployed=None) == NOW
     assert renewed(monkeypatch, written=old, deployed=old) == NOW
     assert renewed(monkeypatch, written=None, deployed=old) == NOW
+    in_the_future = NOW + timedelta(days=3)
+    assert renewed(monkeypatch, written=None, deployed=in_the_future) == NOW
 
 
 def test_certificates_that_do_not_end_soon_keep_their_date(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,6 +80,8 @@ def test_images_contain_no_network_configuration_of_the_host(engineless: Deploym
     assert "BEGIN CERTIFICATE" in shipped
     assert engineless.run("server", "ls", "/etc/pip.conf")[0] != 0
     own = [path.read_text() for path in Path("/usr/local/share/ca-certificates").rglob("*.crt")]
+    if not own:
+        pytest.skip("this host has no authority of its own, which an image could contain")
     assert not any(certificate.split("-----")[2].strip() in shipped for certificate in own)
 
 

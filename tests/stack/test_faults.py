@@ -426,6 +426,25 @@ def test_secrets_generated_by_a_killed_update_are_saved_by_down(dev: Deployment)
 def test_a_concurrent_update_is_refused(dev: Deployment) -> None:
     dev.make("down")
     with dev.begun(lambda line: "Updating" in line) as first:
+        assert f"{dev.stack} is being changed by another run: make up, process" in refused(dev, "destroy")
+        rest = first.communicate()[0]
+        assert first.returncode == 0, rest
+    assert ask(f"{dev.url}/health")[0] == 200
+
+
+@pytest.mark.long
+@pytest.mark.engine
+def test_an_update_beside_a_plain_pulumi_is_refused(dev: Deployment) -> None:
+    dev.make("down")
+    with subprocess.Popen(
+        ["pulumi", "up", "--yes", "--skip-preview", "--non-interactive", "--stack", dev.stack],
+        cwd=dev.checkout,
+        env={**dev.environment, **dev.exports},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as first:
+        assert first.stdout
+        assert any("Updating" in line for line in first.stdout)
         assert "is being changed by another run: process" in refused(dev)
         rest = first.communicate()[0]
         assert first.returncode == 0, rest

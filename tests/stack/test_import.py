@@ -633,7 +633,7 @@ def test_an_import_that_is_killed_anywhere_completes_when_it_is_typed_again(targ
     began = time.monotonic()
     target.make("import", SOURCE=source, CONFIRM=target.stack)
     whole = time.monotonic() - began
-    chosen = random.Random(27)
+    chosen, killed = random.Random(27), 0
     for number in range(KILLS):
         old.fill()
         with subprocess.Popen(
@@ -644,8 +644,10 @@ def test_an_import_that_is_killed_anywhere_completes_when_it_is_typed_again(targ
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         ) as running:
-            time.sleep(whole * (number + chosen.random()) / KILLS)
+            # Up to nine tenths of the time, because the last one must not be too late on a machine that is faster now.
+            time.sleep(0.9 * whole * (number + chosen.random()) / KILLS)
             os.killpg(running.pid, signal.SIGKILL)
+        killed += running.returncode == -signal.SIGKILL
         if number % 2:
             # Its container as well, at the same moment.
             subprocess.run(
@@ -661,3 +663,4 @@ def test_an_import_that_is_killed_anywhere_completes_when_it_is_typed_again(targ
         assert told(target.url) == old.told()
         assert opened(target) == f"{GATEWAY_SECRET}\n{WEBHOOK_SECRET}"
         target.make("status")
+    assert killed >= KILLS / 2, "most of the imports ended before they were killed"
