@@ -15,12 +15,14 @@ from components.preconditions import require_host_ready
 from components.scrape_targets import ScrapeTargets
 from components.stack_settings import load_settings
 from components.traefik import Traefik
+from runtime.cancellation import end_quietly_when_canceled
 from runtime.credentials import warn_of_unsaved
 from settings.rotatable import rotatable
 
 
 def main() -> None:
     """Declare the whole stack."""
+    end_quietly_when_canceled()
     settings = load_settings()
     docker_host = pulumi.Config("docker").get("host")
     require_host_ready(docker_host, settings)

@@ -19,6 +19,9 @@ from operations.host import capacity, checks, containers, docker_daemon, downtim
 from operations.observe import hostname, ingress
 from settings.stack import DEV
 
+LOG_LINES, LOG_COLUMNS = 8, 160
+"""How much is shown of the log of an image build that failed. The list of a build's packages is one line."""
+
 
 def up(stack: Stack, *, approved: bool = False) -> None:
     """Check, plan, deploy, write back the secrets, print the URL. With `approved`, ask nothing, and do not plan."""
@@ -110,7 +113,8 @@ def _show_build_log(since: float) -> None:
     for log in sorted(ROOT.glob("build-*.log")):
         if log.stat().st_mtime < since:
             continue
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-15:]
+        lines = [line[:LOG_COLUMNS] for line in log.read_text(errors="replace").splitlines() if line.strip(" -")]
+        lines = lines[-LOG_LINES:]
         # The last line of a successful build, by the classic builder or by BuildKit. Either may also occur earlier.
         if not re.search(r"Successfully tagged|naming to \S+( [\d.]+s)? done", "\n".join(lines[-3:])):
             progress(f"\nan image build failed (full log: {log.name}):\n" + "\n".join(f"  {line}" for line in lines))

@@ -12,7 +12,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from operations.engine.cli import (
     missing_cli,
     require_providers,
 )
+from operations.engine.output import COUNT, worth_showing
 from operations.engine.plan import Plan
 from operations.engine.process import run_to_its_end, wait_gracefully
 from operations.engine.state import State
@@ -47,17 +48,6 @@ from settings.stack import NAMESPACE
 
 PARTIAL_STATE_ERROR, PARTIAL_STATE_RETRY_SECONDS = "failed to load checkpoint", (0.1, 0.2, 0.4, 0.8, 1.6)
 """Pulumi's error if it reads a state that another run is writing to a file backend; seconds between the retries."""
-UNCHANGED_LINES = re.compile(
-    r" ~  \S+ \S+ refresh(ing)?( \([\d.]+s\))? *|@ (refreshing|previewing|updating|destroying)\.*"
-    r"|    [\w-]+:[\w/:-]+ \S+  "
-    r"|The resources in the stack have been deleted, but .*|If you want to remove the stack completely, run .*"
-    r"|All unprotected resources were destroyed. There are still \d+ protected resources associated with this stack\. *"
-)
-"""Pulumi's lines about resources that it does not change, and its advice to delete the stack file."""
-STACK_HEADING = re.compile(r"  pulumi:pulumi:Stack \([\w-]+\):")
-PROGRAM_FAILED_LINE = re.compile(r" +error: an unhandled error occurred: program exited with non-zero exit code: 1")
-COUNT = re.compile(r"^    (?:[-+~]* *)?\d+ (\w+)$")
-"""A line of Pulumi's summary: `57 unchanged`, `+ 3 created`."""
 EXPORT = ("stack", "export")
 PLACEHOLDER_DOCKER_HOST = "ssh://nobody.invalid"
 """A placeholder for plans, which need no Docker host: the provider checks every host but an SSH host in advance.
@@ -73,22 +63,6 @@ def _arguments() -> list[str]:
         return shlex.split(given)
     except ValueError as error:
         raise StopError(f"ARGS={given}: {error}; nothing was changed\n  type: ARGS='-m \"two words\"'") from None
-
-
-def _worth_showing(lines: Iterable[str]) -> Iterator[str]:
-    """Yield the lines of Pulumi's output, without unchanged resources, repeated blank lines and repeated errors."""
-    last, reason_given = "", False
-    for line in lines:
-        text = line.rstrip("\n")
-        # After the program's own error, this one repeats that it failed.
-        repeated = (reason_given and PROGRAM_FAILED_LINE.fullmatch(text)) or line == last == "\n"
-        # As the only heading it says nothing. After another one, it says that the next error is not of that resource.
-        first_heading = last == "Diagnostics:\n" and STACK_HEADING.fullmatch(text)
-        if repeated or first_heading or UNCHANGED_LINES.fullmatch(text):
-            continue
-        reason_given = reason_given or text.lstrip().startswith("error:")
-        last = line
-        yield line
 
 
 class Engine:
@@ -220,7 +194,7 @@ class Engine:
         counts: list[str] = []
 
         def relay(lines: Iterable[str]) -> None:
-            for line in _worth_showing(lines):
+            for line in worth_showing(lines):
                 counts.extend(COUNT.findall(line))
                 # A reader that is gone, such as a `tee` that Ctrl-C has ended, must not end Pulumi.
                 with suppress(BrokenPipeError):

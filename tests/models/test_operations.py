@@ -38,6 +38,7 @@ from operations.deployment import copy_preview, deploy, end, engine_for, pin, pr
 from operations.engine import backend, cli, encrypted, recovery
 from operations.engine import engine as engine_module
 from operations.engine.engine import Engine
+from operations.engine.output import worth_showing
 from operations.engine.plan import Plan
 from operations.engine.write_back import write_back_secrets
 from operations.host import addresses, capacity, checks, containers, docker_daemon, images, ports
@@ -1426,16 +1427,43 @@ KILLED_OUTPUT = """Diagnostics:
 
 
 def test_output_without_a_terminal_leaves_out_what_repeats_but_never_the_only_reason() -> None:
-    shown = list(engine_module._worth_showing(FAILED_OUTPUT.splitlines(keepends=True)))
+    shown = list(worth_showing(FAILED_OUTPUT.splitlines(keepends=True)))
     assert [line.strip() for line in shown] == [
         "+  docker:index:Container server creating (0s)",
         "",
         "Diagnostics:",
         "error: mlflow-dev-server: it keeps crashing",
     ]
-    assert list(engine_module._worth_showing([DIED_OUTPUT])) == [DIED_OUTPUT]
+    assert list(worth_showing([DIED_OUTPUT])) == [DIED_OUTPUT]
     killed = KILLED_OUTPUT.splitlines(keepends=True)
-    assert list(engine_module._worth_showing(killed)) == killed
+    assert list(worth_showing(killed)) == killed
+
+
+BUILD_FAILED_OUTPUT = """Diagnostics:
+    error: update failed
+
+  docker:index:RemoteImage (mlflow-image):
+    error:   sdk-v2/provider2.go:571: sdk.helper_schema: exit code: 3: provider=docker@5.2.0
+    error: 1 error occurred:
+    \t* exit code: 3
+
+Resources:
+"""
+
+
+def test_an_error_that_the_provider_prints_twice_is_shown_once() -> None:
+    shown = list(worth_showing(BUILD_FAILED_OUTPUT.splitlines(keepends=True)))
+    assert [line.strip() for line in shown] == [
+        "Diagnostics:",
+        "docker:index:RemoteImage (mlflow-image):",
+        "error:   sdk-v2/provider2.go:571: sdk.helper_schema: exit code: 3: provider=docker@5.2.0",
+        "",
+        "Resources:",
+    ]
+    other = BUILD_FAILED_OUTPUT.replace("* exit code: 3", "* another reason").splitlines(keepends=True)
+    assert "    \t* another reason\n" in list(worth_showing(other))
+    alone = ["Diagnostics:\n", "    error: update failed\n"]
+    assert list(worth_showing(alone)) == alone
 
 
 @pytest.fixture
