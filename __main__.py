@@ -22,7 +22,6 @@ from settings.rotatable import rotatable
 
 def main() -> None:
     """Declare the whole stack."""
-    end_quietly_when_canceled()
     settings = load_settings()
     docker_host = pulumi.Config("docker").get("host")
     require_host_ready(docker_host, settings)
@@ -69,4 +68,5 @@ def main() -> None:
     warn_of_unsaved(platform.tls, postgres, artifacts.store, mlflow, traefik, backup, monitoring)
 
 
+end_quietly_when_canceled()
 main()

@@ -5,7 +5,7 @@ import os
 import sys
 
 from operations.common.checkout import state_home
-from operations.common.console import StopError, flag, make, progress
+from operations.common.console import StopError, flag, go_on_without_reader, make, progress
 from operations.common.lock import exclusive
 from operations.common.signals import end_gracefully
 from operations.common.stack import Stack
@@ -62,8 +62,9 @@ CHANGES = {*INTERRUPTED_MESSAGES, "init", "pin", "prune", "bench", "upgrade"}
 """The verbs that change something. `env` and `preview` create the stack in the backend at most."""
 SUPPORT_DRY_RUN = {"upgrade", "upgrade-postgres", "restore", "import", "export", "encrypt", "rotate"}
 """The verbs that support DRY_RUN=1. For `up`, `preview` is the dry run."""
-ALONE = {*INTERRUPTED_MESSAGES, "pin"} - {"backup", "drill", "gc"}
-"""The verbs of which one at a time may change a stack. Those of the backup container have their own exclusive lock."""
+ALONE = {*INTERRUPTED_MESSAGES, "pin", "upgrade"} - {"backup", "drill", "gc"}
+"""The verbs of which one at a time may work on a stack, also as a dry run, which uses the same containers. Those of the
+backup container have an exclusive lock of their own."""
 
 
 def main(arguments: list[str]) -> int:
@@ -101,8 +102,10 @@ def _run(verb: str, stack: str) -> None:
         return
     chosen = Stack(stack)
     if verb in CHANGES:
+        # Before it has begun to change something.
         end_gracefully()
-    if verb not in ALONE or (verb in SUPPORT_DRY_RUN and flag("DRY_RUN")):
+        go_on_without_reader()
+    if verb not in ALONE:
         run(chosen)
         return
     held = f"{stack} is being changed by another run: make {{}}\n  nothing was changed; wait for it, then type again"

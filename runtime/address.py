@@ -32,11 +32,12 @@ def _context_host() -> str | None:
     for path in folder.glob("contexts/meta/*/meta.json"):
         meta = json.loads(path.read_text())
         if meta.get("Name") == chosen:
-            if (folder / "contexts" / "tls" / path.parent.name / "docker").is_dir():
+            has_certificates = (folder / "contexts" / "tls" / path.parent.name / "docker").is_dir()
+            if has_certificates and not os.environ.get("DOCKER_TLS_VERIFY"):
                 # Neither the Docker client for Python nor Pulumi's provider reads them.
                 raise DockerException(
                     f"the Docker context {chosen!r} has TLS certificates, which only Docker's own command line reads; "
-                    "set DOCKER_HOST, DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH instead"
+                    "set DOCKER_HOST, DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH"
                 )
             host = meta["Endpoints"]["docker"].get("Host")
             return str(host) if host else None

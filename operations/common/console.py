@@ -6,6 +6,9 @@ from contextlib import suppress
 
 from settings import names
 
+_goes_on = False
+"""Whether the command goes on if nobody can read its output."""
+
 
 class StopError(Exception):
     """An operation failed. The message says what is wrong, then what to type; it is shown without a traceback."""
@@ -22,8 +25,20 @@ def progress(text: str) -> None:
 
 
 def output(text: str) -> None:
-    """Print a result to stdout."""
-    print(text, flush=True)
+    """Print a result to stdout. Raises `OSError` if nobody can read it, but not after `go_on_without_reader`."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        if not _goes_on:
+            raise
+        # Python flushes stdout when it exits, which would fail the same way.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def go_on_without_reader() -> None:
+    """Complete the command also if nobody can read its output any more, because it changes something."""
+    global _goes_on  # noqa: PLW0603 - of the process, as stdout is
+    _goes_on = True
 
 
 def interactive() -> bool:

@@ -58,12 +58,12 @@ def encrypt(stack: Stack) -> None:
     try:
         deployed.stop(for_good=True)
         _run(stack, deployed, "encrypt")
-        _erase_old_copies(stack)
     finally:
         deployed.resume()
         progress("starting the server again")
-    # It is ready when this command ends.
     deployed.start()
+    # While the server runs, because that can take hours.
+    _erase_old_copies(stack)
     output(f"every artifact of {stack.name} is encrypted on the disk of the object store")
 
 

@@ -28,7 +28,10 @@ def preview(stack: Stack) -> None:
         ways = (f"`{url}` (authentication: {asked})" for url, asked in stack.settings.route.endpoints)
         output(f"\n**Endpoints**: {', '.join(ways)}")
         if stack.settings.tls.is_due(datetime.now(UTC)):
-            output("\n`make up` also issues new certificates for the services, which restarts every service.")
+            output(
+                "\n`make up` also issues new certificates for the services, which restarts every service, unless newer "
+                "ones are deployed."
+            )
     if not plan.complete:
         what = "violates a policy in policy/" if plan.refused else "failed"
         raise StopError(f"the plan of {stack.name} {what}; the reason is above")

@@ -176,7 +176,9 @@ class Engine:
     def _run_captured(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         command = [str(self.cli), *arguments, "--stack", self.stack.name, "--non-interactive"]
         for pause in (*PARTIAL_STATE_RETRY_SECONDS, None):
-            done = run_to_its_end(command, cwd=ROOT, environment=self.environment, stdin=stdin)
+            # Half of a changed file would be lost, so that Ctrl-C waits for those 0.3 s.
+            shielded = arguments[0] == "config"
+            done = run_to_its_end(command, cwd=ROOT, environment=self.environment, stdin=stdin, shielded=shielded)
             if pause is None or not done.returncode or PARTIAL_STATE_ERROR not in done.stderr:
                 break
             time.sleep(pause)
@@ -196,8 +198,8 @@ class Engine:
         def relay(lines: Iterable[str]) -> None:
             for line in worth_showing(lines):
                 counts.extend(COUNT.findall(line))
-                # A reader that is gone, such as a `tee` that Ctrl-C has ended, must not end Pulumi.
-                with suppress(BrokenPipeError):
+                # A reader that is gone, such as a `tee` that Ctrl-C has ended, or a full disk must not end Pulumi.
+                with suppress(OSError):
                     sys.stdout.write(line)
                     sys.stdout.flush()
 

@@ -3,6 +3,8 @@
 import os
 from datetime import UTC, datetime
 
+from docker.errors import APIError
+
 from operations.common.console import StopError, progress
 from operations.common.stack import Stack
 from operations.engine.engine import Engine
@@ -37,13 +39,17 @@ def renew_certificates(engine: Engine) -> None:
 
 
 def deployed_since(stack: Stack) -> datetime | None:
-    """Return when the certificate of the deployed server was issued; None if there is none."""
+    """Return when the certificate of the deployed server was issued; None if there is none that can be read."""
     # Imported late: it takes a tenth of a second.
     from cryptography import x509  # noqa: PLC0415
 
     deployed = servers(stack)
-    found = deployed.secret(INTERNAL_CERTIFICATE_FILE) if deployed.deployed else None
-    return x509.load_pem_x509_certificate(found).not_valid_after_utc - LIFETIME if found else None
+    try:
+        found = deployed.secret(INTERNAL_CERTIFICATE_FILE) if deployed.deployed else None
+        return x509.load_pem_x509_certificate(found).not_valid_after_utc - LIFETIME if found else None
+    except (ValueError, APIError):
+        # The deployment replaces it.
+        return None
 
 
 def start_counting(engine: Engine) -> None:

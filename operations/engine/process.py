@@ -3,39 +3,53 @@
 A killed update also leaves a container that was created half, and a killed `config set` a truncated file.
 """
 
+import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from operations.common.signals import EndedError
+from operations.common.console import progress
 
 
 def run_to_its_end(
-    command: Sequence[str], *, cwd: Path, environment: Mapping[str, str], stdin: str | None = None
+    command: Sequence[str],
+    *,
+    cwd: Path,
+    environment: Mapping[str, str],
+    stdin: str | None = None,
+    shielded: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a short command and return its output. An interruption is raised when the command has ended.
+    """Run a command and return its output. An interruption is raised when the command has ended.
 
-    In its own session, so that Ctrl-C in the terminal does not reach it.
+    A Ctrl-C in the terminal reaches the command as well, unless it is `shielded`; then a second one ends it.
     """
     interruption = None
-    with subprocess.Popen(
-        command,
-        cwd=cwd,
-        env=environment,
-        stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as running:
+    # Written before the command starts, because an interruption of `communicate` could lose it.
+    with (
+        _pipe_with(stdin) as source,
+        subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=environment,
+            stdin=source,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=shielded,
+        ) as running,
+    ):
         while True:
             try:
-                printed, errors = running.communicate(stdin)
+                printed, errors = running.communicate()
             except KeyboardInterrupt as interrupted:
-                # The input is sent already, or is in the buffer of the communication.
-                interruption, stdin = interrupted, None
+                if shielded and interruption:
+                    running.send_signal(signal.SIGINT)
+                elif shielded:
+                    progress("waiting until Pulumi has written; Ctrl-C again ends it")
+                interruption = interrupted
                 continue
             break
     if interruption:
@@ -46,15 +60,29 @@ def run_to_its_end(
 def wait_gracefully(command: Sequence[str], relay: Callable[[Iterable[str]], None], **options: Any) -> int:  # noqa: ANN401 - those of Popen
     """Run a command, pass its lines to `relay`, and return its exit code. An interruption does not end the wait.
 
-    A Ctrl-C in the terminal has reached the command as well. Any other signal is passed on as SIGINT, on which Pulumi
-    completes what it is doing, and ends.
+    A Ctrl-C in the terminal reaches the command as well, and so does a SIGTERM of `timeout` or systemd: Pulumi
+    completes what it is doing, and ends. After a second one it would end at once, so none is passed on. A SIGTERM to
+    this process alone lets the update complete.
     """
     with subprocess.Popen(command, **options) as running:
         while True:
             try:
                 relay(running.stdout or ())
                 return running.wait()
-            except EndedError:
-                running.send_signal(signal.SIGINT)
             except KeyboardInterrupt:
                 continue
+
+
+@contextmanager
+def _pipe_with(text: str | None) -> Iterator[int]:
+    """Yield a pipe that contains `text`, of at most 16 KiB (a pipe's size on macOS); without a text, /dev/null."""
+    if text is None:
+        yield subprocess.DEVNULL
+        return
+    reader, writer = os.pipe()
+    os.write(writer, text.encode())
+    os.close(writer)
+    try:
+        yield reader
+    finally:
+        os.close(reader)

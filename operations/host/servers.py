@@ -145,8 +145,10 @@ class Containers(Servers):
         _each(lambda name: self.stack.daemon.stop(name, for_good=for_good), self.deployed)
 
     def restart(self) -> None:
-        """Start the containers again that ran when they were stopped."""
+        """Start the containers again that ran when they were stopped. The others stay stopped, as they were before."""
         _each(self.stack.daemon.resume, self._ran)
+        for name in set(self.deployed) - set(self._ran):
+            self.stack.daemon.api.update_container(name, restart_policy={"Name": "always"})
 
     def resume(self) -> None:
         """Start all containers, also those that an interrupted command had stopped for good."""

@@ -25,16 +25,27 @@ ROOT = Path(__file__).parents[2]
 SHORT = "import sys; print('written', sys.stdin.read())"
 INTERRUPTING = "import os, signal, time; os.kill(os.getppid(), signal.SIGINT); time.sleep(0.3); open('done', 'w')"
 """A program during which the command is interrupted."""
-GRACEFUL = """
-import signal, sys, time
-def cancel(*_):
-    print("canceled", flush=True)
-    sys.exit(3)
-signal.signal(signal.SIGINT, cancel)
-print("started", flush=True)
+HANGING = """
+import os, signal, time
+for _ in range(2):
+    os.kill(os.getppid(), signal.SIGINT)
+    time.sleep(0.3)
 time.sleep(60)
 """
-"""A program that completes what it is doing after SIGINT, as `pulumi up` does."""
+"""A program during which the command is interrupted twice, and which does not end by itself."""
+GRACEFUL = """
+import signal, sys, time
+told = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda *_: told.append(1))
+print("started", flush=True)
+while not told:
+    time.sleep(0.05)
+time.sleep(0.3)
+print("canceled after", len(told), flush=True)
+sys.exit(3)
+"""
+"""A program that completes what it is doing after SIGINT or SIGTERM, as `pulumi up` does, and ends."""
 
 
 @pytest.fixture
@@ -59,9 +70,19 @@ def handlers() -> Iterable[None]:
 
 
 def test_a_short_command_completes_before_an_interruption_counts(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", INTERRUPTING]
     with pytest.raises(KeyboardInterrupt):
-        run_to_its_end([sys.executable, "-c", INTERRUPTING], cwd=tmp_path, environment=os.environ, stdin="all")
+        run_to_its_end(command, cwd=tmp_path, environment=os.environ, stdin="all", shielded=True)
     assert (tmp_path / "done").exists()
+
+
+def test_a_second_interruption_ends_a_short_command_that_hangs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [sys.executable, "-c", HANGING]
+    with pytest.raises(KeyboardInterrupt):
+        run_to_its_end(command, cwd=tmp_path, environment=os.environ, shielded=True)
+    assert capsys.readouterr().err == "waiting until Pulumi has written; Ctrl-C again ends it\n"
 
 
 def test_a_short_command_returns_what_it_printed(tmp_path: Path) -> None:
@@ -71,7 +92,7 @@ def test_a_short_command_returns_what_it_printed(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
-def test_an_update_ends_by_itself_after_a_signal(number: signal.Signals) -> None:
+def test_an_update_ends_by_itself_after_one_signal(number: signal.Signals) -> None:
     signals.end_gracefully()
     printed: list[str] = []
 
@@ -79,20 +100,35 @@ def test_an_update_ends_by_itself_after_a_signal(number: signal.Signals) -> None
         for line in lines:
             printed.append(line)
             if line == "started\n":
-                if number == signal.SIGINT:
-                    # A terminal sends it to every process, so the program gets it as well.
-                    os.kill(running_child(), number)
+                # A terminal, `timeout` and systemd send it to every process. The program counts how many it gets.
+                os.kill(running_child(), number)
                 os.kill(os.getpid(), number)
 
     command = [sys.executable, "-c", GRACEFUL]
     assert wait_gracefully(command, relay, stdout=subprocess.PIPE, text=True) == 3
-    assert printed == ["started\n", "canceled\n"]
+    assert printed == ["started\n", "canceled after 1\n"]
 
 
 def running_child() -> int:
     """Return the process id of the program that this test has started."""
     children = Path(f"/proc/{os.getpid()}/task/{threading.get_native_id()}/children").read_text().split()
     return int(children[-1])
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_command_that_changes_something_goes_on_without_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "_goes_on", False)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as unread:
+        with monkeypatch.context() as there:
+            there.setattr(sys, "stdout", unread)
+            with pytest.raises(BrokenPipeError):
+                console.output("https://mlflow.example.com")
+            console.go_on_without_reader()
+            console.output("https://mlflow.example.com")
+        # It leads to /dev/null now.
+        unread.flush()
 
 
 @pytest.mark.usefixtures("handlers")

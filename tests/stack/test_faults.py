@@ -493,7 +493,7 @@ def test_a_lost_passphrase_loses_passwords_but_neither_data_nor_data_keys(tmp_pa
         assert "are encrypted, and this machine has no passphrase for them" in refused(deployment)
         page = (ROOT / "docs" / "operations" / "state-and-passphrase.md").read_text()
         page = page.split("### A lost passphrase", 1)[1]
-        recipe = page.split("```sh\n", 1)[1].split("make up", 1)[0]
+        recipe = page.split("```sh\n", 1)[1].split("```", 1)[0]
         state = f"{tmp_path}/state/.pulumi/stacks/mlflow/{deployment.stack}.json"
         for theirs, ours in (
             ("~/.local/state/pulumi-mlflow/.pulumi/stacks/mlflow/dev.json", state),

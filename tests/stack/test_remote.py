@@ -159,6 +159,9 @@ def test_an_ssh_error_is_reported_with_the_command_to_try(ssh: Callable[[str], P
         ("ssh://me@prod", ["me@prod"]),
         ("ssh://me@prod:2222", ["-p", "2222", "me@prod"]),
         ("ssh://me@GPU-Box/run/docker.sock", ["me@GPU-Box"]),
+        ("ssh://me@prod:", ["me@prod"]),
+        ("ssh://prod:0022", ["-p", "22", "prod"]),
+        ("ssh://[fd00::1]", ["fd00::1"]),
         ("ssh://[fd00::1]:2222", ["-p", "2222", "fd00::1"]),
     ],
 )
