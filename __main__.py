@@ -11,7 +11,7 @@ from components.monitoring import Monitoring
 from components.networks import Networks
 from components.platform import Platform
 from components.postgres import Postgres
-from components.preconditions import require_host_ready
+from components.preconditions import ready_host
 from components.scrape_targets import ScrapeTargets
 from components.stack_settings import load_settings
 from components.traefik import Traefik
@@ -22,9 +22,9 @@ from settings.rotatable import rotatable
 
 def main() -> None:
     """Declare the whole stack."""
+    end_quietly_when_canceled()
     settings = load_settings()
-    docker_host = pulumi.Config("docker").get("host")
-    require_host_ready(docker_host, settings)
+    docker_host = ready_host(settings)
 
     networks = Networks("networks", settings.traefik, wanted=settings.wanted_networks)
     platform = Platform(
@@ -68,5 +68,4 @@ def main() -> None:
     warn_of_unsaved(platform.tls, postgres, artifacts.store, mlflow, traefik, backup, monitoring)
 
 
-end_quietly_when_canceled()
 main()

@@ -36,10 +36,11 @@ class HostRequirements(Protocol):
         """The settings of Traefik, whose networks must exist."""
 
 
-def require_host_ready(docker_host: str | None, wanted: HostRequirements) -> None:
-    """Raise `RunError` with all problems of the Docker host. Does nothing in a plan."""
+def ready_host(wanted: HostRequirements) -> str | None:
+    """Return `docker:host`; raise `RunError` with all problems of that host. A plan does not look at it."""
+    docker_host = pulumi.Config("docker").get("host")
     if pulumi.runtime.is_dry_run():
-        return
+        return docker_host
     # See DockerHost.daemon.
     from runtime.address import resolve_host  # noqa: PLC0415
     from runtime.daemon import UNREACHABLE_ERRORS, Daemon  # noqa: PLC0415
@@ -65,3 +66,4 @@ def require_host_ready(docker_host: str | None, wanted: HostRequirements) -> Non
         ]
     if problems:
         raise pulumi.RunError("nothing was changed\n" + "\n".join(f"  {problem}" for problem in problems))
+    return docker_host
