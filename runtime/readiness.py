@@ -21,6 +21,8 @@ PROBE_SECONDS = 0.5
 """Time between two runs of a health check. Each run takes CPU time from the service: see `HealthCheck.interval_s`."""
 UNREADY_LOG_LINES = 7
 """Lines of the log of a service that runs but is not ready: its health check says why. Of others, the log says it."""
+LAST_LINES, MARKERS = 9, " ~^"
+"""Lines of the log of a service or job that has ended, without those of a traceback that only mark a place."""
 RETRY_SECONDS = 10
 MAX_RETRIES = 6
 """How often a request to Docker is repeated if it does not answer (under load, or while it restarts), and the seconds
@@ -216,6 +218,7 @@ _STILL_RUNNING = (
 
 def failure_message(name: str, reason: str, log: str, advice: str = _RETRY) -> str:
     """Return a message: what failed and why, the last lines of its log, and the command to type."""
-    last = "\n".join(f"    {line}" for line in log.splitlines()) or "    (it printed nothing)"
+    printed = [line for line in log.splitlines() if line.strip(MARKERS)][-LAST_LINES:]
+    last = "\n".join(f"    {line}" for line in printed) or "    (it printed nothing)"
     advice = advice.format(stack=pulumi.get_stack())
     return f"{name}: {reason}\n  its last lines:\n{last}\n  the whole log: docker logs {name}\n{advice}"
