@@ -21,7 +21,7 @@ PROBE_SECONDS = 0.5
 """Time between two runs of a health check. Each run takes CPU time from the service: see `HealthCheck.interval_s`."""
 UNREADY_LOG_LINES = 7
 """Lines of the log of a service that runs but is not ready: its health check says why. Of others, the log says it."""
-LAST_LINES, MARKERS = 9, " ~^"
+LAST_LINES, MARKERS = 8, " ~^"
 """Lines of the log of a service or job that has ended, without those of a traceback that only mark a place."""
 RETRY_SECONDS = 10
 MAX_RETRIES = 6

@@ -196,7 +196,7 @@ def test_a_job_that_failed_in_this_update_fails_it_with_its_last_lines() -> None
 def test_a_traceback_is_shortened_to_its_end() -> None:
     log = "\n".join([f"line {number}\n     ~~~~^^^" for number in range(40)])
     said = readiness.failure_message("mlflow-dev-x", "it exited with code 7", log).splitlines()
-    assert said[2 : 2 + readiness.LAST_LINES] == [f"    line {number}" for number in range(31, 40)]
+    assert said[2 : 2 + readiness.LAST_LINES] == [f"    line {number}" for number in range(32, 40)]
     assert "~" not in "".join(said)
 
 
