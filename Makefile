@@ -14,7 +14,10 @@ endif
 endif
 # Refuse words that are no command: `make down acme` would stop dev before it reports them.
 COMMANDS := $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' Makefile)
-$(foreach word,$(filter-out $(COMMANDS),$(MAKECMDGOALS)),$(error $(word): no such command; did you mean STACK=$(word)? To list the commands, type: make))
+# The most similar command; empty if none is similar. Only asked for a word that is none.
+NEAREST = $(shell python3 -c 'import difflib, sys; print(*difflib.get_close_matches(sys.argv[1].lower(), sys.argv[2:], 1))' $(1) $(COMMANDS) 2>/dev/null)
+MEANT = $(or $(if $(filter $(1),$(VARIABLES)),$(1)=1),$(addprefix make ,$(NEAREST)),STACK=$(1))
+$(foreach word,$(filter-out $(COMMANDS),$(MAKECMDGOALS)),$(error $(word): no such command; did you mean $(call MEANT,$(word))? To list the commands, type: make))
 export TO SOURCE ARTIFACTS MAP USERS SECRET STACK YES CONFIRM ARGS SERVICE FROM TARGET OLDER_THAN DRY_RUN SAFETY COPY JSON FOR POLICY PORT
 
 RUN := @sh operations/bootstrap.sh# If this file has Windows line endings (CRLF), the script reports it.

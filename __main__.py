@@ -26,11 +26,11 @@ def main() -> None:
     settings = load_settings()
     docker_host = ready_host(settings)
 
-    networks = Networks("networks", settings.traefik, wanted=settings.wanted_networks)
+    images = Images("images", settings.images, parts=settings.parts)
+    networks = Networks("networks", settings.traefik, wanted=settings.wanted_networks, after=images.built)
     platform = Platform(
         docker_host=docker_host,
-        monitoring_network=networks.monitoring,
-        images=Images("images", settings.images, parts=settings.parts),
+        images=images,
         networks=networks,
         tls=InternalTls.of(settings.tls),
         backed_up=settings.backup.enabled,

@@ -17,6 +17,10 @@ class Images(pulumi.ComponentResource):
     is already on the host under its name is not pulled again.
     """
 
+    built: Sequence[docker.RemoteImage]
+    """The images that are built. Whatever Pulumi deletes before it replaces it must wait for them: Pulumi first deletes
+    what depends on it, so a build that fails would leave the stack without that service."""
+
     def __init__(
         self,
         name: str,
@@ -30,8 +34,8 @@ class Images(pulumi.ComponentResource):
         built = {key: self._build(key, image) for key, image in settings.built(parts).items()}
         # Builds run first, before any container changes, so a failed build has stopped nothing. (All services that use
         # a built image wait for the database.)
-        first = list(built.values())
-        pulled = {key: self._pull(key, image, after=first) for key, image in settings.deployed(parts).items()}
+        self.built = list(built.values())
+        pulled = {key: self._pull(key, image, after=self.built) for key, image in settings.deployed(parts).items()}
         self._ids = {key: image.image_id for key, image in {**pulled, **built}.items()}
         self._names = {key: image.name for key, image in {**pulled, **built}.items()}
         self.register_outputs({**self._ids})

@@ -1,6 +1,7 @@
 """The Docker networks: which containers can reach which."""
 
 import ipaddress
+from collections.abc import Sequence
 
 import pulumi
 import pulumi_docker as docker
@@ -33,14 +34,17 @@ class Networks(pulumi.ComponentResource):
         traefik: TraefikSettings,
         *,
         wanted: WantedNetworks,
+        after: Sequence[pulumi.Resource] = (),
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """Create the networks. An existing network is used by name, so that a plan needs no Docker daemon.
+        """Create the networks when everything in `after` exists: replacing a network deletes its containers first.
+
+        An existing network is used by name, so that a plan needs no Docker daemon.
 
         On a cluster, a plan asks Docker for its id.
         """
         super().__init__("mlflow:components:Networks", name, None, opts)
-        self._wanted = wanted
+        self._wanted, self._after = wanted, after
         # Ids, not names: a network that was removed by hand gets a new id, so its containers are attached again.
         self.backend = self._create("backend", internal=True).id
         if traefik.mode == "existing":
@@ -102,5 +106,7 @@ class Networks(pulumi.ComponentResource):
             attachable=True if across else None,
             options={"encrypted": ""} if across and self._wanted.kind == "encrypted" else None,
             # Docker adds an option of its own, which would be a change in every plan. The name tells `encrypted`.
-            opts=pulumi.ResourceOptions(parent=self, ignore_changes=["options"] if across else None),
+            opts=pulumi.ResourceOptions(
+                parent=self, depends_on=[*self._after], ignore_changes=["options"] if across else None
+            ),
         )

@@ -1,5 +1,6 @@
 """The Docker host that a stack is deployed to, as services and jobs need it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -13,12 +14,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DockerHost:
-    """The Docker daemon's address, and the network on which Prometheus scrapes services."""
+    """The Docker daemon's address, and what a stack adds for all of its services."""
 
     docker_host: str | None
     """The stack's `docker:host`; None for the daemon that the environment selects."""
-    monitoring_network: pulumi.Output[str] | None
-    """Id of the network `monitoring`; None in a stack without monitoring."""
+
+    @property
+    def monitoring_network(self) -> pulumi.Output[str] | None:
+        """Id of the network on which Prometheus scrapes services; None in a stack without monitoring."""
+        return None
+
+    @property
+    def prerequisites(self) -> Sequence[pulumi.Resource]:
+        """What must succeed before the files of a service change, because that deletes the service first."""
+        return ()
 
     @property
     def monitored(self) -> bool:

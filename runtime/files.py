@@ -23,11 +23,20 @@ class FileVolumes:
     container: docker.Container
     """Replaced when a file changes. The service that reads the files must be replaced with it."""
 
-    def __init__(self, service: str, files: Files, *, image: pulumi.Input[str], parent: pulumi.Resource | None) -> None:
-        """Write the files. If they changed, the service is deleted first."""
+    def __init__(
+        self,
+        service: str,
+        files: Files,
+        *,
+        image: pulumi.Input[str],
+        after: Sequence[pulumi.Input[pulumi.Resource]],
+        parent: pulumi.Resource | None,
+    ) -> None:
+        """Write the files when everything in `after` exists. If they changed, the service is deleted first."""
         stack = pulumi.get_stack()
+        after = [*files.after, *after]
         self.volumes = {
-            path: self._volume(f"{service}-{Path(path).name}", contents, parent, files.after)
+            path: self._volume(f"{service}-{Path(path).name}", contents, parent, after)
             for path, contents in files.folders.items()
         }
         name = f"{service}-files"
@@ -42,7 +51,7 @@ class FileVolumes:
             volumes=[{"volume_name": volume, "container_path": path} for path, volume in self.volumes.items()],
             uploads=files.uploads,
             labels=[*standard_labels(stack, name, "files"), *files.labels],
-            opts=pulumi.ResourceOptions(parent=parent, depends_on=[*files.after], delete_before_replace=True),
+            opts=pulumi.ResourceOptions(parent=parent, depends_on=after, delete_before_replace=True),
         )
 
     def _volume(

@@ -51,7 +51,10 @@ class Service(pulumi.ComponentResource):
         volumes: Mapping[str, pulumi.Output[str]] = {}
         writers: list[docker.Container] = []
         if workload.files.folders:
-            writer = FileVolumes(name, workload.files, image=workload.image, parent=opts.parent if opts else None)
+            parent = opts.parent if opts else None
+            writer = FileVolumes(
+                name, workload.files, image=workload.image, after=platform.prerequisites, parent=parent
+            )
             volumes, writers = writer.volumes, [writer.container]
         container = docker.Container(
             name,

@@ -74,7 +74,8 @@ class SwarmService(pulumi.ComponentResource):
             workload = with_scrape_target(workload, metrics, platform)
         stack = pulumi.get_stack()
         self.host = names.docker_name(stack, name)
-        FileVolumes(name, workload.files, image=workload.image, parent=opts.parent if opts else None)
+        parent = opts.parent if opts else None
+        FileVolumes(name, workload.files, image=workload.image, after=platform.prerequisites, parent=parent)
         own = {**workload.labels, names.IMAGE_LABEL: workload.image}
         container = self._container(name, workload, health, placement, grace_s=grace_s, after=after)
         task = _task(workload, placement)

@@ -89,10 +89,11 @@ def _describe_loss(plan: dict[str, Any]) -> None:
     """Print what a restore discards."""
     # The backup container of an earlier version of this project does not report it.
     since = plan.get("since")
+    later = since or "none found in the timestamps of the rows; a deletion leaves none"
     progress(
         "  a restore discards all later changes; they could not be counted"
         if since is None
-        else f"  a restore discards all later changes: {since or 'none found in the timestamps of the rows'}"
+        else f"  a restore discards all later changes: {later}"
     )
 
 

@@ -13,7 +13,7 @@ from operations.deployment.policy import policy_options
 from operations.engine.cli import NoEngineError
 from operations.engine.engine import Engine
 from operations.engine.moments import renew_certificates, require_no_interrupted_rotation, start_counting
-from operations.engine.recovery import recover
+from operations.engine.recovery import recover, require_own_containers
 from operations.engine.write_back import report_what_to_keep, write_back_secrets
 from operations.host import capacity, checks, containers, docker_daemon, downtime, images, nodes
 from operations.observe import hostname, ingress
@@ -70,7 +70,11 @@ def _deploy(stack: Stack, *, approved: bool = False) -> None:
     except NoEngineError as error:
         engineless.up(stack, str(error))
         return
-    new = engine.select()
+    new = not engine.has_stack()
+    if not stack.is_engineless:
+        require_own_containers(engine)
+    if new:
+        engine.create()
     require_no_interrupted_rotation(stack)
     answer = ["--yes"] if approved else approval(stack, "deploy", engine)
     renew_certificates(engine)
@@ -89,6 +93,11 @@ def _deploy(stack: Stack, *, approved: bool = False) -> None:
     # Without a question the plan is not needed. With policies it is: they must stop a change before it begins.
     plan = ["--skip-preview"] if approved or (answer and not rules) else []
     if engine.show("up", "--refresh", "--suppress-outputs", *answer, *plan, *rules):
+        if engine.interrupted:
+            raise StopError(
+                f"the deployment of {stack.name} was interrupted; no data is lost\n"
+                f"  to continue it, type: make up STACK={stack.name}" + _unsaved_secrets_message(engine)
+            )
         raise StopError(
             f"the deployment of {stack.name} did not complete; the reason is above, after 'error:'\n"
             + after_a_question(answer)

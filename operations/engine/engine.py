@@ -68,6 +68,9 @@ def _arguments() -> list[str]:
 class Engine:
     """The Pulumi CLI for one stack, with the environment that it needs."""
 
+    interrupted = False
+    """Whether a person or a signal ended the last command of `show`."""
+
     def __init__(self, stack: Stack, *, install: bool = True) -> None:
         """Find the CLI, the backend and the passphrase; raise `StopError` if one is not available.
 
@@ -203,7 +206,7 @@ class Engine:
                     sys.stdout.write(line)
                     sys.stdout.flush()
 
-        code = wait_gracefully(command, relay, cwd=ROOT, env=environment, **piped)
+        code, self.interrupted = wait_gracefully(command, relay, cwd=ROOT, env=environment, **piped)
         if code == 0 and set(counts) == {"unchanged"}:
             progress("nothing changed")
         else:
@@ -250,6 +253,8 @@ class Engine:
     def has_stack(self) -> bool:
         """Return whether the backend has the stack. Creates nothing; raises `StopError` if the passphrase is wrong."""
         remove_truncated_attributes(self.state_folder, self.stack.name)
+        # If there is no stack.
+        self._state = State({})
         if self._is_leftover_name():
             return False
         asked = self._run_captured(*EXPORT, "--show-secrets")
@@ -267,6 +272,11 @@ class Engine:
         """Create the stack in the backend, and its passphrase, if missing; return whether the stack was created."""
         if self.has_stack():
             return False
+        self.create()
+        return True
+
+    def create(self) -> None:
+        """Create the stack, which the backend does not have, and its passphrase, if missing."""
         if self._is_leftover_name():
             progress(f"the passphrase of an earlier, destroyed {self.stack.name} is missing; creating a new one")
             self.call("stack", "rm", "--yes", "--preserve-config")
@@ -275,7 +285,6 @@ class Engine:
         self.call("stack", "init", "--no-select", *(["--secrets-provider", provider] if provider else []))
         # Known without another export, which takes 0.3 s.
         self._state = State({})
-        return True
 
     @property
     def state_folder(self) -> Path | None:

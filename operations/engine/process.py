@@ -57,20 +57,25 @@ def run_to_its_end(
     return subprocess.CompletedProcess(command, running.returncode, printed, errors)
 
 
-def wait_gracefully(command: Sequence[str], relay: Callable[[Iterable[str]], None], **options: Any) -> int:  # noqa: ANN401 - those of Popen
-    """Run a command, pass its lines to `relay`, and return its exit code. An interruption does not end the wait.
+def wait_gracefully(
+    command: Sequence[str],
+    relay: Callable[[Iterable[str]], None],
+    **options: Any,  # noqa: ANN401 - those of Popen
+) -> tuple[int, bool]:
+    """Run a command, and pass its lines to `relay`. Return its exit code, and whether it was interrupted.
 
     A Ctrl-C in the terminal reaches the command as well, and so does a SIGTERM of `timeout` or systemd: Pulumi
     completes what it is doing, and ends. After a second one it would end at once, so none is passed on. A SIGTERM to
     this process alone lets the update complete.
     """
+    interrupted = False
     with subprocess.Popen(command, **options) as running:
         while True:
             try:
                 relay(running.stdout or ())
-                return running.wait()
+                return running.wait(), interrupted
             except KeyboardInterrupt:
-                continue
+                interrupted = True
 
 
 @contextmanager

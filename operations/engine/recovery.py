@@ -37,12 +37,26 @@ def recover(engine: Engine) -> None:
     _require_no_unknown_containers(engine)
 
 
+def require_own_containers(engine: Engine) -> None:
+    """Raise `StopError` if another checkout or backend deployed the stack, before anything is created or asked.
+
+    After a killed run, and during another one, only `recover` can tell.
+    """
+    if not engine.state.pending and not _locks(engine):
+        _require_no_unknown_containers(engine)
+
+
+def _locks(engine: Engine) -> list[Path]:
+    """Return the locks of the stack. Only a file backend shows them."""
+    if engine.state_folder is None:
+        return []
+    folder = engine.state_folder / "locks" / "organization" / names.PROJECT / engine.stack.name
+    return list(folder.glob("*.json"))
+
+
 def _clear_stale_locks(engine: Engine) -> None:
     """Cancel a lock whose process, on this machine, has ended. Only a file backend records the process."""
-    if engine.state_folder is None:
-        return
-    folder = engine.state_folder / "locks" / "organization" / names.PROJECT / engine.stack.name
-    for path in folder.glob("*.json"):
+    for path in _locks(engine):
         try:
             lock = json.loads(path.read_text())
         except FileNotFoundError:

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 from operations.common.console import StopError, output
 from operations.common.stack import Stack
 from operations.engine.backend import chosen_backend
 from operations.engine.cli import find_cli
 from operations.engine.engine import Engine
+from operations.engine.recovery import require_own_containers
 from operations.host import checks, docker_daemon
 from operations.host.servers import servers
 from operations.observe import ingress
@@ -28,11 +30,17 @@ def doctor(stack: Stack) -> None:
         output(f"backend: {chosen_backend() or 'local, in your home directory'}")
     # Without correct settings and without Docker, nothing else can be checked.
     stack.settings  # noqa: B018 - raises
-    # Checks the backend and the passphrase.
-    check_engine = cli and not stack.is_engineless
-    problems = _raised(lambda: Engine(stack, install=False).has_stack()) if check_engine else []
+    problems: list[str] = []
+    engine = None
+    if cli and not stack.is_engineless:
+        try:
+            engine = _checked_engine(stack)
+        except StopError as error:
+            problems = _separate(error)
     if problem := docker_daemon.docker_problem(stack.daemon):
         raise StopError("\n".join([*problems, problem]))
+    if engine:
+        problems += _raised(partial(require_own_containers, engine))
     of_the_services = _raised(lambda: status(stack))
     # Paused containers, for example, are a problem of the host for `make up`, and of the services for `make status`.
     problems += [
@@ -46,13 +54,25 @@ def doctor(stack: Stack) -> None:
     output("no problems found")
 
 
+def _checked_engine(stack: Stack) -> Engine:
+    """Return the engine; raise `StopError` if it cannot use its backend, or has a wrong passphrase."""
+    engine = Engine(stack, install=False)
+    engine.has_stack()
+    return engine
+
+
 def _raised(check: Callable[[], object]) -> list[str]:
-    """Return the problems with which a check stops, each with its indented lines."""
+    """Return the problems with which a check stops."""
     try:
         check()
     except StopError as error:
-        return re.split(r"\n(?! )", str(error))
+        return _separate(error)
     return []
+
+
+def _separate(error: StopError) -> list[str]:
+    """Return the problems of a message, each with its indented lines."""
+    return re.split(r"\n(?! )", str(error))
 
 
 def _flat(problem: str) -> str:

@@ -586,6 +586,16 @@ def test_a_host_folder_as_target_gets_its_own_volume_name(program: Program) -> N
 # --- order ---------------------------------------------------------------------------------------------------------
 
 
+def test_what_is_deleted_before_it_is_replaced_waits_for_every_image_that_is_built(graph: Graph) -> None:
+    # Otherwise Pulumi deletes what depends on it, such as Postgres, while an image is built that may fail.
+    built = {image.urn for image in graph.of(IMAGE) if image.plain.get("build")}
+    assert built
+    first = [*graph.of(NETWORK), *(volume for volume in graph.of(VOLUME) if volume.request.deleteBeforeReplace)]
+    assert len(first) > len(graph.of(NETWORK)), "no volume of files was found"
+    for resource in first:
+        assert built <= waited_for(graph, resource.urn), resource.name
+
+
 def depends(graph: Graph, later: str, earlier: str) -> bool:
     """Return whether container `later` waits, directly or not, for container `earlier`."""
     return graph.containers[earlier].urn in waited_for(graph, graph.named(CONTAINER, later).urn)

@@ -40,6 +40,7 @@ from operations.engine import engine as engine_module
 from operations.engine.engine import Engine
 from operations.engine.output import worth_showing
 from operations.engine.plan import Plan
+from operations.engine.state import State
 from operations.engine.write_back import write_back_secrets
 from operations.host import addresses, capacity, checks, containers, docker_daemon, images, ports
 from operations.observe import access, doctor, hostname, logs, secrets, status
@@ -771,6 +772,49 @@ def test_the_status_names_the_log_that_tells_why(stack: Stack, states: dict[str,
     assert "type: make up STACK=dev" in said
 
 
+def test_doctor_reports_containers_that_this_state_does_not_have(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "has_stack", lambda _: False)
+    monkeypatch.setattr(doctor, "find_cli", lambda: Path("/bin/true"))
+    monkeypatch.setattr(docker_daemon, "docker_problem", lambda _: None)
+    monkeypatch.setattr(checks, "host_problems", lambda _: [])
+    for name in ("status", "_check_ingress"):
+        monkeypatch.setattr(doctor, name, lambda _: None)
+    monkeypatch.setattr(doctor, "servers", lambda _: SimpleNamespace(running=True))
+    monkeypatch.setattr(Engine, "state", State({}))
+    monkeypatch.setattr(Stack, "daemon", property(lambda _: DeployedElsewhere()))
+    with pytest.raises(StopError, match="1 containers of a stack dev exist, but are not in this Pulumi state"):
+        doctor.doctor(stack)
+
+
+class DeployedElsewhere:
+    """A Docker daemon with a container of dev."""
+
+    host = "unix:///d.sock"
+
+    @property
+    def api(self) -> "DeployedElsewhere":
+        return self
+
+    def containers(self, **_: object) -> list[dict[str, Any]]:
+        return [{"Names": ["/mlflow-dev-server"], "Labels": {}}]
+
+    def networks(self, **_: object) -> list[dict[str, Any]]:
+        return []
+
+
+def test_a_stack_of_another_state_is_refused_before_anything_is_created_or_asked(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Engine, "has_stack", lambda _: False)
+    monkeypatch.setattr(Engine, "state", State({}))
+    monkeypatch.setattr(Engine, "create", lambda _: pytest.fail("a stack was created"))
+    monkeypatch.setattr(deploy, "approval", lambda *_: pytest.fail("an approval was asked for"))
+    monkeypatch.setattr(Stack, "daemon", property(lambda _: DeployedElsewhere()))
+    monkeypatch.setattr(engine_module, "require_providers", lambda _: None)
+    with pytest.raises(StopError, match="are not in this Pulumi state"):
+        deploy._deploy(stack)
+
+
 def test_doctor_reports_the_engine_and_docker_together(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(_: Engine) -> bool:
         raise StopError("Pulumi cannot use the backend")
@@ -1269,12 +1313,15 @@ def test_a_verb_without_dry_run_refuses_it_and_changes_nothing(
     assert ("type: make preview" in said) is (verb == "up")
 
 
-def test_a_word_that_is_no_command_is_refused_before_any_command_runs() -> None:
+@pytest.mark.parametrize(
+    ("word", "meant"), [("acme", "STACK=acme"), ("statsu", "make status"), ("Up", "make up"), ("YES", "YES=1")]
+)
+def test_a_word_that_is_no_command_is_refused_before_any_command_runs(word: str, meant: str) -> None:
     done = subprocess.run(
-        ["make", "--no-print-directory", "url", "acme"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["make", "--no-print-directory", "url", word], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert "acme: no such command; did you mean STACK=acme? To list the commands, type: make" in done.stderr
+    assert f"{word}: no such command; did you mean {meant}? To list the commands, type: make" in done.stderr
 
 
 @pytest.mark.parametrize(("approved", "asked"), [([], True), (["--yes"], False)])
@@ -1511,6 +1558,17 @@ def test_the_first_up_of_a_stack_exports_its_state_only_to_look_for_it_and_after
     export, up = "stack export --show-secrets", "up --refresh --suppress-outputs --yes --skip-preview"
     assert asked[:5] == ["version", export, "stack init --no-select", up, export]
     assert all(line.startswith("config set ") for line in asked[5:])
+
+
+def test_an_interrupted_deployment_is_not_reported_as_one_that_needs_a_fix(
+    stack: Stack, fake_cli: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = fake_cli.parent / "bin" / "pulumi"
+    program.write_text(program.read_text().replace("up*)", "up*) exit 1 ;;\nnever)"))
+    monkeypatch.setattr(engine_module, "wait_gracefully", lambda *_, **__: (1, True))
+    with pytest.raises(StopError, match="was interrupted; no data is lost\n  to continue it, type: make up") as told:
+        deploy._deploy(stack)
+    assert "fix the cause" not in str(told.value)
 
 
 @pytest.mark.parametrize("saved", [False, True])

@@ -105,7 +105,7 @@ def test_an_update_ends_by_itself_after_one_signal(number: signal.Signals) -> No
                 os.kill(os.getpid(), number)
 
     command = [sys.executable, "-c", GRACEFUL]
-    assert wait_gracefully(command, relay, stdout=subprocess.PIPE, text=True) == 3
+    assert wait_gracefully(command, relay, stdout=subprocess.PIPE, text=True) == (3, True)
     assert printed == ["started\n", "canceled after 1\n"]
 
 
