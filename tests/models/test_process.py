@@ -62,13 +62,15 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def handlers() -> Iterable[None]:
-    """Set the handlers of signals back at the end."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    """Handle Ctrl-C also if these tests run in the background, and set the handlers of signals back at the end."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
+@pytest.mark.usefixtures("handlers")
 def test_a_short_command_completes_before_an_interruption_counts(tmp_path: Path) -> None:
     command = [sys.executable, "-c", INTERRUPTING]
     with pytest.raises(KeyboardInterrupt):
@@ -76,6 +78,7 @@ def test_a_short_command_completes_before_an_interruption_counts(tmp_path: Path)
     assert (tmp_path / "done").exists()
 
 
+@pytest.mark.usefixtures("handlers")
 def test_a_second_interruption_ends_a_short_command_that_hangs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
