@@ -762,6 +762,8 @@ def test_doctor_reports_every_problem_of_every_kind_once(stack: Stack, monkeypat
         ({"server": "missing", "migrate": "failed", "postgres": "healthy"}, "migrate"),
         ({"server": "missing", "postgres": "restarting"}, "postgres"),
         ({"server": "unhealthy", "postgres": "exited"}, "postgres"),
+        ({"server": "unhealthy", "postgres": "starting"}, "postgres"),
+        ({"server": "exited", "postgres": "starting"}, "server"),
         ({"server": "unhealthy"}, "server"),
     ],
 )

@@ -169,8 +169,9 @@ def test_a_failed_build_shows_its_log_and_keeps_the_services_running(dev: Deploy
     database = dev.inspect("postgres")["Id"]
     broken = changed(dev.checkout / "mlflow" / "trim.sh", "set -eu", "set -eu\necho the trim is broken; exit 3")
     try:
-        # This replaces Postgres, but only after every image is built.
+        # These replace Postgres and the volume with its secrets, but only after every image is built.
         dev.set("postgres.memoryMb", 320)
+        dev.set("backup.enabled", value=True)
         with broken:
             said = fails_briefly(dev)
     finally:
