@@ -101,29 +101,18 @@ def describe(stack: Stack) -> dict[str, Any]:
 
 def _not_running(stack: Stack, wrong: list[dict[str, Any]]) -> str:
     """Return which services and jobs are not as expected, what to type, and whose log tells why."""
-    prefix = names.docker_name(stack.name, "")
     # Containers that do not run come before those that may be waiting for them.
     wrong = sorted(wrong, key=lambda entry: entry["state"] in WAITING)
     states = ", ".join(f"{entry['name']} ({entry['state']})" for entry in wrong)
     # A missing container has no log, and those that are not ready may only be waiting for it.
     missing = any(entry["state"] == "missing" for entry in wrong)
     telling = [entry for entry in wrong if entry["state"] not in ("missing", *(WAITING if missing else ()))]
-    # A failed job comes first: all others may only be waiting for it. Then what does not run, then a data service, for
-    # which the server may be waiting.
-    telling.sort(
-        key=lambda entry: (
-            entry["state"] != "failed",
-            entry["state"] in WAITING,
-            entry["name"].removeprefix(prefix) not in DATA_SERVICES,
-        )
-    )
-    why = [
-        f"; for the cause: make logs STACK={stack.name} SERVICE={entry['name'].removeprefix(prefix)}"
-        for entry in telling[:1]
-    ]
-    return (
-        f"not running as expected: {states}\n  to repair the deployment, type: make up STACK={stack.name}{''.join(why)}"
-    )
+    # A failed job comes first: all others may only be waiting for it. Then what does not run, then a data service.
+    data = [names.docker_name(stack.name, service) for service in DATA_SERVICES]
+    telling.sort(key=lambda entry: (entry["state"] != "failed", entry["state"] in WAITING, entry["name"] not in data))
+    service = telling[0]["name"].removeprefix(names.docker_name(stack.name, "")) if telling else ""
+    why = f"; for the cause: make logs STACK={stack.name} SERVICE={service}" if service else ""
+    return f"not running as expected: {states}\n  to repair the deployment, type: make up STACK={stack.name}{why}"
 
 
 def _operation(stack: Stack) -> str | None:
