@@ -92,9 +92,18 @@ def test_a_restore_over_a_used_stack_requires_confirm_and_keeps_a_backup(saved: 
     assert schema
     query = f"SELECT count(*) FROM {schema[1]}.runs"
     assert saved.run("postgres", "psql", "-U", "postgres", "-d", "mlflow", "-Atc", query)[1] == str(len(after["runs"]))
+    assert run in after["runs"]
+
+
+@pytest.mark.ci
+def test_the_backup_that_a_restore_takes_first_is_complete(saved: Deployment) -> None:
+    wanted = newest(saved)
+    inventory(saved, "fill", 2, 10, 2, 1)
+    after = told(saved)
+    saved.make("restore", FROM=wanted, CONFIRM=saved.stack)
+    assert told(saved) != after
     saved.make("restore", FROM=newest(saved), CONFIRM=saved.stack)
     assert told(saved) == after
-    assert run in after["runs"]
 
 
 OVERWRITE = """

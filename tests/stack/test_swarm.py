@@ -112,7 +112,9 @@ def swarm(dev: Deployment, nodes: list[Node], tmp_path_factory: pytest.TempPathF
     deployment.set("server", {"replicas": 2, "workers": 1, "memoryMb": 1024})
     deployment.set("postgres.maxConnections", 200)
     deployment.set("backup.enabled", value=True)
-    deployment.use(deployment.any_store)
+    # Those that this machine can build, because the nodes reach no registry and no package index.
+    deployment.use("seaweedfs")
+    deployment.set("images.source", "packages")
     deployment.set("images.mlflow", {"ref": built, "digest": "none"})
     local, others = resolve_host(), [built]
     with ThreadPoolExecutor() as threads:
