@@ -37,22 +37,27 @@ def changed(path: Path, old: str, new: str) -> Iterator[None]:
 
 def refused(deployment: Deployment, verb: str = "up", **variables: str) -> str:
     """Run a verb that must fail without a traceback of this project, and return its output."""
+    return "".join(streams_of_a_failure(deployment, verb, **variables))
+
+
+def streams_of_a_failure(deployment: Deployment, verb: str = "up", **variables: str) -> tuple[str, str]:
+    """Run a verb that must fail without a traceback of this project; return its stdout and its stderr."""
     done = deployment.make(verb, ok=False, **variables)
     said = done.stdout + done.stderr
     assert not any(f'File "{folder}' in done.stderr for folder in (ROOT, deployment.checkout)), said
     # Nor with one of Pulumi's own, which ends the program when a resource fails.
     assert "pulumi-language-python-exec" not in said, said
-    return said
+    return done.stdout, done.stderr
 
 
 def fails_briefly(deployment: Deployment) -> str:
     """Run an `up` that must fail, with at most 25 lines after the progress, and return its output."""
-    said = refused(deployment)
-    # The output is that of stdout and then that of stderr, which begins before the progress.
-    result = said.partition("Diagnostics:" if "Diagnostics:" in said else "did not complete")[2]
-    lines = [line for line in result.splitlines() if not line.startswith(("deploying ", "make: "))]
-    assert len(lines) <= 25, said
-    return said
+    stdout, stderr = streams_of_a_failure(deployment)
+    begins = "did not complete" if deployment.engineless else f"deploying {deployment.stack}\n"
+    after = [stdout.partition("Diagnostics:\n")[2], stderr.partition(begins)[2]]
+    lines = [line for part in after for line in part.splitlines() if not line.startswith("make: ")]
+    assert len(lines) <= 25, stdout + stderr
+    return stdout + stderr
 
 
 def works(deployment: Deployment) -> None:
