@@ -23,7 +23,7 @@ def engine_of(stack: Stack, *, install: bool = True) -> Engine:
         if stack.is_engineless:
             raise StopError(
                 f"{stack.name} was deployed without the engine, so it has no plan and no state\n"
-                "  it is needed by preview, drift, env, scrape, pin, rotate and upgrade-postgres: "
+                "  preview, drift, env, scrape, pin, rotate and upgrade-postgres need the engine: "
                 "docs/operations/without-the-engine.md"
             ) from None
         raise
