@@ -14,6 +14,10 @@ class StopError(Exception):
     """An operation failed. The message says what is wrong, then what to type; it is shown without a traceback."""
 
 
+class CanceledError(StopError):
+    """A person or a signal ended the deployment, so its failure says nothing about the stack."""
+
+
 class BusyError(StopError):
     """Another run changes the stack, so this one has changed nothing, and must not repair anything."""
 

@@ -5,7 +5,7 @@ import time
 
 from offline import engineless
 from operations.common.checkout import ROOT, require_line_ends
-from operations.common.console import BusyError, StopError, output, progress
+from operations.common.console import BusyError, CanceledError, StopError, output, progress
 from operations.common.stack import Stack
 from operations.deployment.engine_for import after_a_question, approval
 from operations.deployment.fall_back import Before, fall_back
@@ -94,7 +94,7 @@ def _deploy(stack: Stack, *, approved: bool = False) -> None:
     plan = ["--skip-preview"] if approved or (answer and not rules) else []
     if engine.show("up", "--refresh", "--suppress-outputs", *answer, *plan, *rules):
         if engine.interrupted:
-            raise StopError(
+            raise CanceledError(
                 f"the deployment of {stack.name} was interrupted; no data is lost\n"
                 f"  to continue it, type: make up STACK={stack.name}" + _unsaved_secrets_message(engine)
             )

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from operations.common.console import BusyError, StopError, confirmed, flag, make, output, progress
+from operations.common.console import BusyError, CanceledError, StopError, confirmed, flag, make, output, progress
 from operations.common.lock import exclusive
 from operations.common.stack import Stack
 from operations.data import backup_key, data_keys
@@ -150,8 +150,8 @@ def _deploy_with_either(stack: Stack, engine: Engine) -> None:
     keys = data_keys.interrupted(engine)
     try:
         up.up(stack, approved=True)
-    except BusyError:
-        # Nothing was tried, so the old data keys may well be those of the rows.
+    except (BusyError, CanceledError):
+        # Not tried to the end, so the old data keys may well be those of the rows.
         raise
     except StopError as error:
         progress(f"{error}\nthe old data keys cannot be used; trying the new ones")

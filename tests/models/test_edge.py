@@ -1,6 +1,7 @@
 """Test how `make doctor` reads the configuration of an existing Traefik and judges the answer of the ingress."""
 
 import io
+import socket
 import tarfile
 from types import SimpleNamespace
 from typing import Any, cast
@@ -8,6 +9,7 @@ from typing import Any, cast
 import pytest
 from docker.errors import NotFound
 
+from operations.observe import ingress
 from operations.observe.existing_traefik import _check_traefik, seconds, static_configuration
 from operations.observe.findings import Findings
 from operations.observe.ingress import authentication_problem
@@ -118,6 +120,16 @@ def test_what_is_wrong_with_an_existing_traefik_is_reported(
         assert len(said) == len(expected), said
         for text, beginning in zip(said, expected, strict=True):
             assert text.startswith(beginning)
+
+
+def test_a_traefik_that_does_not_answer_is_told_from_one_without_a_route(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingress, "ROUTED_SECONDS", 0.1)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        nobody = ingress.Listener("127.0.0.1", unused.getsockname()[1], tls=False)
+        assert ingress._wait_for_route(nobody, "m.example.com") is None
+    monkeypatch.setattr(ingress, "_status", lambda *_: 404)
+    assert ingress._wait_for_route(nobody, "m.example.com") == 404
 
 
 def test_a_configuration_file_overrides_arguments_and_variables() -> None:

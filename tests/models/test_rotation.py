@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from operations.common.checkout import ROOT
-from operations.common.console import StopError
+from operations.common.console import BusyError, CanceledError, StopError
 from operations.common.lock import exclusive
 from operations.data import data_keys
 from operations.host import containers
@@ -127,6 +127,22 @@ def test_a_server_whose_secret_files_are_lost_is_started_again(
     with pytest.raises(StopError, match="no secret file pgpass"):
         data_keys.encrypt(stack, {KEY: "old"}, {KEY: "new"})
     assert server.done == ["stop", "resume"]
+
+
+@pytest.mark.parametrize("error", [BusyError, CanceledError])
+def test_a_deployment_that_was_not_tried_to_the_end_gives_up_no_data_key(
+    stack: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[StopError],
+) -> None:
+    def stops(*_: object, **__: object) -> None:
+        raise error("another run, or Ctrl-C")
+
+    monkeypatch.setattr(rotate.up, "up", stops)  # type: ignore[attr-defined]
+    monkeypatch.setattr(data_keys, "interrupted", lambda _engine: [KEY])
+    monkeypatch.setattr(data_keys, "adopt", lambda *_: pytest.fail("the old data key was given up"))
+    with pytest.raises(error):
+        rotate._deploy_with_either(stack, Engine())  # type: ignore[arg-type]
 
 
 def test_the_value_of_an_unknown_secret_is_not_printed(
