@@ -1,13 +1,15 @@
 """Test when the old server is started again after a deployment that failed: on a fake host."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from operations.deployment import fall_back
+from operations.common.console import BusyError, CanceledError, StopError
+from operations.deployment import deploy, fall_back
+from operations.host import capacity, checks, containers, docker_daemon, downtime, images, nodes
 from settings.server import SCHEMA_FILES, USERS_TABLE
 
 MAIN, USERS = SCHEMA_FILES.values()
@@ -133,3 +135,37 @@ def test_the_old_server_stays_down_if_the_database_does_not_answer(host: Host) -
     with failed(host):
         host.database = None
     assert not host.resumed
+
+
+@pytest.mark.parametrize(("error", "falls_back"), [(BusyError, False), (CanceledError, True), (StopError, True)])
+def test_a_deployment_that_another_run_keeps_from_beginning_repairs_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[StopError],
+    falls_back: bool,  # noqa: FBT001
+) -> None:
+    def stops(*_: object, **__: object) -> None:
+        raise error("stopped")
+
+    for module, name in (
+        (deploy, "require_line_ends"),
+        (docker_daemon, "require_docker"),
+        (checks, "require_host"),
+        (containers, "remove_ended_operations"),
+        (containers, "require_no_foreign_containers"),
+        (images, "require_images"),
+        (nodes, "require_image_on_nodes"),
+        (capacity, "disk_problem"),
+        (deploy, "_show_build_log"),
+    ):
+        monkeypatch.setattr(module, name, lambda *_, **__: None)
+    repaired: list[bool] = []
+    monkeypatch.setattr(fall_back.Before, "of", lambda _: None)
+    monkeypatch.setattr(downtime, "reported", lambda _: nullcontext())
+    monkeypatch.setattr(deploy, "_deploy", stops)
+    monkeypatch.setattr(deploy, "fall_back", lambda *_: repaired.append(True))
+    stack: Any = SimpleNamespace(
+        name="prod", daemon=None, settings=None, network_names=(), report_other_checkout=lambda: None
+    )
+    with pytest.raises(error):
+        deploy.up(stack)
+    assert bool(repaired) is falls_back
