@@ -23,15 +23,23 @@ from operations.host.servers import servers
 from preconditions import host as preconditions
 from settings import names
 from settings.secrets import NEXT_KEYS
+from settings.server import SCHEMA_FILES
 
 SECRETS = "/run/server-secrets"
 CHECK_REVISION_SCRIPT = """
 import sys
+from pathlib import Path
+revision, newest = sys.argv[1], Path(sys.argv[2])
+if newest.exists() and newest.read_text().strip() == revision:
+    sys.exit()
 from alembic.script import ScriptDirectory
 from mlflow.store.db.utils import _get_alembic_config
-ScriptDirectory.from_config(_get_alembic_config("sqlite://")).get_revision(sys.argv[1])
+ScriptDirectory.from_config(_get_alembic_config("sqlite://")).get_revision(revision)
 """
-"""Runs in the MLflow image. Fails if its MLflow does not know the database revision, because it is older."""
+"""Runs in the MLflow image. Fails if its MLflow does not know the database revision, because it is older.
+
+To import MLflow takes two seconds. Most backups have the newest revision, for which the script does not import it.
+"""
 UNKNOWN_REVISION = "Can't locate revision"
 """Alembic's error message."""
 
@@ -193,7 +201,7 @@ def supports_revision(stack: Stack, revision: str) -> bool:
     image = found[0] if found else stack.settings.images.server
     body = {
         "Image": image,
-        "Cmd": ["python", "-W", "ignore", "-c", CHECK_REVISION_SCRIPT, revision],
+        "Cmd": ["python", "-W", "ignore", "-c", CHECK_REVISION_SCRIPT, revision, SCHEMA_FILES["alembic_version"]],
         "HostConfig": {
             "NetworkMode": "none",
             "CapDrop": ["ALL"],

@@ -5,6 +5,7 @@ import http.server
 import importlib
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -1125,6 +1126,17 @@ def test_a_failed_revision_lookup_is_not_reported_as_a_newer_schema() -> None:
     stack.daemon.once = says("exec: python: not found")
     with pytest.raises(StopError, match=r"(?s)could not check .*; nothing was.*python: not found\n.*doctor STACK="):
         restore.supports_revision(stack, "abc")
+
+
+def test_the_newest_revision_is_known_without_importing_mlflow(tmp_path: Path) -> None:
+    newest = tmp_path / "schema-revision"
+    newest.write_text("abc\n")
+    # Isolated from the packages of this environment, so that an import would fail.
+    without_packages = [sys.executable, "-I", "-S", "-c", restore.CHECK_REVISION_SCRIPT]
+    assert subprocess.run([*without_packages, "abc", newest], check=False).returncode == 0
+    for revision, file in (("another", newest), ("abc", tmp_path / "an image without the file")):
+        done = subprocess.run([*without_packages, revision, file], capture_output=True, text=True, check=False)
+        assert "No module named 'alembic'" in done.stderr
 
 
 class WithoutServer:

@@ -995,7 +995,9 @@ def test_proxy_and_mirror_of_the_host_are_removed_from_the_image(sandbox: Sandbo
 # --- make test -----------------------------------------------------------------------------------------------------
 
 
-def test_the_arguments_of_make_test_reach_pytest(sandbox: Sandbox) -> None:
+@pytest.mark.parametrize(("processors", "files"), [(1, 2), (2, 3), (3, 4), (16, 4)])
+def test_the_arguments_of_make_test_reach_pytest(sandbox: Sandbox, processors: int, files: int) -> None:
+    sandbox.program("getconf", f"echo {processors}")
     tools = ("mypy", "ruff", "lint-imports", "shellcheck", "shfmt", "hadolint", "zizmor", "actionlint", "python")
     for tool in (*tools, "git"):
         sandbox.program(tool)
@@ -1003,5 +1005,7 @@ def test_the_arguments_of_make_test_reach_pytest(sandbox: Sandbox) -> None:
     (sandbox.path / ".venv" / "bin").symlink_to(sandbox.path / "bin")
     done = sandbox.run("sh", str(ROOT / "operations" / "check.sh"), ARGS="-x tests/stack/test_mail.py")
     assert done.returncode == 0, done.stderr
-    assert {call.split()[0] for call in sandbox.called()} == {*tools, "git"}
-    assert re.fullmatch(r"python -m pytest --numprocesses 2 .* -x tests/stack/test_mail\.py", sandbox.called()[-1])
+    assert {call.split()[0] for call in sandbox.called()} == {*tools, "git", "getconf"}
+    assert re.fullmatch(
+        rf"python -m pytest --numprocesses {files} .* -x tests/stack/test_mail\.py", sandbox.called()[-1]
+    )

@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -79,12 +80,13 @@ def write() -> None:
         print("written", flush=True)
 
 
-def tell() -> dict[str, Any]:
-    """Return everything that the server holds, in a fixed order."""
-    client = MlflowClient()
+def tell(server: str | None = None) -> dict[str, Any]:
+    """Return everything that `server`, or that of the environment, holds, in a fixed order."""
+    client = MlflowClient(server)
     experiments = client.search_experiments()
+    places = [one.experiment_id for one in experiments]
     with ThreadPoolExecutor(THREADS) as pool:
-        runs = dict(pool.map(lambda run: _run(client, run), _runs(client, experiments)))
+        runs = dict(pool.map(lambda run: _run(client, run), _every(client.search_runs, experiment_ids=places)))
     models = {
         model.name: {
             "tags": model.tags,
@@ -96,7 +98,7 @@ def tell() -> dict[str, Any]:
         }
         for model in client.search_registered_models(max_results=PAGE)
     }
-    found = mlflow.search_traces(locations=[one.experiment_id for one in experiments], return_type="list")
+    found = _every(client.search_traces, locations=places)
     traces = {trace.info.trace_id: [span.to_dict() for span in trace.data.spans] for trace in found}
     return {
         "experiments": {one.experiment_id: [one.name, one.tags] for one in experiments},
@@ -106,11 +108,12 @@ def tell() -> dict[str, Any]:
     }
 
 
-def _runs(client: MlflowClient, experiments: list[Any]) -> list[Any]:
+def _every(search: Callable[..., Any], **where: object) -> list[Any]:
+    """Return what a search finds, on all its pages."""
     found: list[Any] = []
     token = None
     while True:
-        page = client.search_runs([one.experiment_id for one in experiments], max_results=PAGE, page_token=token)
+        page = search(**where, max_results=PAGE, page_token=token)
         found += page
         token = page.token
         if not token:

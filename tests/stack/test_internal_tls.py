@@ -86,8 +86,10 @@ def address(deployment: Deployment, service: str) -> str:
     return str(next(found["IPAddress"] for found in networks.values() if found["IPAddress"]))
 
 
-def authority(deployment: Deployment) -> str:
-    return deployment.make("authority").stdout
+@pytest.fixture(scope="module")
+def authority(secured: Edge) -> str:
+    """The certificate of the authority of the services."""
+    return secured.deployment.make("authority").stdout
 
 
 def shaken(deployment: Deployment, service: str, port: int, trusted: str, name: str) -> None:
@@ -101,14 +103,13 @@ def shaken(deployment: Deployment, service: str, port: int, trusted: str, name: 
 
 @pytest.mark.parametrize(("service", "port"), LISTENERS, ids=IDS)
 def test_every_service_speaks_tls_and_only_its_name_and_authority_are_accepted(
-    secured: Edge, service: str, port: int
+    secured: Edge, authority: str, service: str, port: int
 ) -> None:
     deployment = secured.deployment
-    ours = authority(deployment)
-    shaken(deployment, service, port, ours, deployment.name(service))
+    shaken(deployment, service, port, authority, deployment.name(service))
     # For any other name, Traefik has the certificate for clients outside.
     with pytest.raises(ssl.SSLCertVerificationError, match=r"Hostname mismatch|self-signed"):
-        shaken(deployment, service, port, ours, deployment.name("another"))
+        shaken(deployment, service, port, authority, deployment.name("another"))
     theirs = CertificateAuthority.derived(deployment.stack, "x" * 32).certificate
     with pytest.raises(ssl.SSLCertVerificationError, match="certificate verify failed"):
         shaken(deployment, service, port, theirs, deployment.name(service))
