@@ -271,6 +271,8 @@ class WaitForAll:
 
 _daemons: list[HealthyDaemon] = []
 _loop = asyncio.new_event_loop()
+# A program that failed leaves outputs whose errors nobody asks for, and asyncio would print each with a traceback.
+_loop.set_exception_handler(lambda *_: None)
 """One event loop for all programs, as in Pulumi's own mocks."""
 
 
