@@ -213,11 +213,33 @@ HOSTILE = {
 
 
 @pytest.fixture(scope="module")
-def environment_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Create a virtual environment with pip once; each test copies it."""
-    made = tmp_path_factory.mktemp("venv") / "venv"
-    subprocess.run([sys.executable, "-m", "venv", made], check=True)
-    return made
+def installed_over_a_half(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Run `bootstrap.sh` where an interrupted `venv` left its folder; return the new one, and what was printed."""
+    sandbox = Sandbox(tmp_path_factory.mktemp("half"))
+    (sandbox.path / "operations").mkdir()
+    (sandbox.path / "operations" / "bootstrap.sh").write_text(INSTALL.read_text())
+    (sandbox.path / "requirements.txt").write_text("")
+    (sandbox.path / "Pulumi.prod.yaml").write_text("config: {}\n")
+    # The state in which `venv` leaves the folder before it installs pip.
+    half = sandbox.path / ".venv" / "bin" / "python"
+    half.parent.mkdir(parents=True)
+    half.symlink_to(sys.executable)
+    home = f"home = {Path(sys.base_prefix) / 'bin'}\ninclude-system-site-packages = false\n"
+    (sandbox.path / ".venv" / "pyvenv.cfg").write_text(home)
+    done = sandbox.run("sh", "operations/bootstrap.sh", "url", PYTHON=sys.executable)
+    return sandbox.path / ".venv", done.stderr
+
+
+def test_an_incomplete_virtual_environment_is_created_again(installed_over_a_half: tuple[Path, str]) -> None:
+    environment, printed = installed_over_a_half
+    assert "No module named operations" in printed, printed
+    assert (environment / "bin" / "pip").exists()
+
+
+@pytest.fixture
+def environment_of_tests(installed_over_a_half: tuple[Path, str]) -> Path:
+    """Return a virtual environment with pip and nothing else, which each test copies: to create one takes seconds."""
+    return installed_over_a_half[0]
 
 
 def a_package(folder: Path) -> str:
@@ -802,22 +824,6 @@ def test_an_old_python_is_refused_with_what_to_do(sandbox: Sandbox) -> None:
     done = sandbox.run("sh", "operations/bootstrap.sh", "url", PYTHON="python3.8")
     assert done.returncode == 1
     assert "needs Python 3.11 or newer, but python3.8 is Python 3.8.1" in done.stderr
-
-
-def test_an_incomplete_virtual_environment_is_created_again(sandbox: Sandbox) -> None:
-    (sandbox.path / "operations").mkdir()
-    (sandbox.path / "operations" / "bootstrap.sh").write_text(INSTALL.read_text())
-    (sandbox.path / "requirements.txt").write_text("")
-    (sandbox.path / "Pulumi.prod.yaml").write_text("config: {}\n")
-    # The state in which `venv` leaves the folder before it installs pip.
-    half = sandbox.path / ".venv" / "bin" / "python"
-    half.parent.mkdir(parents=True)
-    half.symlink_to(sys.executable)
-    home = f"home = {Path(sys.base_prefix) / 'bin'}\ninclude-system-site-packages = false\n"
-    (sandbox.path / ".venv" / "pyvenv.cfg").write_text(home)
-    done = sandbox.run("sh", "operations/bootstrap.sh", "url", PYTHON=sys.executable)
-    assert "No module named operations" in done.stderr, done.stderr
-    assert (sandbox.path / ".venv" / "bin" / "pip").exists()
 
 
 def test_the_packages_are_installed_again_after_an_upgrade_of_python(sandbox: Sandbox) -> None:

@@ -178,6 +178,8 @@ def test_a_new_minio_password_replaces_only_its_holders(dev: Deployment) -> None
 def test_a_client_works_for_a_day_with_600_mb(dev: Deployment) -> None:
     assert dev.make("url").stdout.strip() == dev.url
     assert "600 MB up" in dev.client_day(dev.url, megabytes=600)
+    # Docker restarts a service that runs out of memory.
+    assert [dev.inspect(service)["RestartCount"] for service in (dev.store, "server", "postgres")] == [0, 0, 0]
     assert any(name.startswith("day-") for name in search(dev.url))
 
 

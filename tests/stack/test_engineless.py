@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from offline.host import FOLLOWS_LABEL, HASH_LABEL
-from tests.stack.deployment import HAS_ENGINE, Deployment, free_port
+from tests.stack.deployment import HAS_ENGINE, HAS_MINIO, Deployment, free_port
 from tests.stack.edge import HOSTNAME, Edge, Listener, until
 from tests.stack.probes import is_on_disk
 from tests.stack.test_deployment import search
@@ -38,6 +38,7 @@ def test_an_engineless_deployment_announces_that_it_is_not_pulumi(engineless: De
     assert engineless.passwords.path.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.skipif(not HAS_ENGINE and not HAS_MINIO, reason="test_deployment does the same here, with 600 MB")
 def test_a_client_works_with_the_packages_images(engineless: Deployment) -> None:
     assert "60 MB up" in engineless.client_day(engineless.url, megabytes=60)
     assert engineless.inspect("seaweedfs")["RestartCount"] == 0
