@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import database
+import objects
 import psycopg2
 import repository
 from layout import KEYS, journal
@@ -38,13 +39,17 @@ def show_list() -> None:
 
 
 def show_journal() -> None:
-    """Print the last backup and restore test as JSON; if the stack has lost its runs, also their number."""
+    """Print the last backup and restore test as JSON; also the numbers of runs and of artifacts, if all are lost."""
     known = journal.read()
+    last = known.get("backup", {})
     # If the database does not answer, or a migration locks a table, other checks report that.
     os.environ["PGOPTIONS"] = "-c statement_timeout=5s"
     with contextlib.suppress(Failure, psycopg2.Error):
-        if (runs := known.get("backup", {}).get("runs")) and not database.used():
+        if (runs := last.get("runs")) and not database.used():
             known["lost_runs"] = runs
+    with contextlib.suppress(Failure):
+        if (artifacts := last.get("artifacts")) and objects.empty():
+            known["lost_artifacts"] = artifacts
     print(json.dumps(known))
 
 

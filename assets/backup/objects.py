@@ -71,6 +71,13 @@ def size() -> tuple[int, int]:
     return found["count"], found["bytes"]
 
 
+def empty() -> bool:
+    """Return whether the bucket has no artifact; raise `Failure` if the object store does not answer at once."""
+    impatient = ("--retries=1", "--low-level-retries=1", "--contimeout=5s", "--timeout=10s")
+    # Not recursive: the folders of the experiments, of which there are few.
+    return not run("rclone", "lsf", *impatient, _remote(""), f"--include=/{PREFIX}/*").strip()
+
+
 def listed() -> dict[str, int]:
     """Return the sizes in bytes of all artifacts in the bucket, by name below the prefix."""
     printed = run(

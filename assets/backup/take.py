@@ -82,6 +82,7 @@ def _figures(manifest: Manifest, summary: dict[str, Any]) -> dict[str, Any]:
         "snapshot": summary["snapshot_id"],
         "target": os.environ["TARGET"],
         "runs": manifest.rows.get("runs", 0),
+        "artifacts": manifest.objects,
         "source_bytes": manifest.object_bytes + manifest.dump_bytes,
         "added_bytes": summary["data_added_packed"],
         "repository_bytes": repository.stored_bytes(),

@@ -21,19 +21,33 @@ EMPTY_STACK_MESSAGE = f"""{NEVER_LOGGED}, but the newest backup has {{runs}}
   to keep the empty database, log a run: until then, no backup is taken"""
 
 
-def _runs(number: int) -> str:
-    return f"{number} run" if number == 1 else f"{number} runs"
+EMPTY_STORE_MESSAGE = """the object store of this stack is empty, but the newest backup has {artifacts}
+  to restore them, type: make restore STACK={stack} FROM=latest
+  if they were deleted on purpose, type: make backup STACK={stack}, which says how to accept that"""
+REFUSED_FOR_NO_ARTIFACT = "the bucket has 0 artifacts"
+"""In the message of a backup that was refused for that reason."""
 
 
-def empty_stack_message(runs: int, stack: str) -> str:
-    """Return the message for a stack that is empty while its newest backup is not."""
-    return EMPTY_STACK_MESSAGE.format(runs=_runs(runs), stack=stack)
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def lost_message(runs: int, artifacts: int, stack: str) -> str | None:
+    """Return the message for a stack without runs or without artifacts; None if it has lost neither.
+
+    `runs` and `artifacts` are those of the newest backup, if the stack itself has none at all; 0 otherwise.
+    """
+    if runs:
+        # A new host has lost both, and a restore brings both back.
+        return EMPTY_STACK_MESSAGE.format(runs=_counted(runs, "run"), stack=stack)
+    return EMPTY_STORE_MESSAGE.format(artifacts=_counted(artifacts, "artifact"), stack=stack) if artifacts else None
 
 
 def read_journal(stack: Stack) -> dict[str, Any]:
     """Return the last backup and the last restore test, keys `backup` and `drill`, and since when each is scheduled.
 
-    `lost_runs` is the number of runs in the newest backup, if the stack itself is empty.
+    `lost_runs` is the number of runs in the newest backup, if the database is empty; `lost_artifacts` is the number of
+    artifacts in it, if the object store is empty.
     """
     if not stack.settings.backup.enabled:
         return {}
@@ -44,7 +58,9 @@ def read_journal(stack: Stack) -> dict[str, Any]:
         if code == 0 and "{" in printed:
             journal, _ = json.JSONDecoder().raw_decode(printed, printed.index("{"))
             break
-    return {key: journal[key] for key in ("backup", "drill", "scheduled", "lost_runs") if key in journal}
+    return {
+        key: journal[key] for key in ("backup", "drill", "scheduled", "lost_runs", "lost_artifacts") if key in journal
+    }
 
 
 def summary(stack: Stack, journal: dict[str, Any]) -> tuple[str, str | None]:
@@ -73,8 +89,10 @@ def status_line(settings: BackupSettings, journal: dict[str, Any], now: datetime
         if entry.get("last_result") == 0
     ]
     # A backup that was refused for this reason already reports it.
-    if journal.get("lost_runs") and not any(NEVER_LOGGED in problem for problem in problems):
-        problems.insert(0, empty_stack_message(journal["lost_runs"], stack))
+    known = any(words in problem for words in (NEVER_LOGGED, REFUSED_FOR_NO_ARTIFACT) for problem in problems)
+    lost = lost_message(journal.get("lost_runs", 0), journal.get("lost_artifacts", 0), stack)
+    if lost and not known:
+        problems.insert(0, lost)
     due = croniter(settings.schedule, now)
     # The later of the last two that were due may still be running.
     due.get_prev(datetime)

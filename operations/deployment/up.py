@@ -31,7 +31,10 @@ def up(stack: Stack, *, approved: bool = False) -> None:
         backup_key.require_key_of_backups(stack, credential(stack, "backupPassword") or str(configured))
     if safety and _mlflow_image_changes(stack):
         _back_up(stack)
-    new_data = not any(names.postgres_major(stack.name, volume) for volume in stack.daemon.volumes())
+    volumes = stack.daemon.volumes()
+    new_data = not all(
+        any(holds(stack.name, volume) for volume in volumes) for holds in (names.postgres_major, names.object_store)
+    )
     new_backup = not _is_deployed(stack, "backup")
     deploy.up(stack, approved=approved)
     if new_data or new_backup:
@@ -71,7 +74,7 @@ def _back_up(stack: Stack) -> None:
 
 
 def _warn_about_backup(stack: Stack) -> None:
-    """Warn if the newest backup has runs and the new database has none: on a new host, or after a volume was lost.
+    """Warn if the newest backup has runs or artifacts, and the stack none: on a new host, or after a volume was lost.
 
     Also warn if the backup repository cannot be used: it does not answer, refuses access, or has another data key.
     """
@@ -83,5 +86,7 @@ def _warn_about_backup(stack: Stack) -> None:
         return
     except UNREACHABLE_ERRORS:
         return
-    if plan["stack"] == stack.name and plan["runs"] and not plan["used"]:
-        progress("\nwarning: " + backup_status.empty_stack_message(plan["runs"], stack.name))
+    runs = 0 if plan["used"] else plan["runs"]
+    lost = backup_status.lost_message(runs, plan["lost_artifacts"], stack.name)
+    if lost and plan["stack"] == stack.name:
+        progress(f"\nwarning: {lost}")

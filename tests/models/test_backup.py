@@ -344,6 +344,7 @@ def test_a_new_journal_reads_the_last_backup_from_the_repository(journal: Any) -
         "snapshot": "0b",
         "target": "volume",
         "runs": 7,
+        "artifacts": 3,
         "last_success_timestamp_seconds": 0,
         "duration_seconds": 42,
         "source_bytes": 5_000_000_000,
@@ -429,6 +430,56 @@ def test_an_empty_stack_with_a_backup_of_runs_is_a_problem(
     wrong = backup_status.status_line(BackupSettings(), known(used=False), NOW, "prod")[1]
     assert wrong is not None
     assert wrong.count("the database of this stack is empty") == 1
+
+
+@pytest.mark.parametrize("left", [True, False], ids=["some are left", "all are lost"])
+def test_a_bucket_that_lost_every_artifact_of_the_backup_is_a_problem(
+    journal: Any,  # noqa: ANN401
+    left: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("PGOPTIONS", "")
+    monkeypatch.setattr(objects, "empty", lambda: not left)
+    monkeypatch.setattr(database, "used", lambda: True)
+
+    def wrong() -> str:
+        capsys.readouterr()
+        program.show_journal()
+        known = json.loads(capsys.readouterr().out)
+        return backup_status.status_line(BackupSettings(), known, NOW, "prod")[1] or ""
+
+    journal.write("backup", entry(9, runs=7, artifacts=1))
+    lost = "the object store of this stack is empty, but the newest backup has 1 artifact\n"
+    assert wrong().startswith(lost) is not left
+    assert ("type: make restore STACK=prod FROM=latest" in wrong()) is not left
+    # A new host has lost both: a restore brings both back.
+    monkeypatch.setattr(database, "used", lambda: False)
+    assert wrong().startswith("the database of this stack is empty")
+    assert lost not in wrong()
+    # A backup that was refused for this reason is reported once only.
+    monkeypatch.setattr(database, "used", lambda: True)
+    journal.failed("backup", "the bucket has 0 artifacts, but the last backup had 1")
+    assert lost not in wrong()
+    # An object store that does not answer is another problem, and a stack without artifacts has none.
+    monkeypatch.setattr(objects, "empty", lambda: pytest.fail("the object store was asked"))
+    journal.write("backup", entry(9, runs=7, artifacts=0))
+    assert lost not in wrong()
+
+
+def test_an_object_store_that_does_not_answer_is_not_reported_as_empty(
+    journal: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def silent() -> bool:
+        raise shell.Failure("rclone lsf failed with exit code 1")
+
+    monkeypatch.setenv("PGOPTIONS", "")
+    journal.write("backup", {"artifacts": 7})
+    monkeypatch.setattr(objects, "empty", silent)
+    program.show_journal()
+    assert json.loads(capsys.readouterr().out) == {"backup": {"artifacts": 7}}
 
 
 def test_the_journal_is_shown_when_the_database_is_unreachable(

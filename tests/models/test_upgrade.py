@@ -19,9 +19,10 @@ HERE, NEW = "sha256:here", "sha256:new"
 class ADaemon:
     """A host on which the server runs one image; the image to deploy has the ID `wanted`, or is missing."""
 
-    def __init__(self, *, wanted: str | None, containers: tuple[str, ...]) -> None:
+    def __init__(self, *, wanted: str | None, containers: tuple[str, ...], stores: tuple[str, ...]) -> None:
         self.wanted = wanted
         self.containers = containers
+        self.stores = stores
         self.api = self
 
     def inspect(self, name: str) -> dict[str, Any] | None:
@@ -33,7 +34,8 @@ class ADaemon:
         return {service: f"mlflow-{stack}-{service}" for service in self.containers}
 
     def volumes(self) -> list[str]:
-        return ["mlflow-prod-minio-data", *(["mlflow-prod-postgres-18-data"] if "postgres" in self.containers else [])]
+        databases = ["mlflow-prod-postgres-18-data"] if "postgres" in self.containers else []
+        return [*databases, *(f"mlflow-prod-{store}-data" for store in self.stores)]
 
     def inspect_image(self, _: str) -> dict[str, str]:
         if self.wanted is None:
@@ -46,6 +48,7 @@ def brought_up(
     *,
     wanted: str | None,
     containers: tuple[str, ...] = ("server", "backup", "postgres"),
+    stores: tuple[str, ...] = ("minio",),
     enabled: bool = True,
     fails: bool = False,
     found: dict[str, object] | str = "there is no backup at volume yet",
@@ -73,7 +76,7 @@ def brought_up(
         path=Path("Pulumi.prod.yaml"),
         settings=parse_settings({"backup": {"enabled": enabled}}),
         values={},
-        daemon=ADaemon(wanted=wanted, containers=containers),
+        daemon=ADaemon(wanted=wanted, containers=containers, stores=stores),
     )
     up.up(stack)
     return done
@@ -107,12 +110,22 @@ def test_a_failed_backup_stops_the_upgrade_unless_safety_is_0(monkeypatch: pytes
     assert brought_up(monkeypatch, wanted=NEW, fails=True) == ["up"]
 
 
+def test_a_new_object_store_is_deployed_with_a_hint_at_an_existing_backup(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found: dict[str, object] = {"stack": "prod", "runs": 7, "used": True, "lost_artifacts": 9}
+    assert brought_up(monkeypatch, wanted=HERE, stores=(), found=found) == ["up", "look"]
+    said = capsys.readouterr().err
+    assert "warning: the object store of this stack is empty, but the newest backup has 9 artifacts" in said
+    assert "type: make restore STACK=prod FROM=latest" in said
+
+
 @pytest.mark.parametrize(
     ("found", "told"),
     [
-        ({"stack": "prod", "runs": 7, "used": False}, True),
-        ({"stack": "prod", "runs": 0, "used": False}, False),
-        ({"stack": "staging", "runs": 7, "used": False}, False),
+        ({"stack": "prod", "runs": 7, "used": False, "lost_artifacts": 9}, True),
+        ({"stack": "prod", "runs": 0, "used": False, "lost_artifacts": 0}, False),
+        ({"stack": "staging", "runs": 7, "used": False, "lost_artifacts": 9}, False),
     ],
     ids=["has runs", "has no runs", "of another stack"],
 )

@@ -139,8 +139,11 @@ def test_a_backup_of_an_emptied_bucket_is_refused_and_can_be_restored(saved: Dep
     before = told(saved)
     code, said = with_s3(saved, EMPTY)
     assert code == 0, said
+    assert re.search(
+        r"the object store of this stack is empty, but the newest .* has \d+ art", refused(saved, "status")
+    )
     assert "has 0 artifacts, but the last backup had" in refused(saved, "backup")
-    assert "backup" in refused(saved, "status")
+    assert "the last backup failed" in refused(saved, "status")
     # The backup before a restore must keep the index, by which missing artifacts are detected.
     assert saved.run("backup", "python3", "/run/config/main.py", "safety")[0] == 0
     assert "has 0 artifacts, but the last backup had" in refused(saved, "backup")
@@ -157,6 +160,21 @@ for page in s3.get_paginator("list_objects_v2").paginate(Bucket="mlflow", Prefix
     for found in page.get("Contents", []):
         s3.delete_object(Bucket="mlflow", Key=found["Key"])
 """
+
+
+@pytest.mark.long
+def test_a_lost_volume_of_the_object_store_is_noticed_and_its_artifacts_are_restored(saved: Deployment) -> None:
+    before = told(saved)
+    saved.api.remove_container(saved.name(saved.store), force=True)
+    saved.api.remove_volume(saved.name(f"{saved.store}-data"))
+    lost = (
+        r"the object store of this stack is empty, but the newest backup has \d+ artifacts\n  to restore them, type: "
+    )
+    assert re.search(rf"warning: {lost}", saved.make("up").stderr)
+    assert re.search(lost, refused(saved, "status"))
+    saved.make("restore", FROM="latest", CONFIRM=saved.stack)
+    assert told(saved) == before
+    saved.make("status")
 
 
 def test_the_identities_of_the_backup_can_read_but_not_write(saved: Deployment) -> None:
