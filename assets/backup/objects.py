@@ -10,7 +10,9 @@ import itertools
 import json
 import os
 import re
+import select
 import stat
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -31,6 +33,9 @@ COMMON = (
 PROGRESS = ("--stats=10s", "--stats-one-line", "--stats-log-level=NOTICE")
 ANSWER_SECONDS = 60
 """How long a backup or a restore waits for an object store that does not answer, because it restarts for example."""
+SEARCH_SECONDS = 10
+NO_FOLDER = 3
+"""Exit code of rclone if a bucket or folder does not exist: nothing was ever stored in it."""
 NAME_BYTES = 255
 """Maximum length of a file name on Linux."""
 ASIDE_LIMIT = 1000
@@ -72,10 +77,22 @@ def size() -> tuple[int, int]:
 
 
 def empty() -> bool:
-    """Return whether the bucket has no artifact; raise `Failure` if the object store does not answer at once."""
-    impatient = ("--retries=1", "--low-level-retries=1", "--contimeout=5s", "--timeout=10s")
-    # Not recursive: the folders of the experiments, of which there are few.
-    return not run("rclone", "lsf", *impatient, _remote(""), f"--include=/{PREFIX}/*").strip()
+    """Return whether the bucket has no artifact; raise `Failure` if that is unknown after `SEARCH_SECONDS`.
+
+    The first artifact ends the search. SeaweedFS also lists folders whose objects were deleted.
+    """
+    command = ["rclone", "lsf", "--recursive", "--files-only", "--retries=1", "--low-level-retries=1", _remote()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as running:
+        assert running.stdout  # noqa: S101 - it is a pipe
+        answered, _, _ = select.select([running.stdout], [], [], SEARCH_SECONDS)
+        found = answered and running.stdout.read(1)
+        if found or not answered:
+            running.kill()
+    if found:
+        return False
+    if not answered or running.returncode not in (0, NO_FOLDER):
+        raise Failure("the artifacts could not be listed")
+    return True
 
 
 def listed() -> dict[str, int]:

@@ -467,6 +467,35 @@ def test_a_bucket_that_lost_every_artifact_of_the_backup_is_a_problem(
     assert lost not in wrong()
 
 
+@pytest.mark.parametrize(
+    ("script", "known"),
+    [
+        ("echo 1/run/artifacts/model.pkl; exec sleep 60", False),
+        ("exit 0", True),
+        ("exit 3", True),
+        ("exit 1", None),
+        ("exec sleep 60", None),
+    ],
+    ids=["one is found", "nothing", "no bucket", "refused", "no answer"],
+)
+def test_the_first_artifact_ends_the_search_for_one(
+    script: str, known: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rclone = tmp_path / "rclone"
+    rclone.write_text(f"#!/bin/sh\n{script}\n")
+    rclone.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("BUCKET", "mlflow")
+    monkeypatch.setattr(objects, "SEARCH_SECONDS", 1)
+    begun = time.monotonic()
+    if known is None:
+        with pytest.raises(shell.Failure, match="the artifacts could not be listed"):
+            objects.empty()
+    else:
+        assert objects.empty() is known
+    assert time.monotonic() - begun < 10
+
+
 def test_an_object_store_that_does_not_answer_is_not_reported_as_empty(
     journal: Any,  # noqa: ANN401
     monkeypatch: pytest.MonkeyPatch,
