@@ -479,7 +479,10 @@ def test_a_bucket_that_lost_every_artifact_of_the_backup_is_a_problem(
     ids=["one is found", "nothing", "no bucket", "refused", "no answer"],
 )
 def test_the_first_artifact_ends_the_search_for_one(
-    script: str, known: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: str,
+    known: bool | None,  # noqa: FBT001
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rclone = tmp_path / "rclone"
     rclone.write_text(f"#!/bin/sh\n{script}\n")
