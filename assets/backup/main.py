@@ -47,9 +47,8 @@ def show_journal() -> None:
     with contextlib.suppress(Failure, psycopg2.Error):
         if (runs := last.get("runs")) and not database.used():
             known["lost_runs"] = runs
-    with contextlib.suppress(Failure):
-        if (artifacts := last.get("artifacts")) and objects.empty():
-            known["lost_artifacts"] = artifacts
+    if (artifacts := last.get("artifacts")) and objects.is_empty():
+        known["lost_artifacts"] = artifacts
     print(json.dumps(known))
 
 

@@ -76,8 +76,8 @@ def size() -> tuple[int, int]:
     return found["count"], found["bytes"]
 
 
-def empty() -> bool:
-    """Return whether the bucket has no artifact; raise `Failure` if that is unknown after `SEARCH_SECONDS`.
+def is_empty() -> bool:
+    """Return whether the bucket certainly has no artifact: false also if that is unknown after `SEARCH_SECONDS`.
 
     The first artifact ends the search. SeaweedFS also lists folders whose objects were deleted.
     """
@@ -88,11 +88,7 @@ def empty() -> bool:
         found = answered and running.stdout.read(1)
         if found or not answered:
             running.kill()
-    if found:
-        return False
-    if not answered or running.returncode not in (0, NO_FOLDER):
-        raise Failure("the artifacts could not be listed")
-    return True
+    return bool(answered) and not found and running.returncode in (0, NO_FOLDER)
 
 
 def listed() -> dict[str, int]:

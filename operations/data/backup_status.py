@@ -19,8 +19,6 @@ NEVER_LOGGED = "the database of this stack is empty"
 EMPTY_STACK_MESSAGE = f"""{NEVER_LOGGED}, but the newest backup has {{runs}}
   to restore them, type: make restore STACK={{stack}} FROM=latest
   to keep the empty database, log a run: until then, no backup is taken"""
-
-
 EMPTY_STORE_MESSAGE = """the object store of this stack is empty, but the newest backup has {artifacts}
   to restore them, type: make restore STACK={stack} FROM=latest
   if they were deleted on purpose, type: make backup STACK={stack}, which says how to accept that"""
@@ -88,10 +86,10 @@ def status_line(settings: BackupSettings, journal: dict[str, Any], now: datetime
         for kind, entry in (("backup", found), ("drill", drilled))
         if entry.get("last_result") == 0
     ]
-    # A backup that was refused for this reason already reports it.
-    known = any(words in problem for words in (NEVER_LOGGED, REFUSED_FOR_NO_ARTIFACT) for problem in problems)
     lost = lost_message(journal.get("lost_runs", 0), journal.get("lost_artifacts", 0), stack)
-    if lost and not known:
+    # A backup that was refused for this reason already reports it.
+    refusal = NEVER_LOGGED if journal.get("lost_runs") else REFUSED_FOR_NO_ARTIFACT
+    if lost and not any(refusal in problem for problem in problems):
         problems.insert(0, lost)
     due = croniter(settings.schedule, now)
     # The later of the last two that were due may still be running.
