@@ -40,6 +40,9 @@ class Manifest:
     database_bytes: int = 0
     """Size of the database on disk, with its indexes; 0 in older backups, which do not record it."""
     objects: int
+    bucket_objects: int | None = None
+    """Number of artifacts in the bucket; None in older backups, which do not record it. `objects` also counts those
+    that were deleted since the previous backup: they are in this backup for the last time."""
     object_bytes: int
     dump_bytes: int
     dump_sha256: str
@@ -65,6 +68,11 @@ class Manifest:
             raise Failure(
                 f"this backup's manifest cannot be read: {error!r}; choose another backup: {make('backups')}"
             ) from None
+
+    @property
+    def current_objects(self) -> int:
+        """Number of artifacts in the bucket when the backup was taken."""
+        return self.objects if self.bucket_objects is None else self.bucket_objects
 
     @property
     def restored_bytes(self) -> int:

@@ -34,6 +34,7 @@ PROGRESS = ("--stats=10s", "--stats-one-line", "--stats-log-level=NOTICE")
 ANSWER_SECONDS = 60
 """How long a backup or a restore waits for an object store that does not answer, because it restarts for example."""
 SEARCH_SECONDS = 10
+"""How long `make status` and `make up` wait for the first artifact of a list."""
 NO_FOLDER = 3
 """Exit code of rclone if a bucket or folder does not exist: nothing was ever stored in it."""
 NAME_BYTES = 255
@@ -77,9 +78,9 @@ def size() -> tuple[int, int]:
 
 
 def is_empty() -> bool:
-    """Return whether the bucket certainly has no artifact: false also if that is unknown after `SEARCH_SECONDS`.
+    """Return whether the bucket has no artifact. Return False, too, if that is unknown after `SEARCH_SECONDS`.
 
-    The first artifact ends the search. SeaweedFS also lists folders whose objects were deleted.
+    The first artifact ends the search. Folders do not count: SeaweedFS lists a folder even after its objects are gone.
     """
     command = ["rclone", "lsf", "--recursive", "--files-only", "--retries=1", "--low-level-retries=1", _remote()]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as running:

@@ -46,7 +46,7 @@ def plan(wanted: str) -> None:
         "encrypted_rows": sum(manifest.rows.get(table, 0) for table in ("secrets", "webhooks")),
         "runs": manifest.rows.get("runs", 0),
         "used": database.used(),
-        "lost_artifacts": manifest.objects if objects.is_empty() else 0,
+        "lost_artifacts": manifest.current_objects if manifest.current_objects and objects.is_empty() else 0,
     }
     since = database.since(manifest.taken_at) if found["used"] else {}
     found["since"] = None if since is None else told(since)

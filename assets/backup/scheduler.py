@@ -91,7 +91,7 @@ def recall() -> None:
             "snapshot": newest["id"],
             "target": os.environ["TARGET"],
             "runs": manifest.rows.get("runs", 0),
-            "artifacts": manifest.objects,
+            "artifacts": manifest.current_objects,
             "last_success_timestamp_seconds": ended,
             "duration_seconds": ended - began,
             "source_bytes": summary.get("total_bytes_processed", 0),

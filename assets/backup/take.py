@@ -5,6 +5,7 @@ import os
 import shutil
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,19 @@ def backup(*, forget: bool = True) -> None:
         if forget:
             # Not before a restore or an import: the mirror and its list are needed to find which artifacts the bucket
             # has lost.
-            mirror.prune(survey.gone)
-        result.update(_figures(manifest, summary))
+            _forget_deleted(mirror, survey.gone)
+        # A backup before a restore of lost artifacts must not hide that they are lost.
+        artifacts = manifest.current_objects if forget else manifest.objects
+        result.update(_figures(manifest, summary), artifacts=artifacts)
         say(f"backup {summary['snapshot_id'][:8]} is complete: {amount(result['added_bytes'])} new")
+
+
+def _forget_deleted(mirror: objects.Mirror, gone: Sequence[Path]) -> None:
+    """Delete the files of deleted artifacts from the mirror, and from the list with which the next backup compares."""
+    mirror.prune(gone)
+    if deleted := set(gone):
+        known = read_index(CURRENT / INDEX).values()
+        write_index(CURRENT / INDEX, [entry for entry in known if mirror.file(entry) not in deleted])
 
 
 def _figures(manifest: Manifest, summary: dict[str, Any]) -> dict[str, Any]:
@@ -82,7 +93,6 @@ def _figures(manifest: Manifest, summary: dict[str, Any]) -> dict[str, Any]:
         "snapshot": summary["snapshot_id"],
         "target": os.environ["TARGET"],
         "runs": manifest.rows.get("runs", 0),
-        "artifacts": manifest.objects,
         "source_bytes": manifest.object_bytes + manifest.dump_bytes,
         "added_bytes": summary["data_added_packed"],
         "repository_bytes": repository.stored_bytes(),
@@ -124,6 +134,7 @@ def _manifest(mirror: objects.Mirror, survey: objects.Survey, found: dict[str, A
         stack=os.environ["STACK"],
         mlflow=_mlflow_version(),
         objects=len(entries),
+        bucket_objects=len(survey.there),
         object_bytes=sum(entry.size for entry in entries),
         dump_bytes=(CURRENT / DUMP).stat().st_size,
         dump_sha256=dump_sha256,
@@ -161,24 +172,30 @@ def _require_plausible(in_bucket: int) -> None:
     A backup would otherwise become `latest` and displace good ones: after the loss of a volume, or on a new host before
     its restore, the stack looks healthy.
     """
-    stack = os.environ["STACK"]
-    before = len(read_index(CURRENT / INDEX))
-    if in_bucket < before * PLAUSIBLE_PART:
-        raise Failure(
-            f"the bucket has {in_bucket} artifacts, but the last backup had {before}; no backup was taken\n"
-            f"  to restore them, type: make restore STACK={stack} FROM=latest\n"
-            "  if they were deleted on purpose, for example by `make gc`, delete the list of the last backup: "
-            f"docker exec mlflow-{stack}-backup rm {CURRENT / INDEX} && make backup STACK={stack}"
-        )
-    if database.used():
-        return
-    regular = [entry for entry in repository.snapshots() if repository.is_regular(entry)]
-    if regular and (runs := Manifest.read(repository.text(regular[-1]["id"], CURRENT / MANIFEST)).rows.get("runs", 0)):
+    stack, index = os.environ["STACK"], CURRENT / INDEX
+    used = database.used()
+    # `make down` deletes the list of the last backup; the newest backup in the repository has another.
+    newest = None if used and index.exists() else _newest()
+    if not used and newest and (runs := newest.rows.get("runs", 0)):
         raise Failure(
             f"the database of this stack is empty, but the newest backup has {counted(runs, 'runs')}\n"
             f"  to restore them, type: make restore STACK={stack} FROM=latest\n"
-            "  to keep the empty database, log a run: the next backup then succeeds"
+            f"  to keep the empty database, log a run, then type: make backup STACK={stack}"
         )
+    before = len(read_index(index)) if index.exists() else newest.current_objects if newest else 0
+    if in_bucket < before * PLAUSIBLE_PART:
+        raise Failure(
+            f"the bucket has {in_bucket} artifacts, but the last backup had {before}; no backup was taken\n"
+            f"  to restore them, type: make restore STACK={stack} FROM=latest, which says what it replaces\n"
+            "  if they were deleted on purpose, for example by `make gc`, empty the list of the last backup: "
+            f"docker exec mlflow-{stack}-backup truncate -s 0 {index} && make backup STACK={stack}"
+        )
+
+
+def _newest() -> Manifest | None:
+    """Return the manifest of the backup that `latest` means, or None if there is none."""
+    regular = [entry for entry in repository.snapshots() if repository.is_regular(entry)]
+    return Manifest.read(repository.text(regular[-1]["id"], CURRENT / MANIFEST)) if regular else None
 
 
 def _mlflow_version() -> str:

@@ -20,8 +20,9 @@ EMPTY_STACK_MESSAGE = f"""{NEVER_LOGGED}, but the newest backup has {{runs}}
   to restore them, type: make restore STACK={{stack}} FROM=latest
   to keep the empty database, log a run: until then, no backup is taken"""
 EMPTY_STORE_MESSAGE = """the object store of this stack is empty, but the newest backup has {artifacts}
-  to restore them, type: make restore STACK={stack} FROM=latest
-  if they were deleted on purpose, type: make backup STACK={stack}, which says how to accept that"""
+  to restore them, type: make restore STACK={stack} FROM=latest, which says what it replaces
+  if they were deleted on purpose, empty the list of the last backup: \
+docker exec mlflow-{stack}-backup truncate -s 0 /staging/current/index.jsonl && make backup STACK={stack}"""
 REFUSED_FOR_NO_ARTIFACT = "the bucket has 0 artifacts"
 """In the message of a backup that was refused for that reason."""
 

@@ -38,7 +38,7 @@ ScriptDirectory.from_config(_get_alembic_config("sqlite://")).get_revision(revis
 """
 """Runs in the MLflow image. Fails if its MLflow does not know the database revision, because it is older.
 
-To import MLflow takes two seconds. Most backups have the newest revision, for which the script does not import it.
+Importing MLflow takes two seconds. Most backups have the newest revision, for which the script does not import it.
 """
 UNKNOWN_REVISION = "Can't locate revision"
 """Alembic's error message."""

@@ -1,7 +1,8 @@
 """`make up`: a deployment, with extra steps before and after it if backup is on.
 
-Before a deployment with another MLflow image, which may migrate the database, it takes a backup. After the creation of
-a new database it warns if a backup with runs exists, and after the start of backups if the backup target fails.
+Before a deployment with another MLflow image, which may migrate the database, it takes a backup. After it has created a
+database or an object store, it warns if the newest backup has runs or artifacts that the stack lacks, and after the
+start of backups if the backup target fails.
 """
 
 from docker.errors import NotFound
@@ -31,10 +32,9 @@ def up(stack: Stack, *, approved: bool = False) -> None:
         backup_key.require_key_of_backups(stack, credential(stack, "backupPassword") or str(configured))
     if safety and _mlflow_image_changes(stack):
         _back_up(stack)
-    volumes = stack.daemon.volumes()
-    new_data = not all(
-        any(holds(stack.name, volume) for volume in volumes) for holds in (names.postgres_major, names.object_store)
-    )
+    database = names.postgres_volume(stack.name, stack.settings.postgres_major)
+    store = names.object_store_volume(stack.name, stack.settings.object_store.kind)
+    new_data = not {database, store} <= set(stack.daemon.volumes())
     new_backup = not _is_deployed(stack, "backup")
     deploy.up(stack, approved=approved)
     if new_data or new_backup:

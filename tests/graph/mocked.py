@@ -271,9 +271,16 @@ class WaitForAll:
 
 _daemons: list[HealthyDaemon] = []
 _loop = asyncio.new_event_loop()
-# A program that failed leaves outputs whose errors nobody asks for, and asyncio would print each with a traceback.
-_loop.set_exception_handler(lambda *_: None)
 """One event loop for all programs, as in Pulumi's own mocks."""
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    # A program that failed leaves outputs whose errors nobody asks for. Each would be printed with a traceback.
+    if not context["message"].endswith("exception was never retrieved"):
+        loop.default_exception_handler(context)
+
+
+_loop.set_exception_handler(_report)
 
 
 def values_of(stack: str) -> dict[str, Any]:

@@ -399,6 +399,28 @@ def test_a_journal_with_a_backup_does_not_query_the_repository(journal: Any, mon
     assert journal.read() == {"backup": {"snapshot": "0c"}}
 
 
+@pytest.fixture
+def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prepare a staging folder as it is after a backup of ten artifacts and seven runs."""
+    monkeypatch.setenv("STACK", "prod")
+    for module in (take, restoring):
+        monkeypatch.setattr(module, "CURRENT", tmp_path)
+    monkeypatch.setattr(restoring, "KEYS", tmp_path / "keys")
+    manifests.write_index(tmp_path / "index.jsonl", [manifests.Entry(str(n), 1, 1, "s") for n in range(10)])
+    monkeypatch.setattr(repository, "snapshots", lambda: [{"id": "0a", "tags": ["mlflow"]}])
+    monkeypatch.setattr(repository, "text", lambda *_: a_manifest().written())
+
+
+def refusal(*, used: bool) -> str:
+    """Return the message of a backup that is refused: of the staged stack, without artifacts and, if unused, runs."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(database, "used", lambda: used)
+        with pytest.raises(shell.Failure) as told:
+            take._require_plausible(0)
+    return str(told.value)
+
+
+@pytest.mark.usefixtures("staged")
 def test_an_empty_stack_with_a_backup_of_runs_is_a_problem(
     journal: Any,  # noqa: ANN401
     monkeypatch: pytest.MonkeyPatch,
@@ -426,12 +448,13 @@ def test_an_empty_stack_with_a_backup_of_runs_is_a_problem(
     assert wrong.startswith("the database of this stack is empty, but the newest backup has 7 runs\n")
     assert "the last restore test failed" in wrong
     # A backup that was refused for this reason is reported once only.
-    journal.failed("backup", "the database of this stack is empty")
+    journal.failed("backup", refusal(used=False))
     wrong = backup_status.status_line(BackupSettings(), known(used=False), NOW, "prod")[1]
     assert wrong is not None
     assert wrong.count("the database of this stack is empty") == 1
 
 
+@pytest.mark.usefixtures("staged")
 @pytest.mark.parametrize("left", [True, False], ids=["some are left", "all are lost"])
 def test_a_bucket_that_lost_every_artifact_of_the_backup_is_a_problem(
     journal: Any,  # noqa: ANN401
@@ -459,28 +482,29 @@ def test_a_bucket_that_lost_every_artifact_of_the_backup_is_a_problem(
     assert lost not in wrong()
     # A backup that was refused for this reason is reported once only.
     monkeypatch.setattr(database, "used", lambda: True)
-    journal.failed("backup", "the bucket has 0 artifacts, but the last backup had 1")
+    journal.failed("backup", refusal(used=True))
     assert lost not in wrong()
-    # An object store that does not answer is another problem, and a stack without artifacts has none.
+    # Without artifacts in the backup, none can be lost.
     monkeypatch.setattr(objects, "is_empty", lambda: pytest.fail("the object store was asked"))
     journal.write("backup", entry(9, runs=7, artifacts=0))
     assert lost not in wrong()
 
 
 @pytest.mark.parametrize(
-    ("script", "known"),
+    ("script", "known", "seconds"),
     [
-        ("echo 1/run/artifacts/model.pkl; exec sleep 60", False),
-        ("exit 0", True),
-        ("exit 3", True),
-        ("exit 1", False),
-        ("exec sleep 60", False),
+        ("echo 1/run/artifacts/model.pkl; exec sleep 60", False, 30),
+        ("exit 0", True, 30),
+        ("exit 3", True, 30),
+        ("exit 1", False, 30),
+        ("exec sleep 60", False, 1),
     ],
     ids=["an artifact", "no artifact", "no bucket", "refused", "no answer"],
 )
 def test_a_bucket_counts_as_empty_only_if_that_is_certain(
     script: str,
     known: bool,  # noqa: FBT001
+    seconds: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -489,10 +513,10 @@ def test_a_bucket_counts_as_empty_only_if_that_is_certain(
     rclone.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("BUCKET", "mlflow")
-    monkeypatch.setattr(objects, "SEARCH_SECONDS", 1)
+    monkeypatch.setattr(objects, "SEARCH_SECONDS", seconds)
     begun = time.monotonic()
     assert objects.is_empty() is known
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 20
 
 
 def test_the_journal_is_shown_when_the_database_is_unreachable(
@@ -544,15 +568,55 @@ def test_the_journal_stays_empty_without_a_readable_backup(
 # --- when a backup is refused --------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prepare a staging folder as it is after a backup of ten artifacts and seven runs."""
-    monkeypatch.setenv("STACK", "prod")
-    for module in (take, restoring):
-        monkeypatch.setattr(module, "CURRENT", tmp_path)
-    manifests.write_index(tmp_path / "index.jsonl", [manifests.Entry(str(n), 1, 1, "s") for n in range(10)])
-    monkeypatch.setattr(repository, "snapshots", lambda: [{"id": "0a", "tags": ["mlflow"]}])
-    monkeypatch.setattr(repository, "text", lambda *_: a_manifest().written())
+@pytest.mark.usefixtures("staged")
+def test_a_new_staging_folder_does_not_hide_that_artifacts_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "used", lambda: True)
+    index = tmp_path / "index.jsonl"
+    index.unlink()
+    with pytest.raises(shell.Failure, match="has 0 artifacts, but the last backup had 3"):
+        take._require_plausible(0)
+    # Deleted artifacts are in one more backup than in the bucket.
+    monkeypatch.setattr(repository, "text", lambda *_: a_manifest(bucket_objects=0).written())
+    take._require_plausible(0)
+    monkeypatch.setattr(repository, "snapshots", list)
+    take._require_plausible(0)
+
+
+@pytest.mark.usefixtures("staged")
+def test_artifacts_that_were_deleted_on_purpose_are_accepted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "used", lambda: True)
+    mirror = objects.Mirror(tmp_path / "artifacts", tmp_path / "aside")
+    mirror.folder.mkdir()
+    for number in range(10):
+        (mirror.folder / str(number)).write_text("x")
+    # The backup that accepts them: its list has what is in the mirror.
+    (tmp_path / "index.jsonl").write_text("")
+    take._require_plausible(1)
+    manifests.write_index(tmp_path / "index.jsonl", manifests.indexed(mirror.folder, {}, {}))
+    take._forget_deleted(mirror, [mirror.folder / str(number) for number in range(1, 10)])
+    assert [path.name for path in mirror.folder.iterdir()] == ["0"]
+    assert list(manifests.read_index(tmp_path / "index.jsonl")) == ["0"]
+    take._require_plausible(1)
+
+
+@pytest.mark.parametrize("empty", [True, False])
+@pytest.mark.usefixtures("staged")
+def test_the_plan_of_a_restore_says_how_many_artifacts_are_lost(
+    empty: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for module, name in ((repository, "require"), (objects, "require_answer")):
+        monkeypatch.setattr(module, name, lambda: None)
+    monkeypatch.setattr(repository, "find", lambda _: {"id": "0a"})
+    monkeypatch.setattr(database, "used", lambda: False)
+    monkeypatch.setattr(objects, "is_empty", lambda: empty)
+    restoring.plan("latest")
+    assert json.loads(capsys.readouterr().out)["lost_artifacts"] == (3 if empty else 0)
 
 
 @pytest.mark.usefixtures("staged")
@@ -562,7 +626,7 @@ def test_a_backup_is_refused_when_most_artifacts_are_missing(monkeypatch: pytest
     with pytest.raises(shell.Failure, match="has 4 artifacts, but the last backup had 10") as told:
         take._require_plausible(4)
     assert "make restore STACK=prod FROM=latest" in str(told.value)
-    assert "docker exec mlflow-prod-backup rm" in str(told.value)
+    assert "docker exec mlflow-prod-backup truncate -s 0 " in str(told.value)
 
 
 @pytest.mark.usefixtures("staged")
@@ -579,8 +643,7 @@ def test_a_failed_restore_keeps_the_index_of_the_previous_backup(monkeypatch: py
     monkeypatch.setattr(repository, "restore", gone)
     with pytest.raises(shell.Failure, match="the target is gone"):
         restoring.restore("latest")
-    with pytest.raises(shell.Failure, match="has 0 artifacts, but the last backup had 10"):
-        take._require_plausible(0)
+    assert "has 0 artifacts, but the last backup had 10" in refusal(used=True)
 
 
 @pytest.mark.usefixtures("staged")

@@ -178,7 +178,7 @@ def test_a_worker_that_ends_while_its_parent_asks_it_is_replaced_at_once(tmp_pat
         os.kill(workers[0], signal.SIGKILL)
         killed = time.monotonic()
         served(running, [])
-        assert time.monotonic() - killed < 1.5
+        assert time.monotonic() - killed < 4
         running.send_signal(signal.SIGTERM)
         assert running.stderr
         running.stderr.read()

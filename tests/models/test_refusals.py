@@ -152,7 +152,7 @@ def doomed(stack: Any, monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401
         "recover": lambda _engine: None,
         "write_back_secrets": lambda _engine: [],
         "report_what_to_keep": lambda *_: None,
-        "data_volumes": lambda _stack: ["mlflow-prod-postgres-data-18"],
+        "data_volumes": lambda _stack: ["mlflow-prod-postgres-18-data"],
         "kept_volumes": lambda _stack: [],
         "leftovers": lambda _stack: [],
         "_refreshed": lambda _stack: [],

@@ -238,7 +238,7 @@ def test_an_incomplete_virtual_environment_is_created_again(installed_over_a_hal
 
 @pytest.fixture
 def environment_of_tests(installed_over_a_half: tuple[Path, str]) -> Path:
-    """Return a virtual environment with pip and nothing else, which each test copies: to create one takes seconds."""
+    """Return a virtual environment with pip only, which each test copies: creating one takes seconds."""
     return installed_over_a_half[0]
 
 
@@ -1001,7 +1001,7 @@ def test_proxy_and_mirror_of_the_host_are_removed_from_the_image(sandbox: Sandbo
 # --- make test -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("processors", "files"), [(1, 2), (2, 3), (3, 4), (16, 4)])
+@pytest.mark.parametrize(("processors", "files"), [(1, 2), (2, 3), (3, 4), (4, 4), (16, 4)])
 def test_the_arguments_of_make_test_reach_pytest(sandbox: Sandbox, processors: int, files: int) -> None:
     sandbox.program("getconf", f"echo {processors}")
     tools = ("mypy", "ruff", "lint-imports", "shellcheck", "shfmt", "hadolint", "zizmor", "actionlint", "python")

@@ -126,6 +126,8 @@ def test_retention_deletes_old_backups_but_none_taken_before_a_restore(saved: De
     oldest, early, late = (stored(hour, "mlflow") for hour in (1, 3, 5))
     before_a_restore = stored(7, "mlflow,safety")
     saved.make("backup")
+    stored = [line for line in with_s3(saved, HASHES)[1].splitlines() if line.startswith("artifacts/")]
+    assert journal(saved)["backup"]["artifacts"] == len(stored) > 0
     kept = saved.make("backups").stdout
     assert early not in kept
     assert late in kept
@@ -160,6 +162,28 @@ for page in s3.get_paginator("list_objects_v2").paginate(Bucket="mlflow", Prefix
     for found in page.get("Contents", []):
         s3.delete_object(Bucket="mlflow", Key=found["Key"])
 """
+
+
+@pytest.mark.long
+def test_artifacts_that_were_deleted_on_purpose_are_accepted_once(saved: Deployment) -> None:
+    before, wanted = told(saved), newest(saved)
+    code, said = with_s3(saved, EMPTY)
+    assert code == 0, said
+    accept = re.search(r"docker exec \S+-backup (truncate -s 0 \S+) && ", refused(saved, "status"))
+    assert accept
+    code, said = saved.run("backup", *accept[1].split())
+    assert code == 0, said
+    for _ in range(2):
+        saved.make("backup")
+        saved.make("status")
+    # A new staging folder knows only what is in the newest backup.
+    saved.make("down")
+    saved.make("up")
+    saved.make("backup")
+    saved.make("status")
+    saved.make("restore", FROM=wanted, CONFIRM=saved.stack)
+    assert told(saved) == before
+    saved.make("backup")
 
 
 @pytest.mark.long
