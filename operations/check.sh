@@ -46,7 +46,7 @@ files_at_a_time() {
 main() {
     lint
     step "pytest"
-    # In alphabetical order, so that the fast tests come first and no long file starts last.
+    # In alphabetical order, so that the fast tests come first; tests/stack/conftest.py takes one long file before them.
     # shellcheck disable=SC2086 # ARGS are several words.
     exec "$BIN/python" -m pytest --numprocesses "$(files_at_a_time)" --dist loadfile --no-loadscope-reorder \
         --durations=20 --durations-min=1 ${ARGS:-}

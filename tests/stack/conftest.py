@@ -4,6 +4,7 @@ Images are those on the host, or are built from packages. Without the engine, on
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,9 @@ from runtime.address import resolve_host
 from runtime.daemon import Daemon
 from tests.stack.backups import backed_up
 from tests.stack.deployment import HAS_ENGINE, HAS_MINIO, NO_DIGESTS, WITH_CI, WITH_LONG, Deployment, free_port
+
+LONGEST = Path(__file__).with_name("test_swarm.py")
+"""The file that takes longest. It starts first: otherwise it runs alone at the end, on one processor."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -29,7 +33,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out += [] if WITH_CI else ["ci"]
     without = [item for item in ours if any(item.get_closest_marker(marker) for marker in left_out)]
     config.hook.pytest_deselected(items=without)
-    items[:] = [item for item in items if item not in without]
+    left = [item for item in items if item not in without]
+    items[:] = sorted(left, key=lambda item: item.path != LONGEST)
 
 
 @pytest.fixture(scope="session")

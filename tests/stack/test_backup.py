@@ -126,8 +126,8 @@ def test_retention_deletes_old_backups_but_none_taken_before_a_restore(saved: De
     oldest, early, late = (stored(hour, "mlflow") for hour in (1, 3, 5))
     before_a_restore = stored(7, "mlflow,safety")
     saved.make("backup")
-    stored = [line for line in with_s3(saved, HASHES)[1].splitlines() if line.startswith("artifacts/")]
-    assert journal(saved)["backup"]["artifacts"] == len(stored) > 0
+    in_bucket = [line for line in with_s3(saved, HASHES)[1].splitlines() if line.startswith("artifacts/")]
+    assert journal(saved)["backup"]["artifacts"] == len(in_bucket) > 0
     kept = saved.make("backups").stdout
     assert early not in kept
     assert late in kept
