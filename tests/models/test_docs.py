@@ -13,6 +13,7 @@ from operations.__main__ import VERBS
 from operations.rotation.secrets import CERTIFICATES, PROVIDED, TABLE
 from settings.images import DEFAULTS
 from settings.secrets import GENERATED_KEYS, SECRET_KEYS
+from tests.shipped import blocks
 
 ROOT = Path(__file__).parents[2]
 MAX_LINE_CHARACTERS = 120
@@ -77,6 +78,15 @@ def test_every_page_and_section_named_by_a_message_exists() -> None:
             assert (ROOT / path).exists(), f"{source.name}: {path}"
             if anchor:
                 assert anchor in anchors(ROOT / path), f"{source.name}: {path}#{anchor}"
+
+
+def test_every_section_whose_lines_a_test_types_is_in_a_page() -> None:
+    """The tests that type them are long, and would fail only in CI."""
+    code = "".join(path.read_text() for path in (ROOT / "tests" / "stack").glob("*.py"))
+    named = re.findall(r'\bblocks\("([^"]+)"(?:, "(\w+)")?\)', code)
+    assert len(named) == code.count("blocks(")
+    for title, language in named:
+        assert blocks(title, language or "sh")
 
 
 def test_every_make_verb_in_a_document_exists() -> None:

@@ -12,23 +12,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from runtime.address import resolve_host
-from runtime.daemon import Daemon
-from settings import packages
 from settings.images import DEFAULTS
+from tests.shipped import blocks
 from tests.stack.backups import inventory, journal, newest, told
-from tests.stack.deployment import ROOT, Deployment, free_port
+from tests.stack.deployment import Deployment
 from tests.stack.probes import keep_a_gateway_secret
 from tests.stack.test_faults import refused
 
 pytestmark = pytest.mark.long
-
-
-def recipe(chapter: str) -> str:
-    """Return the shell lines of one section of the pages in docs/operations."""
-    page = "\n".join(path.read_text() for path in sorted((ROOT / "docs" / "operations").glob("*.md")))
-    section = page.split(f"# {chapter}\n", 1)[1].split("\n##", 1)[0]
-    return "".join(block.split("```", 1)[0] for block in section.split("```sh\n")[1:])
 
 
 def typed(deployment: Deployment, lines: str) -> str:
@@ -78,7 +69,7 @@ def test_data_keys_are_restored_from_a_backup_after_losing_the_stack_file(saved:
         path.unlink()
     saved.make("up")
     assert saved.credentials()["cryptoKekPassphrase"] != old["cryptoKekPassphrase"]
-    lines = recipe("Data keys from a backup").replace("0123abcd", wanted)
+    lines = "".join(blocks("Restore a backup that has other data keys")).replace("0123abcd", wanted)
     # The command that asks for the old backup password gets it from a file.
     asked = "config set --secret backupPassword --stack prod "
     assert asked in lines
@@ -179,9 +170,7 @@ def test_backups_on_an_append_only_target_cannot_be_deleted_by_the_stack(saved: 
     )["Id"]
     try:
         saved.api.start(outside)
-        # The policy as in docs/operations/backup.md.
-        page = (ROOT / "docs" / "operations" / "backup.md").read_text().split("### A target that deletes nothing", 1)[1]
-        policy = page.split("```json\n", 1)[1].split("```", 1)[0]
+        policy = blocks("A target that deletes nothing", "json")[0]
         policy = policy.replace("mlflow-backups", "backups").replace("prod", saved.stack)
         assert json.loads(policy)
         script = (
@@ -208,30 +197,3 @@ def test_backups_on_an_append_only_target_cannot_be_deleted_by_the_stack(saved: 
         saved.api.remove_container(outside, force=True)
         saved.file.write_text(before)
         saved.make("up")
-
-
-@pytest.mark.engine
-@pytest.mark.minio
-def test_data_moves_to_another_major_version_of_postgres(tmp_path: Path) -> None:
-    older = packages.ref("postgres")
-    if not Daemon(resolve_host()).has_image(older):
-        pytest.skip(f"needs the image {older}, which mlflow:images.source: packages builds")
-    deployment = Deployment(tmp_path, "dev")
-    deployment.set("server.port", free_port())
-    deployment.set("server.workers", 1)
-    deployment.set("images.postgres", {"ref": older})
-    try:
-        deployment.make("up")
-        inventory(deployment, "fill", 2, 5, 1, 1)
-        before = told(deployment)
-        lines = recipe("Upgrade Postgres").replace("postgres-18", f"postgres-{deployment.postgres_major}")
-        lines = lines.replace("~/mlflow.dump", str(tmp_path / "mlflow.dump"))
-        first, change, rest = lines.partition("# set images.postgres.ref to the new version\n")
-        assert change
-        typed(deployment, first)
-        deployment.set("images.postgres", {"ref": DEFAULTS["postgres"]["ref"]})
-        typed(deployment, f"set -eu\n{rest}")
-        assert told(deployment) == before
-        assert not any(name == deployment.name("postgres-17-data") for name in Daemon(resolve_host()).volumes())
-    finally:
-        deployment.remove()

@@ -18,6 +18,7 @@ from mlflow.tracking import MlflowClient
 from operations.data.data_keys import as_used
 from runtime.address import resolve_host
 from settings import names
+from tests.shipped import blocks
 from tests.stack.deployment import HAS_MINIO, ROOT, Deployment, free_port
 from tests.stack.probes import keep_a_gateway_secret
 from tests.stack.test_deployment import ask, search
@@ -498,9 +499,7 @@ def test_a_lost_passphrase_loses_passwords_but_neither_data_nor_data_keys(tmp_pa
         before = deployment.credentials()
         (tmp_path / "config" / "pulumi-mlflow" / f"{deployment.stack}.passphrase").unlink()
         assert "are encrypted, and this machine has no passphrase for them" in refused(deployment)
-        page = (ROOT / "docs" / "operations" / "state-and-passphrase.md").read_text()
-        page = page.split("### A lost passphrase", 1)[1]
-        recipe = page.split("```sh\n", 1)[1].split("```", 1)[0]
+        recipe = blocks("A lost passphrase")[0]
         state = f"{tmp_path}/state/.pulumi/stacks/mlflow/{deployment.stack}.json"
         for theirs, ours in (
             ("~/.local/state/pulumi-mlflow/.pulumi/stacks/mlflow/dev.json", state),

@@ -6,9 +6,15 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from runtime.address import resolve_host
+from runtime.daemon import Daemon
+from settings import packages
+from settings.images import DEFAULTS
+from settings.stack import major
 from tests.stack.backups import inventory, told
 from tests.stack.deployment import Deployment, free_port
 from tests.stack.edge import image
@@ -144,3 +150,23 @@ def test_a_move_that_is_killed_anywhere_completes_when_it_is_typed_again(old: De
         assert told(old) == before
         old.make("upgrade-postgres", TO=image("postgres"), CONFIRM=old.stack)
     assert killed >= KILLS / 2, "most of the moves ended before they were killed"
+
+
+@pytest.mark.minio
+def test_the_database_moves_between_two_real_major_versions(tmp_path: Path) -> None:
+    older, newer = packages.ref("postgres"), DEFAULTS["postgres"]["ref"]
+    if not Daemon(resolve_host()).has_image(older):
+        pytest.skip(f"needs the image {older}, which mlflow:images.source: packages builds")
+    deployment = Deployment(tmp_path, "dev")
+    deployment.set("server", {"port": free_port(), "workers": 1, "memoryMb": 1024})
+    deployment.set("images.postgres", {"ref": older})
+    try:
+        deployment.make("up")
+        inventory(deployment, "fill", 4, 2000, 8, 1)
+        before, version = told(deployment), deployment.postgres_major
+        deployment.make("upgrade-postgres", TO=newer)
+        assert told(deployment) == before
+        assert mounted(deployment) == deployment.name(f"postgres-{major(newer)}-data")
+        assert version != major(newer)
+    finally:
+        deployment.remove()
