@@ -152,12 +152,12 @@ def test_a_move_that_is_killed_anywhere_completes_when_it_is_typed_again(old: De
     assert killed >= KILLS / 2, "most of the moves ended before they were killed"
 
 
-@pytest.mark.minio
 def test_the_database_moves_between_two_real_major_versions(tmp_path: Path) -> None:
     older, newer = packages.ref("postgres"), DEFAULTS["postgres"]["ref"]
-    if not Daemon(resolve_host()).has_image(older):
-        pytest.skip(f"needs the image {older}, which mlflow:images.source: packages builds")
+    if missing := [ref for ref in (older, newer) if not Daemon(resolve_host()).has_image(ref)]:
+        pytest.skip(f"needs {' and '.join(missing)}: no package index has the newer one, and no registry the older one")
     deployment = Deployment(tmp_path, "dev")
+    deployment.use(deployment.any_store)
     deployment.set("server", {"port": free_port(), "workers": 1, "memoryMb": 1024})
     deployment.set("images.postgres", {"ref": older})
     try:
