@@ -38,6 +38,9 @@ def backup(*, forget: bool = True) -> None:
         survey = mirror.surveyed()
         if forget:
             _require_plausible(len(survey.there))
+        elif not (CURRENT / INDEX).exists():
+            # Or the next backup would compare with a list of what is left.
+            held.callback((CURRENT / INDEX).unlink, missing_ok=True)
         require_space(survey.missing_bytes)
         # The database first: an artifact exists before a run refers to it, so every artifact of this dump is copied.
         dump = CURRENT / DUMP
@@ -69,13 +72,12 @@ def backup(*, forget: bool = True) -> None:
         if forget and os.environ["DELETES"] == "1":
             say("deleting backups according to the retention policy")
             repository.forget()
+        result.update(_figures(manifest, summary))
         if forget:
-            # Not before a restore or an import: the mirror and its list are needed to find which artifacts the bucket
-            # has lost.
+            # Not before a restore or an import: the mirror, its list and the last number of artifacts are needed to
+            # find which artifacts the bucket has lost.
             _forget_deleted(mirror, survey.gone)
-        # A backup before a restore of lost artifacts must not hide that they are lost.
-        artifacts = manifest.current_objects if forget else manifest.objects
-        result.update(_figures(manifest, summary), artifacts=artifacts)
+            result["artifacts"] = manifest.current_objects
         say(f"backup {summary['snapshot_id'][:8]} is complete: {amount(result['added_bytes'])} new")
 
 

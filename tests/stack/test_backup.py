@@ -189,15 +189,20 @@ def test_artifacts_that_were_deleted_on_purpose_are_accepted_once(saved: Deploym
 @pytest.mark.long
 def test_a_lost_volume_of_the_object_store_is_noticed_and_its_artifacts_are_restored(saved: Deployment) -> None:
     before = told(saved)
-    saved.api.remove_container(saved.name(saved.store), force=True)
+    # This also deletes the staging folder, with the list of the last backup.
+    saved.make("down")
     saved.api.remove_volume(saved.name(f"{saved.store}-data"))
     lost = (
         r"the object store of this stack is empty, but the newest backup has \d+ artifacts\n  to restore them, type: "
     )
     assert re.search(rf"warning: {lost}", saved.make("up").stderr)
+    # Neither the backup before a restore nor a later one hides the loss.
+    assert saved.run("backup", "python3", "/run/config/main.py", "safety")[0] == 0
     assert re.search(lost, refused(saved, "status"))
+    assert "has 0 artifacts, but the last backup had" in refused(saved, "backup")
     saved.make("restore", FROM="latest", CONFIRM=saved.stack)
     assert told(saved) == before
+    saved.make("backup")
     saved.make("status")
 
 
