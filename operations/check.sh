@@ -36,8 +36,8 @@ lint() {
     trap - EXIT
 }
 
-# Prints how many files of tests run at a time. Each creates deployments of its own, and waits for them half of the time:
-# so one more than there are processors. At most four, because a deployment takes a gigabyte of memory.
+# Prints how many files of tests run at a time. Each waits for deployments of its own: with one file more than there are
+# processors, no processor is idle. At most four, because each file keeps its deployments, of a gigabyte, until it ends.
 files_at_a_time() {
     processors=$(getconf _NPROCESSORS_ONLN)
     if [ "$processors" -lt 4 ]; then echo $((processors + 1)); else echo 4; fi
