@@ -110,11 +110,12 @@ def test_a_failed_backup_stops_the_upgrade_unless_safety_is_0(monkeypatch: pytes
     assert brought_up(monkeypatch, wanted=NEW, fails=True) == ["up"]
 
 
+@pytest.mark.parametrize("kept", [(), ("seaweedfs",)], ids=["no volume", "the volume of the previous store"])
 def test_a_new_object_store_is_deployed_with_a_hint_at_an_existing_backup(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    kept: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found: dict[str, object] = {"stack": "prod", "runs": 7, "used": True, "lost_artifacts": 9}
-    assert brought_up(monkeypatch, wanted=HERE, stores=(), found=found) == ["up", "look"]
+    assert brought_up(monkeypatch, wanted=HERE, stores=kept, found=found) == ["up", "look"]
     said = capsys.readouterr().err
     assert "warning: the object store of this stack is empty, but the newest backup has 9 artifacts" in said
     assert "type: make restore STACK=prod FROM=latest" in said
